@@ -1,0 +1,1 @@
+//! Side-by-side benchmarks and the generators that feed them.

@@ -1,0 +1,1 @@
+//! All FFI: a burst-level C shim over DPDK, and the port that uses it.

@@ -1,0 +1,102 @@
+//! What becomes of a packet, and every reason for a drop.
+
+/// One list makes the reason enum, its label and its metric, so that they cannot drift apart.
+macro_rules! drop_reasons {
+    ($($variant:ident, $label:literal, $help:literal;)*) => {
+        /// Why a frame was not forwarded. Each is decided, and counted, in one place.
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+        #[repr(u8)]
+        pub enum DropReason {
+            $(#[doc = $help] $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason, in the order of their numbers.
+            pub const ALL: &'static [DropReason] = &[$(DropReason::$variant,)*];
+
+            /// The reason's name in metrics, logs and reports.
+            pub fn label(self) -> &'static str {
+                match self { $(DropReason::$variant => $label,)* }
+            }
+
+            /// One sentence for people: what was wrong with the frame.
+            pub fn help(self) -> &'static str {
+                match self { $(DropReason::$variant => $help,)* }
+            }
+        }
+    };
+}
+
+drop_reasons! {
+    Undecided, "undecided", "No stage decided the frame: a defect of the gateway, which failed closed.";
+    // The policy.
+    Policy, "policy", "A deny or reject rule, or the policy's default, forbids the flow.";
+    Revoked, "revoked", "The flow was permitted until a newer policy, or a rule's time, forbade it.";
+    // The frame.
+    EthernetTooShort, "ethernet_too_short", "The frame ends within its Ethernet header.";
+    EthernetSourceGroup, "ethernet_source_group", "The source MAC address is a group address.";
+    VlanTruncated, "vlan_truncated", "The frame ends within a VLAN tag.";
+    VlanTooDeep, "vlan_too_deep", "The frame carries more than two VLAN tags.";
+    VlanReserved, "vlan_reserved", "A VLAN tag carries the reserved identifier 4095.";
+    LlcLength, "llc_length", "The 802.3 length field disagrees with the frame.";
+    LlcUnknown, "llc_unknown", "An 802.2 LLC frame that is neither SNAP nor link-local control.";
+    Pause, "pause", "A PAUSE frame (802.3x): flow control belongs to one link and never crosses.";
+    LinkLocalUnknown, "link_local_unknown", "A reserved bridge group address of no protocol that may cross.";
+    ArpMalformed, "arp_malformed", "An ARP packet that is truncated or not Ethernet to IPv4.";
+    ArpSpoofed, "arp_spoofed", "An ARP packet whose hardware address is not the frame's, or a group address.";
+    Ipv4Truncated, "ipv4_truncated", "The frame ends within the IPv4 header or before its total length.";
+    Ipv4Version, "ipv4_version", "The version field of an IPv4 packet is not 4.";
+    Ipv4HeaderLength, "ipv4_header_length", "The IPv4 header length is below 20 bytes or above the total length.";
+    Ipv4Checksum, "ipv4_checksum", "The IPv4 header checksum is wrong.";
+    Ipv4Options, "ipv4_options", "Malformed IPv4 options, or source routing.";
+    Ipv4Address, "ipv4_address", "The IPv4 source is a broadcast, multicast or loopback address, or source equals destination.";
+    Ipv6Truncated, "ipv6_truncated", "The frame ends within an IPv6 header or before its payload length.";
+    Ipv6Version, "ipv6_version", "The version field of an IPv6 packet is not 6.";
+    Ipv6Jumbogram, "ipv6_jumbogram", "An IPv6 jumbogram, or a payload length of zero without one.";
+    Ipv6ExtensionHeader, "ipv6_extension_header", "An IPv6 extension header is truncated, repeated, out of place or unknown.";
+    Ipv6RoutingHeader, "ipv6_routing_header", "An IPv6 routing header of a type that is deprecated or steers around the policy.";
+    Ipv6Address, "ipv6_address", "The IPv6 source is a multicast or loopback address, or source equals destination.";
+    UpperTruncated, "upper_truncated", "The packet ends within its TCP, UDP, SCTP, ICMP, GRE, ESP or AH header.";
+    TcpHeaderLength, "tcp_header_length", "The TCP data offset is below 20 bytes or above the segment.";
+    TcpFlags, "tcp_flags", "A combination of TCP flags that no stack sends: none, SYN with FIN or RST, FIN without ACK.";
+    TcpPort, "tcp_port", "A TCP segment from or to port 0.";
+    UdpLength, "udp_length", "The UDP length disagrees with the IP packet.";
+    UdpPort, "udp_port", "A UDP datagram to port 0.";
+    // Fragments.
+    FragmentTiny, "fragment_tiny", "A first fragment without its whole upper-layer header, or a middle one too small to be honest.";
+    FragmentOverlap, "fragment_overlap", "A fragment that overlaps another, or disagrees about where the packet ends.";
+    FragmentOrphan, "fragment_orphan", "A later fragment whose first fragment was not seen or not permitted.";
+    FragmentOverrun, "fragment_overrun", "A fragment that ends beyond 65,535 bytes, or one not the last whose length is no multiple of 8.";
+    FragmentTableFull, "fragment_table_full", "The fragment table is full.";
+    // State.
+    TcpNoFlow, "tcp_no_flow", "A TCP segment in the middle of a connection that the gateway does not know.";
+    TcpWindow, "tcp_window", "A TCP segment outside of the window that its receiver announced.";
+    TcpState, "tcp_state", "A TCP segment that the state of its connection does not admit.";
+    IcmpNoFlow, "icmp_no_flow", "An ICMP error or reply that belongs to no live flow.";
+    IcmpMalformed, "icmp_malformed", "An ICMP error whose quoted packet does not parse or contradicts the outer header.";
+    NdMalformed, "nd_malformed", "A neighbour discovery message that is truncated, has a hop limit other than 255 or an impossible address.";
+    FlowTableFull, "flow_table_full", "A permitted flow that the flow table had no room for.";
+    FlowSourceLimit, "flow_source_limit", "A source that holds as many flows as one source may.";
+    // The machine.
+    Multisegment, "multisegment", "A frame spread over several buffers that did not fit one.";
+    FrameTooLong, "frame_too_long", "A frame longer than the other port can send.";
+    TransmitFull, "transmit_full", "The other port's transmit queue stayed full.";
+    LinkDown, "link_down", "The other port has no carrier.";
+    Shutdown, "shutdown", "Held for transmission when the gateway stopped.";
+}
+
+/// What a worker does with a frame. A burst's verdicts start as [`Verdict::UNDECIDED`].
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Verdict {
+    /// Drop and count under the reason.
+    Drop(DropReason),
+    /// Drop under [`DropReason::Policy`] and answer as the denied host would.
+    Reject,
+    /// Send out of the wire's other port.
+    Forward,
+}
+
+impl Verdict {
+    /// Where every frame starts: a forgotten branch fails closed.
+    pub const UNDECIDED: Self = Self::Drop(DropReason::Undecided);
+}

@@ -1,0 +1,283 @@
+//! A checked policy: every name resolved, every limit kept, every set in normal form.
+
+use std::sync::Arc;
+
+use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
+use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
+
+/// The index of a rule in its policy: the lower, the earlier it decides.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RuleId(pub u32);
+
+impl RuleId {
+    /// No rule matched: the policy's default decides.
+    pub const DEFAULT: Self = Self(u32::MAX);
+}
+
+/// What a rule does with the packets that open a flow it matches.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Action {
+    /// Permit the flow, replies included.
+    Allow,
+    /// Drop in silence.
+    Deny,
+    /// Drop, and answer as the denied host would: TCP RST or ICMP unreachable.
+    Reject,
+}
+
+/// The index of an endpoint in [`Policy::endpoints`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EndpointId(pub u32);
+
+/// The index of a service set in [`Policy::services`].
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct ServiceId(pub u32);
+
+/// One side of a rule: the union of its boxes. Rules that name the same things share one endpoint.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Endpoint {
+    /// As an operator would write it: `hmi`, `[hmi, 10.0.0.1]`, `any`.
+    pub label: String,
+    /// The alternatives; a host matches when one of them holds. All addresses without a MAC or
+    /// VLAN condition are in one box, so that a group of addresses is a single box.
+    pub boxes: Vec<EndpointBox>,
+}
+
+/// One alternative of an endpoint; its conditions are ANDed.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct EndpointBox {
+    /// The host's network address.
+    pub addrs: AddrSet,
+    /// The MAC address on the host's side of the frame.
+    pub macs: MacSet,
+    /// The frame's VLAN tags.
+    pub vlans: VlanSet,
+}
+
+impl EndpointBox {
+    fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
+        self.addrs.contains(ether_type, addr)
+            && self.macs.contains(mac)
+            && self.vlans.contains(tags)
+    }
+}
+
+impl Endpoint {
+    /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
+    /// belongs to the endpoint.
+    pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
+        self.boxes.iter().any(|b| b.matches(ether_type, addr, mac, tags))
+    }
+
+    /// Whether some box tests a MAC address.
+    pub fn tests_mac(&self) -> bool {
+        self.boxes.iter().any(|b| !b.macs.is_any())
+    }
+}
+
+/// What a service is: the union of its terms. Rules that name the same services share one set.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ServiceSet {
+    /// As an operator would write it: `modbus`, `[dns, tcp/443]`, `any`.
+    pub label: String,
+    /// The alternatives.
+    pub terms: Vec<ServiceTerm>,
+}
+
+/// One alternative of a service; its conditions are ANDed and read as in [`Headers`].
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub struct ServiceTerm {
+    /// EtherTypes: `tcp/80` is IPv4 and IPv6, `icmp/…` IPv4, `icmpv6/…` IPv6, `eth/0x8892` itself.
+    pub ether_types: FiniteSet<u16>,
+    /// IP protocols; any for a term that is not about IP.
+    pub protocols: FiniteSet<u8>,
+    /// Source ports; full where the protocol has none.
+    pub src_ports: RangeSet<u16>,
+    /// Destination ports, or ICMP `type << 8 | code`; full where the protocol has none.
+    pub dst_ports: RangeSet<u16>,
+}
+
+impl ServiceTerm {
+    fn matches(&self, headers: &Headers) -> bool {
+        self.ether_types.contains(headers.ether_type)
+            && self.protocols.contains(headers.protocol)
+            && self.src_ports.contains(headers.src_port)
+            && self.dst_ports.contains(headers.dst_port)
+    }
+}
+
+impl ServiceSet {
+    /// Whether some term matches.
+    pub fn matches(&self, headers: &Headers) -> bool {
+        self.terms.iter().any(|term| term.matches(headers))
+    }
+}
+
+/// A place in a policy's text.
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Location {
+    /// The file's name as it was given.
+    pub file: Arc<str>,
+    /// Line, from 1.
+    pub line: u32,
+    /// Column in characters, from 1.
+    pub column: u32,
+}
+
+/// One checked rule.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Rule {
+    /// Unique in the policy; the label in metrics, logs and the console.
+    pub name: Arc<str>,
+    /// The side that opens.
+    pub from: EndpointId,
+    /// The side that is opened to.
+    pub to: EndpointId,
+    /// Whether the rule was written `between`: either side may open.
+    pub between: bool,
+    /// What is opened.
+    pub service: ServiceId,
+    /// The frame's VLAN tags.
+    pub vlans: VlanSet,
+    /// The frame's wire.
+    pub wires: FiniteSet<WireId>,
+    /// What happens.
+    pub action: Action,
+    /// Whether the verdicts of this rule are logged.
+    pub log: bool,
+    /// Milliseconds since the Unix epoch from which on the rule matches.
+    pub starts: Option<i64>,
+    /// Milliseconds since the Unix epoch from which on the rule matches no more.
+    pub expires: Option<i64>,
+    /// Why the rule exists, for people.
+    pub reason: Option<Arc<str>>,
+    /// Where its name is written.
+    pub location: Location,
+}
+
+impl Rule {
+    /// Whether the rule is in force at `at`. While the clock is not synchronised a timed allow is
+    /// not: a wrong clock must not open a door.
+    pub fn is_active(&self, at: PolicyTime) -> bool {
+        if self.starts.is_none() && self.expires.is_none() {
+            return true;
+        }
+        let trusted = at.synchronised || self.action != Action::Allow;
+        trusted
+            && self.starts.is_none_or(|starts| starts <= at.unix_ms)
+            && self.expires.is_none_or(|expires| at.unix_ms < expires)
+    }
+
+    /// Whether the rule matches, its times left aside.
+    pub fn matches(&self, policy: &Policy, headers: &Headers) -> bool {
+        let h = headers;
+        let (from, to) = (policy.endpoint(self.from), policy.endpoint(self.to));
+        let opens = |from: &Endpoint, to: &Endpoint| {
+            from.matches(h.ether_type, h.src, h.src_mac, h.tags)
+                && to.matches(h.ether_type, h.dst, h.dst_mac, h.tags)
+        };
+        self.wires.contains(h.wire)
+            && self.vlans.contains(h.tags)
+            && policy.service(self.service).matches(h)
+            && (opens(from, to) || (self.between && opens(to, from)))
+    }
+}
+
+/// What an assertion demands.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Must {
+    /// Every packet of the product is allowed.
+    Reach,
+    /// No packet of the product is allowed.
+    NotReach,
+}
+
+/// A promise that the policy makes about itself.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Assertion {
+    /// The side that opens.
+    pub from: EndpointId,
+    /// The side that is opened to.
+    pub to: EndpointId,
+    /// What is opened.
+    pub service: ServiceId,
+    /// What is demanded.
+    pub must: Must,
+    /// Where it is written.
+    pub location: Location,
+}
+
+/// A checked policy. The only way to one is through a document, see [`crate::syntax`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Policy {
+    pub(crate) default: Action,
+    pub(crate) rules: Vec<Rule>,
+    pub(crate) endpoints: Vec<Endpoint>,
+    pub(crate) services: Vec<ServiceSet>,
+    pub(crate) assertions: Vec<Assertion>,
+    pub(crate) wires: Vec<Arc<str>>,
+}
+
+impl Policy {
+    /// What happens where no rule matches: [`Action::Deny`] or [`Action::Reject`] or, with a
+    /// warning, [`Action::Allow`].
+    pub fn default_action(&self) -> Action {
+        self.default
+    }
+
+    /// The rules in the order in which they decide.
+    pub fn rules(&self) -> &[Rule] {
+        &self.rules
+    }
+
+    /// The action of a rule, or of the default.
+    pub fn action(&self, rule: RuleId) -> Action {
+        self.rules.get(rule.0 as usize).map_or(self.default, |rule| rule.action)
+    }
+
+    /// The name of a rule; `default` for the default.
+    pub fn rule_name(&self, rule: RuleId) -> &str {
+        self.rules.get(rule.0 as usize).map_or("default", |rule| &rule.name)
+    }
+
+    /// The distinct sides of rules and assertions.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        &self.endpoints
+    }
+
+    /// One of [`Self::endpoints`].
+    pub fn endpoint(&self, id: EndpointId) -> &Endpoint {
+        &self.endpoints[id.0 as usize]
+    }
+
+    /// The distinct service sets of rules and assertions.
+    pub fn services(&self) -> &[ServiceSet] {
+        &self.services
+    }
+
+    /// One of [`Self::services`].
+    pub fn service(&self, id: ServiceId) -> &ServiceSet {
+        &self.services[id.0 as usize]
+    }
+
+    /// What the policy promises about itself.
+    pub fn assertions(&self) -> &[Assertion] {
+        &self.assertions
+    }
+
+    /// The names behind [`WireId`]: the gateway's wires where they were known when the policy was
+    /// checked, else the names in the order in which the policy mentions them.
+    pub fn wires(&self) -> &[Arc<str>] {
+        &self.wires
+    }
+
+    /// The instants at which some rule comes into force or ceases to be, ascending, distinct, in
+    /// milliseconds since the Unix epoch. Between two of them every verdict is constant.
+    pub fn schedule(&self) -> Vec<i64> {
+        let mut instants: Vec<i64> =
+            self.rules.iter().flat_map(|rule| [rule.starts, rule.expires]).flatten().collect();
+        instants.sort_unstable();
+        instants.dedup();
+        instants
+    }
+}
