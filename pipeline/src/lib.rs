@@ -12,6 +12,9 @@
 //! 8. [`reject`]: the answers that the gateway originates.
 //! 9. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
 
+pub mod counters;
+pub mod observe;
 pub mod parse;
 pub mod port;
+pub mod snapshot;
 pub mod verdict;
