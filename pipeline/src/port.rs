@@ -4,6 +4,9 @@
 //! capture files and behind a fault injector. Frames are owned: whoever holds one must pass it on
 //! or drop it, and dropping it gives its buffer back.
 
+pub mod fault;
+pub mod loopback;
+
 use arrayvec::ArrayVec;
 
 /// The most frames that a worker takes from a port at once.
