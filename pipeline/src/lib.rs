@@ -11,8 +11,12 @@
 //! 7. [`verdict`]: what becomes of a packet, and every reason for a drop.
 //! 8. [`reject`]: the answers that the gateway originates.
 //! 9. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
+//!
+//! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
+pub mod checksum;
 pub mod counters;
+pub mod frames;
 pub mod observe;
 pub mod parse;
 pub mod port;
