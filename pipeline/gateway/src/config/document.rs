@@ -1,0 +1,76 @@
+//! The shape of `gateway.toml`, before anything is checked.
+
+use serde::Deserialize;
+pub(super) use toml::Spanned;
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Document {
+    pub(super) policy: Spanned<String>,
+    pub(super) state_dir: Option<Spanned<String>>,
+    pub(super) control_socket: Option<Spanned<String>>,
+    pub(super) log_level: Option<Spanned<String>>,
+    pub(super) mtu: Option<Spanned<i64>>,
+    pub(super) workers: Option<Spanned<i64>>,
+    pub(super) cores: Option<Spanned<Vec<Spanned<i64>>>>,
+    pub(super) poll: Option<Spanned<String>>,
+    pub(super) clock: Option<Spanned<String>>,
+    pub(super) grace_s: Option<Spanned<i64>>,
+    #[serde(default)]
+    pub(super) wire: Vec<Spanned<Wire>>,
+    #[serde(default)]
+    pub(super) flows: Flows,
+    #[serde(default)]
+    pub(super) metrics: Metrics,
+    #[serde(default)]
+    pub(super) limits: Limits,
+    #[serde(default)]
+    pub(super) dpdk: Dpdk,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Wire {
+    pub(super) name: Spanned<String>,
+    pub(super) inside: Spanned<String>,
+    pub(super) outside: Spanned<String>,
+    pub(super) mode: Option<Spanned<String>>,
+    pub(super) link_propagation: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Flows {
+    pub(super) capacity: Option<Spanned<i64>>,
+    pub(super) per_source_limit: Option<Spanned<i64>>,
+    pub(super) tcp_opening_s: Option<Spanned<i64>>,
+    pub(super) tcp_established_s: Option<Spanned<i64>>,
+    pub(super) tcp_closing_s: Option<Spanned<i64>>,
+    pub(super) udp_unanswered_s: Option<Spanned<i64>>,
+    pub(super) udp_s: Option<Spanned<i64>>,
+    pub(super) icmp_s: Option<Spanned<i64>>,
+    pub(super) other_s: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Metrics {
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) rule_limit: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Limits {
+    pub(super) policy_mib: Option<Spanned<i64>>,
+    pub(super) policy_files: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Dpdk {
+    pub(super) memory_mib: Option<Spanned<i64>>,
+    pub(super) huge_pages: Option<bool>,
+    pub(super) queue_size: Option<Spanned<i64>>,
+    pub(super) eal_args: Option<Vec<String>>,
+}

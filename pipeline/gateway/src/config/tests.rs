@@ -1,0 +1,95 @@
+use super::*;
+
+const MINIMAL: &str = r#"
+policy = "policy.yaml"
+[[wire]]
+name = "line3"
+inside = "eth1"
+outside = "eth2"
+"#;
+
+fn parse(text: &str) -> Result<Config, Diagnostics> {
+    Config::parse("gateway.toml", Path::new("/etc/bulkhead"), text)
+}
+
+fn mistakes(text: &str) -> String {
+    parse(text).expect_err("must be refused").to_string()
+}
+
+#[test]
+fn the_defaults_are_careful() {
+    let config = parse(MINIMAL).unwrap();
+    assert_eq!(config.policy, Path::new("/etc/bulkhead/policy.yaml"));
+    assert_eq!(config.wires[0].mode, Mode::Observe);
+    assert!(config.wires[0].link_propagation);
+    assert_eq!(config.clock, ClockTrust::Kernel);
+    assert!(config.metrics.listen.unwrap().ip().is_loopback());
+    assert_eq!((config.workers, config.cores.len()), (1, 0));
+}
+
+#[test]
+fn a_misspelt_key_is_shown_with_its_line_and_the_key_that_was_meant() {
+    let text = MINIMAL.replace("inside", "inisde");
+    assert_eq!(
+        mistakes(&text),
+        "error: unknown key `inisde`\n --> gateway.toml:5:1\n  |\n5 | inisde = \"eth1\"\n  | ^^^^^^\n  \
+         = help: did you mean `inside`?"
+    );
+}
+
+#[test]
+fn every_mistake_is_found_in_one_run() {
+    let text = r#"
+policy = "p"
+mtu = 90000
+poll = "bussy"
+cores = [1, 1, -3]
+[[wire]]
+name = "Line"
+inside = "eth1"
+outside = "eth1"
+mode = "block"
+[metrics]
+listen = "9100"
+[flows]
+capacity = 1
+"#;
+    let shown = mistakes(text);
+    for expected in [
+        "`mtu` cannot be 90000",
+        "write a number from 1280 to 9000",
+        "did you mean `busy`?",
+        "core 1 is listed twice",
+        "-3 is no core",
+        "`Line` cannot be the name of a wire",
+        "port `eth1` is already taken: it is Line inside",
+        "write `observe` or `enforce`",
+        "`9100` is no address and port",
+        "`capacity` cannot be 1",
+    ] {
+        assert!(shown.contains(expected), "missing {expected:?} in:\n{shown}");
+    }
+}
+
+#[test]
+fn ports_and_names_belong_to_one_wire() {
+    let second = "[[wire]]\nname = \"line3\"\ninside = \"eth2\"\noutside = \"eth3\"\n";
+    let shown = mistakes(&format!("{MINIMAL}{second}"));
+    assert!(shown.contains("a second wire named `line3`; the first is in line 4"), "{shown}");
+    assert!(shown.contains("port `eth2` is already taken: it is line3 outside"), "{shown}");
+}
+
+#[test]
+fn a_gateway_without_a_wire_or_a_policy_is_refused() {
+    assert!(mistakes("policy = \"p\"\n").contains("there is no wire to guard"));
+    assert!(mistakes("mtu = 1500\n").contains("the key `policy` is missing"));
+    assert!(mistakes("policy = \"p\npolicy").contains("--> gateway.toml:1"));
+}
+
+#[test]
+fn workers_and_cores_must_agree() {
+    let with = |head: &str| format!("{head}\n{MINIMAL}");
+    assert_eq!(parse(&with("cores = [2, 3]")).unwrap().workers, 2);
+    assert!(mistakes(&with("cores = [2, 3]\nworkers = 3")).contains("`cores` lists 2"));
+    assert!(mistakes(&with("cores = []")).contains("`cores` is empty"));
+}
