@@ -83,7 +83,8 @@ fn ports_and_names_belong_to_one_wire() {
 fn a_gateway_without_a_wire_or_a_policy_is_refused() {
     assert!(mistakes("policy = \"p\"\n").contains("there is no wire to guard"));
     assert!(mistakes("mtu = 1500\n").contains("the key `policy` is missing"));
-    assert!(mistakes("policy = \"p\npolicy").contains("--> gateway.toml:1"));
+    let shown = mistakes("mtu = 1500\npolicy = \"p\n");
+    assert!(shown.contains("--> gateway.toml:2:"), "{shown}");
 }
 
 #[test]

@@ -165,7 +165,8 @@ impl Draft {
     fn protocol(&mut self, name: &str, rest: Option<&str>) -> Result<(), String> {
         if self.protocol.is_some() || self.ether_type.is_some() {
             return Err(format!(
-                "`{name}` is neither a host nor one of vlan, wire, from-mac, to-mac, at"
+                "`{name}` is neither an address nor one of vlan, wire, from-mac, to-mac, at \
+                 (names of devices and groups have no meaning here)"
             ));
         }
         let known = [
@@ -552,7 +553,7 @@ mod tests {
         assert!(error.to_string().contains("names of devices and groups have no meaning here"));
         for (text, message) in [
             ("tcp 10.0.0.1 -> 10.0.0.2", "say the port"),
-            ("tcp 10.0.0.1:70000 -> 10.0.0.2:1", "neither a host"),
+            ("tcp 10.0.0.1:70000 -> 10.0.0.2:1", "neither an address"),
             ("10.0.0.1 -> 10.0.0.2", "say the protocol"),
             ("tcp 10.0.0.1", "two addresses are needed"),
             ("tcp 10.0.0.1 -> fd00::1 port 1", "the other an IPv6 one"),
