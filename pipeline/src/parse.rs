@@ -1,8 +1,19 @@
 //! Bytes to the fields that the later stages need.
 
-use bulkhead_rules::headers::{Headers, WireId};
+use bulkhead_rules::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, WireId, protocol};
 
+use self::ethernet::{ETHER_PAUSE, Link};
+use self::ipv4::Ipv4;
+use self::ipv6::{Chain, Ipv6};
+use self::upper::Upper;
 use crate::verdict::DropReason;
+
+mod arp;
+mod ethernet;
+mod icmp;
+mod ipv4;
+mod ipv6;
+mod upper;
 
 /// What kind of frame it is: which stages judge it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -15,7 +26,9 @@ pub enum Kind {
     NeighbourDiscovery,
     /// An ICMP or ICMPv6 error: judged by the flow that it quotes, see [`parse_quoted`].
     IcmpError,
-    /// A non-first fragment: judged by its first one. `headers` has no ports.
+    /// A non-first fragment: judged by its first one. `headers` has no ports, and in IPv6 its
+    /// protocol is the one that the fragment header names: an extension header perhaps, where the
+    /// first fragment's is the upper layer.
     LaterFragment,
     /// TCP: judged by flow, with connection state.
     Tcp,
@@ -84,19 +97,195 @@ pub struct Parsed {
 /// # Errors
 ///
 /// The reason for which an enforcing wire drops the frame.
+#[inline]
 pub fn parse(frame: &[u8], wire: WireId) -> Result<Parsed, DropReason> {
-    let _ = (frame, wire);
-    Err(DropReason::Undecided)
+    // Offsets are 16 bits wide.
+    if frame.len() > MAX_FRAME_LEN {
+        return Err(DropReason::FrameTooLong);
+    }
+    let link = Link::parse(frame)?;
+    match link.ether_type {
+        ETHER_IPV4 => parse_ipv4(frame, &link, wire),
+        ETHER_IPV6 => parse_ipv6(frame, &link, wire),
+        _ => parse_other(frame, &link, wire),
+    }
 }
 
 /// The packet that an ICMP or ICMPv6 error quotes, for a frame that parsed as [`Kind::IcmpError`]:
-/// its headers as its sender wrote them (`src` is the host that the error must be addressed to; MAC
+/// its headers as its sender wrote them (`src` is the host that the error is addressed to; MAC
 /// addresses are zero) and its flow ports.
 ///
 /// # Errors
 ///
-/// [`DropReason::IcmpMalformed`] where the quotation is too short to name a flow.
+/// [`DropReason::IcmpMalformed`] where the quotation is too short to name a flow, is a later
+/// fragment or an error itself, or was not sent by the host that the error is addressed to.
 pub fn parse_quoted(frame: &[u8], parsed: &Parsed) -> Result<(Headers, (u16, u16)), DropReason> {
-    let _ = (frame, parsed);
-    Err(DropReason::IcmpMalformed)
+    let start = usize::from(parsed.upper_offset) + icmp::HEADER_LEN;
+    let quoted = frame.get(start..usize::from(parsed.packet_end)).unwrap_or_default();
+    let (src, dst, protocol, upper) = match parsed.headers.ether_type {
+        ETHER_IPV4 => ipv4::parse_quoted(quoted)?,
+        ETHER_IPV6 => ipv6::parse_quoted(quoted)?,
+        _ => return Err(DropReason::IcmpMalformed),
+    };
+    if src != parsed.headers.dst {
+        return Err(DropReason::IcmpMalformed);
+    }
+    let upper = upper::parse_quoted(protocol, upper)?;
+    let headers = Headers {
+        src,
+        dst,
+        src_port: upper.ports.0,
+        dst_port: upper.ports.1,
+        ether_type: parsed.headers.ether_type,
+        protocol,
+        wire: parsed.headers.wire,
+        tags: parsed.headers.tags,
+        ..Headers::default()
+    };
+    Ok((headers, upper.flow_ports))
 }
+
+/// The longest frame whose offsets fit 16 bits.
+const MAX_FRAME_LEN: usize = u16::MAX as usize;
+
+impl FragmentPlace {
+    /// `before` is the length of what precedes the fragmentable part and counts to the 65,535 bytes
+    /// of the whole packet.
+    ///
+    /// Fragments that are neither first nor last may be as short as 8 bytes: routers cut fragments
+    /// again. A TCP header that is whole fills the first 24 bytes, so that a fragment which starts
+    /// among them can only be meant to overwrite it (RFC 1858, RFC 3128).
+    #[cold]
+    fn check(&self, before: usize, is_tcp: bool) -> Result<(), DropReason> {
+        if (self.more && self.len % 8 != 0)
+            || before + usize::from(self.offset) + usize::from(self.len) > usize::from(u16::MAX)
+        {
+            return Err(DropReason::FragmentOverrun);
+        }
+        if self.len == 0 || (is_tcp && matches!(self.offset, 8 | 16)) {
+            return Err(DropReason::FragmentTiny);
+        }
+        Ok(())
+    }
+}
+
+/// What the network layer says of a packet.
+struct Network {
+    src: u128,
+    dst: u128,
+    protocol: u8,
+    upper_offset: usize,
+    packet_end: usize,
+    fragment: Option<FragmentPlace>,
+}
+
+#[inline(always)]
+fn parse_ipv4(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
+    let ip = Ipv4::new_checked(frame.get(link.network..link.end).unwrap_or_default())?;
+    let fragment = if ip.is_whole() { None } else { Some(ip.fragment()?) };
+    let upper = parse_upper(ip.protocol(), ip.payload, fragment)?;
+    let network = Network {
+        src: u128::from(ip.src()),
+        dst: u128::from(ip.dst()),
+        protocol: ip.protocol(),
+        upper_offset: link.network + ip.header_len,
+        packet_end: link.network + ip.total_len,
+        fragment,
+    };
+    Ok(assemble(link, wire, &network, &upper))
+}
+
+#[inline(always)]
+fn parse_ipv6(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
+    let ip = Ipv6::new_checked(frame.get(link.network..link.end).unwrap_or_default())?;
+    let chain = Chain::follow(ip.next_header(), ip.payload)?;
+    let bytes = ip.payload.get(chain.len..).unwrap_or_default();
+    let mut upper = parse_upper(chain.protocol, bytes, chain.fragment)?;
+    if chain.protocol == protocol::ICMPV6 && upper.kind != Kind::LaterFragment {
+        upper.kind = icmp::guard(&ip, bytes, chain.has_fragment_header, upper.kind)?;
+    }
+    let payload_at = link.network + ipv6::HEADER_LEN;
+    let network = Network {
+        src: ip.src(),
+        dst: ip.dst(),
+        protocol: chain.protocol,
+        upper_offset: payload_at + chain.len,
+        packet_end: payload_at + ip.payload.len(),
+        fragment: chain.fragment,
+    };
+    Ok(assemble(link, wire, &network, &upper))
+}
+
+#[inline(always)]
+fn parse_upper(
+    protocol: u8,
+    bytes: &[u8],
+    fragment: Option<FragmentPlace>,
+) -> Result<Upper, DropReason> {
+    match fragment {
+        None => upper::parse(protocol, bytes, true),
+        Some(FragmentPlace { offset: 0, .. }) => upper::parse(protocol, bytes, false),
+        Some(_) => Ok(Upper { kind: Kind::LaterFragment, ..Upper::default() }),
+    }
+}
+
+/// ARP, link-local control, and every EtherType that the gateway does not look into.
+fn parse_other(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
+    let kind = match link.ether_type {
+        _ if link.control => Kind::LinkControl,
+        ETHER_PAUSE => return Err(DropReason::Pause),
+        ETHER_ARP => {
+            arp::check(frame, link)?;
+            Kind::Arp
+        }
+        _ => Kind::Other,
+    };
+    let network = Network {
+        src: 0,
+        dst: 0,
+        protocol: 0,
+        upper_offset: link.network,
+        packet_end: link.end,
+        fragment: None,
+    };
+    Ok(assemble(link, wire, &network, &Upper { kind, ..Upper::default() }))
+}
+
+/// Puts together what the layers found. The casts hold: every offset is within the frame.
+#[inline(always)]
+fn assemble(link: &Link, wire: WireId, network: &Network, upper: &Upper) -> Parsed {
+    Parsed {
+        headers: Headers {
+            src: network.src,
+            dst: network.dst,
+            src_port: upper.ports.0,
+            dst_port: upper.ports.1,
+            ether_type: link.ether_type,
+            protocol: network.protocol,
+            wire,
+            tags: link.tags,
+            src_mac: link.src_mac,
+            dst_mac: link.dst_mac,
+        },
+        kind: upper.kind,
+        flow_ports: upper.flow_ports,
+        network_offset: link.network as u16,
+        upper_offset: network.upper_offset as u16,
+        packet_end: network.packet_end as u16,
+        tcp: upper.tcp,
+        fragment: network.fragment,
+    }
+}
+
+#[inline(always)]
+fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
+    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+}
+
+#[inline(always)]
+fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
+    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,30 @@
+//! ARP (RFC 826), as far as a bridge should let it pass.
+
+use super::be16;
+use super::ethernet::Link;
+use crate::verdict::DropReason;
+
+const PACKET_LEN: usize = 28;
+
+/// The guard: Ethernet to IPv4, a request or a reply, from the host that sends the frame. Probes
+/// (sender 0.0.0.0) and gratuitous announcements (RFC 5227) pass.
+pub(super) fn check(frame: &[u8], link: &Link) -> Result<(), DropReason> {
+    let Some(packet) =
+        frame.get(link.network..link.end).and_then(|rest| rest.first_chunk::<PACKET_LEN>())
+    else {
+        return Err(DropReason::ArpMalformed);
+    };
+    let ethernet_to_ipv4 = packet[..6] == [0, 1, 0x08, 0x00, 6, 4];
+    if !ethernet_to_ipv4 || !matches!(be16(packet, 6), 1 | 2) {
+        return Err(DropReason::ArpMalformed);
+    }
+    // The frame's source is no group address, so equality excludes groups here too.
+    if packet[8..14] != link.src_mac.0 {
+        return Err(DropReason::ArpSpoofed);
+    }
+    let sender = packet[14];
+    if sender == 127 || sender >= 224 {
+        return Err(DropReason::ArpSpoofed);
+    }
+    Ok(())
+}
