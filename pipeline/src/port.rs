@@ -4,10 +4,15 @@
 //! capture files and behind a fault injector. Frames are owned: whoever holds one must pass it on
 //! or drop it, and dropping it gives its buffer back.
 
+pub mod capture;
 pub mod fault;
 pub mod loopback;
 
 use arrayvec::ArrayVec;
+use bulkhead_rules::policy::RuleId;
+
+use crate::parse::Parsed;
+use crate::verdict::Verdict;
 
 /// The most frames that a worker takes from a port at once.
 pub const MAX_BURST: usize = 64;
@@ -27,6 +32,13 @@ pub trait Frame: Send {
     /// capture file does; [`None`] for live ports, whose worker's clock is the time).
     fn timestamp_ns(&self) -> Option<u64> {
         None
+    }
+
+    /// Told to a received frame once it is judged and before it is sent or released: what the parser
+    /// learnt (the default where it did not parse), the verdict of an enforcing wire, and the rule
+    /// that gave it. A port that reports on single frames keeps it; for all others it is nothing.
+    fn judged(&mut self, parsed: &Parsed, verdict: Verdict, rule: Option<RuleId>) {
+        let _ = (parsed, verdict, rule);
     }
 }
 
