@@ -55,7 +55,9 @@ pub struct EndpointBox {
 }
 
 impl EndpointBox {
-    fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
+    /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
+    /// meets every condition.
+    pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
         self.addrs.contains(ether_type, addr)
             && self.macs.contains(mac)
             && self.vlans.contains(tags)

@@ -1,1 +1,5 @@
 //! Questions about a policy.
+
+mod probes;
+
+pub use probes::Probes;

@@ -1,0 +1,128 @@
+//! What a compilation may use, and the error that says what used it up.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+/// What [`super::compile`] may use before it gives up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Limits {
+    /// Bytes of the compiled classifier and of the tables that lead to it.
+    pub memory_bytes: usize,
+    /// Wall-clock time.
+    pub time: Duration,
+}
+
+impl Default for Limits {
+    /// 1 GiB and 30 seconds: several times what 100,000 rules take.
+    fn default() -> Self {
+        Self { memory_bytes: 1 << 30, time: Duration::from_secs(30) }
+    }
+}
+
+/// A policy that does not fit the limits. Its text names the endpoints, services or rules that cost
+/// most.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct CompileError {
+    kind: Kind,
+    stage: &'static str,
+    costliest: Vec<Cost>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Kind {
+    Memory { limit_bytes: usize },
+    Time { limit: Duration },
+}
+
+/// Something in a policy, and its share of the work.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) struct Cost {
+    /// For instance `` endpoint `hmi` ``.
+    pub(super) what: String,
+    /// Units of [`Self::unit`].
+    pub(super) amount: u64,
+    /// What is counted, in plural.
+    pub(super) unit: &'static str,
+}
+
+impl fmt::Display for CompileError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "the policy is too costly to compile: {} ", self.stage)?;
+        match self.kind {
+            Kind::Memory { limit_bytes } => {
+                write!(f, "needs more than the limit of {} MiB", limit_bytes >> 20)?;
+            }
+            Kind::Time { limit } => {
+                write!(f, "takes longer than the limit of {} ms", limit.as_millis())?;
+            }
+        }
+        for (index, cost) in self.costliest.iter().enumerate() {
+            let lead = if index == 0 { "; what costs most: " } else { ", " };
+            write!(f, "{lead}{} ({} {})", cost.what, cost.amount, cost.unit)?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for CompileError {}
+
+/// That a limit was reached; who reports it adds what costs most.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Exceeded {
+    Memory,
+    Time,
+}
+
+/// The running account of one compilation.
+#[derive(Debug)]
+pub(super) struct Budget {
+    limits: Limits,
+    started: Instant,
+    spent_bytes: usize,
+    until_clock: usize,
+}
+
+/// Units of work between two looks at the clock: about a millisecond.
+const WORK_PER_LOOK: usize = 1 << 16;
+
+impl Budget {
+    pub(super) fn new(limits: Limits) -> Self {
+        Self { limits, started: Instant::now(), spent_bytes: 0, until_clock: 0 }
+    }
+
+    /// Accounts for `units` steps of work and `bytes` of memory that stay allocated.
+    pub(super) fn spend(&mut self, units: usize, bytes: usize) -> Result<(), Exceeded> {
+        self.spent_bytes = self.spent_bytes.saturating_add(bytes);
+        if self.spent_bytes > self.limits.memory_bytes {
+            return Err(Exceeded::Memory);
+        }
+        if let Some(left) = self.until_clock.checked_sub(units.max(1)) {
+            self.until_clock = left;
+            return Ok(());
+        }
+        self.until_clock = WORK_PER_LOOK;
+        if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }
+    }
+
+    /// Returns memory that was accounted for and is no longer held.
+    pub(super) fn release(&mut self, bytes: usize) {
+        self.spent_bytes = self.spent_bytes.saturating_sub(bytes);
+    }
+
+    /// The error for a limit that `stage` reached: the three largest of `costs` are named.
+    pub(super) fn error(
+        &self,
+        exceeded: Exceeded,
+        stage: &'static str,
+        mut costs: Vec<Cost>,
+    ) -> CompileError {
+        costs.retain(|cost| cost.amount > 0);
+        costs.sort_by(|a, b| b.amount.cmp(&a.amount).then_with(|| a.what.cmp(&b.what)));
+        costs.truncate(3);
+        let kind = match exceeded {
+            Exceeded::Memory => Kind::Memory { limit_bytes: self.limits.memory_bytes },
+            Exceeded::Time => Kind::Time { limit: self.limits.time },
+        };
+        CompileError { kind, stage, costliest: costs }
+    }
+}

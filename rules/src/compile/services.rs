@@ -1,0 +1,230 @@
+//! Services to one class per packet, and for each service the classes that it holds.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use super::budget::{Budget, Cost, Exceeded};
+use super::partition::{Classes, Points, intervals, points};
+use crate::classifier::services::{NO_COLUMN, Ports, Row, ServiceMap};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6};
+use crate::policy::{Policy, ServiceTerm};
+use crate::sets::{FiniteSet, RangeSet};
+
+/// What the placement of rules needs to know of services.
+#[derive(Debug)]
+pub(super) struct Services {
+    pub(super) map: ServiceMap,
+    /// For each service of the policy the classes that it holds, ascending.
+    pub(super) classes: Vec<Vec<u32>>,
+}
+
+/// Builds the service map of the services for which `used` holds.
+pub(super) fn build(
+    policy: &Policy,
+    used: &[bool],
+    budget: &mut Budget,
+) -> Result<Services, Exceeded> {
+    let terms: Vec<(u32, &ServiceTerm)> = (policy.services().iter().enumerate())
+        .filter(|(id, _)| used[*id])
+        .flat_map(|(id, service)| service.terms.iter().map(move |term| (id as u32, term)))
+        .collect();
+    let mut builder = Builder { terms: &terms, ..Builder::default() };
+    let (ethers, protocols) = builder.cut_layers(budget)?;
+    let mut by_protocol = Box::new([protocols.other; 256]);
+    for &(value, class) in &protocols.named {
+        by_protocol[value as usize] = class;
+    }
+    let ether = |value: u16| match ethers.named.binary_search_by_key(&value, |&(v, _)| v) {
+        Ok(place) => ethers.named[place].1,
+        Err(_) => ethers.other,
+    };
+    let by_service = builder.services.by_set(policy.services().len());
+    let (rows, words) = rows(&by_service);
+    budget.spend(words.len(), words.len() * 8 + rows.len() * size_of::<Row>())?;
+    let map = ServiceMap {
+        ipv4: ether(ETHER_IPV4),
+        ipv6: ether(ETHER_IPV6),
+        other: ethers.other,
+        ethers: ethers.named,
+        protocols: by_protocol,
+        protocol_classes: builder.protocol_classes,
+        ports: builder.ports,
+        layers: builder.layers,
+        columns: builder.columns,
+        cells: builder.cells,
+        classes: builder.services.members.len(),
+        rows,
+        words,
+    };
+    Ok(Services { map, classes: by_service })
+}
+
+/// The number of values that each service names: what its cost grows with.
+pub(super) fn costs(policy: &Policy) -> Vec<Cost> {
+    let size = |term: &ServiceTerm| {
+        term.ether_types.named().len()
+            + term.src_ports.ranges().len() * term.dst_ports.ranges().len()
+    };
+    (policy.services().iter())
+        .map(|service| Cost {
+            what: format!("service `{}`", service.label),
+            amount: service.terms.iter().map(size).sum::<usize>() as u64,
+            unit: "port ranges and EtherTypes",
+        })
+        .collect()
+}
+
+/// The number of a column, and for each class of ports the terms that hold it.
+type Column = (u32, Vec<Box<[u32]>>);
+
+#[derive(Default)]
+struct Builder<'a> {
+    terms: &'a [(u32, &'a ServiceTerm)],
+    protocol_classes: usize,
+    layers: Vec<u32>,
+    ports: Vec<Ports>,
+    columns: Vec<Box<[u16]>>,
+    column_ids: HashMap<Vec<(u16, u32)>, u32>,
+    cells: Vec<u32>,
+    services: Classes,
+}
+
+impl<'a> Builder<'a> {
+    /// Sorts EtherTypes and protocols into classes, and for each pair of classes the ports.
+    fn cut_layers(&mut self, budget: &mut Budget) -> Result<(Points<u16>, Points<u8>), Exceeded> {
+        let (ether_sets, ether_of) = distinct(self.terms.iter().map(|(_, t)| &t.ether_types));
+        let (protocol_sets, protocol_of) = distinct(self.terms.iter().map(|(_, t)| &t.protocols));
+        let (mut ether_classes, mut protocol_classes) = (Classes::default(), Classes::default());
+        let ethers = points(ether_sets.into_iter(), &mut ether_classes, budget)?;
+        let protocols = points(protocol_sets.into_iter(), &mut protocol_classes, budget)?;
+        self.protocol_classes = protocol_classes.members.len();
+
+        let mut layers = HashMap::<Vec<u32>, u32>::new();
+        for ether in &ether_classes.members {
+            let of_ether: Vec<u32> = (0..self.terms.len() as u32)
+                .filter(|&term| ether.binary_search(&ether_of[term as usize]).is_ok())
+                .collect();
+            for protocol in &protocol_classes.members {
+                budget.spend(of_ether.len() + self.terms.len() / 16, size_of::<u32>())?;
+                let terms: Vec<u32> = (of_ether.iter().copied())
+                    .filter(|&term| protocol.binary_search(&protocol_of[term as usize]).is_ok())
+                    .collect();
+                let layer = match layers.get(&terms) {
+                    Some(&layer) => layer,
+                    None => {
+                        let ports = self.cut_ports(&terms, budget)?;
+                        let layer = self.ports.len() as u32;
+                        self.ports.push(ports);
+                        layers.insert(terms, layer);
+                        layer
+                    }
+                };
+                self.layers.push(layer);
+            }
+        }
+        Ok((ethers, protocols))
+    }
+
+    /// Sorts the port pairs into the service classes that `terms` tell apart.
+    fn cut_ports(&mut self, terms: &[u32], budget: &mut Budget) -> Result<Ports, Exceeded> {
+        let (src, src_classes) = self.column(terms, |term| &term.src_ports, budget)?;
+        let (dst, dst_classes) = self.column(terms, |term| &term.dst_ports, budget)?;
+        let ports = Ports {
+            src,
+            dst,
+            dst_classes: dst_classes.len() as u32,
+            cells: self.cells.len() as u32,
+        };
+        for of_src in &src_classes {
+            for of_dst in &dst_classes {
+                let mut services: Vec<u32> = intersection(of_src, of_dst)
+                    .map(|place| self.terms[terms[place as usize] as usize].0)
+                    .collect();
+                services.sort_unstable();
+                services.dedup();
+                budget.spend(of_src.len() + of_dst.len(), size_of::<u32>())?;
+                self.cells.push(self.services.id(&services, budget)?);
+            }
+        }
+        Ok(ports)
+    }
+
+    /// Sorts the 65,536 values of one port field into classes: the column that does so, and for
+    /// each class the places in `terms` of the terms that hold it.
+    fn column(
+        &mut self,
+        terms: &[u32],
+        field: impl Fn(&'a ServiceTerm) -> &'a RangeSet<u16>,
+        budget: &mut Budget,
+    ) -> Result<Column, Exceeded> {
+        let ranges = terms.iter().enumerate().flat_map(|(place, &term)| {
+            let ranges = field(self.terms[term as usize].1).ranges();
+            ranges.iter().map(move |&(low, high)| (low, high, place as u32))
+        });
+        let mut classes = Classes::default();
+        let cut = intervals(ranges, &mut classes, budget)?;
+        budget.release(classes.size_bytes());
+        if classes.members.len() == 1 {
+            return Ok((NO_COLUMN, classes.members));
+        }
+        let next = self.columns.len() as u32;
+        let column = *self.column_ids.entry(cut).or_insert_with_key(|cut| {
+            let mut column = vec![0; 1 << 16];
+            for (place, &(start, class)) in cut.iter().enumerate() {
+                let end = cut.get(place + 1).map_or(1 << 16, |&(next, _)| next as usize);
+                column[start as usize..end].fill(class as u16);
+            }
+            self.columns.push(column.into());
+            next
+        });
+        if column == next {
+            budget.spend(1 << 16, 2 << 16)?;
+        }
+        Ok((column, classes.members))
+    }
+}
+
+/// The distinct values of `all`, and for each of `all` its place among them.
+fn distinct<'a, T: Ord + Hash>(
+    all: impl Iterator<Item = &'a FiniteSet<T>>,
+) -> (Vec<&'a FiniteSet<T>>, Vec<u32>) {
+    let (mut ids, mut sets) = (HashMap::new(), Vec::new());
+    let places = all.map(|set| {
+        *ids.entry(set).or_insert_with(|| {
+            sets.push(set);
+            sets.len() as u32 - 1
+        })
+    });
+    let places = places.collect();
+    (sets, places)
+}
+
+/// What two ascending lists share.
+fn intersection<'a>(a: &'a [u32], b: &'a [u32]) -> impl Iterator<Item = u32> + 'a {
+    let (few, many) = if a.len() < b.len() { (a, b) } else { (b, a) };
+    few.iter().copied().filter(|value| many.binary_search(value).is_ok())
+}
+
+/// One bit per class for each service, from its first to its last class only: most services hold
+/// few classes, and neighbouring ones.
+fn rows(by_service: &[Vec<u32>]) -> (Vec<Row>, Vec<u64>) {
+    let mut words: Vec<u64> = Vec::new();
+    let rows = (by_service.iter())
+        .map(|classes| {
+            let (Some(first), Some(last)) = (classes.first(), classes.last()) else {
+                return Row::default();
+            };
+            let row = Row {
+                first_word: first / 64,
+                words: last / 64 - first / 64 + 1,
+                start: words.len() as u32,
+            };
+            words.resize(words.len() + row.words as usize, 0);
+            for class in classes {
+                words[(row.start + class / 64 - row.first_word) as usize] |= 1 << (class % 64);
+            }
+            row
+        })
+        .collect();
+    (rows, words)
+}

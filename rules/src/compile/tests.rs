@@ -1,0 +1,253 @@
+//! The classifier against the oracle over small dense policies.
+
+use std::time::Duration;
+
+use proptest::collection::vec;
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{Limits, compile};
+use crate::analyze::Probes;
+use crate::classifier::{MAX_BATCH, Scratch};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId};
+use crate::oracle;
+use crate::policy::{
+    Action, Endpoint, EndpointBox, EndpointId, Location, Policy, Rule, RuleId, ServiceId,
+    ServiceSet, ServiceTerm,
+};
+use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
+
+/// A universe so small that rules overlap all the time: eight values at each end of a field.
+fn edge(max: u128) -> impl Strategy<Value = u128> + Clone {
+    (0..8u128, any::<bool>()).prop_map(move |(value, low)| if low { value } else { max - value })
+}
+
+fn ranges(max: u128) -> impl Strategy<Value = Vec<(u128, u128)>> + Clone {
+    prop_oneof![
+        3 => vec((edge(max), edge(max)).prop_map(|(a, b)| (a.min(b), a.max(b))), 0..3),
+        1 => Just(vec![(0, max)]),
+    ]
+}
+
+fn addrs() -> impl Strategy<Value = AddrSet> {
+    let some =
+        (ranges(u32::MAX.into()), ranges(u128::MAX), any::<bool>()).prop_map(|(v4, v6, non_ip)| {
+            AddrSet {
+                v4: RangeSet::<u32>::from_ranges(v4.iter().map(|&(a, b)| (a as u32, b as u32))),
+                v6: RangeSet::<u128>::from_ranges(v6),
+                non_ip,
+            }
+        });
+    prop_oneof![
+        4 => some.clone(),
+        2 => Just(AddrSet::any()),
+        1 => (some.clone(), some).prop_map(|(group, except)| {
+            group.intersection(&except.complement())
+        }),
+    ]
+}
+
+fn finite<T: Ord + Copy + std::fmt::Debug + 'static>(
+    values: Vec<T>,
+) -> impl Strategy<Value = FiniteSet<T>> {
+    let some = vec(select(values), 0..3).prop_map(FiniteSet::only);
+    prop_oneof![
+        3 => Just(FiniteSet::any()),
+        2 => some.clone(),
+        1 => some.prop_map(|set| set.complement()),
+    ]
+}
+
+const MACS: [Mac; 3] =
+    [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]), Mac([0xff, 0xff, 0xff, 0xff, 0xff, 0xff])];
+
+const TAGS: [VlanTags; 4] = [
+    VlanTags::UNTAGGED,
+    VlanTags::single(30),
+    VlanTags { outer: 30, inner: 40 },
+    VlanTags { outer: 0, inner: 30 },
+];
+
+fn macs() -> impl Strategy<Value = MacSet> {
+    finite(MACS.to_vec())
+}
+
+fn vlans() -> impl Strategy<Value = VlanSet> {
+    finite(TAGS.to_vec())
+}
+
+fn endpoint() -> impl Strategy<Value = Endpoint> {
+    let plain =
+        addrs().prop_map(|addrs| EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() });
+    let any_box = (addrs(), macs(), vlans()).prop_map(|(addrs, macs, vlans)| EndpointBox {
+        addrs,
+        macs,
+        vlans,
+    });
+    vec(prop_oneof![plain, any_box], 0..4)
+        .prop_map(|boxes| Endpoint { label: "generated".into(), boxes })
+}
+
+fn ports() -> impl Strategy<Value = RangeSet<u16>> {
+    ranges(u16::MAX.into()).prop_map(|ranges| {
+        RangeSet::<u16>::from_ranges(ranges.iter().map(|&(a, b)| (a as u16, b as u16)))
+    })
+}
+
+fn service() -> impl Strategy<Value = ServiceSet> {
+    let term = (
+        finite(vec![ETHER_IPV4, ETHER_IPV6, 0x8892, 0]),
+        finite(vec![0u8, 1, 6, 17, 58, 255]),
+        ports(),
+        ports(),
+    );
+    let term = term.prop_map(|(ether_types, protocols, src_ports, dst_ports)| ServiceTerm {
+        ether_types,
+        protocols,
+        src_ports,
+        dst_ports,
+    });
+    vec(term, 0..4).prop_map(|terms| ServiceSet { label: "generated".into(), terms })
+}
+
+fn rule() -> impl Strategy<Value = Rule> {
+    let times =
+        (proptest::option::weighted(0.2, 0..4i64), proptest::option::weighted(0.2, 0..4i64));
+    let action = select(vec![Action::Allow, Action::Deny, Action::Reject]);
+    let wires = finite(vec![WireId(0), WireId(1), WireId(u16::MAX)]);
+    (0..5u32, 0..5u32, 0..4u32, any::<bool>(), vlans(), wires, action, times).prop_map(
+        |(from, to, service, between, vlans, wires, action, (starts, expires))| Rule {
+            name: "generated".into(),
+            from: EndpointId(from),
+            to: EndpointId(to),
+            between,
+            service: ServiceId(service),
+            vlans,
+            wires,
+            action,
+            log: false,
+            starts,
+            expires,
+            reason: None,
+            location: Location { file: "generated".into(), line: 1, column: 1 },
+        },
+    )
+}
+
+pub(crate) fn policy() -> impl Strategy<Value = Policy> {
+    (vec(rule(), 0..24), vec(endpoint(), 5), vec(service(), 4)).prop_map(
+        |(rules, endpoints, services)| Policy {
+            default: Action::Deny,
+            rules,
+            endpoints,
+            services,
+            assertions: Vec::new(),
+            wires: Vec::new(),
+        },
+    )
+}
+
+/// Classifies `packets` probes in batches and compares each with the linear scan.
+fn compare(policy: &Policy, seed: u64, packets: usize) -> Result<(), TestCaseError> {
+    let classifier = compile(policy, &Limits::default()).expect("a small policy compiles");
+    let mut probes = Probes::new(policy, seed);
+    let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
+    let mut left = packets;
+    while left > 0 {
+        let size = left.min(1 + (seed as usize + left) % MAX_BATCH);
+        let batch: Vec<Headers> = (0..size).map(|_| probes.headers()).collect();
+        let at = probes.instant();
+        classifier.classify(&batch, at, &mut scratch, &mut out);
+        for (headers, &found) in batch.iter().zip(&out) {
+            let expected = oracle::classify(policy, headers, at);
+            prop_assert_eq!(found, expected, "{:?} at {:?}", headers, at);
+        }
+        left -= size;
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
+
+    #[test]
+    fn classifier_equals_oracle(policy in policy(), seed in any::<u64>()) {
+        compare(&policy, seed, 500)?;
+    }
+
+    #[test]
+    fn mac_sensitivity_covers_every_rule_that_a_mac_could_change(policy in policy()) {
+        let classifier = compile(&policy, &Limits::default()).expect("a small policy compiles");
+        let first = policy.rules().iter().position(|rule| {
+            [rule.from, rule.to].iter().any(|&id| policy.endpoint(id).tests_mac())
+        });
+        for id in (0..policy.rules().len() as u32).map(RuleId).chain([RuleId::DEFAULT]) {
+            let expected = first.is_some_and(|first| first as u32 <= id.0);
+            prop_assert_eq!(classifier.is_mac_sensitive(id), expected);
+        }
+    }
+}
+
+#[test]
+fn an_empty_policy_leaves_everything_to_the_default() {
+    let policy = Policy {
+        default: Action::Reject,
+        rules: Vec::new(),
+        endpoints: Vec::new(),
+        services: Vec::new(),
+        assertions: Vec::new(),
+        wires: Vec::new(),
+    };
+    compare(&policy, 1, 1000).unwrap();
+    let classifier = compile(&policy, &Limits::default()).unwrap();
+    assert_eq!(classifier.action(RuleId::DEFAULT), Action::Reject);
+    assert_eq!(classifier.rules(), 0);
+}
+
+#[test]
+fn limits_are_errors_that_name_what_costs_most() {
+    let addrs = AddrSet {
+        v4: RangeSet::<u32>::from_ranges((0..50_000).map(|i| (i * 4, i * 4 + 1))),
+        ..AddrSet::default()
+    };
+    let sprawling = Endpoint {
+        label: "sprawling".into(),
+        boxes: vec![EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() }],
+    };
+    let term = ServiceTerm {
+        ether_types: FiniteSet::any(),
+        protocols: FiniteSet::any(),
+        src_ports: RangeSet::<u16>::full(),
+        dst_ports: RangeSet::<u16>::full(),
+    };
+    let rule = Rule {
+        name: "wide".into(),
+        from: EndpointId(0),
+        to: EndpointId(0),
+        between: false,
+        service: ServiceId(0),
+        vlans: VlanSet::any(),
+        wires: FiniteSet::any(),
+        action: Action::Allow,
+        log: false,
+        starts: None,
+        expires: None,
+        reason: None,
+        location: Location { file: "test".into(), line: 1, column: 1 },
+    };
+    let policy = Policy {
+        default: Action::Deny,
+        rules: vec![rule],
+        endpoints: vec![sprawling],
+        services: vec![ServiceSet { label: "any".into(), terms: vec![term] }],
+        assertions: Vec::new(),
+        wires: Vec::new(),
+    };
+    let limits = Limits { memory_bytes: 1 << 19, ..Limits::default() };
+    let error = compile(&policy, &limits).unwrap_err().to_string();
+    assert!(error.contains("more than the limit of 0 MiB"), "{error}");
+    assert!(error.contains("endpoint `sprawling` (50000 ranges and MAC addresses)"), "{error}");
+    let limits = Limits { time: Duration::ZERO, ..Limits::default() };
+    let error = compile(&policy, &limits).unwrap_err().to_string();
+    assert!(error.contains("takes longer than the limit of 0 ms"), "{error}");
+}
