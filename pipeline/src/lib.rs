@@ -15,10 +15,13 @@
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
 pub mod checksum;
+pub mod conntrack;
 pub mod counters;
+pub mod flow_table;
 pub mod frames;
 pub mod observe;
 pub mod parse;
 pub mod port;
+pub mod prefetch;
 pub mod snapshot;
 pub mod verdict;

@@ -1,0 +1,464 @@
+//! The flows that a worker knows.
+//!
+//! A table of fixed size, allocated at start, owned by one worker. It is set-associative: a flow's
+//! keyed hash names two candidate sets of [`WAYS`] entries, and an entry lives in either. A set has
+//! one cache line of 16-bit tags; a hit reads the two tag lines and one 128-byte entry. A tag proves
+//! nothing: the whole key is compared.
+//!
+//! A worker asks in stages over a burst, so that the packets hide each other's memory latency:
+//! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::prefetch_entry`] all,
+//! then [`FlowTable::find`] each.
+//!
+//! # Key
+//!
+//! Redundancy group, VLAN tags, EtherType, protocol, addresses and ports, endpoints in a canonical
+//! order, so that both directions of a flow have one key. For an ICMP query the ports are the
+//! identifier, and the request's type and which end asks: a reply meets only the flow that the
+//! matching request opened, and a request by the responder on the same identifier is a flow of its
+//! own, which the policy judges. For a frame that is not IP the MAC addresses stand as addresses.
+//!
+//! # Time
+//!
+//! Entries keep time in ticks of 2^24 ns (16.8 ms) in 32 bits, compared modulo 2^32: correct as long
+//! as no entry is left alone for more than a year, and [`FlowTable::age`] comes by far more often.
+//! A flow that is older than 2.28 years reports its age modulo that. A flow never ends before its
+//! timeout, and at most two ticks after it. Time that runs backwards counts as standing still.
+//!
+//! # Room
+//!
+//! With two sets of 32 to choose from, no insertion is refused up to well over 80 % load (a test
+//! measures it). When both sets are full, the insertion takes the place of an expired flow, else of
+//! the flow that has been silent longest among those that nobody answered or that are over
+//! ([`Phase::is_evictable`]); an established flow never makes room. If there is none, the insertion
+//! is refused. No source holds more than a limit, see `SourceCounts`.
+
+mod entry;
+mod key;
+mod sources;
+
+use ahash::RandomState;
+
+pub use self::entry::{FlowEntry, NewFlow};
+pub use self::key::{End, FlowKey};
+use self::sources::SourceCounts;
+use crate::conntrack::{Phase, Timeouts};
+use crate::prefetch::prefetch;
+use crate::verdict::DropReason;
+
+/// Entries of a set.
+pub const WAYS: usize = 32;
+/// Two sets of 16 bits and 24 bits of set number each make a 64-bit hash.
+const MAX_SETS: usize = 1 << 24;
+const LANES: usize = 8;
+
+/// How a table is made.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FlowTableConfig {
+    /// Flows that the table has room for: rounded up to 64 times a power of two, at most 2^29.
+    pub capacity: usize,
+    /// How long flows may be silent.
+    pub timeouts: Timeouts,
+    /// The most flows that one source (initiator's address, VLAN tags and group) may hold.
+    pub per_source_limit: u32,
+    /// The keys of the hash, for runs that must repeat exactly; [`None`] takes random ones.
+    pub seed: Option<[u64; 4]>,
+}
+
+impl Default for FlowTableConfig {
+    fn default() -> Self {
+        Self {
+            capacity: 1 << 18,
+            timeouts: Timeouts::default(),
+            per_source_limit: 1 << 15,
+            seed: None,
+        }
+    }
+}
+
+/// Where a flow's entry may be: two sets and the tag that it has there.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowHash {
+    sets: [u32; 2],
+    tag: u16,
+}
+
+/// Where an entry is, until the table next inserts, removes or ages.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowIndex(u32);
+
+/// Why a flow got no entry.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum InsertError {
+    /// Both candidate sets hold established flows only.
+    Full,
+    /// The source holds as many flows as it may.
+    SourceLimit,
+}
+
+impl From<InsertError> for DropReason {
+    fn from(error: InsertError) -> Self {
+        match error {
+            InsertError::Full => Self::FlowTableFull,
+            InsertError::SourceLimit => Self::FlowSourceLimit,
+        }
+    }
+}
+
+/// What one call of [`FlowTable::age`] did.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Aged {
+    /// Entries looked at.
+    pub examined: usize,
+    /// Flows ended, by the phase that they were in.
+    pub expired: [u32; Phase::COUNT],
+}
+
+/// What the table did since it was made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FlowTableCounters {
+    /// Flows that got an entry.
+    pub inserted: u64,
+    /// Flows that ended by their timeout, by the phase that they were in.
+    pub expired: [u64; Phase::COUNT],
+    /// Flows that made room for new ones before their timeout, by the phase that they were in.
+    pub evicted: [u64; Phase::COUNT],
+    /// Flows that the caller ended.
+    pub removed: u64,
+    /// Insertions refused with [`InsertError::Full`].
+    pub refused_full: u64,
+    /// Insertions refused with [`InsertError::SourceLimit`].
+    pub refused_source: u64,
+}
+
+/// The tags of one set; 0 is an empty way.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+struct Tags([u16; WAYS]);
+
+const _: () = assert!(size_of::<Tags>() == 64);
+
+/// See the module's description.
+pub struct FlowTable {
+    tags: Vec<Tags>,
+    entries: Vec<FlowEntry>,
+    sources: SourceCounts,
+    hasher: RandomState,
+    timeout_ticks: [u32; Phase::COUNT],
+    set_mask: u32,
+    per_source_limit: u32,
+    len: usize,
+    /// The clock hand: the set that [`FlowTable::age`] looks at next.
+    hand: usize,
+    /// What the table did since it was made.
+    pub counters: FlowTableCounters,
+}
+
+impl FlowTable {
+    /// Allocates an empty table. Touches all of its memory, so that the packet path meets no page
+    /// fault.
+    pub fn new(config: &FlowTableConfig) -> Self {
+        let sets = config.capacity.div_ceil(WAYS).clamp(2, MAX_SETS).next_power_of_two();
+        let hasher = match config.seed {
+            Some([a, b, c, d]) => RandomState::with_seeds(a, b, c, d),
+            None => RandomState::new(),
+        };
+        Self {
+            tags: vec![Tags([0; WAYS]); sets],
+            entries: vec![FlowEntry::VACANT; sets * WAYS],
+            sources: SourceCounts::new(sets * WAYS),
+            hasher,
+            timeout_ticks: timeout_ticks(&config.timeouts),
+            set_mask: (sets - 1) as u32,
+            per_source_limit: config.per_source_limit.max(1),
+            len: 0,
+            hand: 0,
+            counters: FlowTableCounters::default(),
+        }
+    }
+
+    /// Flows in the table, expired ones that were not yet met included.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no flow.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Flows that the table has room for.
+    pub fn capacity(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Bytes of memory that the table takes; they never change.
+    pub fn size_bytes(&self) -> usize {
+        size_of_val(self.tags.as_slice())
+            + size_of_val(self.entries.as_slice())
+            + self.sources.size_bytes()
+            + size_of::<Self>()
+    }
+
+    /// Replaces the timeouts; they hold for every flow from now on.
+    pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
+        self.timeout_ticks = timeout_ticks(timeouts);
+    }
+
+    /// Where a flow with this key would be.
+    #[inline]
+    pub fn hash(&self, key: &FlowKey) -> FlowHash {
+        let hash = key.hash_with(&self.hasher);
+        let first = hash as u32 & self.set_mask;
+        let second = (hash >> 24) as u32 & self.set_mask;
+        let second = if first == second { first ^ 1 } else { second };
+        FlowHash { sets: [first, second], tag: ((hash >> 48) as u16).max(1) }
+    }
+
+    /// Asks for the tag lines of both candidate sets.
+    #[inline]
+    pub fn prefetch(&self, hash: FlowHash) {
+        for set in hash.sets {
+            if let Some(tags) = self.tags.get(set as usize) {
+                prefetch(tags);
+            }
+        }
+    }
+
+    /// Asks for the entry whose tag matches first. Reads the tag lines: call [`Self::prefetch`] some
+    /// packets before.
+    #[inline]
+    pub fn prefetch_entry(&self, hash: FlowHash) {
+        if let Some(way) = Matches::of(&self.tags, hash).next() {
+            let entry = &self.entries[way.index(hash)];
+            entry.prefetch();
+        }
+    }
+
+    /// The live flow with this key. An expired one is removed on the way and counts as expired.
+    #[inline]
+    pub fn find(&mut self, hash: FlowHash, key: &FlowKey, now_ns: u64) -> Option<FlowIndex> {
+        for way in Matches::of(&self.tags, hash) {
+            let index = way.index(hash);
+            let entry = &self.entries[index];
+            if entry.has_key(key) {
+                if self.is_expired(entry, tick(now_ns)) {
+                    self.expire(index);
+                    return None;
+                }
+                return Some(FlowIndex(index as u32));
+            }
+        }
+        None
+    }
+
+    /// The entry of a flow.
+    #[inline]
+    pub fn entry(&self, index: FlowIndex) -> &FlowEntry {
+        &self.entries[index.0 as usize]
+    }
+
+    /// The entry of a flow, to be changed.
+    #[inline]
+    pub fn entry_mut(&mut self, index: FlowIndex) -> &mut FlowEntry {
+        &mut self.entries[index.0 as usize]
+    }
+
+    /// Gives a new flow an entry. The caller has just made sure by [`Self::find`] that there is none
+    /// with this key (an earlier packet of the same burst may have inserted it).
+    ///
+    /// # Errors
+    ///
+    /// [`InsertError`] where the table or the source has no room; both are counted.
+    pub fn insert(
+        &mut self,
+        hash: FlowHash,
+        key: &FlowKey,
+        new: NewFlow,
+        now_ns: u64,
+    ) -> Result<FlowIndex, InsertError> {
+        let now = tick(now_ns);
+        let entry = FlowEntry::new(key, new, now);
+        let source = entry.source_hash(&self.hasher);
+        if self.sources.count(source) >= self.per_source_limit {
+            self.counters.refused_source += 1;
+            return Err(InsertError::SourceLimit);
+        }
+        let Some(index) = self.vacant_way(hash).or_else(|| self.make_room(hash, now)) else {
+            self.counters.refused_full += 1;
+            return Err(InsertError::Full);
+        };
+        self.tags[index / WAYS].0[index % WAYS] = hash.tag;
+        self.entries[index] = entry;
+        self.sources.increment(source);
+        self.len += 1;
+        self.counters.inserted += 1;
+        Ok(FlowIndex(index as u32))
+    }
+
+    /// Ends a flow. Ending a flow that has ended already does nothing.
+    pub fn remove(&mut self, index: FlowIndex) {
+        if self.vacate(index.0 as usize) {
+            self.counters.removed += 1;
+        }
+    }
+
+    /// Ends the expired flows of the next sets, as many sets as hold `budget` entries (at least
+    /// one), where the last call left off. Call it regularly, such that the whole table is passed in
+    /// less than the shortest timeout that matters.
+    pub fn age(&mut self, now_ns: u64, budget: usize) -> Aged {
+        let now = tick(now_ns);
+        let mut aged = Aged::default();
+        for _ in 0..budget.div_ceil(WAYS).clamp(1, self.tags.len()) {
+            let set = self.hand;
+            self.hand = (set + 1) & self.set_mask as usize;
+            for way in 0..WAYS {
+                let index = set * WAYS + way;
+                if self.tags[set].0[way] == 0 {
+                    continue;
+                }
+                aged.examined += 1;
+                if self.is_expired(&self.entries[index], now) {
+                    aged.expired[self.entries[index].connection().phase() as usize] += 1;
+                    self.expire(index);
+                }
+            }
+        }
+        aged
+    }
+
+    #[inline]
+    fn is_expired(&self, entry: &FlowEntry, now: u32) -> bool {
+        entry.silent_ticks(now) >= self.timeout_ticks[entry.connection().phase() as usize]
+    }
+
+    fn expire(&mut self, index: usize) {
+        self.counters.expired[self.entries[index].connection().phase() as usize] += 1;
+        self.vacate(index);
+    }
+
+    /// Empties a way; false where it was empty.
+    fn vacate(&mut self, index: usize) -> bool {
+        let tag = &mut self.tags[index / WAYS].0[index % WAYS];
+        if *tag == 0 {
+            return false;
+        }
+        *tag = 0;
+        let source = self.entries[index].source_hash(&self.hasher);
+        self.sources.decrement(source);
+        self.entries[index] = FlowEntry::VACANT;
+        self.len -= 1;
+        true
+    }
+
+    /// An empty way of the emptier candidate set.
+    fn vacant_way(&self, hash: FlowHash) -> Option<usize> {
+        let room = hash.sets.map(|set| {
+            let tags = &self.tags[set as usize].0;
+            tags.iter().map(|&tag| u32::from(tag == 0)).sum::<u32>()
+        });
+        let set = hash.sets[usize::from(room[1] > room[0])] as usize;
+        let way = self.tags[set].0.iter().position(|&tag| tag == 0)?;
+        Some(set * WAYS + way)
+    }
+
+    /// Makes room in candidate sets that are full.
+    fn make_room(&mut self, hash: FlowHash, now: u32) -> Option<usize> {
+        let mut victim: Option<(u32, usize)> = None;
+        for set in hash.sets {
+            for index in set as usize * WAYS..(set as usize + 1) * WAYS {
+                let entry = &self.entries[index];
+                if self.is_expired(entry, now) {
+                    self.expire(index);
+                    return Some(index);
+                }
+                let silent = entry.silent_ticks(now);
+                if entry.connection().phase().is_evictable()
+                    && victim.is_none_or(|(longest, _)| silent > longest)
+                {
+                    victim = Some((silent, index));
+                }
+            }
+        }
+        let (_, index) = victim?;
+        self.counters.evicted[self.entries[index].connection().phase() as usize] += 1;
+        self.vacate(index);
+        Some(index)
+    }
+}
+
+/// One way whose tag matches.
+#[derive(Clone, Copy)]
+struct Way(u32);
+
+impl Way {
+    /// Bit `16 * lane + row` stands for way `8 * (row % 4) + lane` of candidate set `row / 4`.
+    #[inline]
+    fn index(self, hash: FlowHash) -> usize {
+        let (lane, row) = ((self.0 >> 4) as usize, (self.0 & 15) as usize);
+        hash.sets[row / 4] as usize * WAYS + (row % 4) * LANES + lane
+    }
+}
+
+/// The ways of both candidate sets whose tag matches.
+struct Matches(u128);
+
+impl Matches {
+    /// Compares 64 tags without a branch: eight lanes of 16 bits, a bit for each row of eight ways,
+    /// which is the form that compilers turn into vector instructions.
+    #[inline]
+    fn of(tags: &[Tags], hash: FlowHash) -> Self {
+        let sets = hash.sets.map(|set| &tags[set as usize].0);
+        let mut lanes = [0_u16; LANES];
+        for (half, set) in sets.into_iter().enumerate() {
+            for row in 0..WAYS / LANES {
+                let bit = 1_u16 << (half * (WAYS / LANES) + row);
+                for lane in 0..LANES {
+                    lanes[lane] |= if set[row * LANES + lane] == hash.tag { bit } else { 0 };
+                }
+            }
+        }
+        let mut bits = 0_u128;
+        for (lane, rows) in lanes.into_iter().enumerate() {
+            bits |= u128::from(rows) << (16 * lane);
+        }
+        Self(bits)
+    }
+}
+
+impl Iterator for Matches {
+    type Item = Way;
+
+    #[inline]
+    fn next(&mut self) -> Option<Way> {
+        if self.0 == 0 {
+            return None;
+        }
+        let way = Way(self.0.trailing_zeros());
+        self.0 &= self.0 - 1;
+        Some(way)
+    }
+}
+
+/// Nanoseconds in a tick, as a shift.
+const TICK_SHIFT: u32 = 24;
+
+#[inline]
+fn tick(now_ns: u64) -> u32 {
+    (now_ns >> TICK_SHIFT) as u32
+}
+
+/// Timeouts in ticks, rounded up, plus the part of a tick by which a flow may be younger than its
+/// timestamp says.
+fn timeout_ticks(timeouts: &Timeouts) -> [u32; Phase::COUNT] {
+    let mut ticks = [0; Phase::COUNT];
+    for &phase in Phase::ALL {
+        let ns = u64::from(timeouts.of(phase)) * 1_000_000_000;
+        // Compared as signed distances: half of the range is the most.
+        let whole = ns.div_ceil(1 << TICK_SHIFT) + 1;
+        ticks[phase as usize] = u32::try_from(whole).unwrap_or(u32::MAX).min(i32::MAX as u32);
+    }
+    ticks
+}
+
+#[cfg(test)]
+mod tests;

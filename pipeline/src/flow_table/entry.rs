@@ -1,0 +1,252 @@
+//! What the table keeps of a flow.
+
+use std::hash::{BuildHasher, Hasher};
+
+use ahash::RandomState;
+use bulkhead_rules::headers::{Headers, Mac, WireId};
+use bulkhead_rules::policy::RuleId;
+
+use super::TICK_SHIFT;
+use super::key::{End, FlowKey, TAIL_MASK};
+use crate::conntrack::{Connection, Direction, Phase};
+use crate::prefetch::prefetch;
+
+/// What a new flow starts with.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NewFlow {
+    /// The end that opens the flow, as [`FlowKey::of`] returned it for the initiator's packet.
+    pub initiator: End,
+    /// The headers of the initiator's packet: MAC addresses, wire, ICMP type and code are kept.
+    pub headers: Headers,
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// The epoch of the snapshot that decided.
+    pub epoch: u32,
+    /// Whether the flow is permitted (in observe, forbidden ones have entries too).
+    pub permitted: bool,
+    /// Whether the deciding rule, or one before it, tests a MAC address, so that other addresses
+    /// have to be judged again.
+    pub mac_sensitive: bool,
+    /// The state after the first packet, which is not yet counted: see [`FlowEntry::count`].
+    pub connection: Connection,
+}
+
+/// A flow: 128 bytes, two cache lines that are fetched together.
+#[derive(Clone, Copy)]
+#[repr(C, align(128))]
+pub struct FlowEntry {
+    key_words: [u64; 5],
+    /// The key's tail below, the wire in the upper 16 bits.
+    key_tail: u64,
+    last_seen: u32,
+    epoch: u32,
+    rule: u32,
+    created: u32,
+    connection: Connection,
+    bytes: [u64; 2],
+    /// Packets are counted in 40 bits.
+    packets_low: [u32; 2],
+    packets_high: [u8; 2],
+    icmp: u16,
+    macs: [Mac; 2],
+}
+
+const _: () = assert!(size_of::<FlowEntry>() == 128 && align_of::<FlowEntry>() == 128);
+
+const INITIATOR_HIGH: u8 = 0x01;
+const MAC_SENSITIVE: u8 = 0x02;
+const PERMITTED: u8 = 0x04;
+
+impl FlowEntry {
+    /// Equals no key.
+    pub(super) const VACANT: Self = Self {
+        key_words: [0; 5],
+        key_tail: 0,
+        last_seen: 0,
+        epoch: 0,
+        rule: 0,
+        created: 0,
+        connection: Connection::NONE,
+        bytes: [0; 2],
+        packets_low: [0; 2],
+        packets_high: [0; 2],
+        icmp: 0,
+        macs: [Mac([0; 6]); 2],
+    };
+
+    pub(super) fn new(key: &FlowKey, new: NewFlow, now: u32) -> Self {
+        let mut connection = new.connection;
+        connection.entry_flags = (INITIATOR_HIGH * new.initiator as u8)
+            | if new.mac_sensitive { MAC_SENSITIVE } else { 0 }
+            | if new.permitted { PERMITTED } else { 0 };
+        Self {
+            key_words: key.words,
+            key_tail: key.tail | u64::from(new.headers.wire.0) << 48,
+            last_seen: now,
+            epoch: new.epoch,
+            rule: new.rule.0,
+            created: now,
+            connection,
+            icmp: new.headers.dst_port,
+            macs: [new.headers.src_mac, new.headers.dst_mac],
+            ..Self::VACANT
+        }
+    }
+
+    #[inline]
+    pub(super) fn has_key(&self, key: &FlowKey) -> bool {
+        self.key_words == key.words && self.key_tail & TAIL_MASK == key.tail
+    }
+
+    /// Asks for both of its cache lines.
+    #[inline]
+    pub(super) fn prefetch(&self) {
+        prefetch(&self.key_words);
+        prefetch(&self.connection);
+    }
+
+    /// The flow's key.
+    pub fn key(&self) -> FlowKey {
+        FlowKey { words: self.key_words, tail: self.key_tail & TAIL_MASK }
+    }
+
+    /// The end that opened the flow.
+    pub fn initiator(&self) -> End {
+        if self.connection.entry_flags & INITIATOR_HIGH != 0 { End::High } else { End::Low }
+    }
+
+    /// The direction of a packet that `sender` sent.
+    #[inline]
+    pub fn direction(&self, sender: End) -> Direction {
+        if (self.connection.entry_flags & INITIATOR_HIGH != 0) == (sender == End::High) {
+            Direction::FromInitiator
+        } else {
+            Direction::FromResponder
+        }
+    }
+
+    /// The headers with which the flow was opened: what a newer policy has to judge.
+    pub fn initiator_headers(&self) -> Headers {
+        let [src_mac, dst_mac] = self.macs;
+        let wire = WireId((self.key_tail >> 48) as u16);
+        Headers { wire, src_mac, dst_mac, ..self.key().headers(self.initiator(), self.icmp) }
+    }
+
+    /// Whether a packet of `direction` carries the MAC addresses that the verdict rests on. Always
+    /// true where the verdict rests on none.
+    #[inline]
+    pub fn admits_macs(&self, direction: Direction, src: Mac, dst: Mac) -> bool {
+        if self.connection.entry_flags & MAC_SENSITIVE == 0 {
+            return true;
+        }
+        match direction {
+            Direction::FromInitiator => self.macs == [src, dst],
+            Direction::FromResponder => self.macs == [dst, src],
+        }
+    }
+
+    /// Records that a policy has judged the flow again: by which rule, in which epoch, and the MAC
+    /// addresses (initiator's, responder's) that it saw.
+    pub fn judged(
+        &mut self,
+        rule: RuleId,
+        epoch: u32,
+        permitted: bool,
+        mac_sensitive: bool,
+        macs: [Mac; 2],
+    ) {
+        (self.rule, self.epoch, self.macs) = (rule.0, epoch, macs);
+        let flags = &mut self.connection.entry_flags;
+        *flags &= INITIATOR_HIGH;
+        *flags |= if mac_sensitive { MAC_SENSITIVE } else { 0 };
+        *flags |= if permitted { PERMITTED } else { 0 };
+    }
+
+    /// The epoch of the snapshot that judged the flow last.
+    #[inline]
+    pub fn epoch(&self) -> u32 {
+        self.epoch
+    }
+
+    /// The rule that decided.
+    #[inline]
+    pub fn rule(&self) -> RuleId {
+        RuleId(self.rule)
+    }
+
+    /// Whether the policy that judged last permits the flow.
+    #[inline]
+    pub fn is_permitted(&self) -> bool {
+        self.connection.entry_flags & PERMITTED != 0
+    }
+
+    /// Where the flow is in its life.
+    #[inline]
+    pub fn phase(&self) -> Phase {
+        self.connection.phase()
+    }
+
+    /// The state of the flow.
+    #[inline]
+    pub fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
+    /// The state of the flow, to be moved on.
+    #[inline]
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.connection
+    }
+
+    /// Counts a packet of `len` bytes. It keeps the flow alive if `refresh` is set; a packet that
+    /// was merely tolerated does not.
+    #[inline]
+    pub fn count(&mut self, direction: Direction, len: usize, refresh: bool, now_ns: u64) {
+        let at = direction as usize;
+        self.bytes[at] = self.bytes[at].wrapping_add(len as u64);
+        let (low, carry) = self.packets_low[at].overflowing_add(1);
+        self.packets_low[at] = low;
+        self.packets_high[at] = self.packets_high[at].wrapping_add(u8::from(carry));
+        if refresh {
+            self.last_seen = super::tick(now_ns);
+        }
+    }
+
+    /// Packets of one direction, modulo 2^40: at a million a second that is twelve days.
+    pub fn packets(&self, direction: Direction) -> u64 {
+        let at = direction as usize;
+        u64::from(self.packets_low[at]) | u64::from(self.packets_high[at]) << 32
+    }
+
+    /// Bytes of the frames of one direction, without FCS.
+    pub fn bytes(&self, direction: Direction) -> u64 {
+        self.bytes[direction as usize]
+    }
+
+    /// Nanoseconds since the flow was opened, to a tick, modulo 2.28 years.
+    pub fn age_ns(&self, now_ns: u64) -> u64 {
+        u64::from(super::tick(now_ns).wrapping_sub(self.created)) << TICK_SHIFT
+    }
+
+    /// Nanoseconds since a packet last kept the flow alive, to a tick.
+    pub fn silent_ns(&self, now_ns: u64) -> u64 {
+        u64::from(self.silent_ticks(super::tick(now_ns))) << TICK_SHIFT
+    }
+
+    #[inline]
+    pub(super) fn silent_ticks(&self, now: u32) -> u32 {
+        // A packet may carry a time before that of its predecessor: that is no year of silence.
+        (now.wrapping_sub(self.last_seen) as i32).max(0) as u32
+    }
+
+    /// The hash of the host that opened the flow: its address in its VLAN.
+    pub(super) fn source_hash(&self, hasher: &RandomState) -> u64 {
+        let key = self.key();
+        let tags = key.tags();
+        let mut state = hasher.build_hasher();
+        state.write_u128(key.address(self.initiator()));
+        let scope = u64::from(key.group()) | u64::from(tags.outer) << 16;
+        state.write_u64(scope | u64::from(tags.inner) << 32);
+        state.finish()
+    }
+}

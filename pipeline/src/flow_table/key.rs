@@ -1,0 +1,195 @@
+//! The key of a flow.
+
+use std::hash::{BuildHasher, Hasher};
+
+use ahash::RandomState;
+use bulkhead_rules::headers::{Headers, VlanTags, WireId, protocol};
+
+use crate::conntrack::icmp_query;
+use crate::parse::{Kind, Parsed};
+
+/// One of the two endpoints of a key: the one that orders first by address and port, or the other.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(u8)]
+pub enum End {
+    /// The endpoint that orders first.
+    Low = 0,
+    /// The other.
+    High = 1,
+}
+
+impl End {
+    /// The other end.
+    pub fn opposite(self) -> Self {
+        match self {
+            Self::Low => Self::High,
+            Self::High => Self::Low,
+        }
+    }
+
+    #[inline]
+    fn high_if(condition: bool) -> Self {
+        if condition { Self::High } else { Self::Low }
+    }
+}
+
+/// What tells one flow from another; equal for both directions. See the module's description.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct FlowKey {
+    /// Address of the low end (low half, high half) and of the high end; then, from the low bits,
+    /// low port, high port, outer and inner VLAN.
+    pub(super) words: [u64; 5],
+    /// From the low bits: group (16), EtherType (16), protocol (8), one (8); the upper 16 are zero.
+    pub(super) tail: u64,
+}
+
+/// The bits of [`FlowKey::tail`]; an entry keeps its wire in the others.
+pub(super) const TAIL_MASK: u64 = (1 << 48) - 1;
+/// Set in every key, so that a vacant entry equals none.
+const LIVE: u64 = 1 << 40;
+
+impl FlowKey {
+    /// The key of a packet's flow and the end that sent the packet. `group` is the redundancy group
+    /// of its wire.
+    #[inline]
+    pub fn of(parsed: &Parsed, group: u16) -> (Self, End) {
+        let headers = &parsed.headers;
+        if parsed.kind == Kind::IcmpQuery {
+            return Self::of_query(headers, parsed.flow_ports.0, group);
+        }
+        let (src, dst) = if headers.is_ip() {
+            (headers.src, headers.dst)
+        } else {
+            (mac_bits(headers.src_mac.0), mac_bits(headers.dst_mac.0))
+        };
+        Self::ordered(headers, (src, dst), parsed.flow_ports, headers.tags, group)
+    }
+
+    /// The key of the flow that an ICMP error quotes, from what [`crate::parse::parse_quoted`]
+    /// returns, and the end that sent the quoted packet. `tags` and `group` are those of the frame
+    /// that carries the error.
+    pub fn of_quoted(
+        quoted: &Headers,
+        flow_ports: (u16, u16),
+        group: u16,
+        tags: VlanTags,
+    ) -> (Self, End) {
+        let headers = Headers { tags, ..*quoted };
+        let icmp_type = (headers.dst_port >> 8) as u8;
+        if is_icmp(&headers) && is_query(headers.protocol, icmp_type) {
+            return Self::of_query(&headers, flow_ports.0, group);
+        }
+        Self::ordered(&headers, (headers.src, headers.dst), flow_ports, tags, group)
+    }
+
+    /// An ICMP query has one identifier, so the other port tells the request's type and who asks.
+    fn of_query(headers: &Headers, identifier: u16, group: u16) -> (Self, End) {
+        let icmp_type = (headers.dst_port >> 8) as u8;
+        let (request, is_request) = icmp_query(headers.protocol, icmp_type);
+        let sender = End::high_if(headers.src > headers.dst);
+        let asker = if is_request { sender } else { sender.opposite() };
+        let asks = u16::from(request) << 8 | asker as u16;
+        let (low, high) = (headers.src.min(headers.dst), headers.src.max(headers.dst));
+        (Self::packed(headers, low, high, (identifier, asks), headers.tags, group), sender)
+    }
+
+    #[inline]
+    fn ordered(
+        headers: &Headers,
+        (src, dst): (u128, u128),
+        (src_port, dst_port): (u16, u16),
+        tags: VlanTags,
+        group: u16,
+    ) -> (Self, End) {
+        let swap = src > dst || (src == dst && src_port > dst_port);
+        let (low, high) = if swap { (dst, src) } else { (src, dst) };
+        let ports = if swap { (dst_port, src_port) } else { (src_port, dst_port) };
+        (Self::packed(headers, low, high, ports, tags, group), End::high_if(swap))
+    }
+
+    #[inline]
+    fn packed(
+        headers: &Headers,
+        low: u128,
+        high: u128,
+        (low_port, high_port): (u16, u16),
+        tags: VlanTags,
+        group: u16,
+    ) -> Self {
+        let ports_and_tags = u64::from(low_port)
+            | u64::from(high_port) << 16
+            | u64::from(tags.outer) << 32
+            | u64::from(tags.inner) << 48;
+        let tail = u64::from(group)
+            | u64::from(headers.ether_type) << 16
+            | u64::from(headers.protocol) << 32
+            | LIVE;
+        let words =
+            [low as u64, (low >> 64) as u64, high as u64, (high >> 64) as u64, ports_and_tags];
+        Self { words, tail }
+    }
+
+    #[inline]
+    pub(super) fn hash_with(&self, hasher: &RandomState) -> u64 {
+        let [a, b, c, d, e] = self.words;
+        let mut state = hasher.build_hasher();
+        state.write_u128(u128::from(a) | u128::from(b) << 64);
+        state.write_u128(u128::from(c) | u128::from(d) << 64);
+        state.write_u128(u128::from(e) | u128::from(self.tail) << 64);
+        state.finish()
+    }
+
+    /// Address of an end: of IP, or the 48 bits of a MAC address.
+    pub(super) fn address(&self, end: End) -> u128 {
+        let at = 2 * end as usize;
+        u128::from(self.words[at]) | u128::from(self.words[at + 1]) << 64
+    }
+
+    /// What follows from the key about the packets that `initiator` sends, but for MAC addresses,
+    /// wire, and the type and code of an ICMP query, which `icmp` gives.
+    pub(super) fn headers(&self, initiator: End, icmp: u16) -> Headers {
+        let ports = [self.words[4] as u16, (self.words[4] >> 16) as u16];
+        let mut headers = Headers {
+            ether_type: (self.tail >> 16) as u16,
+            protocol: (self.tail >> 32) as u8,
+            tags: self.tags(),
+            wire: WireId::default(),
+            ..Headers::default()
+        };
+        if headers.is_ip() {
+            headers.src = self.address(initiator);
+            headers.dst = self.address(initiator.opposite());
+            if is_icmp(&headers) {
+                headers.dst_port = icmp;
+            } else {
+                headers.src_port = ports[initiator as usize];
+                headers.dst_port = ports[initiator.opposite() as usize];
+            }
+        }
+        headers
+    }
+
+    pub(super) fn tags(&self) -> VlanTags {
+        VlanTags { outer: (self.words[4] >> 32) as u16, inner: (self.words[4] >> 48) as u16 }
+    }
+
+    pub(super) fn group(&self) -> u16 {
+        self.tail as u16
+    }
+}
+
+fn is_icmp(headers: &Headers) -> bool {
+    headers.is_ip() && matches!(headers.protocol, protocol::ICMP | protocol::ICMPV6)
+}
+
+/// Whether the type belongs to a request and reply pair.
+fn is_query(ip_protocol: u8, icmp_type: u8) -> bool {
+    let requests: &[u8] =
+        if ip_protocol == protocol::ICMP { &[8, 13, 15, 17, 42] } else { &[128, 139, 160] };
+    requests.contains(&icmp_query(ip_protocol, icmp_type).0)
+}
+
+fn mac_bits(mac: [u8; 6]) -> u128 {
+    let [a, b, c, d, e, f] = mac;
+    u128::from(u64::from_be_bytes([0, 0, a, b, c, d, e, f]))
+}
