@@ -23,5 +23,6 @@ pub mod observe;
 pub mod parse;
 pub mod port;
 pub mod prefetch;
+pub mod reject;
 pub mod snapshot;
 pub mod verdict;
