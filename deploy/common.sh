@@ -1,0 +1,168 @@
+# What deploy/quickstart.sh, tests/run.sh and .ci/run share: messages, packages, the Rust toolchain
+# and huge pages. To be sourced by bash; changes nothing when sourced.
+# shellcheck shell=bash
+
+# Rust older than this cannot build the workspace (rust-version in Cargo.toml).
+RUST_MINOR_NEEDED=85
+
+# shellcheck disable=SC2034  # the scripts that source this use them
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ]; then
+    BOLD=$'\e[1m' RED=$'\e[31m' GREEN=$'\e[32m' YELLOW=$'\e[33m' BLUE=$'\e[36m' PLAIN=$'\e[0m'
+else
+    BOLD='' RED='' GREEN='' YELLOW='' BLUE='' PLAIN=''
+fi
+
+say() { printf '%s\n' "$*"; }
+head_line() { printf '\n%s== %s%s\n' "$BOLD$BLUE" "$*" "$PLAIN"; }
+warn() { printf '%s%s%s\n' "$YELLOW" "$*" "$PLAIN" >&2; }
+die() {
+    printf '%serror: %s%s\n' "$RED" "$*" "$PLAIN" >&2
+    exit 1
+}
+
+is_root() { [ "$(id -u)" -eq 0 ]; }
+
+# missing_packages NAME...: prints those that are not installed, one a line.
+missing_packages() {
+    local name
+    for name in "$@"; do
+        [ "$(dpkg-query -W -f '${db:Status-Status}' "$name" 2>/dev/null)" = installed ] ||
+            printf '%s\n' "$name"
+    done
+}
+
+# install_packages NAME...: installs what is missing, saying so. Returns 1 where that is not
+# possible, after having said why and what to type.
+install_packages() {
+    local missing
+    if ! command -v dpkg-query >/dev/null || ! command -v apt-get >/dev/null; then
+        warn "This is not a Debian-like system: the packages are not looked for. Needed are the"
+        warn "equivalents of: $*"
+        return 1
+    fi
+    mapfile -t missing < <(missing_packages "$@")
+    [ "${#missing[@]}" -gt 0 ] || return 0
+    if ! is_root; then
+        warn "Packages are missing, and installing them needs root. Type:"
+        warn "    sudo apt-get install --no-install-recommends ${missing[*]}"
+        return 1
+    fi
+    say "Installing what is missing: ${missing[*]}"
+    # No daemon that a package brings (Prometheus) may start on this machine only because a test
+    # wants its programs.
+    local deny=/usr/sbin/policy-rc.d made_deny=''
+    if [ ! -e "$deny" ]; then
+        printf '#!/bin/sh\nexit 101\n' >"$deny" && chmod 755 "$deny" && made_deny=1
+    fi
+    local status=0 log
+    log=$(mktemp)
+    if ! { apt-get -q update && DEBIAN_FRONTEND=noninteractive apt-get -q -y install \
+        --no-install-recommends "${missing[@]}"; } >"$log" 2>&1 </dev/null; then
+        tail -n 20 "$log" >&2
+        warn "apt-get could not install: ${missing[*]}"
+        status=1
+    fi
+    rm -f "$log"
+    [ -z "$made_deny" ] || rm -f "$deny"
+    return "$status"
+}
+
+# find_cargo: puts cargo on the PATH, also under sudo, where the caller's own PATH is lost, and
+# checks its age.
+find_cargo() {
+    local home='' minor
+    if ! command -v cargo >/dev/null; then
+        [ -z "${SUDO_USER:-}" ] || home=$(getent passwd "$SUDO_USER" | cut -d: -f6)
+        for home in "$home" "${HOME:-/root}"; do
+            if [ -n "$home" ] && [ -x "$home/.cargo/bin/cargo" ]; then
+                PATH="$home/.cargo/bin:$PATH"
+                break
+            fi
+        done
+    fi
+    command -v cargo >/dev/null ||
+        die "cargo was not found. Install Rust from https://rustup.rs (1.$RUST_MINOR_NEEDED or newer), then run this again."
+    minor=$(run_cargo --version | sed -n 's/^cargo 1\.\([0-9]*\).*/\1/p')
+    [ -n "$minor" ] || die "cargo does not run: $(run_cargo --version 2>&1 | tail -n 1)"
+    [ "$minor" -ge "$RUST_MINOR_NEEDED" ] ||
+        die "Rust 1.$minor is too old: 1.$RUST_MINOR_NEEDED or newer is needed. Type: rustup update stable"
+}
+
+# run_cargo ARGS...: cargo, as the user who called sudo where that user owns the toolchain, so that
+# neither target/ nor ~/.cargo ends up with files of root.
+run_cargo() {
+    local cargo
+    cargo=$(command -v cargo)
+    if is_root && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] &&
+        [ "${cargo#"$(getent passwd "$SUDO_USER" | cut -d: -f6)/"}" != "$cargo" ]; then
+        runuser -u "$SUDO_USER" -- env PATH="$PATH" \
+            HOME="$(getent passwd "$SUDO_USER" | cut -d: -f6)" "$cargo" "$@"
+    else
+        "$cargo" "$@"
+    fi
+}
+
+# Huge pages are shared by everything that runs at once: whoever reserves them holds a shared lock
+# on HUGE_LOCK, the first one notes how many there were, the last one puts that number back.
+HUGE_PAGES=/proc/sys/vm/nr_hugepages
+HUGE_LOCK=/run/lock/bulkhead-hugepages.lock
+HUGE_BEFORE=/run/lock/bulkhead-hugepages.before
+HUGE_MOUNT=''
+
+# reserve_huge_pages COUNT: sees to at least COUNT free huge pages of 2 MB where that is permitted.
+# Returns 1 and says why where it is not.
+reserve_huge_pages() {
+    local wanted=$1 total free
+    if [ ! -w "$HUGE_PAGES" ]; then
+        warn "Huge pages cannot be reserved here ($HUGE_PAGES is not writable)."
+        return 1
+    fi
+    mkdir -p "${HUGE_LOCK%/*}"
+    exec 8>"$HUGE_LOCK"
+    # A number that is still noted was left behind by a run that was killed: it is the true one.
+    if flock -n -x 8 && [ ! -s "$HUGE_BEFORE" ]; then cat "$HUGE_PAGES" >"$HUGE_BEFORE"; fi
+    flock -s 8
+    total=$(cat "$HUGE_PAGES")
+    free=$(awk '/^HugePages_Free/ {print $2}' /proc/meminfo)
+    if [ "$free" -lt "$wanted" ]; then
+        echo $((total + wanted - free)) 2>/dev/null >"$HUGE_PAGES"
+        free=$(awk '/^HugePages_Free/ {print $2}' /proc/meminfo)
+    fi
+    if [ "$free" -lt "$wanted" ]; then
+        warn "Only $free of $wanted huge pages could be had: memory is short, fragmented, or this is a container."
+        return 1
+    fi
+    if ! grep -q ' hugetlbfs ' /proc/mounts; then
+        mkdir -p /dev/hugepages && mount -t hugetlbfs hugetlbfs /dev/hugepages 2>/dev/null &&
+            HUGE_MOUNT=/dev/hugepages
+    fi
+    return 0
+}
+
+# release_huge_pages: the opposite; nothing changes while somebody else still needs them.
+release_huge_pages() {
+    { true >&8; } 2>/dev/null || return 0
+    if flock -n -x 8 && [ -s "$HUGE_BEFORE" ]; then
+        [ -z "$HUGE_MOUNT" ] || umount "$HUGE_MOUNT" 2>/dev/null
+        cat "$HUGE_BEFORE" >"$HUGE_PAGES" && rm -f "$HUGE_BEFORE"
+    fi
+    exec 8>&-
+}
+
+# why_no_namespaces: prints why network namespaces, veth pairs or packet sockets cannot be used
+# here, or nothing where they can.
+why_no_namespaces() {
+    local probe=bh-probe-$$ why=''
+    if ! is_root; then
+        printf 'not root\n'
+        return
+    fi
+    if ! why=$(ip netns add "$probe" 2>&1); then
+        printf 'network namespaces are not permitted here (%s)\n' "${why%%$'\n'*}"
+        return
+    fi
+    if ! why=$(ip -n "$probe" link add probe0 type veth peer name probe1 2>&1); then
+        printf 'veth pairs are not permitted here (%s)\n' "${why%%$'\n'*}"
+    fi
+    ip netns del "$probe" 2>/dev/null
+}

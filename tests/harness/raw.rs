@@ -1,0 +1,149 @@
+//! Frames straight to and from an interface: AF_PACKET sockets, on which the kernel's own stack
+//! neither adds nor takes anything.
+
+// Packet sockets have no safe interface in the standard library or in `socket2`.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::time::{Duration, Instant};
+
+use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
+
+use crate::rig::{HOST_INTERFACE, Host};
+
+/// The longest frame that is captured.
+const MAX_FRAME: usize = 65_536;
+
+/// A socket that sends and captures whole frames on a host's interface.
+#[derive(Debug)]
+pub struct RawPort {
+    socket: Socket,
+}
+
+impl RawPort {
+    /// Opens the host's interface. Frames that arrive from now on are kept until they are taken.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn open(host: &Host) -> Self {
+        let opened = host.namespace.inside(|| Self::try_open(HOST_INTERFACE));
+        opened.unwrap_or_else(|e| panic!("packet socket of {}: {e}", host.namespace.name()))
+    }
+
+    fn try_open(interface: &str) -> io::Result<Self> {
+        let every = (libc::ETH_P_ALL as u16).to_be();
+        // Bound before it receives anything, so that no frame of another interface slips in.
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
+        for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
+            let on: libc::c_int = 1;
+            // SAFETY: the descriptor is open, and the kernel reads the `size_of` bytes of `on`.
+            let outcome = unsafe {
+                libc::setsockopt(
+                    socket.as_raw_fd(),
+                    libc::SOL_PACKET,
+                    option,
+                    (&raw const on).cast(),
+                    size_of_val(&on) as libc::socklen_t,
+                )
+            };
+            if outcome != 0 {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        let _ = socket.set_recv_buffer_size(64 << 20);
+        let index = nix::net::if_::if_nametoindex(interface)?;
+        let mut storage = SockAddrStorage::zeroed();
+        // SAFETY: `sockaddr_ll` is one of the socket address types that fit the storage.
+        let address = unsafe { storage.view_as::<libc::sockaddr_ll>() };
+        address.sll_family = libc::AF_PACKET as u16;
+        address.sll_protocol = every;
+        address.sll_ifindex = index as i32;
+        // SAFETY: the storage holds a whole `sockaddr_ll`.
+        let address =
+            unsafe { SockAddr::new(storage, size_of::<libc::sockaddr_ll>() as libc::socklen_t) };
+        socket.bind(&address)?;
+        Ok(Self { socket })
+    }
+
+    /// Sends one frame as it is.
+    ///
+    /// # Panics
+    ///
+    /// When the interface does not take it.
+    pub fn send(&self, frame: &[u8]) {
+        self.try_send(frame).unwrap_or_else(|e| panic!("a frame of {} bytes: {e}", frame.len()));
+    }
+
+    /// Sends one frame as it is, unless the interface cannot take it.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says: no buffer, no carrier.
+    pub fn try_send(&self, frame: &[u8]) -> io::Result<()> {
+        self.socket.send(frame).map(drop)
+    }
+
+    /// The next frame that arrives within `limit`, VLAN tags where they were on the cable.
+    pub fn receive(&self, limit: Duration) -> Option<Vec<u8>> {
+        let limit = limit.max(Duration::from_millis(1));
+        self.socket.set_read_timeout(Some(limit)).ok()?;
+        let mut frame = vec![0u8; MAX_FRAME];
+        let mut control = [0u64; 16];
+        let mut part = libc::iovec { iov_base: frame.as_mut_ptr().cast(), iov_len: frame.len() };
+        // SAFETY: `msghdr` is plain data, for which zero bytes are a valid value.
+        let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+        message.msg_iov = &raw mut part;
+        message.msg_iovlen = 1;
+        message.msg_control = control.as_mut_ptr().cast();
+        message.msg_controllen = size_of_val(&control);
+        // SAFETY: the descriptor is open; the message's pointers are to `frame` and `control`,
+        // which live longer than the call, with their true lengths.
+        let length = unsafe { libc::recvmsg(self.socket.as_raw_fd(), &raw mut message, 0) };
+        frame.truncate(usize::try_from(length).ok()?);
+        if let Some((tpid, tci)) = stripped_tag(&message) {
+            let tag = [tpid.to_be_bytes(), tci.to_be_bytes()].concat();
+            frame.splice(12..12, tag);
+        }
+        Some(frame)
+    }
+
+    /// The first frame within `limit` that `wanted` accepts; the others are forgotten.
+    pub fn receive_where(
+        &self,
+        limit: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> Option<Vec<u8>> {
+        let deadline = Instant::now() + limit;
+        loop {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            if let Some(frame) = self.receive(left).filter(|frame| wanted(frame)) {
+                return Some(frame);
+            }
+        }
+    }
+
+    /// Whether exactly this frame arrives within `limit`.
+    pub fn sees(&self, frame: &[u8], limit: Duration) -> bool {
+        self.receive_where(limit, |seen| seen == frame).is_some()
+    }
+}
+
+/// The outermost tag, which the kernel takes off a frame before a packet socket sees it.
+fn stripped_tag(message: &libc::msghdr) -> Option<(u16, u16)> {
+    // SAFETY: the kernel filled `message` in; its control pointer and length are those of a live
+    // buffer, and CMSG_FIRSTHDR returns null where it holds no whole header.
+    let header = unsafe { libc::CMSG_FIRSTHDR(message).as_ref() }?;
+    if header.cmsg_level != libc::SOL_PACKET || header.cmsg_type != libc::PACKET_AUXDATA {
+        return None;
+    }
+    // SAFETY: a control message of this type carries a `tpacket_auxdata`; it may be unaligned.
+    let data: libc::tpacket_auxdata =
+        unsafe { std::ptr::read_unaligned(libc::CMSG_DATA(header).cast()) };
+    if data.tp_status & libc::TP_STATUS_VLAN_VALID == 0 {
+        return None;
+    }
+    let tpid_known = data.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
+    Some((if tpid_known { data.tp_vlan_tpid } else { 0x8100 }, data.tp_vlan_tci))
+}
