@@ -4,21 +4,25 @@
 //!
 //! 1. [`port`]: where bursts of frames come from and go to.
 //! 2. [`worker`]: the table of contents of the packet path; every stage below is called from it.
-//! 3. [`parse`]: bytes to the fields that the later stages need.
-//! 4. [`fragment`]: later fragments follow their first one.
-//! 5. [`flow_table`] and [`conntrack`]: the packet's flow and the state of its connection.
-//! 6. [`snapshot`]: the policy that judges the packets without a flow, and how it is replaced.
-//! 7. [`verdict`]: what becomes of a packet, and every reason for a drop.
-//! 8. [`reject`]: the answers that the gateway originates.
-//! 9. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
+//! 3. [`burst`] and [`parse`]: bytes to the fields that the later stages need, column by column.
+//! 4. [`judge`]: the stages that turn those into verdicts, over
+//!    [`flow_table`] and [`conntrack`] (the packet's flow and the state of its connection),
+//!    [`fragment`] (later fragments follow their first one) and
+//!    [`snapshot`] (the policy that judges packets without a flow, and how it is replaced).
+//! 5. [`verdict`]: what becomes of a packet, and every reason for a drop.
+//! 6. [`reject`]: the answers that the gateway originates.
+//! 7. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
+pub mod burst;
 pub mod checksum;
 pub mod conntrack;
 pub mod counters;
 pub mod flow_table;
+pub mod fragment;
 pub mod frames;
+pub mod judge;
 pub mod observe;
 pub mod parse;
 pub mod port;
@@ -26,3 +30,4 @@ pub mod prefetch;
 pub mod reject;
 pub mod snapshot;
 pub mod verdict;
+pub mod worker;

@@ -1,0 +1,60 @@
+//! What the stages know of the frames of one burst, column by column.
+
+use bulkhead_rules::headers::WireId;
+use bulkhead_rules::policy::RuleId;
+
+use crate::parse::{Parsed, parse};
+use crate::port::{Burst, Frame, MAX_BURST};
+use crate::verdict::Verdict;
+
+/// One place for each frame of a burst, in the order of arrival. Allocated once for each worker.
+#[derive(Debug)]
+pub struct Columns {
+    /// What the parser learnt; meaningless where the verdict is a drop of the parser's.
+    pub parsed: [Parsed; MAX_BURST],
+    /// The frame's length in bytes.
+    pub len: [u16; MAX_BURST],
+    /// What becomes of the frame.
+    pub verdict: [Verdict; MAX_BURST],
+    /// The rule that opened or forbade a flow with this frame; none for a frame that rides a flow.
+    pub decided_by: [Option<RuleId>; MAX_BURST],
+    /// How many places are in use.
+    pub count: usize,
+}
+
+impl Default for Columns {
+    fn default() -> Self {
+        Self {
+            parsed: [Parsed::default(); MAX_BURST],
+            len: [0; MAX_BURST],
+            verdict: [Verdict::UNDECIDED; MAX_BURST],
+            decided_by: [None; MAX_BURST],
+            count: 0,
+        }
+    }
+}
+
+impl Columns {
+    /// Parses a burst that came on `wire`. Afterwards a verdict is [`Verdict::UNDECIDED`] where the
+    /// frame parsed, and the parser's drop reason where it did not.
+    pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId) {
+        self.count = burst.len();
+        for (place, frame) in burst.iter().enumerate() {
+            let bytes = frame.bytes();
+            self.len[place] = bytes.len() as u16;
+            self.decided_by[place] = None;
+            self.verdict[place] = match parse(bytes, wire) {
+                Ok(parsed) => {
+                    self.parsed[place] = parsed;
+                    Verdict::UNDECIDED
+                }
+                Err(reason) => Verdict::Drop(reason),
+            };
+        }
+    }
+
+    /// Whether the frame in this place parsed and waits for a verdict.
+    pub fn is_undecided(&self, place: usize) -> bool {
+        self.verdict[place] == Verdict::UNDECIDED
+    }
+}

@@ -1,0 +1,532 @@
+//! From parsed frames to verdicts: flow lookup, classification of the misses, connection state.
+//!
+//! Three stages over a burst. [`Judge::look_up`] finds every frame's flow, prefetching over the
+//! burst. [`Judge::classify`] asks the classifier, as one batch, about the frames that belong to no
+//! known flow and about flows that an older epoch judged. [`Judge::decide`] then goes through the
+//! frames in their order, because a frame can change what a later one of the same burst meets.
+
+use bulkhead_rules::classifier::{MAX_BATCH, Scratch};
+use bulkhead_rules::headers::{Headers, PolicyTime};
+use bulkhead_rules::policy::{Action, RuleId};
+
+use crate::burst::Columns;
+use crate::conntrack::{Connection, Direction, Outcome};
+use crate::counters::WorkerCounters;
+use crate::flow_table::{End, FlowHash, FlowIndex, FlowKey, FlowTable, NewFlow};
+use crate::fragment::{Disposition, FragmentKey, FragmentTable};
+use crate::parse::{Kind, Parsed, parse_quoted};
+use crate::port::{Burst, Frame, MAX_BURST};
+use crate::snapshot::{Mode, Snapshot, WirePolicy};
+use crate::verdict::{DropReason, Verdict};
+use crate::worker::WorkerConfig;
+
+const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
+
+/// Flow table entries that are examined for their timeout after each loop.
+const AGED_PER_LOOP: usize = 64;
+
+/// Under what a burst is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment<'a> {
+    snapshot: &'a Snapshot,
+    at: PolicyTime,
+    epoch: u32,
+    now_ns: u64,
+    group: u16,
+    /// Whether TCP connections may be taken up in their middle.
+    adopts: bool,
+}
+
+impl<'a> Moment<'a> {
+    /// The moment `now_ns` of the worker's clock, which is `at`, on a wire.
+    pub fn new(
+        snapshot: &'a Snapshot,
+        at: PolicyTime,
+        now_ns: u64,
+        wire: WirePolicy,
+        group: u16,
+    ) -> Self {
+        // An observing wire adopts always: a lockdown brings its own grace time, and until then a
+        // session that was there before the gateway is no denial to report.
+        let adopts = wire.mode == Mode::Observe || now_ns < wire.grace_until_ns;
+        Self { snapshot, at, epoch: snapshot.epoch_at(at), now_ns, group, adopts }
+    }
+
+    fn permits(&self, rule: RuleId) -> bool {
+        self.snapshot.content.classifier.action(rule) == Action::Allow
+    }
+
+    fn is_mac_sensitive(&self, rule: RuleId) -> bool {
+        self.snapshot.content.classifier.is_mac_sensitive(rule)
+    }
+
+    /// The verdict where `rule` forbids: `silent` unless the sender is to be answered.
+    fn forbidden(&self, rule: RuleId, silent: DropReason) -> Verdict {
+        match self.snapshot.content.classifier.action(rule) {
+            Action::Reject => Verdict::Reject,
+            Action::Allow | Action::Deny => Verdict::Drop(silent),
+        }
+    }
+}
+
+/// What the classifier said about a frame ahead of its turn.
+#[derive(Clone, Copy, Debug)]
+enum Answer {
+    /// Nothing was asked.
+    None,
+    /// The rule for the frame's own headers.
+    Frame(RuleId),
+    /// The rule for the headers that opened the frame's flow.
+    Initiator(RuleId),
+}
+
+/// The tables and the working memory of one worker.
+pub struct Judge {
+    flows: FlowTable,
+    fragments: FragmentTable,
+    scratch: Scratch,
+    keys: [FlowKey; MAX_BURST],
+    hashes: [FlowHash; MAX_BURST],
+    senders: [End; MAX_BURST],
+    found: [Option<FlowIndex>; MAX_BURST],
+    answers: [Answer; MAX_BURST],
+    batch: Batch,
+    /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
+    /// elsewhere.
+    is_moved: bool,
+    revoked: u64,
+    adopted: u64,
+    reclassified: u64,
+}
+
+/// What is asked of the classifier at once.
+struct Batch {
+    headers: [Headers; MAX_BURST],
+    rules: [RuleId; MAX_BURST],
+    places: [u8; MAX_BURST],
+    len: usize,
+}
+
+impl std::fmt::Debug for Judge {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Judge").field("flows", &self.flows.len()).finish_non_exhaustive()
+    }
+}
+
+impl Judge {
+    /// Allocates all that the worker will ever need.
+    pub fn new(config: &WorkerConfig) -> Self {
+        let (vacant, sender) = FlowKey::of(&Parsed::default(), 0);
+        Self {
+            flows: FlowTable::new(&config.flows),
+            fragments: FragmentTable::new(&config.fragments),
+            scratch: Scratch::default(),
+            keys: [vacant; MAX_BURST],
+            hashes: [FlowHash::default(); MAX_BURST],
+            senders: [sender; MAX_BURST],
+            found: [None; MAX_BURST],
+            answers: [Answer::None; MAX_BURST],
+            batch: Batch {
+                headers: [Headers::default(); MAX_BURST],
+                rules: [RuleId::DEFAULT; MAX_BURST],
+                places: [0; MAX_BURST],
+                len: 0,
+            },
+            is_moved: false,
+            revoked: 0,
+            adopted: 0,
+            reclassified: 0,
+        }
+    }
+
+    /// Flows that the table has room for.
+    pub fn flow_capacity(&self) -> usize {
+        self.flows.capacity()
+    }
+
+    /// Finds the flow of every frame that has one.
+    pub fn look_up(&mut self, columns: &Columns, moment: &Moment<'_>) {
+        for place in 0..columns.count {
+            if !rides_flows(columns, place) {
+                continue;
+            }
+            let (key, sender) = FlowKey::of(&columns.parsed[place], moment.group);
+            let hash = self.flows.hash(&key);
+            self.flows.prefetch(hash);
+            (self.keys[place], self.hashes[place], self.senders[place]) = (key, hash, sender);
+        }
+        for place in 0..columns.count {
+            if rides_flows(columns, place) {
+                self.flows.prefetch_entry(self.hashes[place]);
+            }
+        }
+        for place in 0..columns.count {
+            if rides_flows(columns, place) {
+                self.found[place] = self.find(place, moment);
+            }
+        }
+        self.is_moved = false;
+    }
+
+    /// Asks the classifier, in one batch, what will be needed to decide.
+    pub fn classify(&mut self, columns: &Columns, moment: &Moment<'_>) {
+        self.batch.len = 0;
+        for place in 0..columns.count {
+            self.answers[place] = Answer::None;
+            if !rides_flows(columns, place) {
+                continue;
+            }
+            let parsed = &columns.parsed[place];
+            match self.found[place] {
+                Some(index) => {
+                    let entry = self.flows.entry(index);
+                    if entry.epoch() != moment.epoch {
+                        self.answers[place] = Answer::Initiator(RuleId::DEFAULT);
+                        self.batch.push(place, entry.initiator_headers());
+                    }
+                }
+                None if moment.adopts || Connection::of_first(parsed, None).is_ok() => {
+                    self.answers[place] = Answer::Frame(RuleId::DEFAULT);
+                    self.batch.push(place, parsed.headers);
+                }
+                None => {}
+            }
+        }
+        let Batch { headers, rules, places, len } = &mut self.batch;
+        if *len == 0 {
+            return;
+        }
+        let classifier = &moment.snapshot.content.classifier;
+        classifier.classify(&headers[..*len], moment.at, &mut self.scratch, &mut rules[..*len]);
+        for (place, answered) in places[..*len].iter().zip(rules.iter()) {
+            match &mut self.answers[usize::from(*place)] {
+                Answer::Frame(rule) | Answer::Initiator(rule) => *rule = *answered,
+                Answer::None => {}
+            }
+        }
+    }
+
+    /// Decides every frame, in order.
+    pub fn decide<F: Frame>(
+        &mut self,
+        columns: &mut Columns,
+        frames: &Burst<F>,
+        moment: &Moment<'_>,
+    ) {
+        for (place, frame) in frames.iter().enumerate() {
+            if !columns.is_undecided(place) {
+                continue;
+            }
+            let parsed = columns.parsed[place];
+            let len = usize::from(columns.len[place]);
+            let (verdict, rule) = match parsed.kind {
+                Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => {
+                    (Verdict::Forward, None)
+                }
+                Kind::LaterFragment => (self.later_fragment(&parsed, moment), None),
+                Kind::IcmpError => self.icmp_error(frame.bytes(), &parsed, moment),
+                Kind::Tcp | Kind::IcmpQuery | Kind::Other => self.flow(place, &parsed, len, moment),
+            };
+            columns.verdict[place] = self.first_fragment(&parsed, verdict, moment);
+            columns.decided_by[place] = rule;
+        }
+    }
+
+    /// Ends flows and fragments that were silent for too long, a few at a time.
+    pub fn age(&mut self, now_ns: u64) {
+        self.flows.age(now_ns, AGED_PER_LOOP);
+    }
+
+    /// Writes what the tables count to where others can read it.
+    pub fn publish(&self, counters: &WorkerCounters) {
+        let table = &self.flows.counters;
+        counters.flows.set(self.flows.len() as u64);
+        counters.flow_inserts.set(table.inserted);
+        counters.flow_expired.set(table.expired.iter().sum());
+        counters.flow_evicted.set(table.evicted.iter().sum());
+        counters.flow_refused.set(table.refused_full + table.refused_source);
+        counters.flow_revoked.set(self.revoked);
+        counters.flow_adopted.set(self.adopted);
+        counters.flow_reclassified.set(self.reclassified);
+    }
+
+    fn find(&mut self, place: usize, moment: &Moment<'_>) -> Option<FlowIndex> {
+        self.flows.find(self.hashes[place], &self.keys[place], moment.now_ns)
+    }
+
+    fn classify_one(&mut self, headers: &Headers, moment: &Moment<'_>) -> RuleId {
+        let mut rule = [RuleId::DEFAULT];
+        let classifier = &moment.snapshot.content.classifier;
+        classifier.classify(std::slice::from_ref(headers), moment.at, &mut self.scratch, &mut rule);
+        rule[0]
+    }
+
+    /// A packet that rides a flow, or opens one.
+    fn flow(
+        &mut self,
+        place: usize,
+        parsed: &Parsed,
+        len: usize,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        if self.is_moved {
+            self.found[place] = self.find(place, moment);
+        }
+        let Some(index) = self.found[place] else {
+            return self.open(place, parsed, len, moment);
+        };
+        let answer = match self.answers[place] {
+            Answer::Initiator(rule) => Some(rule),
+            _ => None,
+        };
+        if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
+            return (verdict, Some(rule));
+        }
+        let sender = self.senders[place];
+        if let Err((verdict, rule)) = self.check_macs(index, sender, &parsed.headers, moment) {
+            return (verdict, Some(rule));
+        }
+        let entry = self.flows.entry_mut(index);
+        let direction = entry.direction(sender);
+        let outcome = if parsed.kind == Kind::Tcp {
+            if parsed.fragment.is_some() {
+                entry.connection_mut().set_liberal();
+            }
+            entry.connection_mut().update(direction, &parsed.tcp)
+        } else {
+            entry.connection_mut().note(direction);
+            Ok(Outcome::InState)
+        };
+        match outcome {
+            Ok(Outcome::Reopen) => {
+                self.flows.remove(index);
+                self.is_moved = true;
+                self.open(place, parsed, len, moment)
+            }
+            Ok(outcome) => {
+                entry.count(direction, len, outcome == Outcome::InState, moment.now_ns);
+                (Verdict::Forward, None)
+            }
+            Err(reason) => (Verdict::Drop(reason), None),
+        }
+    }
+
+    /// A packet without a flow: it opens one, if it can and may.
+    fn open(
+        &mut self,
+        place: usize,
+        parsed: &Parsed,
+        len: usize,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let first = Connection::of_first(parsed, None);
+        if let Err(reason) = first
+            && !(reason == DropReason::TcpNoFlow && moment.adopts)
+        {
+            return (Verdict::Drop(reason), None);
+        }
+        let headers = parsed.headers;
+        let rule = match self.answers[place] {
+            Answer::Frame(rule) => rule,
+            _ => self.classify_one(&headers, moment),
+        };
+        let sender = self.senders[place];
+        if let Ok(connection) = first {
+            if !moment.permits(rule) {
+                return (moment.forbidden(rule, DropReason::Policy), Some(rule));
+            }
+            let opening =
+                Opening { rule, headers, initiator: sender, connection, direction: FROM_INITIATOR };
+            return self.insert(place, opening, len, moment);
+        }
+        // From the middle of a connection: taken up in the direction that the policy permits.
+        let backward = headers.reversed();
+        let (rule, headers, initiator, direction) = if moment.permits(rule) {
+            (rule, headers, sender, FROM_INITIATOR)
+        } else {
+            let other = self.classify_one(&backward, moment);
+            if !moment.permits(other) {
+                return (moment.forbidden(rule, DropReason::Policy), Some(rule));
+            }
+            (other, backward, sender.opposite(), Direction::FromResponder)
+        };
+        match Connection::of_first(parsed, Some(direction)) {
+            Ok(connection) => {
+                let opening = Opening { rule, headers, initiator, connection, direction };
+                let decided = self.insert(place, opening, len, moment);
+                self.adopted += u64::from(decided.0 == Verdict::Forward);
+                decided
+            }
+            Err(reason) => (Verdict::Drop(reason), None),
+        }
+    }
+
+    fn insert(
+        &mut self,
+        place: usize,
+        opening: Opening,
+        len: usize,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let Opening { rule, headers, initiator, connection, direction } = opening;
+        let new = NewFlow {
+            initiator,
+            headers,
+            rule,
+            epoch: moment.epoch,
+            permitted: true,
+            mac_sensitive: moment.is_mac_sensitive(rule),
+            connection,
+        };
+        let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
+        match inserted {
+            Ok(index) => {
+                self.is_moved = true;
+                self.flows.entry_mut(index).count(direction, len, true, moment.now_ns);
+                (Verdict::Forward, Some(rule))
+            }
+            Err(error) => (Verdict::Drop(error.into()), None),
+        }
+    }
+
+    /// Brings a flow that an older epoch judged up to this one; ends it where it is now forbidden.
+    fn judge_again(
+        &mut self,
+        index: FlowIndex,
+        answer: Option<RuleId>,
+        moment: &Moment<'_>,
+    ) -> Result<(), (Verdict, RuleId)> {
+        if self.flows.entry(index).epoch() == moment.epoch {
+            return Ok(());
+        }
+        let headers = self.flows.entry(index).initiator_headers();
+        let rule = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
+        self.reclassified += 1;
+        if !moment.permits(rule) {
+            self.flows.remove(index);
+            self.is_moved = true;
+            self.revoked += 1;
+            return Err((moment.forbidden(rule, DropReason::Revoked), rule));
+        }
+        let macs = [headers.src_mac, headers.dst_mac];
+        let sensitive = moment.is_mac_sensitive(rule);
+        self.flows.entry_mut(index).judged(rule, moment.epoch, true, sensitive, macs);
+        Ok(())
+    }
+
+    /// A verdict that rests on MAC addresses holds for these only. Others are judged for this packet;
+    /// where they are forbidden the flow of the right ones lives on.
+    fn check_macs(
+        &mut self,
+        index: FlowIndex,
+        sender: End,
+        headers: &Headers,
+        moment: &Moment<'_>,
+    ) -> Result<(), (Verdict, RuleId)> {
+        let entry = self.flows.entry(index);
+        let direction = entry.direction(sender);
+        if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
+            return Ok(());
+        }
+        let macs = match direction {
+            Direction::FromInitiator => [headers.src_mac, headers.dst_mac],
+            Direction::FromResponder => [headers.dst_mac, headers.src_mac],
+        };
+        let opened = Headers { src_mac: macs[0], dst_mac: macs[1], ..entry.initiator_headers() };
+        let rule = self.classify_one(&opened, moment);
+        if !moment.permits(rule) {
+            return Err((moment.forbidden(rule, DropReason::Policy), rule));
+        }
+        let sensitive = moment.is_mac_sensitive(rule);
+        self.flows.entry_mut(index).judged(rule, moment.epoch, true, sensitive, macs);
+        Ok(())
+    }
+
+    /// An ICMP error passes when it is addressed to the sender of a packet of a live flow, which it
+    /// quotes. Its own sender may be any router. It proves nothing and keeps nothing alive.
+    fn icmp_error(
+        &mut self,
+        bytes: &[u8],
+        parsed: &Parsed,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let (quoted, ports) = match parse_quoted(bytes, parsed) {
+            Ok(quoted) => quoted,
+            Err(reason) => return (Verdict::Drop(reason), None),
+        };
+        let outer = &parsed.headers;
+        if quoted.ether_type != outer.ether_type || quoted.src != outer.dst {
+            return (Verdict::Drop(DropReason::IcmpMalformed), None);
+        }
+        let (key, sender) = FlowKey::of_quoted(&quoted, ports, moment.group, outer.tags);
+        let hash = self.flows.hash(&key);
+        let Some(index) = self.flows.find(hash, &key, moment.now_ns) else {
+            return (Verdict::Drop(DropReason::IcmpNoFlow), None);
+        };
+        if let Err((_, rule)) = self.judge_again(index, None, moment) {
+            return (Verdict::Drop(DropReason::Revoked), Some(rule));
+        }
+        let entry = self.flows.entry_mut(index);
+        let towards = entry.direction(sender).opposite();
+        entry.count(towards, bytes.len(), false, moment.now_ns);
+        (Verdict::Forward, None)
+    }
+
+    /// A later fragment shares the fate of its first one.
+    fn later_fragment(&mut self, parsed: &Parsed, moment: &Moment<'_>) -> Verdict {
+        let Some(place) = parsed.fragment else { return Verdict::UNDECIDED };
+        let key = FragmentKey::of(parsed, moment.group);
+        match self.fragments.follow(&key, &place, moment.now_ns) {
+            Ok(Disposition::Permitted) => Verdict::Forward,
+            Ok(Disposition::Denied) => Verdict::Drop(DropReason::FragmentOrphan),
+            Err(reason) => Verdict::Drop(reason),
+        }
+    }
+
+    /// Remembers what became of a first fragment; a fragment table that refuses it overrules.
+    fn first_fragment(
+        &mut self,
+        parsed: &Parsed,
+        verdict: Verdict,
+        moment: &Moment<'_>,
+    ) -> Verdict {
+        let Some(place) = parsed.fragment.filter(|place| place.offset == 0) else {
+            return verdict;
+        };
+        let disposition = match verdict {
+            Verdict::Forward => Disposition::Permitted,
+            Verdict::Drop(_) | Verdict::Reject => Disposition::Denied,
+        };
+        let key = FragmentKey::of(parsed, moment.group);
+        match self.fragments.note_first(&key, &place, disposition, moment.now_ns) {
+            Err(reason) if verdict == Verdict::Forward => Verdict::Drop(reason),
+            _ => verdict,
+        }
+    }
+}
+
+const FROM_INITIATOR: Direction = Direction::FromInitiator;
+
+/// A flow about to be inserted.
+struct Opening {
+    rule: RuleId,
+    headers: Headers,
+    initiator: End,
+    connection: Connection,
+    /// The direction of the packet at hand.
+    direction: Direction,
+}
+
+impl Batch {
+    fn push(&mut self, place: usize, headers: Headers) {
+        self.headers[self.len] = headers;
+        self.places[self.len] = place as u8;
+        self.len += 1;
+    }
+}
+
+/// Whether the frame in this place is undecided and judged by flow.
+fn rides_flows(columns: &Columns, place: usize) -> bool {
+    let by_flow = matches!(columns.parsed[place].kind, Kind::Tcp | Kind::IcmpQuery | Kind::Other);
+    columns.is_undecided(place) && by_flow
+}

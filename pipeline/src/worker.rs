@@ -1,0 +1,520 @@
+//! The packet path, as a table of contents.
+//!
+//! A worker serves the queues of its wires in turn. Each direction of a wire is a burst that goes
+//! through the stages one after the other, every stage over the whole burst: receive, parse, look
+//! the flows up, classify the misses, decide, account, transmit. Verdicts start as drop. Nothing on
+//! this path takes a lock, allocates, calls the system, logs or panics.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use bulkhead_rules::headers::{PolicyTime, WireId};
+
+use crate::burst::Columns;
+use crate::counters::{LinkState, PortCounters, WorkerCounters};
+use crate::flow_table::FlowTableConfig;
+use crate::fragment::FragmentTableConfig;
+use crate::judge::{Judge, Moment};
+use crate::observe::{Recorder, VerdictEvent};
+use crate::port::{Burst, Frame, Port};
+use crate::reject::{Answer, RejectLimiter};
+use crate::snapshot::{Mode, Reader, Snapshot};
+use crate::verdict::{DropReason, Verdict};
+
+/// What a worker is built with. All memory is allocated from these numbers at start.
+#[derive(Clone, Debug)]
+pub struct WorkerConfig {
+    /// The flow table.
+    pub flows: FlowTableConfig,
+    /// The fragment table.
+    pub fragments: FragmentTableConfig,
+    /// Answers of reject rules, in packets a second; the same number may go out as one burst.
+    pub rejects_per_second: u32,
+    /// How long frames wait for room in a transmit queue before they are dropped, in nanoseconds.
+    /// Meanwhile the worker takes nothing from the other port of the wire.
+    pub transmit_patience_ns: u64,
+}
+
+/// The two ports of a wire, as one worker sees them.
+#[derive(Debug)]
+pub struct WirePorts<P> {
+    /// The wire's index in the gateway's configuration.
+    pub wire: WireId,
+    /// Flows of wires of one group are judged by one state; the wire's own index unless wires are
+    /// declared redundant.
+    pub group: u16,
+    /// The port that the configuration calls `inside`.
+    pub inside: P,
+    /// The port that the configuration calls `outside`.
+    pub outside: P,
+}
+
+/// Where a worker's time comes from.
+pub trait Clock {
+    /// Nanoseconds since an instant before the worker's start. Never goes back.
+    fn now_ns(&self) -> u64;
+}
+
+/// The machine's monotonic clock. Copies agree: the control thread and all workers use copies of one.
+#[derive(Clone, Copy, Debug)]
+pub struct MonotonicClock(Instant);
+
+impl MonotonicClock {
+    /// A clock that reads zero now.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+}
+
+impl Clock for MonotonicClock {
+    fn now_ns(&self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
+}
+
+/// A clock that stands still until it is set: for captures, whose time is in the file, for tests and
+/// for the simulator. Copies of one are one clock.
+#[derive(Clone, Debug, Default)]
+pub struct VirtualClock(Arc<AtomicU64>);
+
+impl VirtualClock {
+    /// Moves the clock to `now_ns`, or leaves it where that would take it back.
+    pub fn advance_to(&self, now_ns: u64) {
+        self.0.fetch_max(now_ns, Ordering::Relaxed);
+    }
+}
+
+impl Clock for VirtualClock {
+    fn now_ns(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a worker does when it has nothing to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PollMode {
+    /// Poll on: the core is the worker's own.
+    Busy,
+    /// Sleep for microseconds, longer the longer nothing comes.
+    Adaptive,
+}
+
+/// Loops without a packet after which an adaptive worker starts to sleep.
+const IDLE_LOOPS_BEFORE_SLEEP: u32 = 256;
+/// The first sleep of an adaptive worker.
+const SHORTEST_SLEEP: Duration = Duration::from_micros(10);
+/// The longest one: what it adds to the latency of the first packet after a pause.
+const LONGEST_SLEEP: Duration = Duration::from_micros(160);
+
+/// One worker, generic over its ports and its clock.
+pub struct Worker<P: Port, C> {
+    wires: Vec<Wire<P>>,
+    judge: Judge,
+    limiter: RejectLimiter,
+    reader: Reader,
+    counters: Arc<WorkerCounters>,
+    recorder: Recorder,
+    clock: C,
+    patience_ns: u64,
+    loop_began_ns: u64,
+    was_busy: bool,
+    columns: Box<Columns>,
+    received: Box<Burst<P::Frame>>,
+    dropped: Box<Burst<P::Frame>>,
+}
+
+struct Wire<P: Port> {
+    id: WireId,
+    group: u16,
+    inside: Side<P>,
+    outside: Side<P>,
+}
+
+/// A port, and the frames that wait for room in its transmit queue.
+struct Side<P: Port> {
+    port: P,
+    held: Box<Burst<P::Frame>>,
+    blocked_since_ns: Option<u64>,
+}
+
+impl Default for WorkerConfig {
+    fn default() -> Self {
+        Self {
+            flows: FlowTableConfig::default(),
+            fragments: FragmentTableConfig::default(),
+            rejects_per_second: 1000,
+            transmit_patience_ns: 2_000_000,
+        }
+    }
+}
+
+impl<P: Port> Side<P> {
+    fn new(port: P) -> Self {
+        Self { port, held: Box::default(), blocked_since_ns: None }
+    }
+}
+
+impl<P: Port, C: Clock> Worker<P, C> {
+    /// A worker for `wires`, whose counters are those of `counters.wires` in the same order.
+    ///
+    /// # Panics
+    ///
+    /// When `counters` was made for another number of wires.
+    pub fn new(
+        config: &WorkerConfig,
+        wires: Vec<WirePorts<P>>,
+        reader: Reader,
+        counters: Arc<WorkerCounters>,
+        recorder: Recorder,
+        clock: C,
+    ) -> Self {
+        assert_eq!(wires.len(), counters.wires.len(), "one set of counters for each wire");
+        let judge = Judge::new(config);
+        counters.flow_capacity.set(judge.flow_capacity() as u64);
+        Self {
+            wires: (wires.into_iter())
+                .map(|wire| Wire {
+                    id: wire.wire,
+                    group: wire.group,
+                    inside: Side::new(wire.inside),
+                    outside: Side::new(wire.outside),
+                })
+                .collect(),
+            judge,
+            limiter: RejectLimiter::new(config.rejects_per_second, config.rejects_per_second),
+            reader,
+            counters,
+            recorder,
+            loop_began_ns: clock.now_ns(),
+            was_busy: false,
+            clock,
+            patience_ns: config.transmit_patience_ns,
+            columns: Box::default(),
+            received: Box::default(),
+            dropped: Box::default(),
+        }
+    }
+
+    /// Serves every direction of every wire once. Returns how many frames came in.
+    pub fn poll(&mut self) -> usize {
+        let worker = self.reader.worker();
+        let snapshot: &Snapshot = self.reader.refresh();
+        let mut now_ns = self.clock.now_ns();
+        // The time since the last loop began belongs to what that loop was, sleep included.
+        let since_ns = std::mem::replace(&mut self.loop_began_ns, now_ns);
+        let spent = if self.was_busy { &self.counters.busy_ns } else { &self.counters.idle_ns };
+        spent.add(now_ns.saturating_sub(since_ns));
+        let mut frames = 0;
+        for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
+            for from_inside in [true, false] {
+                let (ingress, egress, ingress_counters, egress_counters, link) = if from_inside {
+                    let (a, b) = (&counters.inside, &counters.outside);
+                    (&mut wire.inside, &mut wire.outside, a, b, &counters.outside_link)
+                } else {
+                    let (a, b) = (&counters.outside, &counters.inside);
+                    (&mut wire.outside, &mut wire.inside, a, b, &counters.inside_link)
+                };
+                let mut crossing = Crossing {
+                    from_inside,
+                    ingress,
+                    egress,
+                    ingress_counters,
+                    egress_counters,
+                    egress_link: link,
+                    patience_ns: self.patience_ns,
+                };
+                // The table of contents.
+                if !crossing.flush(now_ns) || !crossing.receive(&mut self.received) {
+                    continue;
+                }
+                let at = snapshot.content.clock.at(now_ns);
+                let mode = snapshot.content.wires[wire.id.0 as usize];
+                let moment = Moment::new(snapshot, at, now_ns, mode, wire.group);
+                self.columns.parse(&self.received, wire.id);
+                self.judge.look_up(&mut self.columns, &moment);
+                self.judge.classify(&self.columns, &moment);
+                self.judge.decide(&mut self.columns, &self.received, &moment);
+                crossing.check_length(&mut self.columns, mode.mode);
+                account(&self.columns, &crossing, snapshot, worker, mode.mode, at, |event| {
+                    if !self.recorder.event(event) {
+                        self.counters.events_lost.add(1);
+                    }
+                });
+                if mode.mode == Mode::Enforce {
+                    crossing.answer(&self.columns, &self.received, &mut self.limiter, now_ns);
+                }
+                crossing.sort(&self.columns, &mut self.received, &mut self.dropped, mode.mode);
+                crossing.flush(now_ns);
+                let end_ns = self.clock.now_ns();
+                self.recorder.record_burst(self.columns.count, end_ns.saturating_sub(now_ns));
+                frames += self.columns.count;
+                now_ns = end_ns;
+            }
+        }
+        self.judge.age(now_ns);
+        self.judge.publish(&self.counters);
+        self.recorder.exchange(now_ns);
+        self.counters.loops.add(1);
+        self.was_busy = frames > 0;
+        frames
+    }
+
+    /// Polls until `stop` is set, then gives up what is still held.
+    pub fn run(&mut self, stop: &AtomicBool, mode: PollMode) {
+        let mut idle_loops = 0_u32;
+        while !stop.load(Ordering::Relaxed) {
+            if self.poll() > 0 {
+                idle_loops = 0;
+                continue;
+            }
+            idle_loops = idle_loops.saturating_add(1);
+            if mode == PollMode::Adaptive && idle_loops > IDLE_LOOPS_BEFORE_SLEEP {
+                let doublings = ((idle_loops - IDLE_LOOPS_BEFORE_SLEEP) / 64).min(4);
+                std::thread::sleep((SHORTEST_SLEEP * (1 << doublings)).min(LONGEST_SLEEP));
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+        self.shut_down();
+    }
+
+    /// Sends what is held if the ports take it at once, drops and counts the rest, and gives the
+    /// last histograms away.
+    pub fn shut_down(&mut self) {
+        for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
+            for (side, counters) in
+                [(&mut wire.inside, &counters.inside), (&mut wire.outside, &counters.outside)]
+            {
+                side.transmit(counters);
+                side.drop_held(counters, DropReason::Shutdown);
+            }
+        }
+        self.judge.publish(&self.counters);
+        self.recorder.exchange_now();
+    }
+
+    /// The ports, once the worker has ended, in the order in which they were given.
+    pub fn into_ports(self) -> Vec<WirePorts<P>> {
+        (self.wires.into_iter())
+            .map(|wire| WirePorts {
+                wire: wire.id,
+                group: wire.group,
+                inside: wire.inside.port,
+                outside: wire.outside.port,
+            })
+            .collect()
+    }
+
+    /// The ports of one of the worker's wires, by its place.
+    pub fn ports_mut(&mut self, place: usize) -> Option<(&mut P, &mut P)> {
+        self.wires.get_mut(place).map(|wire| (&mut wire.inside.port, &mut wire.outside.port))
+    }
+
+    /// What the worker did.
+    pub fn counters(&self) -> &Arc<WorkerCounters> {
+        &self.counters
+    }
+}
+
+/// One direction of one wire.
+struct Crossing<'a, P: Port> {
+    from_inside: bool,
+    ingress: &'a mut Side<P>,
+    egress: &'a mut Side<P>,
+    ingress_counters: &'a PortCounters,
+    egress_counters: &'a PortCounters,
+    egress_link: &'a LinkState,
+    patience_ns: u64,
+}
+
+impl<P: Port> Crossing<'_, P> {
+    /// Sends what the egress port holds. False where frames still wait: then nothing more may be
+    /// received for it.
+    fn flush(&mut self, now_ns: u64) -> bool {
+        let (side, counters) = (&mut *self.egress, self.egress_counters);
+        if side.held.is_empty() {
+            return true;
+        }
+        if !self.egress_link.is_up() {
+            side.drop_held(counters, DropReason::LinkDown);
+            return true;
+        }
+        side.transmit(counters);
+        if side.held.is_empty() {
+            side.blocked_since_ns = None;
+            return true;
+        }
+        let since_ns = *side.blocked_since_ns.get_or_insert(now_ns);
+        if now_ns.saturating_sub(since_ns) < self.patience_ns {
+            return false;
+        }
+        side.drop_held(counters, DropReason::TransmitFull);
+        true
+    }
+
+    /// Fills `burst` from the ingress port. False where nothing came.
+    fn receive(&mut self, burst: &mut Burst<P::Frame>) -> bool {
+        self.ingress.port.receive(burst);
+        let counters = self.ingress_counters;
+        let (discarded, bytes) = self.ingress.port.take_discarded();
+        if discarded > 0 {
+            counters.received.packets.add(discarded);
+            counters.received.bytes.add(bytes);
+            let dropped = counters.dropped.of(DropReason::Multisegment);
+            dropped.packets.add(discarded);
+            dropped.bytes.add(bytes);
+        }
+        counters.received.packets.add(burst.len() as u64);
+        counters.received.bytes.add(total_bytes(burst));
+        !burst.is_empty()
+    }
+
+    /// A frame that the egress port cannot send is dropped, whatever was decided.
+    fn check_length(&self, columns: &mut Columns, mode: Mode) {
+        let longest = self.egress.port.max_frame_len();
+        for place in 0..columns.count {
+            let sent = is_sent(columns.verdict[place], mode);
+            if sent && usize::from(columns.len[place]) > longest {
+                columns.verdict[place] = Verdict::Drop(DropReason::FrameTooLong);
+            }
+        }
+    }
+
+    /// Originates the answers of reject rules towards the senders.
+    fn answer(
+        &mut self,
+        columns: &Columns,
+        burst: &Burst<P::Frame>,
+        limiter: &mut RejectLimiter,
+        now_ns: u64,
+    ) {
+        for (place, frame) in burst.iter().enumerate() {
+            if columns.verdict[place] != Verdict::Reject {
+                continue;
+            }
+            let Some(answer) = Answer::to(frame.bytes(), &columns.parsed[place]) else { continue };
+            let port = &mut self.ingress.port;
+            let length = answer.len();
+            let room = !self.ingress.held.is_full() && length <= port.max_frame_len();
+            let buffer = (room && limiter.admit(now_ns)).then(|| port.originate(length)).flatten();
+            let Some(mut originated) = buffer else {
+                self.ingress_counters.answers_suppressed.add(1);
+                continue;
+            };
+            // The frame has the length that the answer asked for.
+            let _ = answer.write(originated.bytes_mut());
+            self.ingress_counters.originated.add_frame(length);
+            self.ingress.held.push(originated);
+            self.ingress_counters.held.set(self.ingress.held.len() as u64);
+        }
+    }
+
+    /// Moves the frames to the egress port's queue, which is empty here, or gives their buffers back.
+    fn sort(
+        &mut self,
+        columns: &Columns,
+        received: &mut Burst<P::Frame>,
+        dropped: &mut Burst<P::Frame>,
+        mode: Mode,
+    ) {
+        for (place, frame) in received.drain(..).enumerate() {
+            let verdict = columns.verdict[place];
+            // The queue was flushed before the burst was received; a full one would fail closed.
+            if is_sent(verdict, mode) && !self.egress.held.is_full() {
+                self.egress.held.push(frame);
+            } else {
+                if is_sent(verdict, mode) {
+                    let dropped = self.egress_counters.dropped.of(DropReason::TransmitFull);
+                    dropped.add_frame(frame.bytes().len());
+                }
+                dropped.push(frame);
+            }
+        }
+        self.egress_counters.held.set(self.egress.held.len() as u64);
+        self.ingress.port.release(dropped);
+    }
+}
+
+impl<P: Port> Side<P> {
+    fn transmit(&mut self, counters: &PortCounters) {
+        let (packets, bytes) = (self.held.len(), total_bytes(&self.held));
+        if packets > 0 {
+            self.port.transmit(&mut self.held);
+            counters.transmitted.packets.add((packets - self.held.len()) as u64);
+            counters.transmitted.bytes.add(bytes - total_bytes(&self.held));
+            counters.held.set(self.held.len() as u64);
+        }
+    }
+
+    fn drop_held(&mut self, counters: &PortCounters, reason: DropReason) {
+        let dropped = counters.dropped.of(reason);
+        dropped.packets.add(self.held.len() as u64);
+        dropped.bytes.add(total_bytes(&self.held));
+        self.port.release(&mut self.held);
+        self.blocked_since_ns = None;
+        counters.held.set(0);
+    }
+}
+
+/// Counts every frame of a burst under what was decided. What is counted as forwarded here may yet be
+/// dropped on transmission, which counts it again, on the port that could not send.
+fn account<P: Port>(
+    columns: &Columns,
+    crossing: &Crossing<'_, P>,
+    snapshot: &Snapshot,
+    worker: usize,
+    mode: Mode,
+    at: PolicyTime,
+    mut event: impl FnMut(VerdictEvent),
+) {
+    let counters = crossing.ingress_counters;
+    for place in 0..columns.count {
+        let (verdict, len) = (columns.verdict[place], usize::from(columns.len[place]));
+        if let Some(rule) = columns.decided_by[place] {
+            let hits = snapshot.hits(worker, rule);
+            if mode == Mode::Enforce { &hits.enforced } else { &hits.observed }.add(1);
+            if snapshot.is_logged(rule) {
+                event(VerdictEvent {
+                    unix_ms: at.unix_ms,
+                    headers: columns.parsed[place].headers,
+                    from_inside: crossing.from_inside,
+                    rule,
+                    epoch: snapshot.first_epoch(),
+                    verdict,
+                    enforced: mode == Mode::Enforce,
+                    frame_len: columns.len[place],
+                });
+            }
+        }
+        if is_sent(verdict, mode) {
+            counters.forwarded.add_frame(len);
+        }
+        let reason = match verdict {
+            Verdict::Forward => continue,
+            Verdict::Drop(reason) => reason,
+            Verdict::Reject => {
+                counters.rejected.add_frame(len);
+                DropReason::Policy
+            }
+        };
+        let sink = if is_sent(verdict, mode) { &counters.would_drop } else { &counters.dropped };
+        sink.of(reason).add_frame(len);
+    }
+}
+
+/// Whether a frame with this verdict leaves by the other port. An observing wire forwards everything
+/// but what is no frame at all, what no port could send, and PAUSE, which belongs to one link.
+fn is_sent(verdict: Verdict, mode: Mode) -> bool {
+    use DropReason::{EthernetTooShort, FrameTooLong, Pause};
+    match (verdict, mode) {
+        (Verdict::Forward, _) => true,
+        (Verdict::Drop(EthernetTooShort | FrameTooLong | Pause), Mode::Observe) => false,
+        (_, Mode::Observe) => true,
+        (_, Mode::Enforce) => false,
+    }
+}
+
+fn total_bytes<F: Frame>(burst: &Burst<F>) -> u64 {
+    burst.iter().map(|frame| frame.bytes().len() as u64).sum()
+}
