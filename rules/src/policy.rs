@@ -2,8 +2,16 @@
 
 use std::sync::Arc;
 
+mod endpoints;
+mod limits;
+mod resolve;
+mod services;
+
 use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
+use crate::syntax::{Diagnostic, Source};
+
+pub use limits::Limits;
 
 /// The index of a rule in its policy: the lower, the earlier it decides.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
@@ -55,6 +63,11 @@ pub struct EndpointBox {
 }
 
 impl EndpointBox {
+    /// Whether every frame matches.
+    pub fn is_any(&self) -> bool {
+        self.addrs.is_any() && self.macs.is_any() && self.vlans.is_any()
+    }
+
     /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
     /// meets every condition.
     pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
@@ -220,7 +233,48 @@ pub struct Policy {
     pub(crate) wires: Vec<Arc<str>>,
 }
 
+/// What a load is told besides the text.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct LoadOptions {
+    /// The gateway's wires in the order of their [`WireId`]; a rule on any other is then an error.
+    /// [`None`] where there is no gateway, as for `bulkhead check` without a configuration.
+    pub wires: Option<Vec<Arc<str>>>,
+    /// What time it is, in milliseconds since the Unix epoch, to warn of rules that expired.
+    pub now_unix_ms: Option<i64>,
+    /// How large the policy may be.
+    pub limits: Limits,
+}
+
+/// A policy and what a person should look at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Loaded {
+    /// The policy.
+    pub policy: Policy,
+    /// Findings that do not refuse it.
+    pub warnings: Vec<Diagnostic>,
+}
+
 impl Policy {
+    /// Reads, resolves and checks the sources, one namespace, in their order.
+    ///
+    /// # Errors
+    ///
+    /// Everything that is wrong, errors before warnings, in the order of the text, up to
+    /// [`Limits::findings`].
+    pub fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, Vec<Diagnostic>> {
+        resolve::load(sources, options)
+    }
+
+    /// [`Self::load`] of one text without a name, without its warnings.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::load`].
+    pub fn parse(text: &str) -> Result<Self, Vec<Diagnostic>> {
+        let source = Source::new("policy.yaml", text);
+        Self::load(&[source], &LoadOptions::default()).map(|loaded| loaded.policy)
+    }
+
     /// What happens where no rule matches: [`Action::Deny`] or [`Action::Reject`] or, with a
     /// warning, [`Action::Allow`].
     pub fn default_action(&self) -> Action {

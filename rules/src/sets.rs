@@ -218,6 +218,11 @@ impl<T: Ord + Copy> FiniteSet<T> {
         }
     }
 
+    /// What is in either set.
+    pub fn union(&self, other: &Self) -> Self {
+        self.complement().intersection(&other.complement()).complement()
+    }
+
     /// The values that the set names, whether it holds them or all others.
     pub fn named(&self) -> &[T] {
         match self {

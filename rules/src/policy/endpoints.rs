@@ -1,0 +1,596 @@
+//! Selectors to endpoints: names looked up, unions and differences taken, equal references shared.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::{Endpoint, EndpointBox, EndpointId, Limits};
+use crate::headers::Mac;
+use crate::sets::{AddrSet, FiniteSet, RangeSet, VlanSet};
+use crate::syntax::document::{Addresses, Device, Group, Member, Name, Selector};
+use crate::syntax::print;
+use crate::syntax::span::{Span, Spanned};
+use crate::syntax::{Code, Findings, Problem, nearest, quoted};
+
+/// Names for hosts that need no definition, with what they stand for.
+pub(crate) const BUILT_IN: &[(&str, &str)] = &[
+    ("any", "every frame, IP or not"),
+    ("any-ipv4", "0.0.0.0/0"),
+    ("any-ipv6", "::/0"),
+    ("unspecified", "0.0.0.0 and ::, as hosts send from before they have an address"),
+    ("broadcast", "255.255.255.255, and every frame to ff:ff:ff:ff:ff:ff"),
+    ("multicast", "multicast-ipv4 and multicast-ipv6"),
+    ("multicast-ipv4", "224.0.0.0/4"),
+    ("multicast-ipv6", "ff00::/8"),
+    ("link-local", "169.254.0.0/16 and fe80::/10"),
+    ("link-local-multicast", "224.0.0.0/24 and ff02::/16, which no router forwards"),
+    ("private", "10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and fc00::/7"),
+];
+
+/// Whether the language keeps `name` for itself.
+pub(crate) fn is_built_in(name: &str) -> bool {
+    BUILT_IN.iter().any(|(built_in, _)| *built_in == name)
+}
+
+/// What a name for hosts stands for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Host {
+    Device(usize),
+    Group(usize),
+}
+
+/// Resolves selectors; every group is resolved once.
+pub(super) struct Endpoints<'d> {
+    names: HashMap<&'d str, Host>,
+    devices: Vec<&'d Device>,
+    groups: Vec<&'d Group>,
+    device_used: Vec<bool>,
+    states: Vec<State>,
+    /// The groups being resolved, outermost first, each with the reference that led to it.
+    open: Vec<(usize, Span)>,
+    interned: HashMap<Key, Option<EndpointId>>,
+    endpoints: Vec<Endpoint>,
+    limits: Limits,
+    ranges_left: usize,
+    /// Set once the budget is gone: everything after it fails without another message.
+    exhausted: bool,
+}
+
+/// Members and exceptions, sorted and distinct.
+type Key = (Vec<Member>, Vec<Member>);
+
+#[derive(Clone, Debug)]
+enum State {
+    Untouched,
+    Open,
+    /// [`None`] where it had errors, which are reported.
+    Done(Option<Arc<Vec<EndpointBox>>>),
+}
+
+impl<'d> Endpoints<'d> {
+    /// Takes the definitions; a name that is defined twice is reported.
+    pub(super) fn new(
+        devices: Vec<&'d Device>,
+        groups: Vec<&'d Group>,
+        limits: Limits,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut names = HashMap::with_capacity(devices.len() + groups.len());
+        let mut spans: HashMap<&str, Span> = HashMap::with_capacity(names.capacity());
+        let device_names = devices.iter().enumerate().map(|(i, d)| (&d.name, Host::Device(i)));
+        let group_names = groups.iter().enumerate().map(|(i, g)| (&g.name, Host::Group(i)));
+        for (name, host) in device_names.chain(group_names) {
+            if is_built_in(name) {
+                findings.push(reserved(name));
+            } else if let Some(&first) = spans.get(&***name) {
+                findings.push(duplicate("the name", name, first));
+            } else {
+                spans.insert(name, name.span);
+                names.insert(&***name, host);
+            }
+        }
+        Self {
+            names,
+            device_used: vec![false; devices.len()],
+            states: vec![State::Untouched; groups.len()],
+            devices,
+            groups,
+            open: Vec::new(),
+            interned: HashMap::new(),
+            endpoints: Vec::new(),
+            ranges_left: limits.ranges,
+            limits,
+            exhausted: false,
+        }
+    }
+
+    /// The endpoint of a selector in a rule or assertion; [`None`] where it had errors.
+    pub(super) fn endpoint(
+        &mut self,
+        selector: &Selector,
+        findings: &mut Findings,
+    ) -> Option<EndpointId> {
+        let key = (sorted(&selector.members), sorted(&selector.except));
+        // One that had errors is resolved again: each mention of an unknown name is reported.
+        if let Some(&Some(known)) = self.interned.get(&key) {
+            return Some(known);
+        }
+        let boxes = self.selection(selector, findings);
+        let id = boxes.map(|boxes| {
+            let label = print::selector_label(selector);
+            self.endpoints.push(Endpoint { label, boxes });
+            EndpointId(self.endpoints.len() as u32 - 1)
+        });
+        self.interned.insert(key, id);
+        id
+    }
+
+    /// The endpoint that everything belongs to, for a key that was left out.
+    pub(super) fn any(&mut self, findings: &mut Findings) -> Option<EndpointId> {
+        let any = Spanned::unplaced(Member::Name(Arc::from("any")));
+        let span = Spanned::unplaced(());
+        self.endpoint(&Selector { members: vec![any], except: Vec::new(), span }, findings)
+    }
+
+    /// Resolves what nothing used, for its errors, and warns of it.
+    pub(super) fn check_unreferenced(&mut self, findings: &mut Findings) {
+        let mut unused: Vec<(&str, &Name)> = Vec::new();
+        let devices = self.devices.iter().zip(&self.device_used);
+        unused.extend(devices.filter(|(_, used)| !**used).map(|(d, _)| ("device", &d.name)));
+        let groups = self.groups.iter().zip(&self.states);
+        let untouched = groups.filter(|(_, state)| matches!(state, State::Untouched));
+        unused.extend(untouched.map(|(g, _)| ("group", &g.name)));
+        for (kind, name) in unused {
+            let message = format!("no rule and no assertion uses the {kind} {}", quoted(name));
+            findings.push(Problem::warning(Code::Unreferenced, name.span, message));
+        }
+        for index in 0..self.groups.len() {
+            let span = self.groups[index].name.span;
+            self.group(index, span, findings);
+        }
+    }
+
+    pub(super) fn into_endpoints(self) -> Vec<Endpoint> {
+        self.endpoints
+    }
+
+    fn selection(
+        &mut self,
+        selector: &Selector,
+        findings: &mut Findings,
+    ) -> Option<Vec<EndpointBox>> {
+        let within = self.union(&selector.members, findings);
+        if selector.except.is_empty() {
+            return within;
+        }
+        let except = self.union(&selector.except, findings);
+        let boxes = self.subtract(within?, &except?, selector.span(), findings)?;
+        if boxes.is_empty() {
+            let message = "`except` leaves nothing of the selection".to_owned();
+            let problem = Problem::error(Code::EmptySelection, selector.span(), message);
+            findings.push(problem.help("remove the rule, or correct `in` or `except`"));
+            return None;
+        }
+        Some(boxes)
+    }
+
+    fn union(
+        &mut self,
+        members: &[Spanned<Member>],
+        findings: &mut Findings,
+    ) -> Option<Vec<EndpointBox>> {
+        let mut union = Union::default();
+        let mut complete = true;
+        for member in members {
+            match &member.value {
+                Member::Mac(mac) => union.macs.push(*mac),
+                Member::Addresses(addresses) => union.addresses(*addresses),
+                Member::Name(name) if union.built_in(name) => {}
+                Member::Name(name) => {
+                    let boxes = self.named(name, member.span, findings);
+                    match boxes {
+                        Some(boxes) if self.spend(weight(&boxes), member.span, findings) => {
+                            union.boxes.extend(boxes.iter().cloned());
+                        }
+                        _ => complete = false,
+                    }
+                }
+            }
+        }
+        let boxes = complete.then(|| union.finish())?;
+        let span = members.first()?.span;
+        self.check_boxes(&boxes, span, findings).then_some(boxes)
+    }
+
+    fn named(
+        &mut self,
+        name: &str,
+        span: Span,
+        findings: &mut Findings,
+    ) -> Option<Arc<Vec<EndpointBox>>> {
+        match self.names.get(name) {
+            Some(&Host::Device(index)) => {
+                self.device_used[index] = true;
+                Some(Arc::new(vec![device_box(self.devices[index])]))
+            }
+            Some(&Host::Group(index)) => self.group(index, span, findings),
+            None => {
+                let known = self.names.keys().copied();
+                let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
+                let message = format!("nothing is named {}", quoted(name));
+                let problem = Problem::error(Code::UnknownName, span, message);
+                findings.push(problem.help(match near {
+                    Some(near) => format!("did you mean `{near}`?"),
+                    None => "define it under `devices` or `groups`".to_owned(),
+                }));
+                None
+            }
+        }
+    }
+
+    fn group(
+        &mut self,
+        index: usize,
+        reference: Span,
+        findings: &mut Findings,
+    ) -> Option<Arc<Vec<EndpointBox>>> {
+        match &self.states[index] {
+            State::Done(boxes) => return boxes.clone(),
+            State::Open => {
+                self.report_cycle(index, reference, findings);
+                return None;
+            }
+            State::Untouched => {}
+        }
+        if self.open.len() >= self.limits.depth {
+            let message = format!("groups within groups more than {} deep", self.limits.depth);
+            findings.push(Problem::error(Code::LimitExceeded, reference, message));
+            return None;
+        }
+        self.states[index] = State::Open;
+        self.open.push((index, reference));
+        let group = self.groups[index];
+        let boxes = self.selection(&group.members, findings).map(Arc::new);
+        self.open.pop();
+        self.states[index] = State::Done(boxes.clone());
+        boxes
+    }
+
+    fn report_cycle(&self, index: usize, reference: Span, findings: &mut Findings) {
+        let start = self.open.iter().position(|&(open, _)| open == index).unwrap_or(0);
+        let cycle = &self.open[start..];
+        let names = cycle.iter().map(|&(open, _)| &**self.groups[open].name);
+        let closed: Vec<&str> = names.chain([&**self.groups[index].name]).collect();
+        findings.push(cycle_problem("group", &closed, reference, cycle));
+    }
+
+    fn subtract(
+        &mut self,
+        within: Vec<EndpointBox>,
+        except: &[EndpointBox],
+        span: Span,
+        findings: &mut Findings,
+    ) -> Option<Vec<EndpointBox>> {
+        let mut rest = within;
+        for hole in except {
+            let mut next = Vec::with_capacity(rest.len() + 2);
+            for piece in rest {
+                let cut = pierce(piece, hole, &mut next);
+                if cut && !self.spend(weight(&next[next.len().saturating_sub(3)..]), span, findings)
+                {
+                    return None;
+                }
+            }
+            if !self.check_boxes(&next, span, findings) {
+                return None;
+            }
+            rest = next;
+        }
+        Some(normalise(rest))
+    }
+
+    fn check_boxes(&self, boxes: &[EndpointBox], span: Span, findings: &mut Findings) -> bool {
+        if boxes.len() <= self.limits.boxes {
+            return true;
+        }
+        let message = format!(
+            "{} alternatives of MAC and IP address where {} are the limit",
+            boxes.len(),
+            self.limits.boxes
+        );
+        let help = "give the devices either MAC or IP addresses, or split the group";
+        findings.push(Problem::error(Code::LimitExceeded, span, message).help(help));
+        false
+    }
+
+    /// Takes `amount` from the budget. Where it is gone, says which group costs most, once.
+    fn spend(&mut self, amount: usize, span: Span, findings: &mut Findings) -> bool {
+        if let Some(left) = self.ranges_left.checked_sub(amount) {
+            self.ranges_left = left;
+            return true;
+        }
+        if !std::mem::replace(&mut self.exhausted, true) {
+            let limit = self.limits.ranges;
+            let message = format!("the groups stand for more than {limit} addresses and ranges");
+            let problem = Problem::error(Code::LimitExceeded, span, message);
+            let done = self.states.iter().zip(&self.groups).filter_map(|(state, group)| {
+                let State::Done(Some(boxes)) = state else { return None };
+                Some((weight(boxes), &group.name))
+            });
+            findings.push(match done.max_by_key(|&(weight, _)| weight) {
+                Some((weight, name)) => problem
+                    .label(name.span, format!("the largest group: {weight} ranges"))
+                    .help("summarise its addresses as prefixes, or use it in fewer places"),
+                None => problem,
+            });
+        }
+        self.ranges_left = 0;
+        false
+    }
+}
+
+/// The alternatives of a union while they are collected.
+#[derive(Default)]
+struct Union {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u128)>,
+    non_ip: bool,
+    macs: Vec<Mac>,
+    boxes: Vec<EndpointBox>,
+}
+
+impl Union {
+    fn addresses(&mut self, addresses: Addresses) {
+        let (first, last) = match addresses {
+            Addresses::One(address) => (address, address),
+            Addresses::Prefix(base, length) => (base, last_of(base, length)),
+            Addresses::Range(first, last) => (first, last),
+        };
+        match (first, last) {
+            (IpAddr::V4(first), IpAddr::V4(last)) => self.v4.push((first.into(), last.into())),
+            (IpAddr::V6(first), IpAddr::V6(last)) => self.v6.push((first.into(), last.into())),
+            // Ranges of two families do not parse.
+            _ => {}
+        }
+    }
+
+    /// Adds what a built-in name stands for; false where it is none.
+    fn built_in(&mut self, name: &str) -> bool {
+        match name {
+            "any" => {
+                self.v4.push((0, u32::MAX));
+                self.v6.push((0, u128::MAX));
+                self.non_ip = true;
+            }
+            "any-ipv4" => self.v4.push((0, u32::MAX)),
+            "any-ipv6" => self.v6.push((0, u128::MAX)),
+            "unspecified" => {
+                self.v4.push((0, 0));
+                self.v6.push((0, 0));
+            }
+            "broadcast" => {
+                self.v4.push((u32::MAX, u32::MAX));
+                self.macs.push(Mac([0xff; 6]));
+            }
+            "multicast" => {
+                self.built_in("multicast-ipv4");
+                self.built_in("multicast-ipv6");
+            }
+            "multicast-ipv4" => self.v4.push((0xe000_0000, 0xefff_ffff)),
+            "multicast-ipv6" => self.v6.push((0xff << 120, u128::MAX)),
+            "link-local" => {
+                self.v4.push((0xa9fe_0000, 0xa9fe_ffff));
+                self.v6.push((0xfe80 << 112, (0xfec0 << 112) - 1));
+            }
+            "link-local-multicast" => {
+                self.v4.push((0xe000_0000, 0xe000_00ff));
+                self.v6.push((0xff02 << 112, (0xff03 << 112) - 1));
+            }
+            "private" => {
+                self.v4.push((0x0a00_0000, 0x0aff_ffff));
+                self.v4.push((0xac10_0000, 0xac1f_ffff));
+                self.v4.push((0xc0a8_0000, 0xc0a8_ffff));
+                self.v6.push((0xfc << 120, (0xfe << 120) - 1));
+            }
+            _ => return false,
+        }
+        true
+    }
+
+    fn finish(self) -> Vec<EndpointBox> {
+        let mut boxes = self.boxes;
+        let addrs = AddrSet {
+            v4: RangeSet::<u32>::from_ranges(self.v4),
+            v6: RangeSet::<u128>::from_ranges(self.v6),
+            non_ip: self.non_ip,
+        };
+        if !addrs.is_empty() {
+            boxes.push(EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any() });
+        }
+        if !self.macs.is_empty() {
+            let macs = FiniteSet::only(self.macs);
+            boxes.push(EndpointBox { addrs: AddrSet::any(), macs, vlans: VlanSet::any() });
+        }
+        normalise(boxes)
+    }
+}
+
+fn last_of(base: IpAddr, length: u8) -> IpAddr {
+    match base {
+        IpAddr::V4(a) => {
+            let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            IpAddr::V4((u32::from(a) | host).into())
+        }
+        IpAddr::V6(a) => {
+            let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            IpAddr::V6((u128::from(a) | host).into())
+        }
+    }
+}
+
+/// A device's fields, ANDed. A frame that is not IP has no address to contradict: where the device
+/// has a MAC address, that alone identifies it.
+fn device_box(device: &Device) -> EndpointBox {
+    let has_mac = !device.macs.is_empty();
+    let addrs = if device.addresses.is_empty() {
+        AddrSet::any()
+    } else {
+        let mut union = Union::default();
+        device.addresses.iter().for_each(|addresses| union.addresses(addresses.value));
+        AddrSet {
+            v4: RangeSet::<u32>::from_ranges(union.v4),
+            v6: RangeSet::<u128>::from_ranges(union.v6),
+            non_ip: has_mac,
+        }
+    };
+    let macs = if has_mac {
+        FiniteSet::only(device.macs.iter().map(|mac| mac.value))
+    } else {
+        FiniteSet::any()
+    };
+    let vlans = device
+        .vlans
+        .as_ref()
+        .map_or(VlanSet::any(), |tags| FiniteSet::only(tags.value.iter().copied()));
+    EndpointBox { addrs, macs, vlans }
+}
+
+/// Pushes what is left of `piece` outside of `hole`, up to three disjoint boxes; tells whether
+/// anything was cut off. MAC addresses are split first: devices with one each then cut each other's
+/// remains no further.
+fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) -> bool {
+    let macs = piece.macs.intersection(&hole.macs);
+    let vlans = piece.vlans.intersection(&hole.vlans);
+    if macs.is_empty() || vlans.is_empty() {
+        out.push(piece);
+        return false;
+    }
+    let addrs = piece.addrs.intersection(&hole.addrs);
+    if addrs.is_empty() {
+        out.push(piece);
+        return false;
+    }
+    let outside_macs = piece.macs.intersection(&hole.macs.complement());
+    let outside_vlans = piece.vlans.intersection(&hole.vlans.complement());
+    let outside_addrs = piece.addrs.intersection(&hole.addrs.complement());
+    if !outside_addrs.is_empty() {
+        let (macs, vlans) = (macs.clone(), vlans.clone());
+        out.push(EndpointBox { addrs: outside_addrs, macs, vlans });
+    }
+    if !outside_vlans.is_empty() {
+        out.push(EndpointBox { addrs: piece.addrs.clone(), macs, vlans: outside_vlans });
+    }
+    if !outside_macs.is_empty() {
+        out.push(EndpointBox { addrs: piece.addrs, macs: outside_macs, vlans: piece.vlans });
+    }
+    true
+}
+
+/// Joins boxes that differ in one condition only, so that a group of addresses is one box, and so is
+/// one of MAC addresses.
+fn normalise(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
+    if boxes.len() < 2 {
+        return boxes;
+    }
+    if let Some(all) = boxes.iter().find(|b| b.is_any()) {
+        return vec![all.clone()];
+    }
+    let joined = join(
+        boxes,
+        |b| ((b.macs, b.vlans), b.addrs),
+        |(macs, vlans), parts: Vec<AddrSet>| EndpointBox { addrs: join_addrs(&parts), macs, vlans },
+    );
+    let joined = join(
+        joined,
+        |b| ((b.addrs, b.vlans), b.macs),
+        |(addrs, vlans), parts| EndpointBox { addrs, macs: join_finite(parts), vlans },
+    );
+    join(
+        joined,
+        |b| ((b.addrs, b.macs), b.vlans),
+        |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: join_finite(parts) },
+    )
+}
+
+/// Splits every box into a key and a part and builds one box of all parts with the same key, in the
+/// order in which the keys first came.
+fn join<K: Eq + std::hash::Hash + Clone, P>(
+    boxes: Vec<EndpointBox>,
+    split: impl Fn(EndpointBox) -> (K, P),
+    build: impl Fn(K, Vec<P>) -> EndpointBox,
+) -> Vec<EndpointBox> {
+    let mut places: HashMap<K, usize> = HashMap::with_capacity(boxes.len());
+    let mut parts: Vec<(K, Vec<P>)> = Vec::with_capacity(boxes.len());
+    for (key, part) in boxes.into_iter().map(split) {
+        let place = *places.entry(key.clone()).or_insert(parts.len());
+        match parts.get_mut(place) {
+            Some((_, list)) => list.push(part),
+            None => parts.push((key, vec![part])),
+        }
+    }
+    parts.into_iter().map(|(key, list)| build(key, list)).collect()
+}
+
+fn join_addrs(parts: &[AddrSet]) -> AddrSet {
+    AddrSet {
+        v4: RangeSet::<u32>::from_ranges(parts.iter().flat_map(|p| p.v4.ranges()).copied()),
+        v6: RangeSet::<u128>::from_ranges(parts.iter().flat_map(|p| p.v6.ranges()).copied()),
+        non_ip: parts.iter().any(|p| p.non_ip),
+    }
+}
+
+fn join_finite<T: Ord + Copy>(parts: Vec<FiniteSet<T>>) -> FiniteSet<T> {
+    if parts.iter().all(|part| matches!(part, FiniteSet::Only(_))) {
+        return FiniteSet::only(parts.iter().flat_map(|part| part.named()).copied());
+    }
+    let mut parts = parts.into_iter();
+    let first = parts.next().unwrap_or(FiniteSet::Only(Vec::new()));
+    parts.fold(first, |all, part| all.union(&part))
+}
+
+/// What handling the boxes costs.
+fn weight(boxes: &[EndpointBox]) -> usize {
+    let one = |b: &EndpointBox| {
+        1 + b.addrs.v4.ranges().len()
+            + b.addrs.v6.ranges().len()
+            + b.macs.named().len()
+            + b.vlans.named().len()
+    };
+    boxes.iter().map(one).sum()
+}
+
+fn sorted(members: &[Spanned<Member>]) -> Vec<Member> {
+    let mut members: Vec<Member> = members.iter().map(|member| member.value.clone()).collect();
+    members.sort_unstable();
+    members.dedup();
+    members
+}
+
+pub(super) fn reserved(name: &Name) -> Problem {
+    let message = format!("{} has a meaning of its own and cannot be defined", quoted(name));
+    Problem::error(Code::ReservedName, name.span, message).help("choose another name")
+}
+
+pub(super) fn duplicate(what: &str, name: &Name, first: Span) -> Problem {
+    let message = format!("{what} {} is defined twice", quoted(name));
+    Problem::error(Code::DuplicateName, name.span, message)
+        .label(first, "first defined here")
+        .help("rename one of them; all files of a policy share their names")
+}
+
+/// `cycle` is the open definitions with the references that led to them; `closed` their names and
+/// the first one again.
+pub(super) fn cycle_problem(
+    kind: &str,
+    closed: &[&str],
+    reference: Span,
+    cycle: &[(usize, Span)],
+) -> Problem {
+    let path = closed.join(" → ");
+    let message = format!("the {kind} `{}` contains itself: {path}", closed[0]);
+    let problem = Problem::error(Code::Cycle, reference, message);
+    let inner = cycle.iter().skip(1).take(8).enumerate();
+    inner.fold(problem, |problem, (at, &(_, span))| {
+        problem.label(span, format!("`{}` comes in here", closed[at + 1]))
+    })
+}

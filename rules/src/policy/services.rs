@@ -1,0 +1,326 @@
+//! Services to sets of terms: names looked up, equal references shared.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::endpoints::{cycle_problem, duplicate, reserved};
+use super::{Limits, ServiceId, ServiceSet, ServiceTerm};
+use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, protocol};
+use crate::sets::{FiniteSet, RangeSet};
+use crate::syntax::document::{PortProtocol, Service, Term, Terms};
+use crate::syntax::print;
+use crate::syntax::span::{Span, Spanned};
+use crate::syntax::{Code, Findings, Problem, nearest, quoted};
+
+/// Names for services that need no definition, with what they stand for.
+pub(crate) const BUILT_IN: &[(&str, &str)] = &[
+    ("any", "every frame, IP or not"),
+    ("tcp", "TCP to any port"),
+    ("udp", "UDP to any port"),
+    ("sctp", "SCTP to any port"),
+    ("icmp", "ICMP of any type, in IPv4"),
+    ("icmpv6", "ICMPv6 of any type, in IPv6"),
+    ("ip", "every IPv4 and IPv6 packet"),
+];
+
+/// Kept for terms, although they mean nothing alone.
+const RESERVED: &[&str] = &["eth"];
+
+/// EtherTypes that are never judged by rules, and why.
+const NEVER_CLASSIFIED: &[(u16, &str)] = &[
+    (ETHER_ARP, "ARP passes under its own guard"),
+    (0x8100, "VLAN tags are taken off before a frame is judged: use `vlan`"),
+    (0x88a8, "VLAN tags are taken off before a frame is judged: use `vlan`"),
+    (0x8808, "PAUSE frames never cross"),
+    (0x8809, "LACP crosses untouched"),
+    (0x88cc, "LLDP crosses untouched"),
+];
+
+/// Resolves services; every named one is resolved once.
+pub(super) struct Services<'d> {
+    names: HashMap<&'d str, usize>,
+    services: Vec<&'d Service>,
+    states: Vec<State>,
+    open: Vec<(usize, Span)>,
+    interned: HashMap<Vec<Term>, ServiceId>,
+    sets: Vec<ServiceSet>,
+    depth: usize,
+    ranges_left: usize,
+    ranges: usize,
+    exhausted: bool,
+}
+
+#[derive(Clone, Debug)]
+enum State {
+    Untouched,
+    Open,
+    Done(Option<Arc<Vec<ServiceTerm>>>),
+}
+
+impl<'d> Services<'d> {
+    /// Takes the definitions; a name that is defined twice is reported.
+    pub(super) fn new(
+        services: Vec<&'d Service>,
+        limits: &Limits,
+        findings: &mut Findings,
+    ) -> Self {
+        let mut names: HashMap<&str, usize> = HashMap::with_capacity(services.len());
+        for (index, service) in services.iter().enumerate() {
+            let name = &service.name;
+            let built_in = BUILT_IN.iter().map(|(name, _)| name).chain(RESERVED);
+            if built_in.into_iter().any(|built_in| *built_in == &***name) {
+                findings.push(reserved(name));
+            } else if let Some(&first) = names.get(&***name) {
+                findings.push(duplicate("the service", name, services[first].name.span));
+            } else {
+                names.insert(name, index);
+            }
+        }
+        Self {
+            names,
+            states: vec![State::Untouched; services.len()],
+            services,
+            open: Vec::new(),
+            interned: HashMap::new(),
+            sets: Vec::new(),
+            depth: limits.depth,
+            ranges_left: limits.ranges,
+            ranges: limits.ranges,
+            exhausted: false,
+        }
+    }
+
+    /// The set of a rule's or an assertion's service; [`None`] where it had errors.
+    pub(super) fn service(&mut self, terms: &Terms, findings: &mut Findings) -> Option<ServiceId> {
+        let mut key: Vec<Term> = terms.terms.iter().map(|term| term.value.clone()).collect();
+        key.sort_unstable();
+        key.dedup();
+        if let Some(&known) = self.interned.get(&key) {
+            return Some(known);
+        }
+        let set = self.union(&terms.terms, findings)?;
+        self.sets.push(ServiceSet { label: print::terms_label(terms), terms: set });
+        let id = ServiceId(self.sets.len() as u32 - 1);
+        self.interned.insert(key, id);
+        Some(id)
+    }
+
+    /// The service that everything belongs to, for a key that was left out.
+    pub(super) fn any(&mut self, findings: &mut Findings) -> Option<ServiceId> {
+        let any = Spanned::unplaced(Term::Name(Arc::from("any")));
+        self.service(&Terms { terms: vec![any], span: Spanned::unplaced(()) }, findings)
+    }
+
+    /// Resolves what nothing used, for its errors, and warns of it.
+    pub(super) fn check_unreferenced(&mut self, findings: &mut Findings) {
+        for (service, state) in self.services.iter().zip(&self.states) {
+            if matches!(state, State::Untouched) {
+                let name = quoted(&service.name);
+                let message = format!("no rule and no assertion uses the service {name}");
+                let problem = Problem::warning(Code::Unreferenced, service.name.span, message);
+                findings.push(problem);
+            }
+        }
+        for index in 0..self.services.len() {
+            let span = self.services[index].name.span;
+            self.named(index, span, findings);
+        }
+    }
+
+    pub(super) fn into_sets(self) -> Vec<ServiceSet> {
+        self.sets
+    }
+
+    fn union(
+        &mut self,
+        terms: &[Spanned<Term>],
+        findings: &mut Findings,
+    ) -> Option<Vec<ServiceTerm>> {
+        let mut union = Vec::with_capacity(terms.len());
+        let mut complete = true;
+        for term in terms {
+            if let Some(simple) = simple_term(&term.value) {
+                warn_never_matching(&term.value, term.span, findings);
+                union.push(simple);
+                continue;
+            }
+            let Term::Name(name) = &term.value else { continue };
+            let resolved = match self.names.get(&**name) {
+                Some(&index) => self.named(index, term.span, findings),
+                None => {
+                    findings.push(self.unknown(name, term.span));
+                    None
+                }
+            };
+            match resolved {
+                Some(resolved) if self.spend(resolved.len(), term.span, findings) => {
+                    union.extend(resolved.iter().cloned());
+                }
+                _ => complete = false,
+            }
+        }
+        complete.then(|| normalise(union))
+    }
+
+    fn unknown(&self, name: &str, span: Span) -> Problem {
+        let known = self.names.keys().copied();
+        let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
+        let message = format!("no service is named {}", quoted(name));
+        Problem::error(Code::UnknownName, span, message).help(match near {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "define it under `services`, or write it as tcp/502".to_owned(),
+        })
+    }
+
+    fn named(
+        &mut self,
+        index: usize,
+        reference: Span,
+        findings: &mut Findings,
+    ) -> Option<Arc<Vec<ServiceTerm>>> {
+        match &self.states[index] {
+            State::Done(terms) => return terms.clone(),
+            State::Open => {
+                let start = self.open.iter().position(|&(open, _)| open == index).unwrap_or(0);
+                let cycle = &self.open[start..];
+                let names = cycle.iter().map(|&(open, _)| &**self.services[open].name);
+                let closed: Vec<&str> = names.chain([&**self.services[index].name]).collect();
+                findings.push(cycle_problem("service", &closed, reference, cycle));
+                return None;
+            }
+            State::Untouched => {}
+        }
+        if self.open.len() >= self.depth {
+            let message = format!("services within services more than {} deep", self.depth);
+            findings.push(Problem::error(Code::LimitExceeded, reference, message));
+            return None;
+        }
+        self.states[index] = State::Open;
+        self.open.push((index, reference));
+        let terms = self.union(&self.services[index].terms.terms, findings).map(Arc::new);
+        self.open.pop();
+        self.states[index] = State::Done(terms.clone());
+        terms
+    }
+
+    fn spend(&mut self, amount: usize, span: Span, findings: &mut Findings) -> bool {
+        if let Some(left) = self.ranges_left.checked_sub(amount) {
+            self.ranges_left = left;
+            return true;
+        }
+        self.ranges_left = 0;
+        if !std::mem::replace(&mut self.exhausted, true) {
+            let message = format!("the services stand for more than {} port ranges", self.ranges);
+            findings.push(Problem::error(Code::LimitExceeded, span, message));
+        }
+        false
+    }
+}
+
+/// What a term stands for that is no defined name.
+fn simple_term(term: &Term) -> Option<ServiceTerm> {
+    let ip = || FiniteSet::only([ETHER_IPV4, ETHER_IPV6]);
+    let full = RangeSet::<u16>::full;
+    let of = |ether_types: FiniteSet<u16>, protocols: FiniteSet<u8>| ServiceTerm {
+        ether_types,
+        protocols,
+        src_ports: full(),
+        dst_ports: full(),
+    };
+    Some(match term {
+        Term::Name(name) => match &**name {
+            "any" => of(FiniteSet::any(), FiniteSet::any()),
+            "tcp" => of(ip(), FiniteSet::only([protocol::TCP])),
+            "udp" => of(ip(), FiniteSet::only([protocol::UDP])),
+            "sctp" => of(ip(), FiniteSet::only([protocol::SCTP])),
+            "icmp" => of(FiniteSet::only([ETHER_IPV4]), FiniteSet::only([protocol::ICMP])),
+            "icmpv6" => of(FiniteSet::only([ETHER_IPV6]), FiniteSet::only([protocol::ICMPV6])),
+            "ip" => of(ip(), FiniteSet::any()),
+            _ => return None,
+        },
+        Term::Ports { protocol, to, from } => {
+            let number = match protocol {
+                PortProtocol::Tcp => protocol::TCP,
+                PortProtocol::Udp => protocol::UDP,
+                PortProtocol::Sctp => protocol::SCTP,
+            };
+            ServiceTerm {
+                src_ports: ports(from),
+                dst_ports: ports(to),
+                ..of(ip(), FiniteSet::only([number]))
+            }
+        }
+        &Term::Icmp { v6, kind, code } => {
+            let (ether, number) =
+                if v6 { (ETHER_IPV6, protocol::ICMPV6) } else { (ETHER_IPV4, protocol::ICMP) };
+            let (low, high) = code.map_or((0, 0xff), |code| (u16::from(code), u16::from(code)));
+            let base = u16::from(kind) << 8;
+            ServiceTerm {
+                dst_ports: RangeSet::<u16>::from_ranges([(base | low, base | high)]),
+                ..of(FiniteSet::only([ether]), FiniteSet::only([number]))
+            }
+        }
+        &Term::Ip(number) => of(ip(), FiniteSet::only([number])),
+        &Term::Ether(ether) => of(FiniteSet::only([ether]), FiniteSet::any()),
+    })
+}
+
+fn ports(ranges: &[(u16, u16)]) -> RangeSet<u16> {
+    if ranges.is_empty() {
+        RangeSet::<u16>::full()
+    } else {
+        RangeSet::<u16>::from_ranges(ranges.iter().copied())
+    }
+}
+
+fn warn_never_matching(term: &Term, span: Span, findings: &mut Findings) {
+    let Term::Ether(ether) = term else { return };
+    if let Some((_, why)) = NEVER_CLASSIFIED.iter().find(|(known, _)| known == ether) {
+        let message = format!("no rule ever sees EtherType 0x{ether:04x}");
+        findings.push(Problem::warning(Code::NeverMatches, span, message).help(*why));
+    }
+}
+
+/// Joins terms that differ in their destination ports only, then those that differ in their
+/// protocols only, so that `[udp/53, tcp/53]` is one term.
+fn normalise(terms: Vec<ServiceTerm>) -> Vec<ServiceTerm> {
+    if terms.len() < 2 {
+        return terms;
+    }
+    let is_any = |t: &ServiceTerm| {
+        t.ether_types.is_any()
+            && t.protocols.is_any()
+            && t.src_ports.is_full()
+            && t.dst_ports.is_full()
+    };
+    if let Some(all) = terms.iter().find(|term| is_any(term)) {
+        return vec![all.clone()];
+    }
+    let mut by_ports: Vec<ServiceTerm> = Vec::new();
+    let mut pending: HashMap<(FiniteSet<u16>, FiniteSet<u8>, RangeSet<u16>), usize> =
+        HashMap::new();
+    let mut ranges: Vec<Vec<(u16, u16)>> = Vec::new();
+    for term in terms {
+        let key = (term.ether_types.clone(), term.protocols.clone(), term.src_ports.clone());
+        let place = *pending.entry(key).or_insert(by_ports.len());
+        if place == by_ports.len() {
+            ranges.push(Vec::new());
+            by_ports.push(term.clone());
+        }
+        ranges[place].extend(term.dst_ports.ranges());
+    }
+    for (term, ranges) in by_ports.iter_mut().zip(ranges) {
+        term.dst_ports = RangeSet::<u16>::from_ranges(ranges);
+    }
+    let mut out: Vec<ServiceTerm> = Vec::new();
+    let mut places: HashMap<(FiniteSet<u16>, RangeSet<u16>, RangeSet<u16>), usize> = HashMap::new();
+    for term in by_ports {
+        let key = (term.ether_types.clone(), term.src_ports.clone(), term.dst_ports.clone());
+        let place = *places.entry(key).or_insert(out.len());
+        match out.get_mut(place) {
+            Some(known) => known.protocols = known.protocols.union(&term.protocols),
+            None => out.push(term),
+        }
+    }
+    out
+}
