@@ -8,14 +8,16 @@
 //! 4. [`classifier`]: the immutable compiled form and its batched lookup.
 //!
 //! [`headers`] is what a rule can see of a frame, [`sets`] are the value sets that rules test,
-//! [`oracle`] is the slow, obviously right linear scan that everything is compared with, and
-//! [`analyze`] answers questions about a policy (its assertions, for now).
+//! [`packet`] is a frame's headers in words, [`oracle`] is the slow, obviously right linear scan
+//! that everything is compared with, and [`analyze`] answers questions about a policy (its
+//! assertions, for now).
 
 pub mod analyze;
 pub mod classifier;
 pub mod compile;
 pub mod headers;
 pub mod oracle;
+pub mod packet;
 pub mod policy;
 pub mod sets;
 pub mod syntax;

@@ -1,3 +1,3 @@
 //! A packet in words to the verdict of a policy.
 
-pub mod packet;
+pub use bulkhead_rules::packet;

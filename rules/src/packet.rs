@@ -1,14 +1,13 @@
-//! A packet in words to the headers that rules test.
+//! A packet in words to the headers that rules test, and back.
 //!
 //! The grammar forgives: conditions come in any order around the two hosts, arrows have several
 //! spellings, and what is left out gets a value that is named in [`Packet::assumed`].
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
 
-use bulkhead_rules::headers::{
-    ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,
-};
+use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
 
 /// The most characters of a packet in words.
 const MAX_CHARACTERS: usize = 1000;
@@ -493,6 +492,54 @@ pub fn instant_ms(text: &str) -> Option<i64> {
     text.parse::<jiff::Timestamp>().ok().map(jiff::Timestamp::as_millisecond)
 }
 
+/// Headers in words that [`Packet::read`] reads as the same headers. `wires` are the names behind
+/// their wire, see [`crate::policy::Policy::wires`]; a wire without a name is left out.
+pub fn in_words(headers: &Headers, wires: &[Arc<str>]) -> String {
+    let h = headers;
+    let host = |addr: u128, port: Option<u16>| {
+        let addr = match h.ether_type {
+            ETHER_IPV4 => IpAddr::V4(Ipv4Addr::from_bits(addr as u32)),
+            _ => IpAddr::V6(Ipv6Addr::from_bits(addr)),
+        };
+        match (addr, port) {
+            (IpAddr::V6(addr), Some(port)) => format!("[{addr}]:{port}"),
+            (addr, Some(port)) => format!("{addr}:{port}"),
+            (addr, None) => addr.to_string(),
+        }
+    };
+    let mut words = if h.is_ip() {
+        let [kind, code] = h.dst_port.to_be_bytes();
+        let (protocol, ports) = match h.protocol {
+            protocol::TCP => ("tcp".to_owned(), true),
+            protocol::UDP => ("udp".to_owned(), true),
+            protocol::SCTP => ("sctp".to_owned(), true),
+            protocol::ICMP if h.ether_type == ETHER_IPV4 => (format!("icmp/{kind}/{code}"), false),
+            protocol::ICMPV6 if h.ether_type == ETHER_IPV6 => {
+                (format!("icmpv6/{kind}/{code}"), false)
+            }
+            number => (format!("ip/{number}"), false),
+        };
+        let (src, dst) = (ports.then_some(h.src_port), ports.then_some(h.dst_port));
+        format!("{protocol} {} -> {}", host(h.src, src), host(h.dst, dst))
+    } else {
+        format!("eth/0x{:04x} {} -> {}", h.ether_type, h.src_mac, h.dst_mac)
+    };
+    match h.tags {
+        VlanTags::UNTAGGED => {}
+        VlanTags { outer, inner: 0 } => words += &format!(" vlan {outer}"),
+        VlanTags { outer, inner } => words += &format!(" vlan {outer}.{inner}"),
+    }
+    if let Some(wire) = wires.get(usize::from(h.wire.0)) {
+        words += &format!(" wire {wire}");
+    }
+    for (key, mac) in [("from-mac", h.src_mac), ("to-mac", h.dst_mac)] {
+        if h.is_ip() && mac != Mac::default() {
+            words += &format!(" {key} {mac}");
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -535,6 +582,24 @@ mod tests {
         assert_eq!(headers.dst_mac, Mac([2, 0, 0, 0, 0, 2]));
         let headers = read("udp 10.0.0.1 -> 10.0.0.2:161 from-mac 02-1B-1d-00-30-01");
         assert_eq!(headers.src_mac, Mac([2, 0x1b, 0x1d, 0, 0x30, 1]));
+    }
+
+    #[test]
+    fn words_read_back_as_the_same_headers() {
+        for text in [
+            "tcp 10.20.0.11:40000 -> 10.30.3.11:502 vlan 30",
+            "udp [fd00::1]:5000 -> [fd00::2]:53 vlan 100.30",
+            "sctp 10.0.0.1:1 -> 10.0.0.2:2 from-mac 02:00:00:00:00:01",
+            "icmp/3/1 10.0.0.1 -> 10.0.0.2",
+            "icmpv6/128/0 fd00::1 -> fd00::2 to-mac 02:00:00:00:00:01",
+            "ip/47 10.0.0.1 -> 10.0.0.2",
+            "eth/0x8892 02:00:00:00:00:01 -> 02:00:00:00:00:02 vlan 30",
+        ] {
+            assert_eq!(in_words(&read(text), &[]), text);
+        }
+        let on = Headers { wire: WireId(1), ..read("ip/47 10.0.0.1 -> 10.0.0.2") };
+        let wires = ["line2".into(), "line3".into()];
+        assert_eq!(in_words(&on, &wires), "ip/47 10.0.0.1 -> 10.0.0.2 wire line3");
     }
 
     #[test]
