@@ -218,7 +218,7 @@ impl Judge {
                 continue;
             }
             let parsed = columns.parsed[place];
-            let len = usize::from(columns.len[place]);
+            let len = columns.len[place] as usize;
             let (verdict, rule) = match parsed.kind {
                 Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => {
                     (Verdict::Forward, None)
