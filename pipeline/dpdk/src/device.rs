@@ -1,0 +1,682 @@
+//! A port of a wire as the control side sees it: opened, started, watched, closed.
+
+use std::fmt;
+use std::hash::{BuildHasher, RandomState};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use bulkhead_pipeline::port::DriverCounters;
+
+use crate::eal::Eal;
+use crate::error::{Error, ErrorKind, Result};
+use crate::ethdev::{Ethdev, Info, Setup};
+use crate::kernel::KernelPort;
+use crate::name::PortName;
+use crate::pool::Mempool;
+use crate::port::DpdkPort;
+
+/// Ethernet header and one VLAN tag: what the kernel lets pass on top of the MTU.
+const KERNEL_OVERHEAD: usize = 14 + 4;
+
+/// Ethernet header and two VLAN tags: what other drivers carry on top of the MTU.
+const OVERHEAD: usize = 14 + 8;
+
+/// The largest MTU of a port.
+const MAX_MTU: u16 = 9_000;
+
+/// How to open a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct DeviceConfig {
+    /// Which device.
+    pub name: PortName,
+    /// Queue pairs: one for each worker.
+    pub queues: u16,
+    /// MTU in bytes, 68 to 9,000; [`None`] keeps the device's own.
+    pub mtu: Option<u16>,
+    /// Descriptors in each ring: a power of two.
+    pub descriptors: u16,
+}
+
+impl DeviceConfig {
+    /// One queue, the device's own MTU, rings of 1,024.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: PortName::parse(name), queues: 1, mtu: None, descriptors: 1_024 }
+    }
+}
+
+/// What drives a port.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Backend {
+    /// The kernel's AF_XDP sockets.
+    AfXdp,
+    /// The kernel's AF_PACKET sockets.
+    AfPacket,
+    /// Another driver of DPDK, by its name.
+    Driver(String),
+}
+
+impl fmt::Display for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::AfXdp => "AF_XDP",
+            Self::AfPacket => "AF_PACKET",
+            Self::Driver(name) => name,
+        })
+    }
+}
+
+/// Whether a port has a link.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LinkState {
+    /// Frames can pass.
+    Up,
+    /// No carrier.
+    Down,
+    /// Taken down by [`Device::set_link`]: this says nothing about the cable.
+    Held,
+}
+
+/// An opened port. It closes, and leaves its interface as it was, when this value and every
+/// [`DpdkPort`] taken from it are gone.
+#[derive(Debug)]
+pub struct Device {
+    shared: Arc<Shared>,
+    pool: Mempool,
+    backend: Backend,
+    mtu: u16,
+    symmetric: bool,
+    notes: Vec<String>,
+    /// Queues that were not taken yet.
+    queues: Vec<Option<(u16, u16)>>,
+}
+
+impl Device {
+    /// Opens a port and makes its queues. No frame passes before [`Device::start`].
+    ///
+    /// A kernel interface is opened over AF_XDP, and where that fails over AF_PACKET; the reason is
+    /// among [`Device::notes`].
+    ///
+    /// # Errors
+    ///
+    /// Whatever DPDK or the kernel refuses, with the remedy: see [`ErrorKind`].
+    pub fn open(eal: &Eal, pool: &Mempool, config: &DeviceConfig) -> Result<Self> {
+        check_config(config)
+            .and_then(|()| match (&config.name, config.name.interface()) {
+                (PortName::Interface(name), _) => open_interface(eal, pool, config, name),
+                (PortName::Device(devargs), Some(interface)) => {
+                    open_kernel_device(eal, pool, config, devargs, interface)
+                }
+                (PortName::Device(device) | PortName::Pci(device), _) => {
+                    open_device(eal, pool, config, device)
+                }
+            })
+            .map_err(|error| error.on(&config.name.to_string()))
+    }
+
+    /// The port's name, as the configuration gives it.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        self.shared.name()
+    }
+
+    /// What drives the port.
+    #[must_use]
+    pub fn backend(&self) -> &Backend {
+        &self.backend
+    }
+
+    /// What the operator should know about how the port was opened, in sentences for the log: why
+    /// AF_PACKET was taken, which leftovers were cleared, what this port cannot do.
+    #[must_use]
+    pub fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    /// MTU in bytes.
+    #[must_use]
+    pub fn mtu(&self) -> u16 {
+        self.mtu
+    }
+
+    /// Whether the device spreads frames over its queues by a symmetric hash of the addresses, so
+    /// that both directions of a flow meet one worker. A port with one queue always does.
+    #[must_use]
+    pub fn is_symmetric(&self) -> bool {
+        self.symmetric || self.queues.len() == 1
+    }
+
+    /// The port's own MAC address.
+    ///
+    /// # Errors
+    ///
+    /// Where the driver has none.
+    pub fn mac(&self) -> Result<[u8; 6]> {
+        self.shared.first()?.mac().map_err(|error| error.on(self.name()))
+    }
+
+    /// Queue pair `index` for its worker; [`None`] where it was taken before or does not exist.
+    pub fn take_queue(&mut self, index: usize) -> Option<DpdkPort> {
+        let (port, queue) = self.queues.get_mut(index)?.take()?;
+        Some(DpdkPort::new(port, queue, self.pool, Arc::clone(&self.shared)))
+    }
+
+    /// Lets frames pass: raises the interface and starts the queues. To be called once the workers
+    /// judge.
+    ///
+    /// # Errors
+    ///
+    /// Where the driver refuses to start or the interface to come up.
+    pub fn start(&self) -> Result<()> {
+        self.shared.start().map_err(|error| error.on(self.name()))
+    }
+
+    /// Whether the port has a link.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NotFound`] where the interface has gone.
+    pub fn link(&self) -> Result<LinkState> {
+        self.shared.link().map_err(|error| error.on(self.name()))
+    }
+
+    /// Takes the link down, so that the other end of the cable sees it, or up again.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::Unsupported`] where the driver cannot.
+    pub fn set_link(&self, up: bool) -> Result<()> {
+        self.shared.set_link(up).map_err(|error| error.on(self.name()))
+    }
+
+    /// What the driver has counted since the port was opened.
+    ///
+    /// # Errors
+    ///
+    /// Where the driver does not answer.
+    pub fn counters(&self) -> Result<DriverCounters> {
+        let mut sum = DriverCounters::default();
+        for lane in &self.shared.lanes {
+            let each = lane.counters().map_err(|error| error.on(self.name()))?;
+            sum.missed += each.missed;
+            sum.receive_errors += each.receive_errors;
+            sum.transmit_errors += each.transmit_errors;
+            sum.no_buffer += each.no_buffer;
+        }
+        Ok(sum)
+    }
+
+    /// The driver's own statistics by name, at most 256 of them.
+    ///
+    /// # Errors
+    ///
+    /// Where the driver does not answer.
+    pub fn xstats(&self) -> Result<Vec<(String, u64)>> {
+        let mut sums: Vec<(String, u64)> = Vec::new();
+        for lane in &self.shared.lanes {
+            for (name, value) in lane.xstats().map_err(|error| error.on(self.name()))? {
+                match sums.iter_mut().find(|(known, _)| *known == name) {
+                    Some((_, sum)) => *sum += value,
+                    None => sums.push((name, value)),
+                }
+            }
+        }
+        Ok(sums)
+    }
+}
+
+/// What a device and its queues have in common. Fields are dropped in order: the driver lets go of
+/// the interface before the interface is put back as it was.
+pub(crate) struct Shared {
+    name: String,
+    /// One DPDK device, or one for each queue of an AF_XDP port.
+    lanes: Vec<Ethdev>,
+    kernel: Option<Mutex<KernelPort>>,
+    max_frame_len: usize,
+    started: AtomicBool,
+    held: AtomicBool,
+}
+
+impl Shared {
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(crate) fn max_frame_len(&self) -> usize {
+        self.max_frame_len
+    }
+
+    /// Set once, and never cleared: a device stops only when nobody has a queue of it.
+    pub(crate) fn is_started(&self) -> bool {
+        self.started.load(Ordering::Acquire)
+    }
+
+    fn first(&self) -> Result<&Ethdev> {
+        self.lanes.first().ok_or_else(|| Error::refused(ErrorKind::NotFound, "no device", ""))
+    }
+
+    fn kernel(&self) -> Option<MutexGuard<'_, KernelPort>> {
+        self.kernel.as_ref().map(|kernel| kernel.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn start(&self) -> Result<()> {
+        if self.is_started() {
+            return Ok(());
+        }
+        for lane in &self.lanes {
+            lane.start()?;
+            // The kernel's ports are promiscuous already.
+            if self.kernel.is_none() {
+                match lane.set_promiscuous(true) {
+                    // Devices without addresses see everything anyway.
+                    Err(error) if error.kind() == ErrorKind::Unsupported => {}
+                    other => other?,
+                }
+            }
+        }
+        self.started.store(true, Ordering::Release);
+        self.kernel().map_or(Ok(()), |mut kernel| kernel.set_up(true))
+    }
+
+    fn link(&self) -> Result<LinkState> {
+        if self.held.load(Ordering::Acquire) {
+            return Ok(LinkState::Held);
+        }
+        let up = match self.kernel() {
+            Some(mut kernel) => kernel.carrier()?,
+            None => self.first()?.link()?.0,
+        };
+        Ok(if up { LinkState::Up } else { LinkState::Down })
+    }
+
+    fn set_link(&self, up: bool) -> Result<()> {
+        // Held is set before the link goes and cleared after it has come, so that our own doing is
+        // never taken for a lost carrier.
+        if !up {
+            self.held.store(true, Ordering::Release);
+        }
+        let result = match self.kernel() {
+            Some(mut kernel) => kernel.set_up(up),
+            None => self.lanes.iter().try_for_each(|lane| lane.set_link(up)),
+        };
+        if up == result.is_ok() {
+            self.held.store(false, Ordering::Release);
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Shared {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shared").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+fn check_config(config: &DeviceConfig) -> Result<()> {
+    if config.queues == 0 {
+        return Err(Error::refused(
+            ErrorKind::Config,
+            "no queues asked for",
+            "ask for one at least",
+        ));
+    }
+    if !config.descriptors.is_power_of_two() {
+        return Err(Error::refused(
+            ErrorKind::Config,
+            format!("rings of {} descriptors asked for", config.descriptors),
+            "their number is a power of two",
+        ));
+    }
+    match config.mtu {
+        Some(mtu) if !(68..=MAX_MTU).contains(&mtu) => Err(Error::refused(
+            ErrorKind::Mtu,
+            format!("MTU {mtu} asked for"),
+            format!("it lies between 68 and {MAX_MTU}"),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// Opens a kernel interface over AF_XDP, or else over AF_PACKET.
+fn open_interface(eal: &Eal, pool: &Mempool, config: &DeviceConfig, name: &str) -> Result<Device> {
+    let mut kernel = KernelPort::claim(name)?;
+    let mtu = settle_mtu(&mut kernel, config)?;
+    let mut notes = kernel.notes().to_vec();
+    match af_xdp_lanes(eal, pool, config, &mut kernel, name, mtu) {
+        Ok(lanes) => finish(config, pool, lanes, Backend::AfXdp, mtu, Some(kernel), notes),
+        Err(refusal) => {
+            notes.push(format!("AF_PACKET instead of AF_XDP: {refusal}"));
+            let lane = af_packet_lane(eal, pool, config, &kernel, name, mtu)?;
+            finish(config, pool, vec![lane], Backend::AfPacket, mtu, Some(kernel), notes)
+        }
+    }
+}
+
+/// Opens a device string that names a kernel interface, with the same care for the interface.
+fn open_kernel_device(
+    eal: &Eal,
+    pool: &Mempool,
+    config: &DeviceConfig,
+    devargs: &str,
+    interface: &str,
+) -> Result<Device> {
+    let mut kernel = KernelPort::claim(interface)?;
+    let mtu = settle_mtu(&mut kernel, config)?;
+    let notes = kernel.notes().to_vec();
+    let is_xdp = devargs.starts_with("net_af_xdp");
+    if is_xdp {
+        check_af_xdp(pool, mtu)?;
+        kernel.set_queues(u32::from(config.queues))?;
+    }
+    let lane = probe(eal, devargs)?;
+    let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
+    configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)?;
+    if !is_xdp {
+        kernel.filter_packet_sockets()?;
+    }
+    finish(config, pool, vec![lane], backend, mtu, Some(kernel), notes)
+}
+
+/// Opens a PCI device, or a virtual one that no kernel interface stands behind.
+fn open_device(eal: &Eal, pool: &Mempool, config: &DeviceConfig, device: &str) -> Result<Device> {
+    if config.name.is_pci() {
+        crate::pci::check(device)?;
+    }
+    let lane = probe(eal, device)?;
+    let info = lane.info()?;
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
+        None => info.mtu.min(MAX_MTU),
+    };
+    let symmetric = configure(&lane, pool, config, mtu, config.queues)?;
+    let backend = Backend::Driver(info.driver);
+    let mut device = finish(config, pool, vec![lane], backend, mtu, None, Vec::new())?;
+    device.symmetric = symmetric;
+    Ok(device)
+}
+
+/// One AF_XDP device for each queue: a device with several is refused on veth.
+fn af_xdp_lanes(
+    eal: &Eal,
+    pool: &Mempool,
+    config: &DeviceConfig,
+    kernel: &mut KernelPort,
+    name: &str,
+    mtu: u16,
+) -> Result<Vec<Ethdev>> {
+    check_af_xdp(pool, mtu)?;
+    kernel.set_queues(u32::from(config.queues))?;
+    (0..config.queues)
+        .map(|queue| {
+            let serial = serial();
+            let devargs = format!("net_af_xdp{serial},iface={name},start_queue={queue}");
+            let lane = probe(eal, &devargs)?;
+            configure(&lane, pool, config, mtu, 1)?;
+            Ok(lane)
+        })
+        .collect()
+}
+
+/// What AF_XDP asks of the buffers.
+fn check_af_xdp(pool: &Mempool, mtu: u16) -> Result<()> {
+    /// A chunk of AF_XDP memory is at most a page.
+    const PAGE: u32 = 4_096;
+
+    if pool.stride() > PAGE {
+        return Err(Error::refused(
+            ErrorKind::Mtu,
+            format!(
+                "AF_XDP takes buffers of up to {PAGE} bytes and the mempool's have {}, for frames \
+                 of {} bytes (this port's MTU is {mtu})",
+                pool.stride(),
+                pool.config().max_frame_len
+            ),
+            "keep the `mtu` of every port to 3,400 or less, or use PCI ports for jumbo frames",
+        ));
+    }
+    if !pool.is_contiguous() {
+        return Err(Error::refused(
+            ErrorKind::Memory,
+            "AF_XDP needs the mempool in one piece of memory and it is in several",
+            "configure fewer buffers, or reserve huge pages at boot (`hugepages=` on the kernel's \
+             command line)",
+        ));
+    }
+    Ok(())
+}
+
+fn af_packet_lane(
+    eal: &Eal,
+    pool: &Mempool,
+    config: &DeviceConfig,
+    kernel: &KernelPort,
+    name: &str,
+    mtu: u16,
+) -> Result<Ethdev> {
+    const PAGE: usize = 4_096;
+    /// What the kernel writes before a frame in its ring.
+    const RING_OVERHEAD: usize = 80;
+    const FRAMES: usize = 2_048;
+
+    if config.queues > 1 {
+        return Err(Error::refused(
+            ErrorKind::Queues,
+            "AF_PACKET does not spread frames so that both directions of a flow meet",
+            "configure one worker for this wire",
+        ));
+    }
+    let frame =
+        (usize::from(mtu) + KERNEL_OVERHEAD + RING_OVERHEAD).next_multiple_of(128).max(2_048);
+    // Whole frames and whole pages: the least common multiple, as `frame` is a multiple of 128.
+    let block = frame * (PAGE / (1 << frame.trailing_zeros().min(12)));
+    let devargs = format!(
+        "net_af_packet{},iface={name},qpairs=1,blocksz={block},framesz={frame},framecnt={}",
+        serial(),
+        FRAMES.next_multiple_of(block / frame),
+    );
+    let lane = probe(eal, &devargs)?;
+    // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
+    configure(&lane, pool, config, 0, 1)?;
+    kernel.filter_packet_sockets()?;
+    Ok(lane)
+}
+
+fn probe(eal: &Eal, devargs: &str) -> Result<Ethdev> {
+    Ethdev::probe(eal, devargs).map_err(|error| {
+        let driver: String = devargs
+            .split(',')
+            .next()
+            .unwrap_or_default()
+            .trim_end_matches(|digit: char| digit.is_ascii_digit())
+            .to_owned();
+        match error.errno() {
+            Some(libc::EEXIST) => error.because(
+                ErrorKind::InUse,
+                "a device of this name is open already",
+                "name each port once",
+            ),
+            Some(libc::ENODEV | libc::ENOENT) if driver.starts_with("net_") => error.because(
+                ErrorKind::NotFound,
+                format!("DPDK has no driver `{driver}`, or it found no such device"),
+                "check the device string; Debian has the drivers in `librte-meta-net`",
+            ),
+            _ => error,
+        }
+    })
+}
+
+/// Makes a device's queues. Returns whether it hashes symmetrically. An `mtu` of zero leaves the MTU
+/// to the driver.
+fn configure(
+    lane: &Ethdev,
+    pool: &Mempool,
+    config: &DeviceConfig,
+    mtu: u16,
+    queues: u16,
+) -> Result<bool> {
+    let info = lane.info()?;
+    check_limits(&info, pool, mtu, queues)?;
+    let key = (queues > 1 && info.rss_key_len > 0).then(|| symmetric_key(info.rss_key_len));
+    lane.configure(&Setup {
+        pool,
+        queues,
+        mtu,
+        descriptors: config.descriptors,
+        rss_key: key.as_deref(),
+    })?;
+    lane.reset_counters()?;
+    Ok(key.is_some())
+}
+
+fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()> {
+    if queues > info.max_queues {
+        return Err(Error::refused(
+            ErrorKind::Queues,
+            format!("{} has {} queue pairs, not {queues}", info.driver, info.max_queues),
+            format!("configure {} workers for this wire", info.max_queues),
+        ));
+    }
+    if mtu > info.max_mtu {
+        return Err(Error::refused(
+            ErrorKind::Mtu,
+            format!("MTU {mtu} is over the limit of {}, {}", info.driver, info.max_mtu),
+            "set a smaller `mtu`",
+        ));
+    }
+    let frame = usize::from(mtu) + OVERHEAD;
+    if frame > pool.config().max_frame_len {
+        return Err(Error::refused(
+            ErrorKind::Config,
+            format!(
+                "frames of {frame} bytes do not fit the mempool's buffers of {}",
+                pool.config().max_frame_len
+            ),
+            "make the mempool for the largest MTU of all ports",
+        ));
+    }
+    Ok(())
+}
+
+/// The MTU that a kernel interface will have.
+fn settle_mtu(kernel: &mut KernelPort, config: &DeviceConfig) -> Result<u16> {
+    let found = kernel.mtu();
+    match config.mtu {
+        Some(mtu) => {
+            if u32::from(mtu) != found {
+                kernel.set_mtu(u32::from(mtu))?;
+            }
+            Ok(mtu)
+        }
+        None => u16::try_from(found).ok().filter(|&mtu| mtu <= MAX_MTU).ok_or_else(|| {
+            Error::refused(
+                ErrorKind::Mtu,
+                format!("the interface's MTU {found} is over the limit of {MAX_MTU}"),
+                "set the port's `mtu`",
+            )
+        }),
+    }
+}
+
+fn finish(
+    config: &DeviceConfig,
+    pool: &Mempool,
+    lanes: Vec<Ethdev>,
+    backend: Backend,
+    mtu: u16,
+    kernel: Option<KernelPort>,
+    mut notes: Vec<String>,
+) -> Result<Device> {
+    let queues = if lanes.len() > 1 {
+        lanes.iter().map(|lane| Some((lane.port(), 0))).collect()
+    } else {
+        let port = lanes.first().map_or(0, Ethdev::port);
+        (0..config.queues).map(|queue| Some((port, queue))).collect()
+    };
+    if backend == Backend::AfPacket {
+        notes.push(
+            "over AF_PACKET the kernel reassembles IPv4 fragments, and frames with an outer \
+             802.1ad tag are not received"
+                .to_owned(),
+        );
+    }
+    let overhead = if kernel.is_some() { KERNEL_OVERHEAD } else { OVERHEAD };
+    Ok(Device {
+        shared: Arc::new(Shared {
+            name: config.name.to_string(),
+            lanes,
+            kernel: kernel.map(Mutex::new),
+            max_frame_len: usize::from(mtu) + overhead,
+            started: AtomicBool::new(false),
+            held: AtomicBool::new(false),
+        }),
+        pool: *pool,
+        backend,
+        mtu,
+        symmetric: false,
+        notes,
+        queues,
+    })
+}
+
+/// A number for a virtual device that no configuration uses.
+fn serial() -> u32 {
+    static SERIAL: AtomicU32 = AtomicU32::new(10_000);
+    SERIAL.fetch_add(1, Ordering::Relaxed)
+}
+
+/// A key for the Toeplitz hash under which swapping source and destination changes nothing: the same
+/// 16 random bits over and over. The hash keeps all 16 bits of information if and only if an odd
+/// number of them is set (the map's polynomial must be prime to x^16 + 1 = (x + 1)^16).
+fn symmetric_key(length: u16) -> Vec<u8> {
+    let random = RandomState::new();
+    let pattern = (0_u32..)
+        .map(|attempt| random.hash_one(attempt) as u16)
+        .find(|pattern| matches!(pattern.count_ones(), 5 | 7 | 9 | 11))
+        .unwrap_or(0x6d5a);
+    pattern.to_be_bytes().into_iter().cycle().take(usize::from(length)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The Toeplitz hash as NICs compute it.
+    fn toeplitz(key: &[u8], data: &[u8]) -> u32 {
+        let bit = |index: usize| key[index / 8] >> (7 - index % 8) & 1;
+        let mut hash = 0;
+        for index in (0..data.len() * 8).filter(|index| data[index / 8] >> (7 - index % 8) & 1 == 1)
+        {
+            let window = (0..32).fold(0_u32, |word, at| word << 1 | u32::from(bit(index + at)));
+            hash ^= window;
+        }
+        hash
+    }
+
+    #[test]
+    fn both_directions_hash_alike_and_hosts_differ() {
+        let key = symmetric_key(40);
+        let mut seen = std::collections::HashSet::new();
+        for host in 0..=255 {
+            let (a, b) = ([10, 0, 0, host], [192, 168, 7, 9]);
+            let there = toeplitz(&key, &[a, b].concat());
+            assert_eq!(there, toeplitz(&key, &[b, a].concat()));
+            seen.insert(there);
+        }
+        // The map is one to one on 16 bits, so 256 hosts of one network never collide.
+        assert_eq!(seen.len(), 256);
+    }
+
+    #[test]
+    fn impossible_wishes_are_refused_before_anything_is_touched() {
+        let good = DeviceConfig::new("net_null0");
+        assert!(check_config(&good).is_ok());
+        for (config, kind) in [
+            (DeviceConfig { queues: 0, ..good.clone() }, ErrorKind::Config),
+            (DeviceConfig { descriptors: 1_000, ..good.clone() }, ErrorKind::Config),
+            (DeviceConfig { mtu: Some(67), ..good.clone() }, ErrorKind::Mtu),
+            (DeviceConfig { mtu: Some(9_001), ..good.clone() }, ErrorKind::Mtu),
+        ] {
+            assert_eq!(check_config(&config).unwrap_err().kind(), kind, "{config:?}");
+        }
+    }
+}

@@ -1,0 +1,369 @@
+//! The kernel's side of a port that is a kernel interface: what DPDK's AF_XDP and AF_PACKET drivers
+//! do not look after. It refuses interfaces on which the host itself would answer, clears what a
+//! killed predecessor left, sees carrier, and puts everything back at the end.
+
+mod netlink;
+mod sys;
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+
+use crate::error::{Error, ErrorKind, Result};
+use netlink::{Link, Rtnetlink};
+use sys::{Channels, Ethtool, Offload};
+
+/// An interface that this process has to itself until the value is dropped, which restores it.
+pub(crate) struct KernelPort {
+    name: String,
+    index: u32,
+    rtnetlink: Rtnetlink,
+    ethtool: Ethtool,
+    /// As it was found.
+    before: Link,
+    restore_offloads: Vec<Offload>,
+    restore_channels: Option<Channels>,
+    restore_ipv6: bool,
+    /// What was put right at the start, for the log.
+    notes: Vec<String>,
+    _promiscuous: OwnedFd,
+    _claim: UnixListener,
+}
+
+impl KernelPort {
+    /// Takes an interface over.
+    ///
+    /// # Errors
+    ///
+    /// It does not exist, belongs to a bridge, carries addresses, is in use, or this process may
+    /// not configure it.
+    pub(crate) fn claim(name: &str) -> Result<Self> {
+        require_capabilities()?;
+        let mut rtnetlink =
+            Rtnetlink::new().map_err(|error| Error::kernel("socket(NETLINK_ROUTE)", &error))?;
+        let before = rtnetlink.link_by_name(name).map_err(|error| {
+            let refused = Error::kernel("RTM_GETLINK", &error);
+            if error.raw_os_error() != Some(libc::ENODEV) {
+                return refused;
+            }
+            refused.because(
+                ErrorKind::NotFound,
+                "there is no such interface in this network namespace",
+                "`ip link` lists the interfaces",
+            )
+        })?;
+        refuse_unfit(&mut rtnetlink, &before)?;
+        let claim = claim_index(before.index)?;
+        let mut notes = Vec::new();
+        let before = clear_leftovers(&mut rtnetlink, before, &mut notes)?;
+        let promiscuous = sys::hold_promiscuous(before.index)
+            .map_err(|error| Error::kernel("setsockopt(PACKET_ADD_MEMBERSHIP)", &error))?;
+        let ethtool = Ethtool::new().map_err(|error| Error::kernel("socket(AF_INET)", &error))?;
+        let mut port = Self {
+            name: name.to_owned(),
+            index: before.index,
+            rtnetlink,
+            ethtool,
+            before,
+            restore_offloads: Vec::new(),
+            restore_channels: None,
+            restore_ipv6: false,
+            notes,
+            _promiscuous: promiscuous,
+            _claim: claim,
+        };
+        port.quiet_offloads();
+        port.quiet_ipv6();
+        Ok(port)
+    }
+
+    /// What was put right at the start, in sentences for the log.
+    pub(crate) fn notes(&self) -> &[String] {
+        &self.notes
+    }
+
+    pub(crate) fn mtu(&self) -> u32 {
+        self.before.mtu
+    }
+
+    /// Sets the MTU; the one found comes back at the end.
+    pub(crate) fn set_mtu(&mut self, mtu: u32) -> Result<()> {
+        let limit = self.before.max_mtu;
+        if limit != 0 && mtu > limit {
+            return Err(Error::refused(
+                ErrorKind::Mtu,
+                format!("MTU {mtu} is over the interface's limit of {limit}"),
+                "set a smaller `mtu`",
+            ));
+        }
+        self.rtnetlink.set_mtu(self.index, mtu).map_err(|error| {
+            Error::kernel("RTM_SETLINK", &error).because(
+                ErrorKind::Mtu,
+                format!("the kernel refuses MTU {mtu}"),
+                "set a smaller `mtu`",
+            )
+        })
+    }
+
+    /// Makes frames arrive on exactly `queues` queues: AF_XDP sees only those that it has bound, and
+    /// the host would take the others.
+    pub(crate) fn set_queues(&mut self, queues: u32) -> Result<()> {
+        // An interface that does not know the question has one queue.
+        let Ok(channels) = self.ethtool.channels(&self.name) else {
+            return if queues == 1 { Ok(()) } else { Err(self.too_few_queues(1, queues)) };
+        };
+        if channels.receiving() == queues {
+            return Ok(());
+        }
+        if channels.max_rx.max(channels.max_combined) < queues {
+            return Err(self.too_few_queues(channels.max_rx.max(channels.max_combined), queues));
+        }
+        let wanted = channels.with_receiving(queues);
+        self.ethtool.set_channels(&self.name, wanted).map_err(|error| {
+            Error::kernel("ioctl(ETHTOOL_SCHANNELS)", &error).because(
+                ErrorKind::Queues,
+                format!(
+                    "frames arrive on {} queues and {queues} must see them all",
+                    channels.receiving()
+                ),
+                format!("set the interface's queues: `ethtool -L {} combined {queues}`", self.name),
+            )
+        })?;
+        self.restore_channels.get_or_insert(channels);
+        Ok(())
+    }
+
+    /// Keeps the host's own frames, and tags that would be changed, from an AF_PACKET port.
+    pub(crate) fn filter_packet_sockets(&self) -> Result<()> {
+        let filtered = sys::filter_packet_sockets(self.index)
+            .map_err(|error| Error::kernel("setsockopt(SO_ATTACH_FILTER)", &error))?;
+        if filtered == 0 {
+            return Err(Error::refused(
+                ErrorKind::Refused,
+                "the AF_PACKET driver's socket was not found",
+                "make /proc readable for the gateway",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Whether there is a carrier. An interface that is down has none.
+    pub(crate) fn carrier(&mut self) -> Result<bool> {
+        self.rtnetlink
+            .link_by_index(self.index)
+            .map(|link| link.carrier)
+            .map_err(|error| Error::kernel("RTM_GETLINK", &error))
+    }
+
+    /// Sets the interface administratively up or down: the other end of the cable sees it.
+    pub(crate) fn set_up(&mut self, up: bool) -> Result<()> {
+        self.rtnetlink.set_up(self.index, up).map_err(|error| {
+            let change = if up { "up" } else { "down" };
+            let refused = Error::kernel("RTM_SETLINK", &error);
+            let kind = refused.kind();
+            let remedy = format!("see why `ip link set dev {} {change}` fails", self.name);
+            refused.because(kind, format!("the interface cannot be set {change}"), remedy)
+        })
+    }
+
+    fn too_few_queues(&self, has: u32, wanted: u32) -> Error {
+        Error::refused(
+            ErrorKind::Queues,
+            format!("{} has {has} queues and {wanted} workers need one each", self.name),
+            format!("configure {has} workers for this wire"),
+        )
+    }
+
+    /// Turns off what merges or changes frames before they reach us.
+    fn quiet_offloads(&mut self) {
+        for offload in [Offload::Gro, Offload::Lro, Offload::RxVlan] {
+            if self.ethtool.offload(&self.name, offload) != Some(true) {
+                continue;
+            }
+            match self.ethtool.set_offload(&self.name, offload, false) {
+                Ok(()) => self.restore_offloads.push(offload),
+                // Some drivers have it fixed on. Tags are put back where that happens; merged
+                // segments are longer than the MTU and will be counted as too long.
+                Err(error) => self.notes.push(format!("{offload:?} cannot be turned off: {error}")),
+            }
+        }
+    }
+
+    /// A port of a bump in the wire does not speak: no link-local address, no router solicitation.
+    fn quiet_ipv6(&mut self) {
+        let path = self.ipv6_switch();
+        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0") {
+            match fs::write(&path, "1") {
+                Ok(()) => self.restore_ipv6 = true,
+                Err(error) => self
+                    .notes
+                    .push(format!("the host's own IPv6 stays on: cannot write {path}: {error}")),
+            }
+        }
+    }
+
+    fn ipv6_switch(&self) -> String {
+        format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name)
+    }
+}
+
+impl Drop for KernelPort {
+    /// Puts back what was changed. The driver is closed by now. What cannot be put back (the
+    /// interface may be gone) stays: there is nobody left to tell.
+    fn drop(&mut self) {
+        if let Ok(link) = self.rtnetlink.link_by_index(self.index) {
+            for &(mode, id) in &link.xdp {
+                if sys::bpf_program_name(id).is_ok_and(|name| is_af_xdp_program(&name)) {
+                    let _ = self.rtnetlink.detach_xdp(self.index, mode);
+                }
+            }
+            if link.mtu != self.before.mtu {
+                let _ = self.rtnetlink.set_mtu(self.index, self.before.mtu);
+            }
+            if link.up != self.before.up {
+                let _ = self.rtnetlink.set_up(self.index, self.before.up);
+            }
+        }
+        if let Some(channels) = self.restore_channels {
+            let _ = self.ethtool.set_channels(&self.name, channels);
+        }
+        for &offload in &self.restore_offloads {
+            let _ = self.ethtool.set_offload(&self.name, offload, true);
+        }
+        if self.restore_ipv6 {
+            let _ = fs::write(self.ipv6_switch(), "0");
+        }
+    }
+}
+
+/// Refuses interfaces that cannot be a port of a bump in the wire.
+fn refuse_unfit(rtnetlink: &mut Rtnetlink, link: &Link) -> Result<()> {
+    if link.loopback {
+        return Err(Error::refused(
+            ErrorKind::Config,
+            "the loopback interface cannot be a port",
+            "name an Ethernet interface",
+        ));
+    }
+    if let Some(index) = link.controller {
+        let of = rtnetlink.link_by_index(index).map_or(format!("#{index}"), |link| link.name);
+        return Err(Error::refused(
+            ErrorKind::Enslaved,
+            format!("the interface belongs to {of}, which would forward past the gateway"),
+            format!("take it out: `ip link set dev {} nomaster`", link.name),
+        ));
+    }
+    let addresses =
+        rtnetlink.addresses(link.index).map_err(|error| Error::kernel("RTM_GETADDR", &error))?;
+    if !addresses.is_empty() {
+        return Err(Error::refused(
+            ErrorKind::HasAddresses,
+            format!(
+                "the interface carries {}: the host itself would answer on the wire",
+                addresses.join(", ")
+            ),
+            format!("remove them: `ip addr flush dev {}`", link.name),
+        ));
+    }
+    Ok(())
+}
+
+/// Claims an interface for this process. The kernel forgets the claim when the process ends, and
+/// abstract socket names belong to one network namespace, as interface numbers do.
+fn claim_index(index: u32) -> Result<UnixListener> {
+    SocketAddr::from_abstract_name(format!("bulkhead/interface/{index}"))
+        .and_then(|name| UnixListener::bind_addr(&name))
+        .map_err(|error| match error.kind() {
+            io::ErrorKind::AddrInUse => Error::refused(
+                ErrorKind::InUse,
+                "another port of this gateway, or another gateway, uses the interface",
+                "name each interface once, and stop the other gateway (`systemctl stop bulkhead`)",
+            ),
+            _ => Error::kernel("bind(AF_UNIX)", &error),
+        })
+}
+
+/// Takes off the XDP program and the promiscuous flag that a killed predecessor left.
+fn clear_leftovers(rtnetlink: &mut Rtnetlink, link: Link, notes: &mut Vec<String>) -> Result<Link> {
+    if link.xdp.is_empty() {
+        return Ok(link);
+    }
+    for &(mode, id) in &link.xdp {
+        let name = sys::bpf_program_name(id).unwrap_or_default();
+        if !is_af_xdp_program(&name) {
+            return Err(Error::refused(
+                ErrorKind::InUse,
+                format!("the interface has an XDP program, `{name}` (number {id})"),
+                format!("detach it: `ip link set dev {} xdp off`", link.name),
+            ));
+        }
+        if let Some(process) = holder_of_program(id) {
+            return Err(Error::refused(
+                ErrorKind::InUse,
+                format!("process {process} receives from the interface over AF_XDP"),
+                "stop it first",
+            ));
+        }
+        rtnetlink
+            .detach_xdp(link.index, mode)
+            .map_err(|error| Error::kernel("RTM_SETLINK(IFLA_XDP)", &error))?;
+        notes.push(format!("detached the XDP program `{name}` of a process that has died"));
+    }
+    if link.promiscuity > 0 && rtnetlink.set_promiscuous_flag(link.index, false).is_ok() {
+        notes.push("cleared the promiscuous flag that it left".to_owned());
+    }
+    rtnetlink.link_by_index(link.index).map_err(|error| Error::kernel("RTM_GETLINK", &error))
+}
+
+/// Whether a program is one that AF_XDP libraries load for themselves.
+fn is_af_xdp_program(name: &str) -> bool {
+    name.starts_with("xsk_def_") || name == "xdp_dispatcher"
+}
+
+/// A live process that holds a BPF program, as its number and name. AF_XDP applications hold theirs.
+fn holder_of_program(id: u32) -> Option<String> {
+    let line = format!("prog_id:\t{id}");
+    for process in fs::read_dir("/proc").ok()?.flatten() {
+        let Some(pid) = process.file_name().to_str().and_then(|name| name.parse::<u32>().ok())
+        else {
+            continue;
+        };
+        let Ok(descriptors) = fs::read_dir(process.path().join("fdinfo")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(info) = fs::read_to_string(descriptor.path()) else { continue };
+            if info.lines().any(|each| each == line) {
+                let name = fs::read_to_string(process.path().join("comm")).unwrap_or_default();
+                return Some(format!("{pid} ({})", name.trim()));
+            }
+        }
+    }
+    None
+}
+
+/// Refuses early, with the names of what is missing.
+fn require_capabilities() -> Result<()> {
+    const NEEDED: [(u32, &str); 2] = [(12, "NET_ADMIN"), (13, "NET_RAW")];
+
+    let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
+        // Where /proc is hidden, the system calls will tell.
+        .unwrap_or(u64::MAX);
+    let missing: Vec<_> = NEEDED
+        .iter()
+        .filter(|(bit, _)| effective & (1 << bit) == 0)
+        .map(|&(_, name)| name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    Err(Error::refused(
+        ErrorKind::Privilege,
+        format!("this process lacks the capability {}", missing.join(" and ")),
+        "run as root, or with the capabilities NET_ADMIN, NET_RAW, BPF and IPC_LOCK",
+    ))
+}
