@@ -10,7 +10,8 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bulkhead_pipeline::snapshot::Mode;
+use bulkhead_pipeline::conntrack::Timeouts;
+pub use bulkhead_pipeline::snapshot::Mode;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 
@@ -135,20 +136,10 @@ pub struct Flows {
     pub capacity: usize,
     /// Flows that one source address may hold at one worker.
     pub per_source_limit: u32,
-    /// A TCP connection that is being opened.
-    pub tcp_opening: Duration,
-    /// An established TCP connection without traffic.
-    pub tcp_established: Duration,
-    /// A TCP connection after FIN or RST.
-    pub tcp_closing: Duration,
-    /// UDP that nobody answered yet.
-    pub udp_unanswered: Duration,
-    /// UDP with traffic both ways.
-    pub udp: Duration,
-    /// ICMP queries.
-    pub icmp: Duration,
-    /// Everything else.
-    pub other: Duration,
+    /// How long flows may be silent.
+    pub timeouts: Timeouts,
+    /// Answers of reject rules, per worker and second.
+    pub rejects_per_second: u32,
 }
 
 /// The metrics endpoint.
@@ -169,17 +160,30 @@ pub struct Limits {
     pub policy_files: usize,
 }
 
+impl Default for Limits {
+    fn default() -> Self {
+        Self { policy_bytes: 64 << 20, policy_files: 1000 }
+    }
+}
+
 /// What DPDK is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Dpdk {
-    /// Mebibytes of packet memory; [`None`] lets the number of ports and workers decide.
-    pub memory_mib: Option<u32>,
-    /// Whether packet memory lies in huge pages.
-    pub huge_pages: bool,
+    /// Where packet memory lies.
+    pub huge_pages: HugePages,
     /// Descriptors of each receive and transmit queue.
     pub queue_size: u16,
-    /// Further arguments for `rte_eal_init`, as they are.
-    pub eal_args: Vec<String>,
+}
+
+/// Where packet memory lies.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum HugePages {
+    /// In huge pages where enough of them are free.
+    Auto,
+    /// In huge pages, or the gateway does not start.
+    Require,
+    /// In ordinary memory: slower, and of no use to physical devices.
+    Never,
 }
 
 impl Config {
@@ -271,7 +275,7 @@ impl Checker<'_> {
             ),
             grace: self.seconds("grace-s", document.grace_s, 60, 0..=3600),
             wires,
-            flows: self.flows(document.flows),
+            flows: self.flows(document.flows, document.timeouts),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),
@@ -282,11 +286,16 @@ impl Checker<'_> {
                 policy_files: self.number("policy-files", limits.policy_files, 1000, 1..=100_000),
             },
             dpdk: Dpdk {
-                memory_mib: (dpdk.memory_mib)
-                    .map(|v| self.number("memory-mib", Some(v), 0, 16..=1_048_576)),
-                huge_pages: dpdk.huge_pages.unwrap_or(true),
+                huge_pages: self.choice(
+                    dpdk.huge_pages,
+                    HugePages::Auto,
+                    &[
+                        ("auto", HugePages::Auto),
+                        ("require", HugePages::Require),
+                        ("never", HugePages::Never),
+                    ],
+                ),
                 queue_size: self.number("queue-size", dpdk.queue_size, 1024, 64..=8192),
-                eal_args: dpdk.eal_args.unwrap_or_default(),
             },
         }
     }
@@ -396,28 +405,79 @@ impl Checker<'_> {
         (count, list)
     }
 
-    fn flows(&mut self, table: document::Flows) -> Flows {
-        let day = 86_400;
+    fn flows(&mut self, table: document::Flows, timeouts: document::Timeouts) -> Flows {
         Flows {
             capacity: self.number("capacity", table.capacity, 1 << 18, 1024..=1 << 26),
             per_source_limit: self.number(
                 "per-source-limit",
                 table.per_source_limit,
-                65_536,
+                1 << 15,
                 1..=1 << 26,
             ),
-            tcp_opening: self.seconds("tcp-opening-s", table.tcp_opening_s, 30, 1..=day),
-            tcp_established: self.seconds(
+            timeouts: self.timeouts(timeouts),
+            rejects_per_second: self.number(
+                "rejects-per-second",
+                table.rejects_per_second,
+                1000,
+                0..=1_000_000,
+            ),
+        }
+    }
+
+    fn timeouts(&mut self, table: document::Timeouts) -> Timeouts {
+        let default = Timeouts::default();
+        let mut timeout = |key, value, default| self.number(key, value, default, 1..=30 * 86_400);
+        Timeouts {
+            tcp_syn_sent_s: timeout("tcp-syn-sent-s", table.tcp_syn_sent_s, default.tcp_syn_sent_s),
+            tcp_syn_received_s: timeout(
+                "tcp-syn-received-s",
+                table.tcp_syn_received_s,
+                default.tcp_syn_received_s,
+            ),
+            tcp_adopted_s: timeout("tcp-adopted-s", table.tcp_adopted_s, default.tcp_adopted_s),
+            tcp_established_s: timeout(
                 "tcp-established-s",
                 table.tcp_established_s,
-                day,
-                60..=30 * day,
+                default.tcp_established_s,
             ),
-            tcp_closing: self.seconds("tcp-closing-s", table.tcp_closing_s, 30, 1..=day),
-            udp_unanswered: self.seconds("udp-unanswered-s", table.udp_unanswered_s, 30, 1..=day),
-            udp: self.seconds("udp-s", table.udp_s, 180, 1..=day),
-            icmp: self.seconds("icmp-s", table.icmp_s, 30, 1..=day),
-            other: self.seconds("other-s", table.other_s, 180, 1..=day),
+            tcp_half_closed_s: timeout(
+                "tcp-half-closed-s",
+                table.tcp_half_closed_s,
+                default.tcp_half_closed_s,
+            ),
+            tcp_closing_s: timeout("tcp-closing-s", table.tcp_closing_s, default.tcp_closing_s),
+            tcp_time_wait_s: timeout(
+                "tcp-time-wait-s",
+                table.tcp_time_wait_s,
+                default.tcp_time_wait_s,
+            ),
+            tcp_closed_s: timeout("tcp-closed-s", table.tcp_closed_s, default.tcp_closed_s),
+            udp_unanswered_s: timeout(
+                "udp-unanswered-s",
+                table.udp_unanswered_s,
+                default.udp_unanswered_s,
+            ),
+            udp_answered_s: timeout("udp-answered-s", table.udp_answered_s, default.udp_answered_s),
+            icmp_unanswered_s: timeout(
+                "icmp-unanswered-s",
+                table.icmp_unanswered_s,
+                default.icmp_unanswered_s,
+            ),
+            icmp_answered_s: timeout(
+                "icmp-answered-s",
+                table.icmp_answered_s,
+                default.icmp_answered_s,
+            ),
+            other_unanswered_s: timeout(
+                "other-unanswered-s",
+                table.other_unanswered_s,
+                default.other_unanswered_s,
+            ),
+            other_answered_s: timeout(
+                "other-answered-s",
+                table.other_answered_s,
+                default.other_answered_s,
+            ),
         }
     }
 

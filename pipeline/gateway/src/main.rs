@@ -1,3 +1,7 @@
-//! The binary `bulkhead`.
+//! The binary `bulkhead`; everything it does is in the library beside it.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    bulkhead_gateway::cli::main()
+}

@@ -10,6 +10,7 @@ use std::io::{self, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use bulkhead_rules::syntax::Source;
 use sha2::{Digest, Sha256};
 
 use crate::config::Limits;
@@ -17,17 +18,8 @@ use crate::config::Limits;
 /// The texts of a policy, in the order in which they are read.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct PolicyFiles {
-    /// Never empty.
-    pub files: Vec<PolicyFile>,
-}
-
-/// One file of a policy.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct PolicyFile {
-    /// The path as an operator would type it.
-    pub name: String,
-    /// What it holds.
-    pub text: String,
+    /// Each is named by its path as an operator would type it; never empty.
+    pub sources: Vec<Source>,
 }
 
 impl PolicyFiles {
@@ -41,7 +33,7 @@ impl PolicyFiles {
         let metadata = fs::metadata(path).map_err(|error| ReadError::io(path, &error))?;
         let paths = if metadata.is_dir() { list(path, limits)? } else { vec![path.to_path_buf()] };
         let mut left = limits.policy_bytes;
-        let mut files = Vec::with_capacity(paths.len());
+        let mut sources = Vec::with_capacity(paths.len());
         for path in paths {
             let text = read_text(&path, left).map_err(|error| match error.kind {
                 ErrorKind::TooLarge(_) => {
@@ -50,23 +42,31 @@ impl PolicyFiles {
                 _ => error,
             })?;
             left -= text.len() as u64;
-            files.push(PolicyFile { name: path.display().to_string(), text });
+            sources.push(Source::new(path.display().to_string(), text));
         }
-        Ok(Self { files })
+        Ok(Self { sources })
     }
 
-    /// The hash by which the policy is known: SHA-256 over names (without folders) and texts.
+    /// The hash by which the policy is known: SHA-256 over short names and texts.
     pub fn hash(&self) -> PolicyHash {
         let mut hasher = Sha256::new();
-        for file in &self.files {
-            let name = Path::new(&file.name).file_name().unwrap_or_default();
-            for part in [name.as_encoded_bytes(), file.text.as_bytes()] {
+        for source in &self.sources {
+            let name = short_name(source);
+            for part in [name.as_bytes(), source.text.as_bytes()] {
                 hasher.update((part.len() as u64).to_le_bytes());
                 hasher.update(part);
             }
         }
         PolicyHash(hasher.finalize().into())
     }
+}
+
+/// The name under which a source is kept: without its folders, and such that it is read again with a
+/// folder, whatever it was called.
+pub fn short_name(source: &Source) -> String {
+    let name = Path::new(&*source.name).file_name().unwrap_or_default().to_string_lossy();
+    let name = name.trim_start_matches('.');
+    if is_policy_name(Path::new(name)) { name.to_owned() } else { format!("{name}.yaml") }
 }
 
 /// The SHA-256 of a policy's files.
@@ -247,7 +247,7 @@ mod tests {
         }
         fs::create_dir(dir.path().join("sub.yaml")).unwrap();
         let read = PolicyFiles::read(dir.path(), &limits()).unwrap();
-        let texts: Vec<&str> = read.files.iter().map(|file| file.text.as_str()).collect();
+        let texts: Vec<&str> = read.sources.iter().map(|source| source.text.as_str()).collect();
         assert_eq!(texts, ["a", "b"]);
     }
 
@@ -258,9 +258,9 @@ mod tests {
         fs::write(dir.path().join("..2026/p.yaml"), "text").unwrap();
         symlink("..2026", dir.path().join("..data")).unwrap();
         symlink("..data/p.yaml", dir.path().join("p.yaml")).unwrap();
-        assert_eq!(PolicyFiles::read(dir.path(), &limits()).unwrap().files[0].text, "text");
+        assert_eq!(PolicyFiles::read(dir.path(), &limits()).unwrap().sources[0].text, "text");
         let file = dir.path().join("p.yaml");
-        assert_eq!(PolicyFiles::read(&file, &limits()).unwrap().files[0].text, "text");
+        assert_eq!(PolicyFiles::read(&file, &limits()).unwrap().sources[0].text, "text");
     }
 
     #[test]
@@ -315,11 +315,8 @@ mod tests {
     #[test]
     fn the_hash_sees_names_and_texts_but_not_folders() {
         let files = |list: &[(&str, &str)]| {
-            let file = |&(name, text): &(&str, &str)| PolicyFile {
-                name: name.to_owned(),
-                text: text.to_owned(),
-            };
-            PolicyFiles { files: list.iter().map(file).collect() }.hash()
+            let source = |&(name, text): &(&str, &str)| Source::new(name, text);
+            PolicyFiles { sources: list.iter().map(source).collect() }.hash()
         };
         assert_eq!(files(&[("/a/p.yaml", "x")]), files(&[("/b/p.yaml", "x")]));
         assert_ne!(files(&[("p.yaml", "x")]), files(&[("p.yaml", "y")]));

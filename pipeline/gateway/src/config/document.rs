@@ -21,6 +21,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) flows: Flows,
     #[serde(default)]
+    pub(super) timeouts: Timeouts,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) limits: Limits,
@@ -43,13 +45,26 @@ pub(super) struct Wire {
 pub(super) struct Flows {
     pub(super) capacity: Option<Spanned<i64>>,
     pub(super) per_source_limit: Option<Spanned<i64>>,
-    pub(super) tcp_opening_s: Option<Spanned<i64>>,
+    pub(super) rejects_per_second: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Timeouts {
+    pub(super) tcp_syn_sent_s: Option<Spanned<i64>>,
+    pub(super) tcp_syn_received_s: Option<Spanned<i64>>,
+    pub(super) tcp_adopted_s: Option<Spanned<i64>>,
     pub(super) tcp_established_s: Option<Spanned<i64>>,
+    pub(super) tcp_half_closed_s: Option<Spanned<i64>>,
     pub(super) tcp_closing_s: Option<Spanned<i64>>,
+    pub(super) tcp_time_wait_s: Option<Spanned<i64>>,
+    pub(super) tcp_closed_s: Option<Spanned<i64>>,
     pub(super) udp_unanswered_s: Option<Spanned<i64>>,
-    pub(super) udp_s: Option<Spanned<i64>>,
-    pub(super) icmp_s: Option<Spanned<i64>>,
-    pub(super) other_s: Option<Spanned<i64>>,
+    pub(super) udp_answered_s: Option<Spanned<i64>>,
+    pub(super) icmp_unanswered_s: Option<Spanned<i64>>,
+    pub(super) icmp_answered_s: Option<Spanned<i64>>,
+    pub(super) other_unanswered_s: Option<Spanned<i64>>,
+    pub(super) other_answered_s: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]
@@ -69,8 +84,6 @@ pub(super) struct Limits {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Dpdk {
-    pub(super) memory_mib: Option<Spanned<i64>>,
-    pub(super) huge_pages: Option<bool>,
+    pub(super) huge_pages: Option<Spanned<String>>,
     pub(super) queue_size: Option<Spanned<i64>>,
-    pub(super) eal_args: Option<Vec<String>>,
 }

@@ -400,7 +400,8 @@ fn write(format: Format, frames: &[Seen]) -> Vec<u8> {
         writer.write(frame.timestamp_ns, frame.original_len, &frame.bytes).unwrap();
     }
     writer.finish().unwrap();
-    std::mem::take(&mut *kept.0.lock().unwrap())
+    let bytes = kept.0.lock().unwrap().clone();
+    bytes
 }
 
 #[test]
@@ -477,15 +478,9 @@ proptest! {
 
 /// Assigns by the first byte and keeps what it hears.
 struct Listener {
-    settled: Arc<Mutex<Vec<Entry>>>,
-    originated: Arc<Mutex<Vec<Answer>>>,
+    settled: Arc<Mutex<Vec<(u64, Vec<u8>, bool)>>>,
+    originated: Arc<Mutex<Vec<(Side, Vec<u8>)>>>,
 }
-
-/// A settled frame's number, its bytes, and whether it was sent.
-type Entry = (u64, Vec<u8>, bool);
-
-/// Where an originated frame went, and its bytes.
-type Answer = (Side, Vec<u8>);
 
 impl CaptureHandler for Listener {
     fn assign(&mut self, record: &Record<'_>) -> Assign {

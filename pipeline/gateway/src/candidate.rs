@@ -1,0 +1,161 @@
+//! Policy texts to a policy that may be published: loaded, its assertions held, compiled.
+//!
+//! `check`, `explain`, a start and a reload all come through here, so that what `check` accepts is
+//! what a gateway accepts.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use bulkhead_rules::classifier::Classifier;
+use bulkhead_rules::compile::{self, compile};
+use bulkhead_rules::policy::{self, LoadOptions, Policy};
+use bulkhead_rules::syntax::Diagnostic;
+use serde::{Deserialize, Serialize};
+
+use crate::config::Limits;
+use crate::policy_files::{PolicyFiles, PolicyHash};
+
+/// A policy that may be published.
+#[derive(Clone, Debug)]
+pub struct Candidate {
+    /// The checked policy.
+    pub policy: Arc<Policy>,
+    /// Its compiled form.
+    pub classifier: Arc<Classifier>,
+    /// By which it is known.
+    pub hash: PolicyHash,
+    /// What a person should look at.
+    pub warnings: Vec<Finding>,
+    /// What it took to make.
+    pub cost: Cost,
+}
+
+/// What it took to make a [`Candidate`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+pub struct Cost {
+    /// Microseconds from text to checked policy.
+    pub load_us: u64,
+    /// Microseconds for the proof of the assertions.
+    pub assert_us: u64,
+    /// Microseconds from checked policy to classifier.
+    pub compile_us: u64,
+    /// Heap bytes of the classifier.
+    pub classifier_bytes: u64,
+}
+
+/// A finding as it is printed and as it travels over the control socket.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Finding {
+    /// `error` or `warning`.
+    pub severity: String,
+    /// The stable name of the kind of finding.
+    pub code: String,
+    /// What is wrong, one sentence.
+    pub message: String,
+    /// Where.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub file: Option<String>,
+    /// Line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub line: Option<u32>,
+    /// Column in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub column: Option<u32>,
+    /// What to do.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub help: Option<String>,
+    /// All of it as a person wants it shown, with the source line and a caret.
+    pub rendered: String,
+}
+
+impl Finding {
+    /// An error about the policy as a whole, or about a file that could not be read.
+    pub fn error(code: &str, message: String, help: Option<String>) -> Self {
+        let mut rendered = format!("error[{code}]: {message}");
+        if let Some(help) = &help {
+            rendered.push_str(&format!("\n  = help: {help}"));
+        }
+        Self {
+            severity: "error".to_owned(),
+            code: code.to_owned(),
+            message,
+            file: None,
+            line: None,
+            column: None,
+            help,
+            rendered,
+        }
+    }
+}
+
+impl From<&Diagnostic> for Finding {
+    fn from(diagnostic: &Diagnostic) -> Self {
+        let location = diagnostic.location();
+        Self {
+            severity: match diagnostic.severity() {
+                bulkhead_rules::syntax::Severity::Error => "error".to_owned(),
+                bulkhead_rules::syntax::Severity::Warning => "warning".to_owned(),
+            },
+            code: diagnostic.code().label().to_owned(),
+            message: diagnostic.message().to_owned(),
+            file: location.as_ref().map(|l| l.file.to_string()),
+            line: location.as_ref().map(|l| l.line),
+            column: location.as_ref().map(|l| l.column),
+            help: diagnostic.help().map(str::to_owned),
+            rendered: diagnostic.to_string(),
+        }
+    }
+}
+
+/// Makes a candidate of `files`. `wires` are the gateway's wires, [`None`] where there is none.
+///
+/// # Errors
+///
+/// Everything that is wrong; never empty.
+pub fn make(
+    files: &PolicyFiles,
+    wires: Option<&[Arc<str>]>,
+    limits: &Limits,
+) -> Result<Candidate, Vec<Finding>> {
+    let begun = Instant::now();
+    let options = LoadOptions {
+        wires: wires.map(<[_]>::to_vec),
+        now_unix_ms: unix_now_ms(),
+        limits: policy::Limits {
+            text_bytes: usize::try_from(limits.policy_bytes).unwrap_or(usize::MAX),
+            ..policy::Limits::default()
+        },
+    };
+    let loaded = Policy::load(&files.sources, &options)
+        .map_err(|found| found.iter().map(Finding::from).collect::<Vec<_>>())?;
+    let load = begun.elapsed();
+    let policy = loaded.policy;
+    let begun = Instant::now();
+    let classifier = compile(&policy, &compile::Limits::default())
+        .map_err(|error| vec![Finding::error("limit-exceeded", error.to_string(), None)])?;
+    let compile = begun.elapsed();
+    let cost = Cost {
+        load_us: micros(load),
+        assert_us: 0,
+        compile_us: micros(compile),
+        classifier_bytes: classifier.size_bytes() as u64,
+    };
+    Ok(Candidate {
+        policy: Arc::new(policy),
+        classifier: Arc::new(classifier),
+        hash: files.hash(),
+        warnings: loaded.warnings.iter().map(Finding::from).collect(),
+        cost,
+    })
+}
+
+/// Whole microseconds.
+pub fn micros(duration: Duration) -> u64 {
+    u64::try_from(duration.as_micros()).unwrap_or(u64::MAX)
+}
+
+/// Milliseconds since the Unix epoch, unless the clock stands before it.
+pub fn unix_now_ms() -> Option<i64> {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).ok()?;
+    i64::try_from(since.as_millis()).ok()
+}

@@ -1,0 +1,221 @@
+//! `bulkhead check`: is a policy, or a configuration, sound? For people and for CI.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::candidate::{self, Candidate, Cost, Finding};
+use crate::cli::{CheckArgs, exit};
+use crate::config::{Config, ConfigError, Limits};
+use crate::policy_files::PolicyFiles;
+
+/// What is known of one policy after its check.
+#[derive(Debug, Serialize)]
+struct Report {
+    path: String,
+    /// `accepted`, `refused` or `unreadable`.
+    result: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    summary: Option<Summary>,
+    findings: Vec<Finding>,
+}
+
+#[derive(Debug, Serialize)]
+struct Summary {
+    hash: String,
+    files: usize,
+    text_bytes: usize,
+    rules: usize,
+    endpoints: usize,
+    services: usize,
+    assertions: usize,
+    scheduled_changes: usize,
+    #[serde(flatten)]
+    cost: Cost,
+}
+
+/// Checks what the command line names. Returns the exit code.
+pub fn main(args: &CheckArgs) -> u8 {
+    let mut worst = exit::OK;
+    let mut limits = Limits::default();
+    let mut wires = None;
+    let mut paths = args.policies.clone();
+    let mut config_report = None;
+    if let Some(path) = &args.config {
+        match Config::load(path) {
+            Ok(config) => {
+                if paths.is_empty() {
+                    paths.push(config.policy.clone());
+                }
+                let names = config.wires.iter().map(|wire| Arc::from(wire.name.as_str()));
+                wires = Some(names.collect::<Vec<Arc<str>>>());
+                limits = config.limits;
+                config_report = Some(config_accepted(path, wires.as_deref().unwrap_or_default()));
+            }
+            Err(error) => {
+                worst = match error {
+                    ConfigError::Unreadable(_) => exit::UNAVAILABLE,
+                    ConfigError::Invalid(_) => exit::REFUSED,
+                };
+                config_report = Some(config_refused(path, &error));
+            }
+        }
+    }
+    let reports: Vec<Report> =
+        paths.iter().map(|path| check(path, wires.as_deref(), &limits)).collect();
+    for report in &reports {
+        worst = worse(worst, exit_code(report, args.deny_warnings));
+    }
+    if args.json {
+        let document = serde_json::json!({
+            "config": config_report.map(|report| report.json),
+            "policies": reports,
+            "exit_code": worst,
+        });
+        println!("{document:#}");
+    } else {
+        if let Some(report) = config_report {
+            println!("{}", report.text);
+        }
+        reports.iter().for_each(print);
+    }
+    worst
+}
+
+fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits) -> Report {
+    let shown = path.display().to_string();
+    let files = match PolicyFiles::read(path, limits) {
+        Ok(files) => files,
+        Err(error) => {
+            let finding = Finding::error("unreadable", error.to_string(), None);
+            let result = "unreadable";
+            return Report { path: shown, result, summary: None, findings: vec![finding] };
+        }
+    };
+    match candidate::make(&files, wires, limits) {
+        Ok(candidate) => Report {
+            path: shown,
+            result: "accepted",
+            summary: Some(summary(&files, &candidate)),
+            findings: candidate.warnings,
+        },
+        Err(findings) => Report { path: shown, result: "refused", summary: None, findings },
+    }
+}
+
+fn summary(files: &PolicyFiles, candidate: &Candidate) -> Summary {
+    let policy = &candidate.policy;
+    Summary {
+        hash: candidate.hash.to_string(),
+        files: files.sources.len(),
+        text_bytes: files.sources.iter().map(|source| source.text.len()).sum(),
+        rules: policy.rules().len(),
+        endpoints: policy.endpoints().len(),
+        services: policy.services().len(),
+        assertions: policy.assertions().len(),
+        scheduled_changes: policy.schedule().len(),
+        cost: candidate.cost,
+    }
+}
+
+fn print(report: &Report) {
+    for finding in &report.findings {
+        println!("{}\n", finding.rendered);
+    }
+    let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
+    let (errors, warnings) = (count("error"), count("warning"));
+    match &report.summary {
+        Some(summary) => println!(
+            "{}: accepted with {}: {}, {}, {}, {}; loaded in {}, compiled in {} to \
+             {} KiB; hash {}",
+            report.path,
+            counted(warnings, "warning"),
+            counted(summary.rules, "rule"),
+            counted(summary.endpoints, "distinct endpoint"),
+            counted(summary.services, "distinct service"),
+            counted(summary.assertions, "assertion"),
+            milliseconds(summary.cost.load_us),
+            milliseconds(summary.cost.compile_us),
+            summary.cost.classifier_bytes.div_ceil(1024),
+            &summary.hash[..12],
+        ),
+        None => println!(
+            "{}: {} with {} and {}",
+            report.path,
+            report.result,
+            counted(errors, "error"),
+            counted(warnings, "warning"),
+        ),
+    }
+}
+
+struct ConfigReport {
+    text: String,
+    json: serde_json::Value,
+}
+
+fn config_accepted(path: &Path, wires: &[Arc<str>]) -> ConfigReport {
+    let names: Vec<&str> = wires.iter().map(|name| &**name).collect();
+    ConfigReport {
+        text: format!("{}: accepted; wires: {}", path.display(), names.join(", ")),
+        json: serde_json::json!({"path": path, "result": "accepted", "wires": names}),
+    }
+}
+
+fn config_refused(path: &Path, error: &ConfigError) -> ConfigReport {
+    let (result, findings) = match error {
+        ConfigError::Unreadable(why) => {
+            ("unreadable", vec![serde_json::json!({"severity": "error", "message": why})])
+        }
+        ConfigError::Invalid(diagnostics) => (
+            "refused",
+            (diagnostics.0.iter())
+                .map(|d| {
+                    serde_json::json!({
+                        "severity": "error", "message": d.message, "file": d.file,
+                        "line": d.line, "column": d.column, "help": d.help,
+                        "rendered": d.to_string(),
+                    })
+                })
+                .collect(),
+        ),
+    };
+    ConfigReport {
+        text: format!("{error}\n\n{}: {result}", path.display()),
+        json: serde_json::json!({"path": path, "result": result, "findings": findings}),
+    }
+}
+
+fn exit_code(report: &Report, deny_warnings: bool) -> u8 {
+    match report.result {
+        "accepted" if deny_warnings && !report.findings.is_empty() => exit::WARNINGS,
+        "accepted" => exit::OK,
+        "refused" => exit::REFUSED,
+        _ => exit::UNAVAILABLE,
+    }
+}
+
+/// Of two exit codes the one that a script must not miss.
+fn worse(a: u8, b: u8) -> u8 {
+    let rank = |code| match code {
+        exit::REFUSED => 3,
+        exit::UNAVAILABLE => 2,
+        exit::WARNINGS => 1,
+        _ => 0,
+    };
+    if rank(b) > rank(a) { b } else { a }
+}
+
+fn counted(count: usize, noun: &str) -> String {
+    format!("{count} {noun}{}", if count == 1 { "" } else { "s" })
+}
+
+fn milliseconds(micros: u64) -> String {
+    format!("{}.{:01} ms", micros / 1000, micros % 1000 / 100)
+}
+
+/// The path that a command without a policy means.
+pub(crate) fn policy_of(policy: Option<&PathBuf>, config: Option<&Config>) -> Option<PathBuf> {
+    policy.cloned().or_else(|| config.map(|config| config.policy.clone()))
+}

@@ -1,0 +1,142 @@
+//! The command line, and which module answers each command.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::{check, explain};
+
+/// Exit codes of every command, for scripts. The command-line parser itself exits with 2.
+pub mod exit {
+    /// All is well.
+    pub const OK: u8 = 0;
+    /// What was asked about is wrong or refused: a policy, a configuration, a reload, an expectation.
+    pub const REFUSED: u8 = 1;
+    /// `check --deny-warnings` found warnings and nothing worse.
+    pub const WARNINGS: u8 = 3;
+    /// The answer could not be had: a file that cannot be read, a gateway that does not answer.
+    pub const UNAVAILABLE: u8 = 4;
+}
+
+#[derive(Parser)]
+#[command(
+    name = "bulkhead",
+    version,
+    about = "An inline microsegmentation gateway: frames in, judged by a policy, out again, counted",
+    long_about = "An inline microsegmentation gateway. It sits between devices as a bump in the \
+                  wire, with no change to addresses, and lets through what a policy permits.\n\n\
+                  A first tour:\n  \
+                  bulkhead check policy.yaml                  is the policy sound?\n  \
+                  bulkhead explain --policy policy.yaml 'tcp 10.20.0.11 -> 10.30.3.11:502'\n  \
+",
+    after_help = "Exit codes: 0 well, 1 refused (policy, configuration, reload, expectation), \
+                  2 wrong command line, 3 warnings with --deny-warnings, 4 no answer (a file cannot \
+                  be read, no gateway answers)."
+)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Check policies, and a configuration, without a gateway
+    Check(CheckArgs),
+    /// Say what a policy does with a packet, and which rule decides
+    Explain(ExplainArgs),
+}
+
+/// What `check` is told.
+#[derive(Args, Clone, Debug)]
+pub struct CheckArgs {
+    /// Policies, each a file or a folder of *.yaml files; without any, the one that the
+    /// configuration names
+    #[arg(value_name = "POLICY", required_unless_present = "config")]
+    pub policies: Vec<PathBuf>,
+    /// A configuration to check too: its wires are then those that rules may name
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Treat warnings as a failure (exit code 3)
+    #[arg(long)]
+    pub deny_warnings: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `explain` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "A packet in words: a protocol, two hosts, and what else matters, for example\n  \
+    tcp 10.20.0.11:40000 -> 10.30.3.11:502 vlan 30 wire line3\n  \
+    udp [fd00:80::50]:5000 -> [fd00:30:3::1]:161 at 2026-11-24T06:00:00Z\n  \
+    icmp echo-request 10.20.0.11 -> 10.30.3.11 from-mac 02:1b:1d:00:30:01\n  \
+    eth/0x8892 02:1b:1d:00:30:01 -> 02:1b:1d:00:30:02 vlan 100.30"
+)]
+pub struct ExplainArgs {
+    /// The policy: a file or a folder of *.yaml files
+    #[arg(long, short, value_name = "POLICY", required_unless_present = "config")]
+    pub policy: Option<PathBuf>,
+    /// A configuration whose wires the packet may name, and whose policy is meant without --policy
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Exit with 1 unless the verdict is this
+    #[arg(long, value_name = "VERDICT", value_enum)]
+    pub expect: Option<Expectation>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+    /// The packet in words
+    #[arg(value_name = "PACKET", required = true, num_args = 1.., trailing_var_arg = true,
+          allow_hyphen_values = true)]
+    pub packet: Vec<String>,
+}
+
+/// A verdict that a script expects.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Expectation {
+    /// The packet may open a flow.
+    Allow,
+    /// It may not, silently or with an answer.
+    Deny,
+}
+
+/// Runs the command of this process.
+pub fn main() -> ExitCode {
+    let code = match Cli::parse().command {
+        Command::Check(args) => check::main(&args),
+        Command::Explain(args) => explain::main(&args),
+    };
+    ExitCode::from(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn a_packet_may_come_as_one_word_or_many() {
+        for line in [
+            "bulkhead explain --policy p tcp 10.0.0.1 -> 10.0.0.2:80",
+            "bulkhead explain --policy=p --json 10.0.0.1->10.0.0.2:80 tcp",
+        ] {
+            let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{e}"));
+            let Command::Explain(args) = cli.command else { panic!("not explain") };
+            assert!(args.packet.len() > 1, "{args:?}");
+        }
+    }
+
+    #[test]
+    fn check_needs_something_to_check() {
+        assert!(Cli::try_parse_from(["bulkhead", "check"]).is_err());
+        assert!(Cli::try_parse_from(["bulkhead", "check", "--config", "g.toml"]).is_ok());
+    }
+}
