@@ -10,10 +10,10 @@ use crate::verdict::Verdict;
 /// One place for each frame of a burst, in the order of arrival. Allocated once for each worker.
 #[derive(Debug)]
 pub struct Columns {
-    /// What the parser learnt; meaningless where the verdict is a drop of the parser's.
+    /// What the parser learnt; the default where the verdict is a drop of the parser's.
     pub parsed: [Parsed; MAX_BURST],
     /// The frame's length in bytes.
-    pub len: [u16; MAX_BURST],
+    pub len: [u32; MAX_BURST],
     /// What becomes of the frame.
     pub verdict: [Verdict; MAX_BURST],
     /// The rule that opened or forbade a flow with this frame; none for a frame that rides a flow.
@@ -41,14 +41,11 @@ impl Columns {
         self.count = burst.len();
         for (place, frame) in burst.iter().enumerate() {
             let bytes = frame.bytes();
-            self.len[place] = bytes.len() as u16;
+            self.len[place] = bytes.len() as u32;
             self.decided_by[place] = None;
-            self.verdict[place] = match parse(bytes, wire) {
-                Ok(parsed) => {
-                    self.parsed[place] = parsed;
-                    Verdict::UNDECIDED
-                }
-                Err(reason) => Verdict::Drop(reason),
+            (self.parsed[place], self.verdict[place]) = match parse(bytes, wire) {
+                Ok(parsed) => (parsed, Verdict::UNDECIDED),
+                Err(reason) => (Parsed::default(), Verdict::Drop(reason)),
             };
         }
     }

@@ -13,7 +13,7 @@ use crate::burst::Columns;
 use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
 use crate::flow_table::{End, FlowHash, FlowIndex, FlowKey, FlowTable, NewFlow};
-use crate::fragment::{Disposition, FragmentKey, FragmentTable};
+use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::snapshot::{Mode, Snapshot, WirePolicy};
@@ -24,6 +24,8 @@ const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batc
 
 /// Flow table entries that are examined for their timeout after each loop.
 const AGED_PER_LOOP: usize = 64;
+/// Fragmented packets that are examined for their timeout after each loop.
+const FRAGMENTS_AGED_PER_LOOP: usize = 8;
 
 /// Under what a burst is judged.
 #[derive(Clone, Copy, Debug)]
@@ -218,16 +220,16 @@ impl Judge {
                 continue;
             }
             let parsed = columns.parsed[place];
-            let len = usize::from(columns.len[place]);
+            let len = columns.len[place] as usize;
             let (verdict, rule) = match parsed.kind {
                 Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => {
                     (Verdict::Forward, None)
                 }
-                Kind::LaterFragment => (self.later_fragment(&parsed, moment), None),
+                Kind::LaterFragment => self.later_fragment(&parsed, len, moment),
                 Kind::IcmpError => self.icmp_error(frame.bytes(), &parsed, moment),
                 Kind::Tcp | Kind::IcmpQuery | Kind::Other => self.flow(place, &parsed, len, moment),
             };
-            columns.verdict[place] = self.first_fragment(&parsed, verdict, moment);
+            columns.verdict[place] = self.first_fragment(place, &parsed, verdict, moment);
             columns.decided_by[place] = rule;
         }
     }
@@ -235,6 +237,7 @@ impl Judge {
     /// Ends flows and fragments that were silent for too long, a few at a time.
     pub fn age(&mut self, now_ns: u64) {
         self.flows.age(now_ns, AGED_PER_LOOP);
+        self.fragments.age(now_ns, FRAGMENTS_AGED_PER_LOOP);
     }
 
     /// Writes what the tables count to where others can read it.
@@ -472,35 +475,55 @@ impl Judge {
         (Verdict::Forward, None)
     }
 
-    /// A later fragment shares the fate of its first one.
-    fn later_fragment(&mut self, parsed: &Parsed, moment: &Moment<'_>) -> Verdict {
-        let Some(place) = parsed.fragment else { return Verdict::UNDECIDED };
-        let key = FragmentKey::of(parsed, moment.group);
-        match self.fragments.follow(&key, &place, moment.now_ns) {
-            Ok(Disposition::Permitted) => Verdict::Forward,
-            Ok(Disposition::Denied) => Verdict::Drop(DropReason::FragmentOrphan),
-            Err(reason) => Verdict::Drop(reason),
+    /// A later fragment is a packet of its first one's flow: a newer policy that forbids the flow
+    /// ends it here as well.
+    fn later_fragment(
+        &mut self,
+        parsed: &Parsed,
+        len: usize,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let Some(place) = parsed.fragment else { return (Verdict::UNDECIDED, None) };
+        let key = FragmentKey::of(&parsed.headers, place.id, moment.group);
+        let owner = match self.fragments.follow(&key, place, moment.now_ns) {
+            Ok(owner) => owner,
+            Err(reason) => return (Verdict::Drop(reason), None),
+        };
+        let hash = self.flows.hash(&owner.flow);
+        let Some(index) = self.flows.find(hash, &owner.flow, moment.now_ns) else {
+            return (Verdict::Drop(DropReason::FragmentOrphan), None);
+        };
+        if let Err((_, rule)) = self.judge_again(index, None, moment) {
+            return (Verdict::Drop(DropReason::Revoked), Some(rule));
         }
+        let headers = &parsed.headers;
+        if let Err((_, rule)) = self.check_macs(index, owner.sender, headers, moment) {
+            return (Verdict::Drop(DropReason::Policy), Some(rule));
+        }
+        let entry = self.flows.entry_mut(index);
+        entry.count(entry.direction(owner.sender), len, true, moment.now_ns);
+        (Verdict::Forward, None)
     }
 
-    /// Remembers what became of a first fragment; a fragment table that refuses it overrules.
+    /// Remembers the flow of a permitted first fragment; a fragment table that refuses it overrules.
     fn first_fragment(
         &mut self,
+        place: usize,
         parsed: &Parsed,
         verdict: Verdict,
         moment: &Moment<'_>,
     ) -> Verdict {
-        let Some(place) = parsed.fragment.filter(|place| place.offset == 0) else {
+        let Some(fragment) = parsed.fragment.filter(|fragment| fragment.offset == 0) else {
             return verdict;
         };
-        let disposition = match verdict {
-            Verdict::Forward => Disposition::Permitted,
-            Verdict::Drop(_) | Verdict::Reject => Disposition::Denied,
-        };
-        let key = FragmentKey::of(parsed, moment.group);
-        match self.fragments.note_first(&key, &place, disposition, moment.now_ns) {
-            Err(reason) if verdict == Verdict::Forward => Verdict::Drop(reason),
-            _ => verdict,
+        if verdict != Verdict::Forward || !is_judged_by_flow(parsed.kind) {
+            return verdict;
+        }
+        let key = FragmentKey::of(&parsed.headers, fragment.id, moment.group);
+        let owner = Owner { flow: self.keys[place], sender: self.senders[place] };
+        match self.fragments.note_first(&key, fragment, owner, moment.now_ns) {
+            Ok(()) => Verdict::Forward,
+            Err(reason) => Verdict::Drop(reason),
         }
     }
 }
@@ -527,6 +550,9 @@ impl Batch {
 
 /// Whether the frame in this place is undecided and judged by flow.
 fn rides_flows(columns: &Columns, place: usize) -> bool {
-    let by_flow = matches!(columns.parsed[place].kind, Kind::Tcp | Kind::IcmpQuery | Kind::Other);
-    columns.is_undecided(place) && by_flow
+    columns.is_undecided(place) && is_judged_by_flow(columns.parsed[place].kind)
+}
+
+fn is_judged_by_flow(kind: Kind) -> bool {
+    matches!(kind, Kind::Tcp | Kind::IcmpQuery | Kind::Other)
 }

@@ -82,7 +82,7 @@ pub struct VerdictEvent {
     /// Whether the wire enforced it.
     pub enforced: bool,
     /// The frame's bytes.
-    pub frame_len: u16,
+    pub frame_len: u32,
 }
 
 /// What a worker and the control thread share.

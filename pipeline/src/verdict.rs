@@ -65,8 +65,10 @@ drop_reasons! {
     // Fragments.
     FragmentTiny, "fragment_tiny", "A first fragment without its whole chain of headers, a later one that starts within the TCP header, or one without data.";
     FragmentOverlap, "fragment_overlap", "A fragment that overlaps another, or disagrees about where the packet ends.";
+    FragmentDuplicate, "fragment_duplicate", "A fragment of a range that was forwarded already: its receiver needs one.";
     FragmentOrphan, "fragment_orphan", "A later fragment whose first fragment was not seen or not permitted.";
     FragmentOverrun, "fragment_overrun", "A fragment of a packet beyond 65,535 bytes, or one not the last whose length is no multiple of 8.";
+    FragmentLimit, "fragment_limit", "A packet in more than 64 fragments.";
     FragmentTableFull, "fragment_table_full", "The fragment table is full.";
     // State.
     TcpNoFlow, "tcp_no_flow", "A TCP segment in the middle of a connection that the gateway does not know.";

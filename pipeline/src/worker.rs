@@ -375,7 +375,7 @@ impl<P: Port> Crossing<'_, P> {
         let longest = self.egress.port.max_frame_len();
         for place in 0..columns.count {
             let sent = is_sent(columns.verdict[place], mode);
-            if sent && usize::from(columns.len[place]) > longest {
+            if sent && columns.len[place] as usize > longest {
                 columns.verdict[place] = Verdict::Drop(DropReason::FrameTooLong);
             }
         }
@@ -418,8 +418,9 @@ impl<P: Port> Crossing<'_, P> {
         dropped: &mut Burst<P::Frame>,
         mode: Mode,
     ) {
-        for (place, frame) in received.drain(..).enumerate() {
+        for (place, mut frame) in received.drain(..).enumerate() {
             let verdict = columns.verdict[place];
+            frame.judged(&columns.parsed[place], verdict, columns.decided_by[place]);
             // The queue was flushed before the burst was received; a full one would fail closed.
             if is_sent(verdict, mode) && !self.egress.held.is_full() {
                 self.egress.held.push(frame);
@@ -470,7 +471,7 @@ fn account<P: Port>(
 ) {
     let counters = crossing.ingress_counters;
     for place in 0..columns.count {
-        let (verdict, len) = (columns.verdict[place], usize::from(columns.len[place]));
+        let (verdict, len) = (columns.verdict[place], columns.len[place] as usize);
         if let Some(rule) = columns.decided_by[place] {
             let hits = snapshot.hits(worker, rule);
             if mode == Mode::Enforce { &hits.enforced } else { &hits.observed }.add(1);

@@ -2,7 +2,8 @@
 
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags};
 use bulkhead_rules::oracle;
-use bulkhead_rules::policy::{Action, Policy, RuleId};
+use bulkhead_rules::policy::{Action, LoadOptions, Policy, RuleId};
+use bulkhead_rules::syntax::{Diagnostic, Source};
 
 const DESIGN: &str = r#"
 version: 1
@@ -42,10 +43,11 @@ assert:
 "#;
 
 fn policy(text: &str) -> Policy {
-    Policy::parse(text).unwrap_or_else(|diagnostics| {
-        let shown: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
-        panic!("{}", shown.join("\n"))
-    })
+    Policy::parse(text).unwrap_or_else(|diagnostics| panic!("{}", shown(&diagnostics)))
+}
+
+fn shown(diagnostics: &[Diagnostic]) -> String {
+    diagnostics.iter().map(|diagnostic| format!("{diagnostic}\n")).collect()
 }
 
 const NOW: PolicyTime = PolicyTime { unix_ms: 1_795_700_000_000, synchronised: true };
@@ -90,4 +92,21 @@ fn the_policy_of_the_design_decides_as_it_reads() {
     assert_eq!(oracle::classify(&policy, &to_plc, early), RuleId::DEFAULT);
     let v6 = Headers { ether_type: ETHER_IPV6, dst: 0xfd00_0030_0003 << 80, ..to_plc };
     assert_eq!(oracle::classify(&policy, &v6, NOW), RuleId::DEFAULT);
+}
+
+#[test]
+fn the_examples_load_without_a_warning() {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(folder).expect("the examples are in the repository") {
+        let path = entry.expect("a readable folder").path();
+        let text = std::fs::read_to_string(&path).expect("a readable example");
+        let source = Source::new(path.display().to_string(), text);
+        match Policy::load(&[source], &LoadOptions::default()) {
+            Ok(loaded) => assert!(loaded.warnings.is_empty(), "{}", shown(&loaded.warnings)),
+            Err(diagnostics) => panic!("{}", shown(&diagnostics)),
+        }
+        count += 1;
+    }
+    assert!(count >= 3, "only {count} examples in {folder}");
 }

@@ -49,6 +49,9 @@ pub(super) const TAIL_MASK: u64 = (1 << 48) - 1;
 const LIVE: u64 = 1 << 40;
 
 impl FlowKey {
+    /// Equals the key of no packet.
+    pub(crate) const NONE: Self = Self { words: [0; 5], tail: 0 };
+
     /// The key of a packet's flow and the end that sent the packet. `group` is the redundancy group
     /// of its wire.
     #[inline]

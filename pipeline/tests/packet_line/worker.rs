@@ -348,12 +348,3 @@ fn hits_survive_a_reload_and_go_with_their_rule() {
     gateway.publisher.collect();
     assert_eq!(gateway.hits("hmi-to-plc"), 2);
 }
-#[test]
-fn zz() {
-    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
-    let permitted = FrameBuilder::new().ip(HMI, PLC).udp(1, 502).payload_len(3000);
-    let fragments = permitted.build_fragments(7, 1480);
-    let out = gateway.outward(&fragments);
-    println!("{} {}", fragments.len(), out.len());
-    for (r, v) in gateway.inside_counters().dropped.iter() { if v.packets.value() > 0 { println!("{r:?} {}", v.packets.value()); } }
-}

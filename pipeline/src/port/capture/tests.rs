@@ -400,8 +400,7 @@ fn write(format: Format, frames: &[Seen]) -> Vec<u8> {
         writer.write(frame.timestamp_ns, frame.original_len, &frame.bytes).unwrap();
     }
     writer.finish().unwrap();
-    let bytes = kept.0.lock().unwrap().clone();
-    bytes
+    std::mem::take(&mut *kept.0.lock().unwrap())
 }
 
 #[test]
@@ -478,9 +477,15 @@ proptest! {
 
 /// Assigns by the first byte and keeps what it hears.
 struct Listener {
-    settled: Arc<Mutex<Vec<(u64, Vec<u8>, bool)>>>,
-    originated: Arc<Mutex<Vec<(Side, Vec<u8>)>>>,
+    settled: Arc<Mutex<Vec<Entry>>>,
+    originated: Arc<Mutex<Vec<Answer>>>,
 }
+
+/// A settled frame's number, its bytes, and whether it was sent.
+type Entry = (u64, Vec<u8>, bool);
+
+/// Where an originated frame went, and its bytes.
+type Answer = (Side, Vec<u8>);
 
 impl CaptureHandler for Listener {
     fn assign(&mut self, record: &Record<'_>) -> Assign {
