@@ -14,7 +14,8 @@ pub(super) fn check(frame: &[u8], link: &Link) -> Result<(), DropReason> {
     else {
         return Err(DropReason::ArpMalformed);
     };
-    let ethernet_to_ipv4 = packet[..6] == [0, 1, 0x08, 0x00, 6, 4];
+    // Hardware type 6 is Ethernet too, under LLC (RFC 1042), and hosts take it for the same.
+    let ethernet_to_ipv4 = matches!(packet[..6], [0, 1 | 6, 0x08, 0x00, 6, 4]);
     if !ethernet_to_ipv4 || !matches!(be16(packet, 6), 1 | 2) {
         return Err(DropReason::ArpMalformed);
     }

@@ -8,12 +8,12 @@ use crate::verdict::DropReason;
 pub(super) const ETHER_PAUSE: u16 = 0x8808;
 const ETHER_SLOW: u16 = 0x8809;
 const ETHER_LLDP: u16 = 0x88cc;
-const ETHER_EAPOL: u16 = 0x888e;
-const ETHER_PTP: u16 = 0x88f7;
 
 /// The smallest EtherType; up to 1,500 the field is an 802.3 length, and between them nothing.
 const MIN_ETHER_TYPE: u16 = 0x0600;
 const MAX_LLC_LEN: u16 = 1500;
+
+const PVST_GROUP: Mac = Mac([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd]);
 
 const ADDRESSES_LEN: usize = 12;
 const TAG_LEN: usize = 4;
@@ -91,45 +91,57 @@ impl Link {
     #[cold]
     fn finish_unusual(mut self, frame: &[u8]) -> Result<Self, DropReason> {
         let reserved = is_reserved_group(self.dst_mac);
-        let mut spanning_tree = false;
+        let unknown = if reserved { DropReason::LinkLocalUnknown } else { DropReason::LlcUnknown };
         if self.ether_type < MIN_ETHER_TYPE {
-            let llc = self.enter_llc(frame)?;
-            match llc {
-                // Bridge spanning tree: DSAP, SSAP 0x42, unnumbered information (802.1D).
-                [0x42, 0x42, 0x03, ..] => {
-                    (spanning_tree, self.ether_type) = (true, 0);
+            match *self.enter_llc(frame)? {
+                // Spanning tree: DSAP and SSAP 0x42, unnumbered information (802.1D §9).
+                [0x42, 0x42, 0x03, ..] if self.is_spanning_tree_group() => {
+                    return Ok(self.into_control());
+                }
+                // Cisco's spanning tree per VLAN, in SNAP of its OUI: tagged on trunks.
+                [0xaa, 0xaa, 0x03, 0, 0, 0x0c, 0x01, 0x0b, ..] if self.dst_mac == PVST_GROUP => {
+                    return Ok(self.into_control());
                 }
                 // SNAP of the OUI under which the protocol identifier is an EtherType (RFC 1042).
                 [0xaa, 0xaa, 0x03, 0, 0, 0, high, low, ..] => {
-                    self.ether_type = u16::from_be_bytes([*high, *low]);
+                    self.ether_type = u16::from_be_bytes([high, low]);
                     self.network += 8;
-                    // A tag within SNAP has no receiver that reads it as one.
-                    if self.ether_type < MIN_ETHER_TYPE || is_tag(self.ether_type) {
-                        return Err(DropReason::LlcUnknown);
-                    }
                 }
-                _ if reserved => return Err(DropReason::LinkLocalUnknown),
-                _ => return Err(DropReason::LlcUnknown),
+                _ => return Err(unknown),
+            }
+            // A tag within SNAP has no receiver that reads it as one.
+            if self.ether_type < MIN_ETHER_TYPE || is_tag(self.ether_type) {
+                return Err(unknown);
             }
         }
         if !reserved {
-            return if spanning_tree { Err(DropReason::LlcUnknown) } else { Ok(self) };
+            return Ok(self);
         }
-        // LACP (1) and the marker protocol (2) of 802.1AX; OAM and the rest end at this link.
-        let slow_subtype = frame.get(self.network).copied();
         let untagged = self.tags == VlanTags::UNTAGGED;
-        match (self.dst_mac.0[5], self.ether_type) {
-            (0x00, 0) if untagged => self.control = true,
-            (0x02, ETHER_SLOW) if untagged && matches!(slow_subtype, Some(1 | 2)) => {
-                self.control = true;
-            }
-            (0x00 | 0x03 | 0x0e, ETHER_LLDP) if untagged => self.control = true,
-            // Port authentication and peer delay: an operator may name them in a rule.
-            (0x03, ETHER_EAPOL) | (0x0e, ETHER_PTP) => {}
-            (_, ETHER_PAUSE) => return Err(DropReason::Pause),
-            _ => return Err(DropReason::LinkLocalUnknown),
+        match (self.ether_type, self.dst_mac.0[5]) {
+            (ETHER_LLDP, 0x00 | 0x03 | 0x0e) if untagged => Ok(self.into_control()),
+            // LACP (1) and the marker protocol (2) of 802.1AX; OAM and the rest end at their link.
+            (ETHER_SLOW, group) => match frame.get(self.network) {
+                Some(1 | 2) if untagged && group == 0x02 => Ok(self.into_control()),
+                _ => Err(DropReason::LinkLocalUnknown),
+            },
+            // What else has an EtherType (port authentication, PTP, PROFINET's line delay) is for
+            // the policy, whose rules can name it.
+            _ => Ok(self),
         }
-        Ok(self)
+    }
+
+    fn into_control(self) -> Self {
+        let ether_type = if self.ether_type < MIN_ETHER_TYPE { 0 } else { self.ether_type };
+        Self { control: true, ether_type, ..self }
+    }
+
+    /// Customer bridges' and provider bridges' group, where the frame has no tag.
+    fn is_spanning_tree_group(&self) -> bool {
+        let number = self.dst_mac.0[5];
+        is_reserved_group(self.dst_mac)
+            && matches!(number, 0x00 | 0x08)
+            && self.tags == VlanTags::UNTAGGED
     }
 
     /// The LLC header and all that its 802.3 length covers; narrows the frame to it.
