@@ -1,11 +1,12 @@
 //! Bytes to the fields that the later stages need.
 
-use bulkhead_rules::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, WireId, protocol};
+use bulkhead_rules::headers::{
+    ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,
+};
 
-use self::ethernet::{ETHER_PAUSE, Link};
+use self::ethernet::ETHER_PAUSE;
 use self::ipv4::Ipv4;
 use self::ipv6::{Chain, Ipv6};
-use self::upper::Upper;
 use crate::verdict::DropReason;
 
 mod arp;
@@ -91,23 +92,57 @@ pub struct Parsed {
     pub fragment: Option<FragmentPlace>,
 }
 
-/// Parses one frame that came on `wire`. Every length is checked here; what is returned can be used
-/// without checking again.
+/// Where frames come from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Origin {
+    /// A wire: what is wrong with a frame is wrong.
+    #[default]
+    Wire,
+    /// A capture, which may have been taken on a sender whose NIC was yet to fill in checksums: an
+    /// IPv4 header checksum of zero counts as such.
+    Capture,
+}
+
+/// Parses one frame that came on `wire`, see [`parse_into`].
 ///
 /// # Errors
 ///
 /// The reason for which an enforcing wire drops the frame.
-#[inline]
 pub fn parse(frame: &[u8], wire: WireId) -> Result<Parsed, DropReason> {
+    let mut parsed = EMPTY;
+    parse_into(frame, wire, Origin::Wire, &mut parsed)?;
+    Ok(parsed)
+}
+
+/// Parses one frame that came on `wire` into `out`, all of which it overwrites. Every length is
+/// checked here; what stands in `out` afterwards can be used without checking again.
+///
+/// Bytes after the packet that its own length field does not cover are padding: they are allowed,
+/// as short frames need them, and never looked at.
+///
+/// # Errors
+///
+/// The reason for which an enforcing wire drops the frame; `out` then holds the fields of the layers
+/// before the one that failed.
+#[inline]
+pub fn parse_into(
+    frame: &[u8],
+    wire: WireId,
+    origin: Origin,
+    out: &mut Parsed,
+) -> Result<(), DropReason> {
+    // Each layer fills in what it finds.
+    *out = EMPTY;
+    out.headers.wire = wire;
     // Offsets are 16 bits wide.
     if frame.len() > MAX_FRAME_LEN {
         return Err(DropReason::FrameTooLong);
     }
-    let link = Link::parse(frame)?;
-    match link.ether_type {
-        ETHER_IPV4 => parse_ipv4(frame, &link, wire),
-        ETHER_IPV6 => parse_ipv6(frame, &link, wire),
-        _ => parse_other(frame, &link, wire),
+    let packet = ethernet::parse(frame, out)?;
+    match out.headers.ether_type {
+        ETHER_IPV4 => parse_ipv4(packet, origin, out),
+        ETHER_IPV6 => parse_ipv6(packet, out),
+        _ => parse_other(packet, out),
     }
 }
 
@@ -130,20 +165,43 @@ pub fn parse_quoted(frame: &[u8], parsed: &Parsed) -> Result<(Headers, (u16, u16
     if src != parsed.headers.dst {
         return Err(DropReason::IcmpMalformed);
     }
-    let upper = upper::parse_quoted(protocol, upper)?;
+    let (ports, flow_ports) = upper::parse_quoted(protocol, upper)?;
     let headers = Headers {
         src,
         dst,
-        src_port: upper.ports.0,
-        dst_port: upper.ports.1,
+        src_port: ports.0,
+        dst_port: ports.1,
         ether_type: parsed.headers.ether_type,
         protocol,
         wire: parsed.headers.wire,
         tags: parsed.headers.tags,
         ..Headers::default()
     };
-    Ok((headers, upper.flow_ports))
+    Ok((headers, flow_ports))
 }
+
+/// Nothing learnt yet: a constant, because it is written over with every frame.
+const EMPTY: Parsed = Parsed {
+    headers: Headers {
+        src: 0,
+        dst: 0,
+        src_port: 0,
+        dst_port: 0,
+        ether_type: 0,
+        protocol: 0,
+        wire: WireId(0),
+        tags: VlanTags::UNTAGGED,
+        src_mac: Mac([0; 6]),
+        dst_mac: Mac([0; 6]),
+    },
+    kind: Kind::Other,
+    flow_ports: (0, 0),
+    network_offset: 0,
+    upper_offset: 0,
+    packet_end: 0,
+    tcp: TcpSegment { seq: 0, ack: 0, window: 0, flags: 0, window_scale: None, payload_len: 0 },
+    fragment: None,
+};
 
 /// The longest frame whose offsets fit 16 bits.
 const MAX_FRAME_LEN: usize = u16::MAX as usize;
@@ -169,122 +227,92 @@ impl FragmentPlace {
     }
 }
 
-/// What the network layer says of a packet.
-struct Network {
-    src: u128,
-    dst: u128,
-    protocol: u8,
-    upper_offset: usize,
-    packet_end: usize,
-    fragment: Option<FragmentPlace>,
+#[inline(always)]
+fn parse_ipv4(packet: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
+    let ip = Ipv4::new_checked(packet, origin)?;
+    out.headers.src = u128::from(ip.src());
+    out.headers.dst = u128::from(ip.dst());
+    out.headers.protocol = ip.protocol();
+    out.upper_offset = out.network_offset + ip.header_len as u16;
+    out.packet_end = out.network_offset + ip.total_len as u16;
+    if ip.is_whole() {
+        return upper::parse(ip.payload, true, out);
+    }
+    parse_fragment(ip.payload, ip.fragment()?, out)
 }
 
 #[inline(always)]
-fn parse_ipv4(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
-    let ip = Ipv4::new_checked(frame.get(link.network..link.end).unwrap_or_default())?;
-    let fragment = if ip.is_whole() { None } else { Some(ip.fragment()?) };
-    let upper = parse_upper(ip.protocol(), ip.payload, fragment)?;
-    let network = Network {
-        src: u128::from(ip.src()),
-        dst: u128::from(ip.dst()),
-        protocol: ip.protocol(),
-        upper_offset: link.network + ip.header_len,
-        packet_end: link.network + ip.total_len,
-        fragment,
-    };
-    Ok(assemble(link, wire, &network, &upper))
+fn parse_ipv6(packet: &[u8], out: &mut Parsed) -> Result<(), DropReason> {
+    let ip = Ipv6::new_checked(packet)?;
+    out.headers.src = ip.src();
+    out.headers.dst = ip.dst();
+    out.headers.protocol = ip.next_header();
+    out.upper_offset = out.network_offset + ipv6::HEADER_LEN as u16;
+    out.packet_end = out.upper_offset + ip.payload.len() as u16;
+    match ip.next_header() {
+        protocol::TCP | protocol::UDP => upper::parse(ip.payload, true, out),
+        _ => parse_ipv6_chain(&ip, out),
+    }
 }
 
-#[inline(always)]
-fn parse_ipv6(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
-    let ip = Ipv6::new_checked(frame.get(link.network..link.end).unwrap_or_default())?;
+/// Extension headers, ICMPv6, and the less usual upper layers.
+fn parse_ipv6_chain(ip: &Ipv6<'_>, out: &mut Parsed) -> Result<(), DropReason> {
     let chain = Chain::follow(ip.next_header(), ip.payload)?;
     let bytes = ip.payload.get(chain.len..).unwrap_or_default();
-    let mut upper = parse_upper(chain.protocol, bytes, chain.fragment)?;
-    if chain.protocol == protocol::ICMPV6 && upper.kind != Kind::LaterFragment {
-        upper.kind = icmp::guard(&ip, bytes, chain.has_fragment_header, upper.kind)?;
+    out.headers.protocol = chain.protocol;
+    out.upper_offset += chain.len as u16;
+    match chain.fragment {
+        None => upper::parse(bytes, true, out)?,
+        Some(place) => parse_fragment(bytes, place, out)?,
     }
-    let payload_at = link.network + ipv6::HEADER_LEN;
-    let network = Network {
-        src: ip.src(),
-        dst: ip.dst(),
-        protocol: chain.protocol,
-        upper_offset: payload_at + chain.len,
-        packet_end: payload_at + ip.payload.len(),
-        fragment: chain.fragment,
-    };
-    Ok(assemble(link, wire, &network, &upper))
+    if chain.protocol == protocol::ICMPV6 && out.kind != Kind::LaterFragment {
+        out.kind = icmp::guard(ip, bytes, chain.has_fragment_header, out.kind)?;
+    }
+    Ok(())
 }
 
-#[inline(always)]
-fn parse_upper(
-    protocol: u8,
-    bytes: &[u8],
-    fragment: Option<FragmentPlace>,
-) -> Result<Upper, DropReason> {
-    match fragment {
-        None => upper::parse(protocol, bytes, true),
-        Some(FragmentPlace { offset: 0, .. }) => upper::parse(protocol, bytes, false),
-        Some(_) => Ok(Upper { kind: Kind::LaterFragment, ..Upper::default() }),
+#[cold]
+fn parse_fragment(bytes: &[u8], place: FragmentPlace, out: &mut Parsed) -> Result<(), DropReason> {
+    out.fragment = Some(place);
+    if place.offset == 0 {
+        return upper::parse(bytes, false, out);
     }
+    out.kind = Kind::LaterFragment;
+    Ok(())
 }
 
 /// ARP, link-local control, and every EtherType that the gateway does not look into.
-fn parse_other(frame: &[u8], link: &Link, wire: WireId) -> Result<Parsed, DropReason> {
-    let kind = match link.ether_type {
-        _ if link.control => Kind::LinkControl,
+fn parse_other(packet: &[u8], out: &mut Parsed) -> Result<(), DropReason> {
+    out.upper_offset = out.network_offset;
+    out.packet_end = out.network_offset + packet.len() as u16;
+    match out.headers.ether_type {
         ETHER_PAUSE => return Err(DropReason::Pause),
         ETHER_ARP => {
-            arp::check(frame, link)?;
-            Kind::Arp
+            arp::check(packet, out.headers.src_mac)?;
+            out.kind = Kind::Arp;
         }
-        _ => Kind::Other,
-    };
-    let network = Network {
-        src: 0,
-        dst: 0,
-        protocol: 0,
-        upper_offset: link.network,
-        packet_end: link.end,
-        fragment: None,
-    };
-    Ok(assemble(link, wire, &network, &Upper { kind, ..Upper::default() }))
+        // The link layer knows link-local control by its addresses.
+        _ => {}
+    }
+    Ok(())
 }
 
-/// Puts together what the layers found. The casts hold: every offset is within the frame.
+/// `M` bytes of a header, at a place that the compiler can check.
 #[inline(always)]
-fn assemble(link: &Link, wire: WireId, network: &Network, upper: &Upper) -> Parsed {
-    Parsed {
-        headers: Headers {
-            src: network.src,
-            dst: network.dst,
-            src_port: upper.ports.0,
-            dst_port: upper.ports.1,
-            ether_type: link.ether_type,
-            protocol: network.protocol,
-            wire,
-            tags: link.tags,
-            src_mac: link.src_mac,
-            dst_mac: link.dst_mac,
-        },
-        kind: upper.kind,
-        flow_ports: upper.flow_ports,
-        network_offset: link.network as u16,
-        upper_offset: network.upper_offset as u16,
-        packet_end: network.packet_end as u16,
-        tcp: upper.tcp,
-        fragment: network.fragment,
-    }
+fn field<const N: usize, const M: usize>(bytes: &[u8; N], at: usize) -> [u8; M] {
+    let mut field = [0; M];
+    field.copy_from_slice(&bytes[at..at + M]);
+    field
 }
 
 #[inline(always)]
 fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
-    u16::from_be_bytes([bytes[at], bytes[at + 1]])
+    u16::from_be_bytes(field(bytes, at))
 }
 
 #[inline(always)]
 fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
-    u32::from_be_bytes([bytes[at], bytes[at + 1], bytes[at + 2], bytes[at + 3]])
+    u32::from_be_bytes(field(bytes, at))
 }
 
 #[cfg(test)]

@@ -3,31 +3,31 @@
 use bulkhead_rules::headers::protocol;
 
 use super::ipv6::Ipv6;
-use super::upper::Upper;
-use super::{Kind, TcpSegment, be16};
+use super::{Kind, be16};
 use crate::verdict::DropReason;
 
 /// Bytes of the ICMP header before what an error quotes.
 pub(super) const HEADER_LEN: usize = 8;
 
-/// What kind of message it is. The classifier sees type and code as the destination port; the flow
-/// key of a query is its identifier.
-pub(super) fn parse(protocol: u8, header: &[u8; HEADER_LEN]) -> Upper {
-    let kind = match (protocol, header[0]) {
+/// What kind of message it is, and the ports of its flow key. The classifier sees type and code as
+/// the destination port; the flow key of a query has its identifier.
+pub(super) fn parse(protocol: u8, header: &[u8; HEADER_LEN]) -> (Kind, (u16, u16)) {
+    match (protocol, header[0]) {
         // Unreachable, source quench, redirect, time exceeded, parameter problem.
-        (protocol::ICMP, 3 | 4 | 5 | 11 | 12) => Kind::IcmpError,
+        (protocol::ICMP, 3 | 4 | 5 | 11 | 12) | (protocol::ICMPV6, 1..=4) => {
+            (Kind::IcmpError, (0, type_and_code(header)))
+        }
         // Echo, timestamp, information, address mask (RFC 792, RFC 950), extended echo (RFC 8335).
-        (protocol::ICMP, 0 | 8 | 13..=18 | 42 | 43) => Kind::IcmpQuery,
-        (protocol::ICMPV6, 1..=4) => Kind::IcmpError,
-        (protocol::ICMPV6, 128 | 129 | 160 | 161) => Kind::IcmpQuery,
-        _ => Kind::Other,
-    };
-    let ports = (0, be16(header, 0));
-    let flow_ports = match kind {
-        Kind::IcmpQuery => (be16(header, 4), be16(header, 4)),
-        _ => ports,
-    };
-    Upper { kind, ports, flow_ports, tcp: TcpSegment::default() }
+        (protocol::ICMP, 0 | 8 | 13..=18 | 42 | 43) | (protocol::ICMPV6, 128 | 129 | 160 | 161) => {
+            (Kind::IcmpQuery, (be16(header, 4), be16(header, 4)))
+        }
+        _ => (Kind::Other, (0, type_and_code(header))),
+    }
+}
+
+/// The destination port as the classifier reads it.
+pub(super) fn type_and_code(header: &[u8; HEADER_LEN]) -> u16 {
+    be16(header, 0)
 }
 
 /// The kind of an ICMPv6 message once its guard is asked: neighbour discovery and MLD cross when

@@ -2,7 +2,8 @@
 
 use bulkhead_rules::headers::protocol;
 
-use super::{FragmentPlace, be16, be32};
+use super::{FragmentPlace, Origin, be16, be32, field};
+use crate::checksum;
 use crate::verdict::DropReason;
 
 const MIN_HEADER_LEN: usize = 20;
@@ -21,11 +22,15 @@ pub(super) struct Ipv4<'a> {
 impl<'a> Ipv4<'a> {
     /// `bytes` start with the header and may run on after the packet.
     #[inline(always)]
-    pub(super) fn new_checked(bytes: &'a [u8]) -> Result<Self, DropReason> {
+    pub(super) fn new_checked(bytes: &'a [u8], origin: Origin) -> Result<Self, DropReason> {
         let Some(fixed) = bytes.first_chunk::<MIN_HEADER_LEN>() else {
             return Err(DropReason::Ipv4Truncated);
         };
-        let header_len = header_len(fixed)?;
+        // Nearly every packet has the version and header length that need no more checks.
+        let header_len = match fixed[0] {
+            0x45 if is_checksum_right(fixed) => MIN_HEADER_LEN,
+            _ => check_unusual(bytes, fixed, origin)?,
+        };
         let total_len = usize::from(be16(fixed, 2));
         if total_len < header_len {
             return Err(DropReason::Ipv4HeaderLength);
@@ -33,13 +38,6 @@ impl<'a> Ipv4<'a> {
         let Some(payload) = bytes.get(header_len..total_len) else {
             return Err(DropReason::Ipv4Truncated);
         };
-        if header_len > MIN_HEADER_LEN {
-            let options = bytes.get(MIN_HEADER_LEN..header_len).unwrap_or_default();
-            check_checksum(sum_fixed(fixed) + sum_words(options))?;
-            check_options(options)?;
-        } else {
-            check_checksum(sum_fixed(fixed))?;
-        }
         let header = Self { fixed, header_len, total_len, payload };
         header.check_addresses()?;
         Ok(header)
@@ -68,6 +66,7 @@ impl<'a> Ipv4<'a> {
 
     /// Where the fragment stands. "Don't fragment" together with a fragment's place is no reason to
     /// drop: hosts that probe the path's MTU cut their own packets and forbid others to.
+    #[inline(always)]
     pub(super) fn fragment(&self) -> Result<FragmentPlace, DropReason> {
         let field = be16(self.fixed, 6);
         let (offset, more) = ((field & 0x1fff) * 8, field & 0x2000 != 0);
@@ -81,14 +80,17 @@ impl<'a> Ipv4<'a> {
         Ok(place)
     }
 
-    /// Addresses that no packet on a wire may carry (RFC 1122 §3.2.1.3). A source that equals the
-    /// destination makes a host answer itself.
     #[inline(always)]
     fn check_addresses(&self) -> Result<(), DropReason> {
         let (src, dst) = (self.src(), self.dst());
-        let bad_src = src >> 28 == 0xe || src == u32::MAX;
-        let loopback = src >> 24 == 127 || dst >> 24 == 127;
-        if bad_src | loopback | (src == dst) { Err(DropReason::Ipv4Address) } else { Ok(()) }
+        // Loopback, multicast and beyond.
+        let is_unusual = |addr: u32| matches!(addr >> 24, 127 | 224..);
+        if src == dst
+            || (is_unusual(src) || dst >> 24 == 127) && !are_unusual_addresses_fit(src, dst)
+        {
+            return Err(DropReason::Ipv4Address);
+        }
+        Ok(())
     }
 }
 
@@ -104,12 +106,37 @@ pub(super) fn parse_quoted(bytes: &[u8]) -> Result<(u128, u128, u8, &[u8]), Drop
     quotation().ok_or(DropReason::IcmpMalformed)
 }
 
-/// Version and header length. Nearly every packet has the one value that needs no more checks.
-#[inline(always)]
-fn header_len(fixed: &[u8; MIN_HEADER_LEN]) -> Result<usize, DropReason> {
-    if fixed[0] == 0x45 {
-        return Ok(MIN_HEADER_LEN);
+/// The checks that the addresses of ordinary packets cannot fail (RFC 1122 §3.2.1.3).
+#[cold]
+fn are_unusual_addresses_fit(src: u32, dst: u32) -> bool {
+    let is_loopback = |addr: u32| addr >> 24 == 127;
+    let is_group = src >> 28 == 0xe;
+    !(is_group || src == u32::MAX || is_loopback(src) || is_loopback(dst))
+}
+
+/// Version, header length, options and checksum of a header that is unusual or wrong. Returns the
+/// header length.
+#[cold]
+fn check_unusual(
+    bytes: &[u8],
+    fixed: &[u8; MIN_HEADER_LEN],
+    origin: Origin,
+) -> Result<usize, DropReason> {
+    let header_len = header_len(fixed)?;
+    let total_len = usize::from(be16(fixed, 2));
+    if header_len > total_len {
+        return Err(DropReason::Ipv4HeaderLength);
     }
+    let header = bytes.get(..header_len).ok_or(DropReason::Ipv4Truncated)?;
+    let unfinished = origin == Origin::Capture && be16(fixed, 10) == 0;
+    if checksum::finish(checksum::add(0, header)) != 0 && !unfinished {
+        return Err(DropReason::Ipv4Checksum);
+    }
+    check_options(header.get(MIN_HEADER_LEN..).unwrap_or_default())?;
+    Ok(header_len)
+}
+
+fn header_len(fixed: &[u8; MIN_HEADER_LEN]) -> Result<usize, DropReason> {
     if fixed[0] >> 4 != 4 {
         return Err(DropReason::Ipv4Version);
     }
@@ -117,24 +144,17 @@ fn header_len(fixed: &[u8; MIN_HEADER_LEN]) -> Result<usize, DropReason> {
     if header_len < MIN_HEADER_LEN { Err(DropReason::Ipv4HeaderLength) } else { Ok(header_len) }
 }
 
+/// Whether the checksum of a header without options is right.
 #[inline(always)]
-fn sum_fixed(fixed: &[u8; MIN_HEADER_LEN]) -> u64 {
-    // Words of 32 bits fold to the same 16 as words of 16 would (RFC 1071 §2).
-    let word = |at| u64::from(be32(fixed, at));
-    word(0) + word(4) + word(8) + word(12) + word(16)
-}
-
-fn sum_words(options: &[u8]) -> u64 {
-    crate::checksum::add(0, options)
-}
-
-#[inline(always)]
-fn check_checksum(sum: u64) -> Result<(), DropReason> {
-    // The sum of at most 15 words of 32 bits: 36 bits, then 20, then 17, then 16.
-    let sum = (sum & 0xffff_ffff) + (sum >> 32);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    let sum = (sum & 0xffff) + (sum >> 16);
-    if sum == 0xffff { Ok(()) } else { Err(DropReason::Ipv4Checksum) }
+fn is_checksum_right(fixed: &[u8; MIN_HEADER_LEN]) -> bool {
+    // Wider words and the machine's byte order fold to the same sum (RFC 1071 §2).
+    let word = |at| u64::from(u32::from_ne_bytes(field(fixed, at)));
+    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
+    // Five words fit 35 bits; folding them once leaves at most a carry of one.
+    let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
+    let sum = sum.wrapping_add(u32::from(carry));
+    // The high half is the sum of both halves with its carry brought around.
+    sum.wrapping_add(sum.rotate_left(16)) >> 16 == 0xffff
 }
 
 /// The options' lengths, and no source routing: it reaches hosts that the addresses do not name.

@@ -2,7 +2,7 @@
 
 use bulkhead_rules::headers::protocol;
 
-use super::{FragmentPlace, be16, be32};
+use super::{FragmentPlace, be16, be32, field};
 use crate::verdict::DropReason;
 
 pub(super) const HEADER_LEN: usize = 40;
@@ -73,9 +73,9 @@ impl<'a> Ipv6<'a> {
     fn check_addresses(&self) -> Result<(), DropReason> {
         let (src, dst) = (self.src(), self.dst());
         // Loopback, unspecified and IPv4-mapped addresses all begin with 64 zero bits.
-        let special = src >> 64 == 0 || dst >> 64 == 0;
-        let group = src >> 120 == 0xff || dst >> 120 == 0xff;
-        if src == dst || ((special || group) && !are_unusual_addresses_fit(src, dst)) {
+        let is_unusual = |addr: u128| addr >> 64 == 0 || addr >> 120 == 0xff;
+        let unusual = is_unusual(src) || is_unusual(dst);
+        if src == dst || (unusual && !are_unusual_addresses_fit(src, dst)) {
             return Err(DropReason::Ipv6Address);
         }
         Ok(())
@@ -97,8 +97,7 @@ fn are_unusual_addresses_fit(src: u128, dst: u128) -> bool {
 
 #[inline(always)]
 fn address(fixed: &[u8; HEADER_LEN], at: usize) -> u128 {
-    let word = |index: usize| u128::from(be32(fixed, at + index * 4));
-    word(0) << 96 | word(1) << 64 | word(2) << 32 | word(3)
+    u128::from_be_bytes(field(fixed, at))
 }
 
 /// The end of a chain of extension headers.
@@ -121,22 +120,12 @@ impl Chain {
     /// first, no header comes twice, destination options at most twice. A chain that ends with
     /// "no next header" right after a mobility, HIP or shim6 header is of that header's protocol:
     /// so a rule can name it.
-    #[inline(always)]
     pub(super) fn follow(first: u8, payload: &[u8]) -> Result<Self, DropReason> {
-        if matches!(first, protocol::TCP | protocol::UDP | protocol::ICMPV6) {
-            return Ok(Self {
-                protocol: first,
-                len: 0,
-                fragment: None,
-                has_fragment_header: false,
-            });
-        }
-        Self::follow_extensions(first, payload, false)
+        Self::follow_to(first, payload, false)
     }
 
     /// `quoted` says that the payload ends where the quotation does, not where the packet did.
-    #[cold]
-    fn follow_extensions(first: u8, payload: &[u8], quoted: bool) -> Result<Self, DropReason> {
+    fn follow_to(first: u8, payload: &[u8], quoted: bool) -> Result<Self, DropReason> {
         use extension::{
             DESTINATION_OPTIONS, FRAGMENT, HIP, HOP_BY_HOP, MOBILITY, NO_NEXT_HEADER, ROUTING,
             SHIM6,
@@ -210,7 +199,7 @@ impl Chain {
 pub(super) fn parse_quoted(bytes: &[u8]) -> Result<(u128, u128, u8, &[u8]), DropReason> {
     let quotation = || {
         let (fixed, payload) = bytes.split_first_chunk::<HEADER_LEN>()?;
-        let chain = Chain::follow_extensions(fixed[6], payload, true).ok()?;
+        let chain = Chain::follow_to(fixed[6], payload, true).ok()?;
         let first = chain.fragment.is_none_or(|place| place.offset == 0);
         let upper = payload.get(chain.len..)?;
         (fixed[0] >> 4 == 6 && first)

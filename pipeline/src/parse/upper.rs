@@ -2,55 +2,46 @@
 
 use bulkhead_rules::headers::protocol;
 
-use super::{Kind, TcpSegment, be16, be32, icmp};
+use super::{Kind, Parsed, TcpSegment, be16, be32, icmp};
 use crate::verdict::DropReason;
 
-/// What the upper-layer header says of a packet.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Upper {
-    pub(super) kind: Kind,
-    /// Source and destination port as the classifier reads them.
-    pub(super) ports: (u16, u16),
-    /// Source and destination port of the flow key.
-    pub(super) flow_ports: (u16, u16),
-    pub(super) tcp: TcpSegment,
-}
-
-impl Upper {
-    fn with_ports(kind: Kind, header: &[u8; 4]) -> Self {
-        let ports = (be16(header, 0), be16(header, 2));
-        Self { kind, ports, flow_ports: ports, tcp: TcpSegment::default() }
-    }
-}
-
-/// Parses what follows the IP headers. `whole` is false for a first fragment, which must hold the
-/// whole upper-layer header too: else a later fragment could supply what is judged here.
+/// Parses what follows the IP headers, whose protocol stands in `out`. `whole` is false for a first
+/// fragment, which must hold the whole upper-layer header too: else a later fragment could supply
+/// what is judged here.
 #[inline(always)]
-pub(super) fn parse(protocol: u8, bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
-    match protocol {
-        protocol::TCP => parse_tcp(bytes, whole),
-        protocol::UDP => parse_udp(bytes, whole),
-        _ => parse_other(protocol, bytes, whole),
+pub(super) fn parse(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
+    match out.headers.protocol {
+        protocol::TCP => parse_tcp(bytes, whole, out),
+        protocol::UDP => parse_udp(bytes, whole, out),
+        _ => parse_other(bytes, whole, out),
     }
 }
 
-/// The ports and flow ports of a quoted packet, of whose upper-layer header eight bytes suffice.
-pub(super) fn parse_quoted(protocol: u8, bytes: &[u8]) -> Result<Upper, DropReason> {
+/// Source and destination port.
+type Ports = (u16, u16);
+
+/// Ports as the classifier reads them, and those of the flow key, of a quoted packet, of whose
+/// upper-layer header eight bytes suffice.
+pub(super) fn parse_quoted(protocol: u8, bytes: &[u8]) -> Result<(Ports, Ports), DropReason> {
     let header = bytes.first_chunk::<8>().ok_or(DropReason::IcmpMalformed)?;
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {
-            Ok(Upper::with_ports(Kind::Other, &[header[0], header[1], header[2], header[3]]))
+            let ports = (be16(header, 0), be16(header, 2));
+            Ok((ports, ports))
         }
-        protocol::ICMP | protocol::ICMPV6 => {
-            let upper = icmp::parse(protocol, header);
-            match upper.kind {
-                // No error answers an error.
-                Kind::IcmpError => Err(DropReason::IcmpMalformed),
-                _ => Ok(upper),
-            }
-        }
-        _ => Ok(Upper::default()),
+        protocol::ICMP | protocol::ICMPV6 => match icmp::parse(protocol, header) {
+            // No error answers an error.
+            (Kind::IcmpError, _) => Err(DropReason::IcmpMalformed),
+            (_, flow_ports) => Ok(((0, icmp::type_and_code(header)), flow_ports)),
+        },
+        _ => Ok(((0, 0), (0, 0))),
     }
+}
+
+#[inline(always)]
+fn set_ports<const N: usize>(header: &[u8; N], out: &mut Parsed) {
+    out.flow_ports = (be16(header, 0), be16(header, 2));
+    (out.headers.src_port, out.headers.dst_port) = out.flow_ports;
 }
 
 /// A header that ends too early.
@@ -60,22 +51,19 @@ fn short(whole: bool) -> DropReason {
 }
 
 #[inline(always)]
-fn parse_udp(bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
+fn parse_udp(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
     let Some(header) = bytes.first_chunk::<8>() else { return Err(short(whole)) };
     // Bytes of the packet after the datagram are UDP options (RFC 9868) or nothing to anyone.
     let len = usize::from(be16(header, 4));
     if len < header.len() || (whole && len > bytes.len()) {
         return Err(DropReason::UdpLength);
     }
-    let ports = (be16(header, 0), be16(header, 2));
-    if ports.1 == 0 {
-        return Err(DropReason::UdpPort);
-    }
-    Ok(Upper { kind: Kind::Other, ports, flow_ports: ports, tcp: TcpSegment::default() })
+    set_ports(header, out);
+    if out.headers.dst_port == 0 { Err(DropReason::UdpPort) } else { Ok(()) }
 }
 
 #[inline(always)]
-fn parse_tcp(bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
+fn parse_tcp(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
     let Some(header) = bytes.first_chunk::<TCP_MIN_HEADER_LEN>() else { return Err(short(whole)) };
     let header_len = usize::from(header[12] >> 4) * 4;
     if header_len < header.len() {
@@ -84,8 +72,8 @@ fn parse_tcp(bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
     let Some(payload) = bytes.get(header_len..) else {
         return Err(if whole { DropReason::TcpHeaderLength } else { DropReason::FragmentTiny });
     };
-    let ports = (be16(header, 0), be16(header, 2));
-    if ports.0 == 0 || ports.1 == 0 {
+    set_ports(header, out);
+    if out.headers.src_port == 0 || out.headers.dst_port == 0 {
         return Err(DropReason::TcpPort);
     }
     let flags = header[13];
@@ -96,7 +84,8 @@ fn parse_tcp(bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
         0 => None,
         _ => window_scale(bytes.get(TCP_MIN_HEADER_LEN..header_len).unwrap_or_default()),
     };
-    let tcp = TcpSegment {
+    out.kind = Kind::Tcp;
+    out.tcp = TcpSegment {
         seq: be32(header, 4),
         ack: be32(header, 8),
         window: be16(header, 14),
@@ -104,7 +93,7 @@ fn parse_tcp(bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
         window_scale,
         payload_len: payload.len() as u16,
     };
-    Ok(Upper { kind: Kind::Tcp, ports, flow_ports: ports, tcp })
+    Ok(())
 }
 
 const TCP_MIN_HEADER_LEN: usize = 20;
@@ -146,24 +135,23 @@ fn window_scale(options: &[u8]) -> Option<u8> {
     }
 }
 
-fn parse_other(protocol: u8, bytes: &[u8], whole: bool) -> Result<Upper, DropReason> {
-    let min_header_len = match protocol {
-        protocol::SCTP => 12,
-        protocol::ICMP | protocol::ICMPV6 => 8,
+fn parse_other(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
+    let min_header_len = match out.headers.protocol {
+        protocol::SCTP | protocol::AH => 12,
+        protocol::ICMP | protocol::ICMPV6 | protocol::ESP => 8,
         protocol::GRE => 4,
-        protocol::ESP => 8,
-        protocol::AH => 12,
         _ => 0,
     };
     if bytes.len() < min_header_len {
         return Err(short(whole));
     }
-    match (protocol, bytes) {
-        (protocol::SCTP, [a, b, c, d, ..]) => Ok(Upper::with_ports(Kind::Other, &[*a, *b, *c, *d])),
-        (protocol::ICMP | protocol::ICMPV6, _) => match bytes.first_chunk() {
-            Some(header) => Ok(icmp::parse(protocol, header)),
-            None => Err(short(whole)),
-        },
-        _ => Ok(Upper::default()),
+    match (out.headers.protocol, bytes.first_chunk::<8>()) {
+        (protocol::SCTP, Some(header)) => set_ports(header, out),
+        (protocol @ (protocol::ICMP | protocol::ICMPV6), Some(header)) => {
+            (out.kind, out.flow_ports) = icmp::parse(protocol, header);
+            out.headers.dst_port = icmp::type_and_code(header);
+        }
+        _ => {}
     }
+    Ok(())
 }
