@@ -107,6 +107,23 @@ impl Headers {
         self.ether_type == ETHER_IPV4 || self.ether_type == ETHER_IPV6
     }
 
+    /// The same with the fields cleared that mean nothing in such a frame, see the type's
+    /// description: what a parser produces.
+    pub fn normalised(&self) -> Self {
+        let mut h = *self;
+        match h.ether_type {
+            ETHER_IPV4 => (h.src, h.dst) = (h.src & 0xffff_ffff, h.dst & 0xffff_ffff),
+            ETHER_IPV6 => {}
+            _ => (h.src, h.dst, h.protocol) = (0, 0, 0),
+        }
+        match h.protocol {
+            protocol::TCP | protocol::UDP | protocol::SCTP => {}
+            protocol::ICMP | protocol::ICMPV6 => h.src_port = 0,
+            _ => (h.src_port, h.dst_port) = (0, 0),
+        }
+        h
+    }
+
     /// The headers that the same flow's packets carry in the other direction. ICMP type and code
     /// stay: which type answers which is a matter of the flow's state.
     pub fn reversed(&self) -> Self {

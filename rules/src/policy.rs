@@ -231,6 +231,7 @@ pub struct Policy {
     pub(crate) services: Vec<ServiceSet>,
     pub(crate) assertions: Vec<Assertion>,
     pub(crate) wires: Vec<Arc<str>>,
+    pub(crate) wires_known: bool,
 }
 
 /// What a load is told besides the text.
@@ -325,6 +326,11 @@ impl Policy {
     /// checked, else the names in the order in which the policy mentions them.
     pub fn wires(&self) -> &[Arc<str>] {
         &self.wires
+    }
+
+    /// Whether [`Self::wires`] are all the wires that there are.
+    pub fn knows_all_wires(&self) -> bool {
+        self.wires_known
     }
 
     /// The instants at which some rule comes into force or ceases to be, ascending, distinct, in

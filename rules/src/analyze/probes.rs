@@ -1,8 +1,6 @@
 //! Headers that lie on the edges of a policy's rules, where engines disagree if they do.
 
-use crate::headers::{
-    ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId, protocol,
-};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::policy::{Endpoint, EndpointId, Policy, ServiceTerm};
 use crate::sets::{FiniteSet, RangeSet};
 
@@ -38,7 +36,7 @@ impl<'a> Probes<'a> {
             4 => headers = headers.reversed(),
             _ => {}
         }
-        if self.below(32) > 0 { normal(headers) } else { headers }
+        if self.below(32) > 0 { headers.normalised() } else { headers }
     }
 
     /// An instant at, just before or just after one at which the policy changes, or any other.
@@ -137,11 +135,7 @@ impl<'a> Probes<'a> {
     }
 
     fn next(&mut self) -> u64 {
-        // SplitMix64 (Steele, Lea and Flood, 2014).
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let z = (self.state ^ (self.state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        split_mix(&mut self.state)
     }
 
     fn below(&mut self, bound: u64) -> u64 {
@@ -151,6 +145,14 @@ impl<'a> Probes<'a> {
     fn pick_index(&mut self, len: usize) -> Option<usize> {
         (len > 0).then(|| self.below(len as u64) as usize)
     }
+}
+
+/// The next number of the SplitMix64 sequence (Steele, Lea and Flood, 2014).
+pub(super) fn split_mix(state: &mut u64) -> u64 {
+    *state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let z = (*state ^ (*state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+    z ^ (z >> 31)
 }
 
 macro_rules! near_range {
@@ -179,20 +181,3 @@ macro_rules! near_range {
 near_range!(near_range, u16);
 near_range!(near_range32, u32);
 near_range!(near_range128, u128);
-
-/// Clears the fields that mean nothing in such a frame, as the parser does.
-fn normal(headers: Headers) -> Headers {
-    let mut h = headers;
-    if !h.is_ip() {
-        (h.src, h.dst, h.protocol) = (0, 0, 0);
-    }
-    if h.ether_type == ETHER_IPV4 {
-        (h.src, h.dst) = (h.src & 0xffff_ffff, h.dst & 0xffff_ffff);
-    }
-    match h.protocol {
-        protocol::TCP | protocol::UDP | protocol::SCTP => {}
-        protocol::ICMP | protocol::ICMPV6 => h.src_port = 0,
-        _ => (h.src_port, h.dst_port) = (0, 0),
-    }
-    h
-}

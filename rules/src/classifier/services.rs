@@ -54,6 +54,14 @@ pub(crate) struct Row {
 impl ServiceMap {
     /// The service class of a frame.
     pub(crate) fn class(&self, headers: &Headers) -> u32 {
+        let ports = self.ports_of(headers);
+        let src = self.port_class(ports.src, headers.src_port);
+        let dst = self.port_class(ports.dst, headers.dst_port);
+        self.cells[(ports.cells + src * ports.dst_classes + dst) as usize]
+    }
+
+    /// How the ports of such a frame are judged.
+    pub(crate) fn ports_of(&self, headers: &Headers) -> Ports {
         let ether = match headers.ether_type {
             ETHER_IPV4 => self.ipv4,
             ETHER_IPV6 => self.ipv6,
@@ -64,10 +72,22 @@ impl ServiceMap {
         };
         let protocol = self.protocols[headers.protocol as usize];
         let layer = self.layers[ether as usize * self.protocol_classes + protocol as usize];
-        let ports = self.ports[layer as usize];
-        let src = self.port_class(ports.src, headers.src_port);
-        let dst = self.port_class(ports.dst, headers.dst_port);
-        self.cells[(ports.cells + src * ports.dst_classes + dst) as usize]
+        self.ports[layer as usize]
+    }
+
+    /// One port of each class of a column, looked for from `first` on; zero alone where the
+    /// protocol has no such port.
+    pub(crate) fn column_representatives(&self, column: u32, first: Option<u16>) -> Vec<u16> {
+        let Some(first) = first else { return vec![0] };
+        if column == NO_COLUMN {
+            return vec![first];
+        }
+        let classes = &self.columns[column as usize];
+        let mut seen = vec![false; classes.iter().max().map_or(0, |&last| last as usize + 1)];
+        let ports = (first..=u16::MAX).chain((0..first).rev());
+        ports
+            .filter(|&port| !std::mem::replace(&mut seen[classes[port as usize] as usize], true))
+            .collect()
     }
 
     fn port_class(&self, column: u32, port: u16) -> u32 {

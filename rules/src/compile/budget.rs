@@ -36,13 +36,13 @@ enum Kind {
 
 /// Something in a policy, and its share of the work.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub(super) struct Cost {
+pub(crate) struct Cost {
     /// For instance `` endpoint `hmi` ``.
-    pub(super) what: String,
+    pub(crate) what: String,
     /// Units of [`Self::unit`].
-    pub(super) amount: u64,
+    pub(crate) amount: u64,
     /// What is counted, in plural.
-    pub(super) unit: &'static str,
+    pub(crate) unit: &'static str,
 }
 
 impl fmt::Display for CompileError {
@@ -68,14 +68,14 @@ impl std::error::Error for CompileError {}
 
 /// That a limit was reached; who reports it adds what costs most.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Exceeded {
+pub(crate) enum Exceeded {
     Memory,
     Time,
 }
 
 /// The running account of one compilation.
 #[derive(Debug)]
-pub(super) struct Budget {
+pub(crate) struct Budget {
     limits: Limits,
     started: Instant,
     spent_bytes: usize,
@@ -86,12 +86,12 @@ pub(super) struct Budget {
 const WORK_PER_LOOK: usize = 1 << 16;
 
 impl Budget {
-    pub(super) fn new(limits: Limits) -> Self {
+    pub(crate) fn new(limits: Limits) -> Self {
         Self { limits, started: Instant::now(), spent_bytes: 0, until_clock: 0 }
     }
 
     /// Accounts for `units` steps of work and `bytes` of memory that stay allocated.
-    pub(super) fn spend(&mut self, units: usize, bytes: usize) -> Result<(), Exceeded> {
+    pub(crate) fn spend(&mut self, units: usize, bytes: usize) -> Result<(), Exceeded> {
         self.spent_bytes = self.spent_bytes.saturating_add(bytes);
         if self.spent_bytes > self.limits.memory_bytes {
             return Err(Exceeded::Memory);
@@ -105,12 +105,12 @@ impl Budget {
     }
 
     /// Returns memory that was accounted for and is no longer held.
-    pub(super) fn release(&mut self, bytes: usize) {
+    pub(crate) fn release(&mut self, bytes: usize) {
         self.spent_bytes = self.spent_bytes.saturating_sub(bytes);
     }
 
     /// The error for a limit that `stage` reached: the three largest of `costs` are named.
-    pub(super) fn error(
+    pub(crate) fn error(
         &self,
         exceeded: Exceeded,
         stage: &'static str,

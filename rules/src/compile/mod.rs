@@ -8,13 +8,13 @@
 //!
 //! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
 
-mod budget;
+pub(crate) mod budget;
 mod hosts;
 mod lists;
-mod partition;
-mod services;
+pub(crate) mod partition;
+pub(crate) mod services;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::classifier::Classifier;
 use crate::policy::{Policy, RuleId};

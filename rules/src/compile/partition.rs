@@ -7,15 +7,15 @@ use crate::sets::FiniteSet;
 
 /// The classes met so far: a class is known by the sets that hold its values.
 #[derive(Debug, Default)]
-pub(super) struct Classes {
+pub(crate) struct Classes {
     ids: HashMap<Box<[u32]>, u32>,
     /// For each class the sets that hold it, ascending.
-    pub(super) members: Vec<Box<[u32]>>,
+    pub(crate) members: Vec<Box<[u32]>>,
 }
 
 impl Classes {
     /// The class of the values that exactly the sets `members` (ascending, distinct) hold.
-    pub(super) fn id(&mut self, members: &[u32], budget: &mut Budget) -> Result<u32, Exceeded> {
+    pub(crate) fn id(&mut self, members: &[u32], budget: &mut Budget) -> Result<u32, Exceeded> {
         if let Some(&id) = self.ids.get(members) {
             budget.spend(members.len(), 0)?;
             return Ok(id);
@@ -28,7 +28,7 @@ impl Classes {
     }
 
     /// For each of `sets` sets the classes that it holds, ascending.
-    pub(super) fn by_set(&self, sets: usize) -> Vec<Vec<u32>> {
+    pub(crate) fn by_set(&self, sets: usize) -> Vec<Vec<u32>> {
         let mut classes = vec![Vec::new(); sets];
         for (class, members) in self.members.iter().enumerate() {
             for &set in members {
@@ -39,7 +39,7 @@ impl Classes {
     }
 
     /// Bytes that the classes hold while they are being made.
-    pub(super) fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         self.members.iter().map(|members| Self::class_bytes(members)).sum()
     }
 
@@ -49,7 +49,7 @@ impl Classes {
 }
 
 /// An ordered type whose whole range is cut into intervals.
-pub(super) trait Coordinate: Ord + Copy {
+pub(crate) trait Coordinate: Ord + Copy {
     /// The least value.
     const ZERO: Self;
     /// The value after this one, if there is one.
@@ -73,7 +73,7 @@ coordinate!(u16 u32 u128);
 /// of which is zero, each with its class. Neighbouring intervals differ in class.
 ///
 /// `ranges` are `(low, high, set)`, inclusive; the ranges of one set do not touch each other.
-pub(super) fn intervals<T: Coordinate>(
+pub(crate) fn intervals<T: Coordinate>(
     ranges: impl Iterator<Item = (T, T, u32)>,
     classes: &mut Classes,
     budget: &mut Budget,
@@ -107,15 +107,15 @@ pub(super) fn intervals<T: Coordinate>(
 
 /// The classes of single values.
 #[derive(Debug)]
-pub(super) struct Points<T> {
+pub(crate) struct Points<T> {
     /// Every value that some set names, ascending, with its class.
-    pub(super) named: Vec<(T, u32)>,
+    pub(crate) named: Vec<(T, u32)>,
     /// The class of every other value.
-    pub(super) other: u32,
+    pub(crate) other: u32,
 }
 
 /// Sorts the values that `sets` name into classes. The number of a set is its place in `sets`.
-pub(super) fn points<'a, T: Ord + Copy + 'a>(
+pub(crate) fn points<'a, T: Ord + Copy + 'a>(
     sets: impl Iterator<Item = &'a FiniteSet<T>>,
     classes: &mut Classes,
     budget: &mut Budget,

@@ -143,6 +143,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
             services,
             assertions: Vec::new(),
             wires: Vec::new(),
+            wires_known: false,
         },
     )
 }
@@ -197,6 +198,7 @@ fn an_empty_policy_leaves_everything_to_the_default() {
         services: Vec::new(),
         assertions: Vec::new(),
         wires: Vec::new(),
+        wires_known: false,
     };
     compare(&policy, 1, 1000).unwrap();
     let classifier = compile(&policy, &Limits::default()).unwrap();
@@ -242,6 +244,7 @@ fn limits_are_errors_that_name_what_costs_most() {
         services: vec![ServiceSet { label: "any".into(), terms: vec![term] }],
         assertions: Vec::new(),
         wires: Vec::new(),
+        wires_known: false,
     };
     let limits = Limits { memory_bytes: 1 << 19, ..Limits::default() };
     let error = compile(&policy, &limits).unwrap_err().to_string();

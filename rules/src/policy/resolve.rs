@@ -111,6 +111,7 @@ fn resolve(
         services: resolver.services.into_sets(),
         assertions,
         wires: resolver.wires.names,
+        wires_known: options.wires.is_some(),
     })
 }
 

@@ -1,0 +1,161 @@
+//! Assertions against packets that were not chosen by the checker.
+
+use proptest::prelude::*;
+use proptest::sample::select;
+
+use super::{Probes, check_assertions};
+use crate::compile::tests::policy;
+use crate::headers::{Headers, PolicyTime};
+use crate::oracle;
+use crate::packet::Packet;
+use crate::policy::{Action, Assertion, EndpointId, Location, Must, Policy, RuleId, ServiceId};
+
+const NOW: PolicyTime = PolicyTime { unix_ms: 1_795_700_000_000, synchronised: true };
+
+fn holds_packet(policy: &Policy, assertion: &Assertion, h: &Headers) -> bool {
+    let (from, to) = (policy.endpoint(assertion.from), policy.endpoint(assertion.to));
+    policy.service(assertion.service).matches(h)
+        && from.matches(h.ether_type, h.src, h.src_mac, h.tags)
+        && to.matches(h.ether_type, h.dst, h.dst_mac, h.tags)
+}
+
+fn breaks(policy: &Policy, assertion: &Assertion, h: &Headers, at: PolicyTime) -> bool {
+    let allowed = policy.action(oracle::classify(policy, h, at)) == Action::Allow;
+    holds_packet(policy, assertion, h) && allowed != (assertion.must == Must::Reach)
+}
+
+fn assertion() -> impl Strategy<Value = Assertion> {
+    (0..5u32, 0..5u32, 0..4u32, select(vec![Must::Reach, Must::NotReach])).prop_map(
+        |(from, to, service, must)| Assertion {
+            from: EndpointId(from),
+            to: EndpointId(to),
+            service: ServiceId(service),
+            must,
+            location: Location { file: "generated".into(), line: 1, column: 1 },
+        },
+    )
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 500, ..ProptestConfig::default() })]
+
+    #[test]
+    fn representatives_miss_no_breach_and_invent_none(
+        policy in policy(),
+        assertion in assertion(),
+        seed in any::<u64>(),
+        unix_ms in -1..5i64,
+        synchronised in any::<bool>(),
+    ) {
+        let policy = Policy { assertions: vec![assertion.clone()], ..policy };
+        let now = PolicyTime { unix_ms, synchronised };
+        let result = check_assertions(&policy, now).remove(0);
+        if let Some(failure) = result.failure {
+            prop_assert!(breaks(&policy, &assertion, &failure.headers, failure.at));
+            prop_assert_eq!(failure.rule, oracle::classify(&policy, &failure.headers, failure.at));
+            return Ok(());
+        }
+        prop_assert!(!result.is_sampled(), "a small policy is checked whole");
+        let mut probes = Probes::new(&policy, seed);
+        for _ in 0..500 {
+            let headers = probes.headers();
+            // No parser produces other headers, so assertions do not speak of them.
+            if headers == headers.normalised() && !headers.src_mac.is_group() {
+                prop_assert!(!breaks(&policy, &assertion, &headers, now), "{headers:?}");
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Policy {
+    Policy::parse(text).unwrap_or_else(|diagnostics| panic!("{diagnostics:?}"))
+}
+
+const PLANT: &str = r"
+version: 1
+groups:
+  hmi: [10.20.0.11, 10.20.0.12]
+  plc: [10.30.3.0/24]
+rules:
+  - {name: no-broadcast, from: any, to: 10.30.3.255, service: any, action: deny}
+  - {name: modbus, from: hmi, to: plc, service: tcp/502, action: allow}
+  - name: maintenance
+    from: any
+    to: plc
+    service: tcp/22
+    action: allow
+    starts: 2026-11-28T06:00:00Z
+    expires: 2026-11-29T06:00:00Z
+";
+
+#[test]
+fn a_breach_comes_with_a_packet_and_the_rule() {
+    let policy = parse(&format!(
+        "{PLANT}assert:\n  - {{from: hmi, to: plc, service: tcp/502, must: reach}}"
+    ));
+    let result = check_assertions(&policy, NOW).remove(0);
+    let failure = result.failure.expect("the last address is denied");
+    assert_eq!((failure.headers.dst, failure.rule), (0x0a1e_03ff, RuleId(0)));
+    let text = result.describe(&policy);
+    assert!(text.contains("policy.yaml:"), "{text}");
+    assert!(text.contains("`hmi` must reach `plc` by `tcp/502`: broken"), "{text}");
+    assert!(text.contains("-> 10.30.3.255:502\n  is denied by rule `no-broadcast`"), "{text}");
+    let witness = text.lines().nth(1).unwrap().trim().strip_prefix("witness: ").unwrap();
+    assert_eq!(Packet::read(witness).unwrap().headers, failure.headers);
+}
+
+#[test]
+fn what_a_later_instant_breaks_is_found_now() {
+    let policy = parse(&format!(
+        "{PLANT}assert:\n  - {{from: any, to: plc, service: tcp/22, must: not-reach}}"
+    ));
+    let result = check_assertions(&policy, NOW).remove(0);
+    let failure = result.failure.expect("maintenance begins later");
+    assert_eq!(failure.rule, RuleId(2));
+    assert_eq!(Some(failure.at.unix_ms), policy.rules()[2].starts);
+    let after = PolicyTime { unix_ms: policy.rules()[2].expires.unwrap(), ..NOW };
+    let result = check_assertions(&policy, after).remove(0);
+    assert!(result.holds());
+    assert!(result.describe(&policy).contains("checked by representatives, not proved"));
+}
+
+#[test]
+fn an_unsynchronised_clock_is_no_excuse() {
+    let policy = parse(&format!(
+        "{PLANT}assert:\n  - {{from: any, to: plc, service: tcp/22, must: not-reach}}"
+    ));
+    let during = PolicyTime { unix_ms: policy.rules()[2].starts.unwrap(), synchronised: false };
+    let failure = check_assertions(&policy, during).remove(0).failure.expect("once it is");
+    assert!(failure.at.synchronised);
+}
+
+#[test]
+fn assertions_about_nothing_say_so() {
+    let policy = parse(&format!(
+        "{PLANT}assert:\n  - {{from: hmi, to: 'fd00::1', service: any, must: not-reach}}"
+    ));
+    let result = check_assertions(&policy, NOW).remove(0);
+    assert!(result.holds());
+    assert!(result.describe(&policy).contains("no packet is in question"));
+}
+
+#[test]
+fn ten_thousand_rules_are_sampled_in_bounded_time() {
+    let rules: String = (0..10_000u32)
+        .map(|n| {
+            let (a, b, port) = (n / 100, n % 100, 1 + n % 300);
+            format!("  - {{name: r{n}, from: 10.{a}.0.0/16, to: 10.{b}.{a}.0/24, service: tcp/{port}, action: allow}}\n")
+        })
+        .collect();
+    let policy = parse(&format!(
+        "version: 1\nrules:\n{rules}assert:\n  - {{from: any, to: any, service: any, must: not-reach}}\n  \
+         - {{from: any, to: any, service: udp/53, must: not-reach}}\n  \
+         - {{from: 192.0.2.0/24, to: 10.0.0.0/8, service: any, must: not-reach}}\n"
+    ));
+    let started = std::time::Instant::now();
+    let results = check_assertions(&policy, NOW);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert!(results[0].failure.is_some() || results[0].is_sampled());
+    assert!(results[1].holds() && !results[1].is_sampled());
+    assert!(results[2].holds() && !results[2].is_sampled());
+}
