@@ -4,5 +4,6 @@ mod common;
 
 #[allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 mod allocation;
+mod faults;
 mod reload;
 mod worker;
