@@ -6,7 +6,8 @@
 //! gateway remembers how far the sender has sent (`end`), how far its peer has acknowledged (`una`)
 //! and the largest window that it announced. A segment from a sender is in window when
 //!
-//! 1. it starts at or before `una` plus its peer's largest window (a zero-window probe starts there),
+//! 1. it starts at or before `una` plus its peer's largest window (a zero-window probe starts there;
+//!    an empty segment may also start at `end`, after such a probe),
 //! 2. it ends no more than two windows before `end` (retransmissions, keep-alives, late duplicates),
 //! 3. it acknowledges nothing that its peer has not sent (RFC 5961 section 5),
 //! 4. and nothing older than two of its own windows (at least 66,000 bytes) before its peer's `end`.
@@ -461,6 +462,8 @@ impl Connection {
             }
             self.join(segment);
         }
+        let scale = if self.marks & SCALED != 0 { self.scale >> 4 } else { 0 };
+        self.window[1] = self.window[1].max(to_units(segment.window, scale));
         self.acknowledge(Direction::FromResponder, segment);
         self.settle();
         Ok(Outcome::InState)
@@ -533,10 +536,10 @@ impl Connection {
         let was_scaled = self.marks & SCALED != 0;
         if scaled {
             // The window of a SYN is never scaled: round it up to the unit of those that follow.
-            self.window[1] = to_units(segment.window, answered);
             if !was_scaled {
                 self.window[0] = to_units(self.window[0], offered);
             }
+            self.window[1] = to_units(segment.window, answered);
             self.marks |= SCALED;
         } else if was_scaled {
             self.window[0] = u16::MAX;
@@ -571,10 +574,14 @@ impl Connection {
     fn check_sequence(&self, direction: Direction, seq: u32, end: u32) -> Result<(), DropReason> {
         let (from, to) = (direction as usize, direction.opposite() as usize);
         let window = self.window_bytes(to);
-        let behind = (2 * window.max(MIN_ACK_SPAN)).min(MAX_WINDOW);
-        if distance(self.una[from], seq) > window as i32
-            || distance(self.end[from], end) < -(behind as i32)
-        {
+        let behind = (2 * window.max(MIN_ACK_SPAN)).min(MAX_WINDOW) as i32;
+        // Both bounds are measured from one point, so that nothing on the far side of the sequence
+        // space is before the one and after the other.
+        let offset = distance(self.end[from], seq);
+        let unacknowledged = distance(self.una[from], self.end[from]);
+        // An empty segment may follow what a window probe has sent beyond the edge.
+        let beyond = offset > window as i32 - unacknowledged && (seq != end || offset > 0);
+        if beyond || offset < -behind - distance(seq, end) {
             return Err(DropReason::TcpWindow);
         }
         Ok(())
@@ -701,3 +708,8 @@ fn scale_nibble(syn: &TcpSegment) -> u8 {
 fn to_units(bytes: u16, scale: u8) -> u16 {
     bytes.div_ceil(1 << scale)
 }
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
