@@ -3,14 +3,15 @@
 use bulkhead_rules::headers::WireId;
 use bulkhead_rules::policy::RuleId;
 
-use crate::parse::{Parsed, parse};
+use crate::parse::{Parsed, parse_into};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::verdict::Verdict;
 
 /// One place for each frame of a burst, in the order of arrival. Allocated once for each worker.
 #[derive(Debug)]
 pub struct Columns {
-    /// What the parser learnt; the default where the verdict is a drop of the parser's.
+    /// What the parser learnt; where the verdict is a drop of the parser's, the fields of the layers
+    /// before the one that failed.
     pub parsed: [Parsed; MAX_BURST],
     /// The frame's length in bytes.
     pub len: [u32; MAX_BURST],
@@ -43,9 +44,10 @@ impl Columns {
             let bytes = frame.bytes();
             self.len[place] = bytes.len() as u32;
             self.decided_by[place] = None;
-            (self.parsed[place], self.verdict[place]) = match parse(bytes, wire) {
-                Ok(parsed) => (parsed, Verdict::UNDECIDED),
-                Err(reason) => (Parsed::default(), Verdict::Drop(reason)),
+            self.verdict[place] = match parse_into(bytes, wire, F::ORIGIN, &mut self.parsed[place])
+            {
+                Ok(()) => Verdict::UNDECIDED,
+                Err(reason) => Verdict::Drop(reason),
             };
         }
     }

@@ -9,9 +9,10 @@ pub mod fault;
 pub mod loopback;
 
 use arrayvec::ArrayVec;
+
 use bulkhead_rules::policy::RuleId;
 
-use crate::parse::Parsed;
+use crate::parse::{Origin, Parsed};
 use crate::verdict::Verdict;
 
 /// The most frames that a worker takes from a port at once.
@@ -22,6 +23,9 @@ pub type Burst<F> = ArrayVec<F, MAX_BURST>;
 
 /// An owned frame: the bytes from the destination MAC address on, without FCS.
 pub trait Frame: Send {
+    /// Where frames of this kind come from.
+    const ORIGIN: Origin = Origin::Wire;
+
     /// The frame's bytes.
     fn bytes(&self) -> &[u8];
 
@@ -35,8 +39,9 @@ pub trait Frame: Send {
     }
 
     /// Told to a received frame once it is judged and before it is sent or released: what the parser
-    /// learnt (the default where it did not parse), the verdict of an enforcing wire, and the rule
-    /// that gave it. A port that reports on single frames keeps it; for all others it is nothing.
+    /// learnt (where it did not parse, of the layers before the one that failed), the verdict of an
+    /// enforcing wire, and the rule that gave it. A port that reports on single frames keeps it; for
+    /// all others it is nothing.
     fn judged(&mut self, parsed: &Parsed, verdict: Verdict, rule: Option<RuleId>) {
         let _ = (parsed, verdict, rule);
     }

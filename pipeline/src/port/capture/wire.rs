@@ -13,7 +13,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use bulkhead_rules::policy::RuleId;
 
 use super::{CaptureError, CaptureReader, MAX_FRAME_BYTES, Record};
-use crate::parse::Parsed;
+use crate::parse::{self, Parsed};
 use crate::port::{Burst, Frame, Port};
 use crate::verdict::Verdict;
 
@@ -273,6 +273,8 @@ impl<H: CaptureHandler> Port for CapturePort<H> {
 }
 
 impl<H: CaptureHandler> Frame for CaptureFrame<H> {
+    const ORIGIN: parse::Origin = parse::Origin::Capture;
+
     fn bytes(&self) -> &[u8] {
         &self.buffer
     }
