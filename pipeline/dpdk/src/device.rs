@@ -4,6 +4,8 @@ use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::Duration;
 
 use bulkhead_pipeline::port::DriverCounters;
 
@@ -11,6 +13,7 @@ use crate::eal::Eal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ethdev::{Ethdev, Info, Setup};
 use crate::kernel::KernelPort;
+use crate::log;
 use crate::name::PortName;
 use crate::pool::Mempool;
 use crate::port::DpdkPort;
@@ -101,6 +104,8 @@ impl Device {
     ///
     /// Whatever DPDK or the kernel refuses, with the remedy: see [`ErrorKind`].
     pub fn open(eal: &Eal, pool: &Mempool, config: &DeviceConfig) -> Result<Self> {
+        // What was logged before has nothing to do with this port.
+        log::take_complaints();
         check_config(config)
             .and_then(|()| match (&config.name, config.name.interface()) {
                 (PortName::Interface(name), _) => open_interface(eal, pool, config, name),
@@ -340,7 +345,7 @@ fn check_config(config: &DeviceConfig) -> Result<()> {
 /// Opens a kernel interface over AF_XDP, or else over AF_PACKET.
 fn open_interface(eal: &Eal, pool: &Mempool, config: &DeviceConfig, name: &str) -> Result<Device> {
     let mut kernel = KernelPort::claim(name)?;
-    let mtu = settle_mtu(&mut kernel, config)?;
+    let mtu = settle_mtu(&mut kernel, pool, config)?;
     let mut notes = kernel.notes().to_vec();
     match af_xdp_lanes(eal, pool, config, &mut kernel, name, mtu) {
         Ok(lanes) => finish(config, pool, lanes, Backend::AfXdp, mtu, Some(kernel), notes),
@@ -361,7 +366,7 @@ fn open_kernel_device(
     interface: &str,
 ) -> Result<Device> {
     let mut kernel = KernelPort::claim(interface)?;
-    let mtu = settle_mtu(&mut kernel, config)?;
+    let mtu = settle_mtu(&mut kernel, pool, config)?;
     let notes = kernel.notes().to_vec();
     let is_xdp = devargs.starts_with("net_af_xdp");
     if is_xdp {
@@ -372,7 +377,7 @@ fn open_kernel_device(
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
     configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)?;
     if !is_xdp {
-        kernel.filter_packet_sockets()?;
+        kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     }
     finish(config, pool, vec![lane], backend, mtu, Some(kernel), notes)
 }
@@ -404,15 +409,31 @@ fn af_xdp_lanes(
     name: &str,
     mtu: u16,
 ) -> Result<Vec<Ethdev>> {
+    const ATTEMPTS: u32 = 6;
+    const PAUSE: Duration = Duration::from_millis(100);
+
     check_af_xdp(pool, mtu)?;
     kernel.set_queues(u32::from(config.queues))?;
     (0..config.queues)
         .map(|queue| {
-            let serial = serial();
-            let devargs = format!("net_af_xdp{serial},iface={name},start_queue={queue}");
-            let lane = probe(eal, &devargs)?;
-            configure(&lane, pool, config, mtu, 1)?;
-            Ok(lane)
+            let mut attempt = 1;
+            loop {
+                let devargs = format!("net_af_xdp{},iface={name},start_queue={queue}", serial());
+                let lane = probe(eal, &devargs)?;
+                match configure(&lane, pool, config, mtu, 1) {
+                    Ok(_) => return Ok(lane),
+                    // The kernel takes a predecessor's sockets down in its own time.
+                    Err(error)
+                        if attempt < ATTEMPTS
+                            && error.call() == "rte_eth_rx_queue_setup"
+                            && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
+                    {
+                        attempt += 1;
+                        thread::sleep(PAUSE);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
         })
         .collect()
 }
@@ -477,7 +498,7 @@ fn af_packet_lane(
     let lane = probe(eal, &devargs)?;
     // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
     configure(&lane, pool, config, 0, 1)?;
-    kernel.filter_packet_sockets()?;
+    kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     Ok(lane)
 }
 
@@ -495,11 +516,12 @@ fn probe(eal: &Eal, devargs: &str) -> Result<Ethdev> {
                 "a device of this name is open already",
                 "name each port once",
             ),
-            Some(libc::ENODEV | libc::ENOENT) if driver.starts_with("net_") => error.because(
-                ErrorKind::NotFound,
-                format!("DPDK has no driver `{driver}`, or it found no such device"),
-                "check the device string; Debian has the drivers in `librte-meta-net`",
-            ),
+            Some(libc::ENODEV | libc::ENOENT | libc::EFAULT) if driver.starts_with("net_") => error
+                .because(
+                    ErrorKind::NotFound,
+                    format!("DPDK has no driver `{driver}`, or it found no such device"),
+                    "check the device string; Debian has the drivers in `librte-meta-net`",
+                ),
             _ => error,
         }
     })
@@ -543,38 +565,40 @@ fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()
             "set a smaller `mtu`",
         ));
     }
-    let frame = usize::from(mtu) + OVERHEAD;
-    if frame > pool.config().max_frame_len {
-        return Err(Error::refused(
-            ErrorKind::Config,
-            format!(
-                "frames of {frame} bytes do not fit the mempool's buffers of {}",
-                pool.config().max_frame_len
-            ),
-            "make the mempool for the largest MTU of all ports",
-        ));
-    }
-    Ok(())
+    check_buffers(pool, usize::from(mtu) + OVERHEAD)
 }
 
 /// The MTU that a kernel interface will have.
-fn settle_mtu(kernel: &mut KernelPort, config: &DeviceConfig) -> Result<u16> {
+fn settle_mtu(kernel: &mut KernelPort, pool: &Mempool, config: &DeviceConfig) -> Result<u16> {
     let found = kernel.mtu();
-    match config.mtu {
-        Some(mtu) => {
-            if u32::from(mtu) != found {
-                kernel.set_mtu(u32::from(mtu))?;
-            }
-            Ok(mtu)
-        }
+    let mtu = match config.mtu {
+        Some(mtu) => mtu,
         None => u16::try_from(found).ok().filter(|&mtu| mtu <= MAX_MTU).ok_or_else(|| {
             Error::refused(
                 ErrorKind::Mtu,
                 format!("the interface's MTU {found} is over the limit of {MAX_MTU}"),
                 "set the port's `mtu`",
             )
-        }),
+        })?,
+    };
+    check_buffers(pool, usize::from(mtu) + OVERHEAD)?;
+    if u32::from(mtu) != found {
+        kernel.set_mtu(u32::from(mtu))?;
     }
+    Ok(mtu)
+}
+
+/// Frames must fit the buffers.
+fn check_buffers(pool: &Mempool, frame: usize) -> Result<()> {
+    let room = pool.config().max_frame_len;
+    if frame <= room {
+        return Ok(());
+    }
+    Err(Error::refused(
+        ErrorKind::Config,
+        format!("frames of {frame} bytes do not fit the mempool's buffers of {room}"),
+        "make the mempool for the largest MTU of all ports",
+    ))
 }
 
 fn finish(
@@ -594,8 +618,8 @@ fn finish(
     };
     if backend == Backend::AfPacket {
         notes.push(
-            "over AF_PACKET the kernel reassembles IPv4 fragments, and frames with an outer \
-             802.1ad tag are not received"
+            "over AF_PACKET, IPv4 fragments of packets longer than the MTU (the kernel joins them) \
+             and frames with an outer 802.1ad tag are not received"
                 .to_owned(),
         );
     }

@@ -160,8 +160,7 @@ fn free_huge_bytes() -> u64 {
 
 /// EAL's command line.
 fn arguments(config: &EalConfig, huge: bool, needed: u64, affinity: &Affinity) -> Vec<String> {
-    let mut arguments: Vec<String> =
-        ["bulkhead", "--in-memory", "--no-telemetry"].map(str::to_owned).into();
+    let mut arguments: Vec<String> = ["bulkhead", "--no-telemetry"].map(str::to_owned).into();
     // One logical core that may run wherever this process may: workers are threads of our own.
     arguments.push(format!("--lcores=0@({})", affinity.list()));
     if config.pci {
@@ -171,8 +170,12 @@ fn arguments(config: &EalConfig, huge: bool, needed: u64, affinity: &Affinity) -
         // Virtual devices need no physical addresses, and a pool in one piece is certain this way.
         arguments.extend(["--no-pci".to_owned(), "--iova-mode=va".to_owned()]);
     }
-    if !huge {
-        arguments.extend(["--no-huge".to_owned(), "-m".to_owned()]);
+    if huge {
+        // Huge pages without files.
+        arguments.push("--in-memory".to_owned());
+    } else {
+        // The two options say the same for ordinary memory, but EAL refuses to combine the former.
+        arguments.extend(["--no-huge", "--no-shconf", "-m"].map(str::to_owned));
         arguments.push(needed.div_ceil(1 << 20).to_string());
     }
     arguments

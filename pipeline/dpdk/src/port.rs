@@ -113,3 +113,68 @@ impl Port for DpdkPort {
         self.shared.max_frame_len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_pipeline::port::Frame;
+
+    use super::*;
+    use crate::eal::{Eal, EalConfig, HugePages};
+    use crate::pool::MempoolConfig;
+
+    /// The one test that starts DPDK in this process: the others are in `tests/`.
+    #[test]
+    fn what_drivers_hand_over_becomes_one_whole_frame() {
+        let config = MempoolConfig { buffers: 1_024, max_frame_len: 1_522 };
+        let eal = EalConfig {
+            huge_pages: HugePages::Never,
+            memory_bytes: config.memory_bytes(),
+            pci: false,
+        };
+        let eal = Eal::init(&eal).unwrap();
+        let pool = Mempool::new(&eal, config).unwrap();
+        let free = pool.available();
+
+        let mut stripped = pattern(&pool, 60);
+        let before = stripped.bytes().to_vec();
+        // SAFETY: the frame is ours.
+        unsafe { ffi::bh_mark_stripped(&raw mut stripped.raw, 0x6064) };
+        // SAFETY: as above.
+        assert_eq!(unsafe { ffi::bh_settle(&raw mut stripped.raw) }, 0);
+        let tagged = [&before[..12], &[0x81, 0x00, 0x60, 0x64], &before[12..]].concat();
+        assert_eq!(stripped.bytes(), tagged);
+
+        let (mut head, tail) = (pattern(&pool, 900), pattern(&pool, 700));
+        let whole = [head.bytes(), tail.bytes()].concat();
+        chain(&mut head, tail);
+        // SAFETY: the frame is ours.
+        assert_eq!(unsafe { ffi::bh_settle(&raw mut head.raw) }, 0);
+        assert_eq!(head.bytes(), whole);
+
+        drop(head);
+        let mut head = pattern(&pool, 2_000);
+        chain(&mut head, pattern(&pool, 700));
+        // SAFETY: the frame is ours.
+        assert_eq!(unsafe { ffi::bh_settle(&raw mut head.raw) }, -1, "2,700 bytes do not fit");
+
+        drop((stripped, head));
+        drop(pool.allocate(2_048));
+        assert!(pool.allocate(70_000).is_none() && pool.allocate(4_000).is_none());
+        assert_eq!(pool.available(), free, "every buffer has come back");
+    }
+
+    fn pattern(pool: &Mempool, len: usize) -> Mbuf {
+        let mut frame = pool.allocate(len).unwrap();
+        assert!(frame.bytes().iter().all(|&byte| byte == 0));
+        for (at, byte) in frame.bytes_mut().iter_mut().enumerate() {
+            *byte = at as u8;
+        }
+        frame
+    }
+
+    fn chain(head: &mut Mbuf, tail: Mbuf) {
+        let mut tail = std::mem::ManuallyDrop::new(tail);
+        // SAFETY: both frames are ours, and the head owns the tail from now on.
+        assert_eq!(unsafe { ffi::bh_chain(&raw mut head.raw, &raw mut tail.raw) }, 0);
+    }
+}

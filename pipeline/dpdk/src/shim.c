@@ -136,9 +136,15 @@ uint32_t bh_pool_element_size(const struct rte_mempool *pool)
 int bh_device_probe(const char *devargs, uint16_t *port, const char **call)
 {
 	struct rte_dev_iterator iterator;
+	char name[RTE_ETH_NAME_MAX_LEN];
 	uint16_t found;
 	int status;
 
+	/* Probing a device again succeeds, and would make two ports of one. */
+	*call = "rte_eth_dev_get_port_by_name";
+	snprintf(name, sizeof(name), "%.*s", (int)strcspn(devargs, ","), devargs);
+	if (rte_eth_dev_get_port_by_name(name, &found) == 0)
+		return -EEXIST;
 	*call = "rte_dev_probe";
 	status = rte_dev_probe(devargs);
 	if (status < 0)

@@ -2,8 +2,18 @@
 
 mod support;
 
-use bulkhead_dpdk::{Backend, Device, DeviceConfig, Eal, ErrorKind, LinkState, Mempool};
-use support::{Host, describe, environment, forward_until, frame, isolated, only_queue, two_wires};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::time::Duration;
+
+use bulkhead_dpdk::{
+    Backend, Device, DeviceConfig, DpdkPort, Eal, ErrorKind, HugePages, LinkState, Mempool,
+};
+use bulkhead_pipeline::port::{Burst, Frame, Port};
+use support::{
+    Host, companion, describe, environment, environment_with, feature, forward_for, forward_until,
+    frame, ip, isolated, only_queue, role, run, two_wires, without_privileges,
+};
 
 /// Opens a port by a name of the configuration.
 fn open(eal: &Eal, pool: &Mempool, name: &str) -> Device {
@@ -14,8 +24,21 @@ fn open(eal: &Eal, pool: &Mempool, name: &str) -> Device {
 
 /// Sends every frame from both hosts through two ports and compares what comes out.
 fn frames_cross(names: [&str; 2], backend: &Backend, frames: &[Vec<u8>]) {
-    let (eal, pool) = environment(1_500);
-    let [mut left, mut right] = names.map(|name| open(&eal, &pool, name));
+    frames_cross_at(1_500, names, backend, frames);
+}
+
+/// The same with a mempool for another MTU.
+fn frames_cross_at(mtu: u16, names: [&str; 2], backend: &Backend, frames: &[Vec<u8>]) {
+    frames_cross_in(&environment(mtu), names, backend, frames);
+}
+
+fn frames_cross_in(
+    (eal, pool): &(Eal, Mempool),
+    names: [&str; 2],
+    backend: &Backend,
+    frames: &[Vec<u8>],
+) {
+    let [mut left, mut right] = names.map(|name| open(eal, pool, name));
     assert_eq!(left.backend(), backend, "{:?}", left.notes());
     let (mut one, mut two) = (only_queue(&mut left), only_queue(&mut right));
     left.start().unwrap();
@@ -55,7 +78,17 @@ fn frames_cross_af_xdp_unchanged() {
         two_wires(1_500);
         let mut frames = ordinary_frames();
         frames.push(frame(200, 3, &[(0x88a8, 0x0064), (0x8100, 0x00c8)]));
+        frames.extend(fragments());
         frames_cross(["p1", "p2"], &Backend::AfXdp, &frames);
+    });
+}
+
+#[test]
+fn frames_cross_af_xdp_without_huge_pages() {
+    isolated("frames_cross_af_xdp_without_huge_pages", || {
+        two_wires(1_500);
+        let environment = environment_with(1_500, HugePages::Never);
+        frames_cross_in(&environment, ["p1", "p2"], &Backend::AfXdp, &ordinary_frames());
     });
 }
 
@@ -63,7 +96,287 @@ fn frames_cross_af_xdp_unchanged() {
 fn frames_cross_af_packet_unchanged() {
     isolated("frames_cross_af_packet_unchanged", || {
         two_wires(1_500);
-        let names = ["net_af_packet0,iface=p1", "net_af_packet1,iface=p2"];
-        frames_cross(names, &Backend::AfPacket, &ordinary_frames());
+        frames_cross(AF_PACKET_PORTS, &Backend::AfPacket, &ordinary_frames());
     });
+}
+
+#[test]
+fn af_packet_never_hands_over_what_it_would_change() {
+    isolated("af_packet_never_hands_over_what_it_would_change", || {
+        two_wires(1_500);
+        let (eal, pool) = environment(1_500);
+        let [mut left, mut right] = AF_PACKET_PORTS.map(|name| open(&eal, &pool, name));
+        let (mut one, mut two) = (only_queue(&mut left), only_queue(&mut right));
+        left.start().unwrap();
+        right.start().unwrap();
+        let (sender, receiver, on_port) = (Host::on("h1"), Host::on("h2"), Host::on("p1"));
+        // The driver would make it 802.1Q.
+        sender.send(&frame(200, 3, &[(0x88a8, 0x0064), (0x8100, 0x00c8)]));
+        // The kernel joins these two, and the driver would cut the result off.
+        fragments().iter().for_each(|fragment| sender.send(fragment));
+        // What the host itself sends on the port came from no wire.
+        on_port.send(&frame(300, 4, &[]));
+        let last = frame(100, 5, &[]);
+        sender.send(&last);
+        let mut got = None;
+        forward_until(&mut one, &mut two, || {
+            got = receiver.receive();
+            got.is_some()
+        });
+        assert_eq!(got.as_ref(), Some(&last));
+        assert!(!forward_for(&mut one, &mut two, QUIET, || receiver.receive().is_some()));
+    });
+}
+
+#[test]
+fn a_link_that_is_held_down_is_seen_and_comes_back() {
+    isolated("a_link_that_is_held_down_is_seen_and_comes_back", || {
+        two_wires(1_500);
+        let (eal, pool) = environment(1_500);
+        let names = ["p1", "net_af_packet0,iface=p2"];
+        let [mut left, mut right] = names.map(|name| open(&eal, &pool, name));
+        let (mut one, mut two) = (only_queue(&mut left), only_queue(&mut right));
+        left.start().unwrap();
+        right.start().unwrap();
+        for (device, host) in [(&left, "h1"), (&right, "h2")] {
+            assert_eq!(device.link().unwrap(), LinkState::Up);
+            ip(&format!("link set {host} down"));
+            assert_eq!(device.link().unwrap(), LinkState::Down);
+            ip(&format!("link set {host} up"));
+            assert_eq!(device.link().unwrap(), LinkState::Up);
+
+            device.set_link(false).unwrap();
+            assert_eq!(device.link().unwrap(), LinkState::Held);
+            assert!(describe(host).contains("NO-CARRIER"), "{}", describe(host));
+            forward_for(&mut one, &mut two, QUIET, || false);
+            device.set_link(true).unwrap();
+            assert_eq!(device.link().unwrap(), LinkState::Up);
+        }
+        for (from_name, to) in [("h1", "h2"), ("h2", "h1")] {
+            let (from, to, sent) = (Host::on(from_name), Host::on(to), frame(500, 1, &[]));
+            from.send(&sent);
+            let mut got = None;
+            forward_until(&mut one, &mut two, || {
+                got = to.receive();
+                got.is_some()
+            });
+            assert!(got == Some(sent), "{from_name} is cut off after the links came back");
+        }
+    });
+}
+
+#[test]
+fn an_interface_is_left_as_it_was() {
+    isolated("an_interface_is_left_as_it_was", || {
+        two_wires(1_500);
+        std::fs::write("/proc/sys/net/ipv6/conf/p1/disable_ipv6", "0").unwrap();
+        ip("link set p1 down");
+        run("ethtool -K p1 gro on");
+        run("ethtool -K p2 gro on");
+        let (eal, pool) = environment(2_000);
+        for name in ["p1", "net_af_packet0,iface=p1"] {
+            let before = state_of("p1");
+            assert!(before.contains("gro on") && before.contains("promiscuity 0"), "{before}");
+            let mut config = DeviceConfig::new(name);
+            config.mtu = Some(2_000);
+            let mut device = Device::open(&eal, &pool, &config).unwrap();
+            let mut queue = only_queue(&mut device);
+            device.start().unwrap();
+            assert_eq!(next(&mut queue, || Host::on("h1").send(&frame(80, 6, &[]))).len(), 80);
+            let during = state_of("p1");
+            for changed in ["mtu 2000", "promiscuity 1", "gro off", "ipv6 off", "up"] {
+                assert!(during.contains(changed), "{changed}: {during}");
+            }
+            assert_eq!(device.mtu(), 2_000);
+            drop(device);
+            assert_eq!(state_of("p1"), during, "a queue keeps its port open");
+            drop(queue);
+            assert_eq!(state_of("p1"), before, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_start_clears_what_a_killed_gateway_left() {
+    isolated("a_start_clears_what_a_killed_gateway_left", || {
+        if role().is_some() {
+            let (eal, pool) = environment(1_500);
+            let device = open(&eal, &pool, "p1");
+            assert_eq!(device.backend(), &Backend::AfXdp);
+            device.start().unwrap();
+            println!("victim is up");
+            std::thread::sleep(Duration::from_secs(50));
+            return;
+        }
+        two_wires(1_500);
+        let mut victim = companion("a_start_clears_what_a_killed_gateway_left", "victim");
+        let mut victim = victim.stdout(Stdio::piped()).spawn().unwrap();
+        let lines = BufReader::new(victim.stdout.take().unwrap()).lines();
+        assert!(lines.map_while(Result::ok).any(|line| line.contains("victim is up")));
+        // What DPDK's own promiscuous mode would leave.
+        ip("link set p1 promisc on");
+
+        let (eal, pool) = environment(1_500);
+        let error = Device::open(&eal, &pool, &DeviceConfig::new("p1")).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InUse, "{error}");
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        assert!(describe("p1").contains("xdp"), "{}", describe("p1"));
+
+        let mut device = open(&eal, &pool, "p1");
+        assert_eq!(device.backend(), &Backend::AfXdp);
+        let notes = device.notes().join("; ");
+        assert!(notes.contains("XDP program") && notes.contains("promiscuous"), "{notes}");
+        let mut queue = only_queue(&mut device);
+        device.start().unwrap();
+        let sent = frame(90, 2, &[]);
+        assert_eq!(next(&mut queue, || Host::on("h1").send(&sent)), sent);
+        drop((queue, device));
+        let after = describe("p1");
+        assert!(!after.contains("xdp") && after.contains("promiscuity 0"), "{after}");
+    });
+}
+
+#[test]
+fn what_cannot_be_a_port_is_refused_with_the_remedy() {
+    isolated("what_cannot_be_a_port_is_refused_with_the_remedy", || {
+        two_wires(1_500);
+        ip("link set lo up");
+        ip("link add bridge0 type bridge");
+        ip("link set h2 master bridge0");
+        ip("addr add 10.9.8.7/24 dev h1");
+        let (eal, pool) = environment(1_500);
+        let claimed = open(&eal, &pool, "p1");
+        for (name, kind, words) in [
+            ("nothing0", ErrorKind::NotFound, "no such interface"),
+            ("lo", ErrorKind::Config, "loopback"),
+            ("h1", ErrorKind::HasAddresses, "ip addr flush dev h1"),
+            ("h2", ErrorKind::Enslaved, "ip link set dev h2 nomaster"),
+            ("p1", ErrorKind::InUse, "each interface once"),
+            ("net_af_xdp0,iface=h1", ErrorKind::HasAddresses, "10.9.8.7/24"),
+            ("net_unheard0", ErrorKind::NotFound, "net_unheard"),
+            ("ffff:1f:1f.7", ErrorKind::NotFound, "dpdk-devbind.py --status"),
+        ] {
+            let error = Device::open(&eal, &pool, &DeviceConfig::new(name)).unwrap_err();
+            println!("{error}");
+            assert_eq!(error.kind(), kind, "{error}");
+            assert_eq!(error.port(), Some(name), "{error}");
+            assert!(error.to_string().contains(words), "{words}: {error}");
+        }
+        drop(claimed);
+        let mut config = DeviceConfig::new("net_af_packet0,iface=p2");
+        config.queues = 2;
+        let error = Device::open(&eal, &pool, &config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Queues, "{error}");
+        config = DeviceConfig::new("p1");
+        config.mtu = Some(9_000);
+        let error = Device::open(&eal, &pool, &config).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Config, "{error}");
+        assert!(error.to_string().contains("mempool"), "{error}");
+    });
+}
+
+#[test]
+fn without_privileges_the_error_names_them() {
+    isolated("without_privileges_the_error_names_them", || {
+        if role().is_some() {
+            let (eal, pool) = environment(1_500);
+            let error = Device::open(&eal, &pool, &DeviceConfig::new("p1")).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Privilege, "{error}");
+            let text = error.to_string();
+            assert!(text.contains("NET_ADMIN") && text.contains("run as root"), "{text}");
+            return;
+        }
+        two_wires(1_500);
+        let mut nobody = companion("without_privileges_the_error_names_them", "nobody");
+        let output = without_privileges(&mut nobody).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && said.contains("1 passed"), "{said}");
+    });
+}
+
+#[test]
+fn long_frames_cross_af_xdp_up_to_its_limit() {
+    isolated("long_frames_cross_af_xdp_up_to_its_limit", || {
+        two_wires(1_500);
+        for interface in ["h1", "h2", "p1", "p2"] {
+            ip(&format!("link set {interface} mtu {AF_XDP_MTU}"));
+        }
+        let length = usize::from(AF_XDP_MTU);
+        let frames = [
+            frame(length + 14, 1, &[]),
+            frame(length + 18, 2, &[(0x8100, 0x0005)]),
+            frame(60, 3, &[]),
+        ];
+        frames_cross_at(AF_XDP_MTU, ["p1", "p2"], &Backend::AfXdp, &frames);
+    });
+}
+
+#[test]
+fn beyond_the_limit_of_af_xdp_af_packet_takes_over() {
+    isolated("beyond_the_limit_of_af_xdp_af_packet_takes_over", || {
+        two_wires(9_000);
+        let frames =
+            [frame(9_014, 1, &[]), frame(9_018, 2, &[(0x8100, 0x0005)]), frame(60, 3, &[])];
+        frames_cross_at(9_000, ["p1", "p2"], &Backend::AfPacket, &frames);
+    });
+}
+
+/// Two AF_PACKET ports that the test asks for by their device strings.
+const AF_PACKET_PORTS: [&str; 2] = ["net_af_packet0,iface=p1", "net_af_packet1,iface=p2"];
+
+/// The largest MTU that AF_XDP carries.
+const AF_XDP_MTU: u16 = 3_434;
+
+/// How long nothing must come before it is believed that nothing comes.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// The first frame that arrives once `send` has been called.
+fn next(queue: &mut DpdkPort, send: impl FnOnce()) -> Vec<u8> {
+    send();
+    let mut burst = Burst::new();
+    for _ in 0..2_000 {
+        queue.receive(&mut burst);
+        if let Some(frame) = burst.first() {
+            return frame.bytes().to_vec();
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nothing arrived");
+}
+
+/// Two fragments of one IPv4 packet of 2,980 bytes.
+fn fragments() -> [Vec<u8>; 2] {
+    [0x2000_u16, 0x00b9].map(|place| {
+        let mut frame = frame(1_514, 1, &[]);
+        frame[12..14].copy_from_slice(&[0x08, 0x00]);
+        let header = [0x45, 0, 0x05, 0xdc, 0x12, 0x34, (place >> 8) as u8, place as u8];
+        frame[14..22].copy_from_slice(&header);
+        frame[22..34].copy_from_slice(&[64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        let words = frame[14..34].chunks(2);
+        let sum: u32 = words.map(|word| u32::from(u16::from_be_bytes([word[0], word[1]]))).sum();
+        let sum = !((sum & 0xffff) + (sum >> 16)) as u16;
+        frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        frame
+    })
+}
+
+/// What must be as it was found.
+fn state_of(interface: &str) -> String {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/disable_ipv6");
+    let ipv6 = std::fs::read_to_string(path).unwrap();
+    let words = describe(interface);
+    let after = |word: &str| {
+        let mut words = words.split_whitespace().skip_while(|each| *each != word);
+        words.nth(1).unwrap_or("absent").to_owned()
+    };
+    format!(
+        "mtu {} promiscuity {} {} {} gro {} ipv6 {}",
+        after("mtu"),
+        after("promiscuity"),
+        if words.contains("UP") { "up" } else { "down" },
+        if words.contains("xdp") { "xdp" } else { "" },
+        if feature(interface, "generic-receive-offload") { "on" } else { "off" },
+        if ipv6.trim() == "1" { "off" } else { "on" },
+    )
 }

@@ -135,9 +135,10 @@ impl KernelPort {
         Ok(())
     }
 
-    /// Keeps the host's own frames, and tags that would be changed, from an AF_PACKET port.
-    pub(crate) fn filter_packet_sockets(&self) -> Result<()> {
-        let filtered = sys::filter_packet_sockets(self.index)
+    /// Keeps the host's own frames, and those that would be changed or cut off, from an AF_PACKET
+    /// port whose buffers hold `capacity` bytes.
+    pub(crate) fn filter_packet_sockets(&self, capacity: u32) -> Result<()> {
+        let filtered = sys::filter_packet_sockets(self.index, capacity)
             .map_err(|error| Error::kernel("setsockopt(SO_ATTACH_FILTER)", &error))?;
         if filtered == 0 {
             return Err(Error::refused(
@@ -165,7 +166,10 @@ impl KernelPort {
             let kind = refused.kind();
             let remedy = format!("see why `ip link set dev {} {change}` fails", self.name);
             refused.because(kind, format!("the interface cannot be set {change}"), remedy)
-        })
+        })?;
+        // AF_XDP's sockets have no such memory.
+        sys::clear_packet_socket_errors(self.index)
+            .map_err(|error| Error::kernel("read_dir(/proc/self/fd)", &error))
     }
 
     fn too_few_queues(&self, has: u32, wanted: u32) -> Error {

@@ -156,21 +156,29 @@ pub(crate) fn hold_promiscuous(index: u32) -> io::Result<OwnedFd> {
     Ok(socket)
 }
 
-/// Keeps two kinds of frame away from the packet sockets that DPDK's AF_PACKET driver has opened on
-/// an interface: what the host itself sends, which the driver would take for received, and 802.1ad
-/// tags, which it would turn into 802.1Q. Returns how many sockets there were.
-pub(crate) fn filter_packet_sockets(index: u32) -> io::Result<usize> {
-    const PACKET_IGNORE_OUTGOING: i32 = 23;
+/// Keeps frames away from the packet sockets that DPDK's AF_PACKET driver has opened on an
+/// interface: what the host itself sends, which the driver would take for received; 802.1ad tags,
+/// which it would turn into 802.1Q; and what is longer than `capacity` bytes (without the outer tag),
+/// which it would hand over cut off. Returns how many sockets there were.
+pub(crate) fn filter_packet_sockets(index: u32, capacity: u32) -> io::Result<usize> {
+    const PACKET_OUTGOING: u32 = 4;
     const ETHERTYPE_8021AD: u32 = 0x88a8;
+    const LOAD_LENGTH: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_LEN) as u16;
     const LOAD_WORD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_GREATER: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
     const JUMP_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
     const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
     // Metadata of the frame, at negative offsets.
+    const KIND: u32 = (-0x1000_i32 + 4) as u32;
     const VLAN_PRESENT: u32 = (-0x1000_i32 + 48) as u32;
     const VLAN_PROTOCOL: u32 = (-0x1000_i32 + 60) as u32;
 
     let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
     let mut program = [
+        step(LOAD_LENGTH, 0, 0, 0),
+        step(JUMP_GREATER, 7, 0, capacity),
+        step(LOAD_WORD, 0, 0, KIND),
+        step(JUMP_EQUAL, 5, 0, PACKET_OUTGOING),
         step(LOAD_WORD, 0, 0, VLAN_PRESENT),
         step(JUMP_EQUAL, 2, 0, 0),
         step(LOAD_WORD, 0, 0, VLAN_PROTOCOL),
@@ -180,15 +188,30 @@ pub(crate) fn filter_packet_sockets(index: u32) -> io::Result<usize> {
     ];
     let program = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
 
-    let mut filtered = 0;
-    for fd in open_descriptors()? {
-        if packet_socket_interface(fd) == Some(index) {
-            set_option(fd, libc::SOL_PACKET, PACKET_IGNORE_OUTGOING, &1_i32)?;
-            set_option(fd, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
-            filtered += 1;
-        }
+    let sockets = packet_sockets(index)?;
+    for &socket in &sockets {
+        set_option(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)?;
     }
-    Ok(filtered)
+    Ok(sockets.len())
+}
+
+/// Makes packet sockets forget that their interface was down: the next burst would be told so, and
+/// held back until the one after it.
+pub(crate) fn clear_packet_socket_errors(index: u32) -> io::Result<()> {
+    for socket in packet_sockets(index)? {
+        let (mut error, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
+        // SAFETY: `error` has room for `length` bytes. Reading it clears it.
+        unsafe {
+            libc::getsockopt(
+                socket,
+                libc::SOL_SOCKET,
+                libc::SO_ERROR,
+                (&raw mut error).cast(),
+                &raw mut length,
+            )
+        };
+    }
+    Ok(())
 }
 
 /// The name of a BPF program, at most 15 characters.
@@ -254,10 +277,12 @@ fn packet_socket_interface(fd: RawFd) -> Option<u32> {
         .then_some(address.sll_ifindex as u32)
 }
 
-fn open_descriptors() -> io::Result<Vec<RawFd>> {
+/// The packet sockets of this process that receive from an interface: those of DPDK's driver.
+fn packet_sockets(index: u32) -> io::Result<Vec<RawFd>> {
     Ok(fs::read_dir("/proc/self/fd")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
+        .filter(|&fd| packet_socket_interface(fd) == Some(index))
         .collect())
 }
 

@@ -17,6 +17,9 @@ use bulkhead_pipeline::port::{Burst, Port};
 /// Set in the process that runs the test itself.
 const INSIDE: &str = "BULKHEAD_TEST_INSIDE";
 
+/// Names what a second process of a test does in it.
+const ROLE: &str = "BULKHEAD_TEST_ROLE";
+
 /// Runs `test`, the body of the test function called `name`, in a process and a network namespace of
 /// its own. Skips, saying so, where namespaces are not permitted.
 pub(crate) fn isolated(name: &str, test: fn()) {
@@ -51,11 +54,30 @@ fn inside(name: &str) -> Command {
     command
 }
 
-/// This test's process again, in the same namespace, running the test called `name`.
-pub(crate) fn companion(name: &str) -> Command {
+/// A second process in the same namespace, which runs the test called `name` in another [`role`].
+pub(crate) fn companion(name: &str, role: &str) -> Command {
     let mut command = Command::new(env::current_exe().unwrap());
-    command.args([name, "--exact", "--nocapture", "--test-threads=1"]);
+    command.args([name, "--exact", "--nocapture", "--test-threads=1"]).env(ROLE, role);
     command
+}
+
+/// What this process plays in its test; nothing in the test's first process.
+pub(crate) fn role() -> Option<String> {
+    env::var(ROLE).ok()
+}
+
+/// The same command, run as nobody.
+pub(crate) fn without_privileges(command: &mut Command) -> Command {
+    let mut outer = Command::new("setpriv");
+    outer
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups"])
+        .args(["--inh-caps=-all", "--bounding-set=-all"])
+        .arg(command.get_program())
+        .args(command.get_args());
+    for (key, value) in command.get_envs() {
+        outer.env(key, value.unwrap_or_default());
+    }
+    outer
 }
 
 fn can_isolate() -> Result<(), String> {
@@ -78,9 +100,15 @@ fn can_isolate() -> Result<(), String> {
 
 /// Runs `ip` with arguments separated by blanks.
 pub(crate) fn ip(arguments: &str) {
-    let output = Command::new("ip").args(arguments.split_whitespace()).output().unwrap();
+    run(&format!("ip {arguments}"));
+}
+
+/// Runs a command whose words are separated by blanks.
+pub(crate) fn run(command: &str) {
+    let mut words = command.split_whitespace();
+    let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "ip {arguments}: {error}");
+    assert!(output.status.success(), "{command}: {error}");
 }
 
 /// What `ip -d link show` says about an interface.
@@ -115,13 +143,14 @@ pub(crate) fn two_wires(mtu: u32) {
 
 /// Starts DPDK and makes a pool for two ports.
 pub(crate) fn environment(mtu: u16) -> (Eal, Mempool) {
+    environment_with(mtu, HugePages::Auto)
+}
+
+/// The same over the memory that is asked for.
+pub(crate) fn environment_with(mtu: u16, huge_pages: HugePages) -> (Eal, Mempool) {
     let pool = MempoolConfig::for_queues(2, 1_024, mtu);
-    let eal = Eal::init(&EalConfig {
-        huge_pages: HugePages::Auto,
-        memory_bytes: pool.memory_bytes(),
-        pci: false,
-    })
-    .unwrap();
+    let eal = Eal::init(&EalConfig { huge_pages, memory_bytes: pool.memory_bytes(), pci: false })
+        .unwrap();
     println!("{}, huge pages: {}", Eal::version(), eal.has_huge_pages());
     let pool = Mempool::new(&eal, pool).unwrap();
     (eal, pool)
@@ -144,9 +173,19 @@ pub(crate) fn forward(from: &mut DpdkPort, to: &mut DpdkPort) -> usize {
 pub(crate) fn forward_until(
     one: &mut DpdkPort,
     two: &mut DpdkPort,
+    done: impl FnMut() -> bool,
+) -> bool {
+    forward_for(one, two, Duration::from_secs(5), done)
+}
+
+/// Forwards both ways until `done` says so, for at most `time`. Says whether it did.
+pub(crate) fn forward_for(
+    one: &mut DpdkPort,
+    two: &mut DpdkPort,
+    time: Duration,
     mut done: impl FnMut() -> bool,
 ) -> bool {
-    let give_up = Instant::now() + Duration::from_secs(5);
+    let give_up = Instant::now() + time;
     while Instant::now() < give_up {
         let moved = forward(one, two) + forward(two, one);
         if done() {
