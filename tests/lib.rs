@@ -19,7 +19,7 @@
 //! 3. [`gateway`]: the gateway's process, from its configuration to its exit status.
 //! 4. [`metrics`]: what it says that it did, and whether that adds up.
 //! 5. [`frames`] and [`raw`]: frames by hand, sent and captured.
-//! 6. [`flows`]: TCP, UDP and ICMP as ordinary programs speak them.
+//! 6. [`flows`] and [`load`]: TCP, UDP and ICMP as ordinary programs speak them, once or for long.
 
 #[path = "harness/flows.rs"]
 pub mod flows;
@@ -27,6 +27,8 @@ pub mod flows;
 pub mod frames;
 #[path = "harness/gateway.rs"]
 pub mod gateway;
+#[path = "harness/load.rs"]
+pub mod load;
 #[path = "harness/metrics.rs"]
 pub mod metrics;
 #[path = "harness/namespace.rs"]

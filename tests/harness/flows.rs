@@ -1,4 +1,4 @@
-//! TCP, UDP and ICMP as ordinary programs speak them, from inside a host.
+//! TCP, UDP and ICMP as ordinary programs speak them.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -11,6 +11,28 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::frames::checksum;
 use crate::rig::Host;
+
+/// Where a program runs: in a host of a rig, or wherever this process was started.
+pub trait Place {
+    /// Runs `work` there. Sockets that it opens stay there.
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T;
+}
+
+impl Place for Host {
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace.inside(work)
+    }
+}
+
+/// Where this process was started.
+#[derive(Clone, Copy, Debug)]
+pub struct Here;
+
+impl Place for Here {
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        work()
+    }
+}
 
 /// How long a refusal or an answer may take before silence is what it is.
 pub const PATIENCE: Duration = Duration::from_millis(700);
@@ -37,8 +59,8 @@ pub struct Echo {
 
 impl Echo {
     /// Serves TCP on a port of both families.
-    pub fn tcp(host: &Host, port: u16) -> Self {
-        let listener = bind_with(host, || TcpListener::bind(("::", port)));
+    pub fn tcp(place: &impl Place, port: u16) -> Self {
+        let listener = open_in(place, || TcpListener::bind(("::", port)));
         must(listener.set_nonblocking(true), "non-blocking");
         Self::serve(move |reached, stop| {
             let mut open: Vec<TcpStream> = Vec::new();
@@ -60,8 +82,8 @@ impl Echo {
     }
 
     /// Serves UDP on a port of both families.
-    pub fn udp(host: &Host, port: u16) -> Self {
-        let socket = bind_with(host, || UdpSocket::bind(("::", port)));
+    pub fn udp(place: &impl Place, port: u16) -> Self {
+        let socket = open_in(place, || UdpSocket::bind(("::", port)));
         must(socket.set_read_timeout(Some(Duration::from_millis(50))), "timeout");
         Self::serve(move |reached, stop| {
             let mut buffer = [0; 65_536];
@@ -101,16 +123,16 @@ impl Drop for Echo {
 /// # Errors
 ///
 /// What `connect` says after at most [`PATIENCE`].
-pub fn connect(host: &Host, to: SocketAddr) -> io::Result<TcpStream> {
-    let stream = host.namespace.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
+pub fn connect(place: &impl Place, to: SocketAddr) -> io::Result<TcpStream> {
+    let stream = place.inside(|| TcpStream::connect_timeout(&to, PATIENCE))?;
     stream.set_read_timeout(Some(PATIENCE))?;
     stream.set_nodelay(true)?;
     Ok(stream)
 }
 
 /// Opens a connection and expects an echo over it.
-pub fn try_tcp(host: &Host, to: SocketAddr) -> Outcome {
-    match connect(host, to).and_then(|mut stream| exchange(&mut stream)) {
+pub fn try_tcp(place: &impl Place, to: SocketAddr) -> Outcome {
+    match connect(place, to).and_then(|mut stream| exchange(&mut stream)) {
         Ok(()) => Outcome::Answered,
         Err(e) => outcome_of(&e),
     }
@@ -129,10 +151,10 @@ pub fn exchange(stream: &mut TcpStream) -> io::Result<()> {
 }
 
 /// Sends a datagram of `length` bytes and expects it back.
-pub fn try_udp(host: &Host, to: SocketAddr, length: usize) -> Outcome {
+pub fn try_udp(place: &impl Place, to: SocketAddr, length: usize) -> Outcome {
     let any: SocketAddr =
         if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" }.parse().expect("an address");
-    let socket = bind_with(host, || UdpSocket::bind(any));
+    let socket = open_in(place, || UdpSocket::bind(any));
     try_udp_from(&socket, to, length)
 }
 
@@ -154,14 +176,14 @@ pub fn try_udp_from(socket: &UdpSocket, to: SocketAddr, length: usize) -> Outcom
 }
 
 /// One echo request of ICMP or ICMPv6 with `length` bytes of data.
-pub fn ping(host: &Host, to: IpAddr, length: usize) -> Outcome {
+pub fn ping(place: &impl Place, to: IpAddr, length: usize) -> Outcome {
     static IDENTIFIER: AtomicU16 = AtomicU16::new(1);
     let identifier = IDENTIFIER.fetch_add(1, Ordering::Relaxed) ^ (std::process::id() as u16);
     let (domain, protocol, request, reply, ip_header) = match to {
         IpAddr::V4(_) => (Domain::IPV4, Protocol::ICMPV4, 8, 0, 20),
         IpAddr::V6(_) => (Domain::IPV6, Protocol::ICMPV6, 128, 129, 0),
     };
-    let socket = bind_with(host, || Socket::new(domain, Type::RAW, Some(protocol)));
+    let socket = open_in(place, || Socket::new(domain, Type::RAW, Some(protocol)));
     let mut message = vec![request, 0, 0, 0];
     message.extend(identifier.to_be_bytes());
     message.extend([0, 1]);
@@ -189,9 +211,13 @@ pub fn ping(host: &Host, to: IpAddr, length: usize) -> Outcome {
     Outcome::Silent
 }
 
-/// A socket opened inside a host.
-pub fn bind_with<T: Send>(host: &Host, open: impl FnOnce() -> io::Result<T> + Send) -> T {
-    must(host.namespace.inside(open), host.namespace.name())
+/// Opens a socket there.
+///
+/// # Panics
+///
+/// When the kernel refuses.
+pub fn open_in<T: Send>(place: &impl Place, open: impl FnOnce() -> io::Result<T> + Send) -> T {
+    must(place.inside(open), "a socket")
 }
 
 fn outcome_of(error: &io::Error) -> Outcome {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use socket2::{Domain, SockAddr, SockAddrStorage, Socket, Type};
 
+use crate::flows::Place;
 use crate::rig::{HOST_INTERFACE, Host};
 
 /// The longest frame that is captured.
@@ -28,8 +29,17 @@ impl RawPort {
     ///
     /// When the kernel refuses.
     pub fn open(host: &Host) -> Self {
-        let opened = host.namespace.inside(|| Self::try_open(HOST_INTERFACE));
-        opened.unwrap_or_else(|e| panic!("packet socket of {}: {e}", host.namespace.name()))
+        Self::open_interface(host, HOST_INTERFACE)
+    }
+
+    /// The same for any interface of any place.
+    ///
+    /// # Panics
+    ///
+    /// When the kernel refuses.
+    pub fn open_interface(place: &impl Place, interface: &str) -> Self {
+        let opened = place.inside(|| Self::try_open(interface));
+        opened.unwrap_or_else(|e| panic!("packet socket of {interface}: {e}"))
     }
 
     fn try_open(interface: &str) -> io::Result<Self> {
@@ -146,4 +156,26 @@ fn stripped_tag(message: &libc::msghdr) -> Option<(u16, u16)> {
     }
     let tpid_known = data.tp_status & libc::TP_STATUS_VLAN_TPID_VALID != 0;
     Some((if tpid_known { data.tp_vlan_tpid } else { 0x8100 }, data.tp_vlan_tci))
+}
+
+/// Segments that the kernel had to send again on a connection, since it was opened.
+///
+/// # Errors
+///
+/// What `getsockopt` says.
+pub fn tcp_retransmissions(stream: &std::net::TcpStream) -> io::Result<u32> {
+    // SAFETY: `tcp_info` is plain data, for which zero bytes are a valid value.
+    let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the descriptor is open; the kernel writes at most `length` bytes to `info`.
+    let outcome = unsafe {
+        libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            (&raw mut info).cast(),
+            &raw mut length,
+        )
+    };
+    if outcome == 0 { Ok(info.tcpi_total_retrans) } else { Err(io::Error::last_os_error()) }
 }
