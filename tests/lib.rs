@@ -20,6 +20,7 @@
 //! 4. [`metrics`]: what it says that it did, and whether that adds up.
 //! 5. [`frames`] and [`raw`]: frames by hand, sent and captured.
 //! 6. [`flows`] and [`load`]: TCP, UDP and ICMP as ordinary programs speak them, once or for long.
+//! 7. [`memory`]: the quickstart's plant without namespaces.
 
 #[path = "harness/flows.rs"]
 pub mod flows;
@@ -29,6 +30,8 @@ pub mod frames;
 pub mod gateway;
 #[path = "harness/load.rs"]
 pub mod load;
+#[path = "harness/memory.rs"]
+pub mod memory;
 #[path = "harness/metrics.rs"]
 pub mod metrics;
 #[path = "harness/namespace.rs"]
