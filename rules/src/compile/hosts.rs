@@ -171,7 +171,7 @@ fn kind_of(b: &EndpointBox) -> Kind {
     let few_macs = matches!(b.macs, FiniteSet::Only(_));
     if few_macs && is_wide(&b.addrs) {
         Kind::Mac
-    } else if b.addrs.is_any() {
+    } else if is_everything(&b.addrs) {
         Kind::Wide
     } else if b.macs.is_any() && b.vlans.is_any() {
         Kind::Address
@@ -186,8 +186,13 @@ fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
         Kind::Address => true,
         Kind::AddressAndMore => false,
         Kind::Mac => b.addrs.is_any() && b.vlans.is_any(),
-        Kind::Wide => b.macs.is_any() && b.vlans.is_any(),
+        Kind::Wide => b.addrs.is_any() && b.macs.is_any() && b.vlans.is_any(),
     }
+}
+
+/// Whether the set tells families apart at most: no list gets shorter by it.
+fn is_everything(addrs: &AddrSet) -> bool {
+    (addrs.v4.is_empty() || addrs.v4.is_full()) && (addrs.v6.is_empty() || addrs.v6.is_full())
 }
 
 /// Whether the set holds more than a few MAC addresses would: an IPv4 /8, an IPv6 /16.

@@ -1,0 +1,66 @@
+//! The classifier equals the linear scan on real rule sets. The full count is
+//! `cargo run --release -p bulkhead-bench -- verify-classifier`.
+
+use bulkhead_bench::classbench::Family;
+use bulkhead_bench::data;
+use bulkhead_bench::verify::compare;
+use bulkhead_rules::headers::{ETHER_IPV6, Headers};
+use bulkhead_rules::policy::Policy;
+
+fn assert_equal(name: &str, policy: &Policy, packets: u64, wanted: fn(&Headers) -> bool) {
+    let report = compare(policy, packets, 7, wanted).expect(name);
+    assert_eq!(report.first_wrong, None, "{name}");
+    assert_eq!(report.packets, packets, "{name}");
+    assert!(report.matched > packets / 10, "{name}: {} matched", report.matched);
+}
+
+#[test]
+fn example_policies() {
+    let examples = data::examples().expect("the examples are policies");
+    assert!(!examples.is_empty(), "deploy/examples holds policies");
+    for (name, policy) in examples {
+        assert_equal(&name, &policy, 50_000, |_| true);
+        assert_equal(&name, &policy, 50_000, |headers| headers.ether_type == ETHER_IPV6);
+    }
+}
+
+/// ClassBench sets, or [`None`] where they are absent, which only a developer's machine may say.
+fn classbench(kind: &str, rules: u32, family: Family) -> Option<Policy> {
+    let Some(folder) = data::folder() else {
+        assert!(std::env::var_os("CI").is_none(), "BULKHEAD_DATA names no folder");
+        println!("SKIPPED: classbench {kind} {rules}: no data folder; BULKHEAD_DATA names it");
+        return None;
+    };
+    Some(data::classbench(&folder, kind, rules, family).expect(kind))
+}
+
+#[test]
+fn classbench_1k() {
+    for kind in data::CLASSBENCH_KINDS {
+        for family in [Family::V4, Family::V6] {
+            let Some(policy) = classbench(kind, 1_000, family) else { return };
+            assert_equal(kind, &policy, 50_000, |_| true);
+        }
+    }
+}
+
+#[test]
+fn classbench_10k() {
+    for kind in data::CLASSBENCH_KINDS {
+        for family in [Family::V4, Family::V6] {
+            let Some(policy) = classbench(kind, 10_000, family) else { return };
+            assert_equal(kind, &policy, 5_000, |_| true);
+        }
+    }
+}
+
+/// Reading 100,000 rules in a debug build takes most of the time: one set, or all with
+/// `BULKHEAD_FULL`.
+#[test]
+fn classbench_100k() {
+    let full = std::env::var_os("BULKHEAD_FULL").is_some_and(|value| !value.is_empty());
+    for kind in &data::CLASSBENCH_KINDS[..if full { 3 } else { 1 }] {
+        let Some(policy) = classbench(kind, 100_000, Family::V4) else { return };
+        assert_equal(kind, &policy, 300, |_| true);
+    }
+}
