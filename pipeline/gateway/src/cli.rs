@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::replay::{self, ReplayArgs};
 use crate::{check, explain};
 
 /// Exit codes of every command, for scripts. The command-line parser itself exits with 2.
@@ -29,6 +30,7 @@ pub mod exit {
                   A first tour:\n  \
                   bulkhead check policy.yaml                  is the policy sound?\n  \
                   bulkhead explain --policy policy.yaml 'tcp 10.20.0.11 -> 10.30.3.11:502'\n  \
+                  bulkhead replay --policy policy.yaml a.pcap what would it have let through?\n  \
 ",
     after_help = "Exit codes: 0 well, 1 refused (policy, configuration, reload, expectation), \
                   2 wrong command line, 3 warnings with --deny-warnings, 4 no answer (a file cannot \
@@ -45,6 +47,8 @@ enum Command {
     Check(CheckArgs),
     /// Say what a policy does with a packet, and which rule decides
     Explain(ExplainArgs),
+    /// Say what a policy would have done to the traffic of captures
+    Replay(ReplayArgs),
 }
 
 /// What `check` is told.
@@ -107,6 +111,7 @@ pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
+        Command::Replay(args) => replay::main(&args),
     };
     ExitCode::from(code)
 }

@@ -8,8 +8,8 @@
 //! 3. [`policy_files`]: a policy file or folder to bounded texts.
 //! 4. [`candidate`]: texts to a policy that may be published.
 //!
-//! [`check`] and [`explain`] answer questions without a running gateway. [`diagnostic`] is how a
-//! mistake in a file is shown.
+//! [`check`], [`explain`] and [`replay`] answer questions without a running gateway. [`diagnostic`] is
+//! how a mistake in a file is shown.
 
 pub mod candidate;
 pub mod check;
@@ -18,3 +18,4 @@ pub mod config;
 pub mod diagnostic;
 pub mod explain;
 pub mod policy_files;
+pub mod replay;

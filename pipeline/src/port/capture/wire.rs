@@ -199,6 +199,11 @@ impl<H: CaptureHandler> Session<H> {
         shared.now_ns = shared.now_ns.max(now_ns);
     }
 
+    /// Records read so far, skipped ones included.
+    pub fn records(&self) -> u64 {
+        lock(&self.shared).records
+    }
+
     /// Ends the capture and gives the handler back, with the error that cut it short, if one did.
     /// Frames that a worker still holds are not heard of any more: end the worker first. [`None`] in
     /// place of a handler means that the session was finished before.
