@@ -194,9 +194,8 @@ pub fn icmp_query(ip_protocol: u8, icmp_type: u8) -> (u8, bool) {
         (protocol::ICMP, 16) => (15, false),
         (protocol::ICMP, 18) => (17, false),
         (protocol::ICMP, 43) => (42, false),
-        // Echo, RFC 4443; node information, RFC 4620; extended echo, RFC 8335.
+        // Echo, RFC 4443; extended echo, RFC 8335.
         (protocol::ICMPV6, 129) => (128, false),
-        (protocol::ICMPV6, 140) => (139, false),
         (protocol::ICMPV6, 161) => (160, false),
         (_, request) => (request, true),
     }

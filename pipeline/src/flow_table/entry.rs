@@ -218,6 +218,12 @@ impl FlowEntry {
         u64::from(self.packets_low[at]) | u64::from(self.packets_high[at]) << 32
     }
 
+    #[cfg(test)]
+    pub(super) fn set_packets(&mut self, direction: Direction, packets: u64) {
+        let at = direction as usize;
+        (self.packets_low[at], self.packets_high[at]) = (packets as u32, (packets >> 32) as u8);
+    }
+
     /// Bytes of the frames of one direction, without FCS.
     pub fn bytes(&self, direction: Direction) -> u64 {
         self.bytes[direction as usize]

@@ -188,7 +188,7 @@ fn is_icmp(headers: &Headers) -> bool {
 /// Whether the type belongs to a request and reply pair.
 fn is_query(ip_protocol: u8, icmp_type: u8) -> bool {
     let requests: &[u8] =
-        if ip_protocol == protocol::ICMP { &[8, 13, 15, 17, 42] } else { &[128, 139, 160] };
+        if ip_protocol == protocol::ICMP { &[8, 13, 15, 17, 42] } else { &[128, 160] };
     requests.contains(&icmp_query(ip_protocol, icmp_type).0)
 }
 
