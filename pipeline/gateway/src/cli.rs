@@ -6,7 +6,10 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::replay::{self, ReplayArgs};
-use crate::{check, explain};
+use crate::{check, control, explain, run, status};
+
+/// Where the configuration is unless told otherwise.
+const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
 
 /// Exit codes of every command, for scripts. The command-line parser itself exits with 2.
 pub mod exit {
@@ -31,7 +34,9 @@ pub mod exit {
                   bulkhead check policy.yaml                  is the policy sound?\n  \
                   bulkhead explain --policy policy.yaml 'tcp 10.20.0.11 -> 10.30.3.11:502'\n  \
                   bulkhead replay --policy policy.yaml a.pcap what would it have let through?\n  \
-",
+                  bulkhead run --config gateway.toml          guard the wires of the configuration\n  \
+                  bulkhead status                             what it is doing\n  \
+                  bulkhead reload                             take the edited policy into force",
     after_help = "Exit codes: 0 well, 1 refused (policy, configuration, reload, expectation), \
                   2 wrong command line, 3 warnings with --deny-warnings, 4 no answer (a file cannot \
                   be read, no gateway answers)."
@@ -43,12 +48,52 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
+    /// Guard the wires of the configuration until SIGTERM or SIGINT; SIGHUP reloads the policy
+    Run(RunArgs),
     /// Check policies, and a configuration, without a gateway
     Check(CheckArgs),
     /// Say what a policy does with a packet, and which rule decides
     Explain(ExplainArgs),
     /// Say what a policy would have done to the traffic of captures
     Replay(ReplayArgs),
+    /// Show what the running gateway does
+    Status(SocketArgs),
+    /// Take the policy files as they are now into force, or learn why not
+    Reload(SocketArgs),
+}
+
+/// What `run` is told.
+#[derive(Args, Clone, Debug)]
+pub struct RunArgs {
+    /// The configuration
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub config: PathBuf,
+    /// What is logged; overrides `log-level` of the configuration
+    #[arg(long, value_name = "LEVEL", value_enum)]
+    pub log_level: Option<Level>,
+    /// How log lines look
+    #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
+    pub log_format: LogFormat,
+}
+
+/// The levels of the log on the command line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+#[allow(missing_docs, reason = "the levels speak for themselves")]
+pub enum Level {
+    Error,
+    Warn,
+    Info,
+    Debug,
+    Trace,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum LogFormat {
+    /// Lines for people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 /// What `check` is told.
@@ -106,12 +151,29 @@ pub enum Expectation {
     Deny,
 }
 
+/// How `status` and `reload` find the gateway.
+#[derive(Args, Clone, Debug)]
+pub struct SocketArgs {
+    /// The gateway's control socket; without it, the one that the configuration names
+    #[arg(long, short, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+    /// The gateway's configuration
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
     let code = match Cli::parse().command {
+        Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
         Command::Replay(args) => replay::main(&args),
+        Command::Status(args) => status::main(&args),
+        Command::Reload(args) => control::client::reload(&args),
     };
     ExitCode::from(code)
 }

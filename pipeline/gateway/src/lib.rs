@@ -1,21 +1,43 @@
 //! The gateway's control side, and the commands of the binary `bulkhead`: nothing here runs on a
-//! worker's core.
+//! worker's core but [`launch`]'s few lines that start one.
 //!
 //! Read the modules in the order in which a start passes through them:
 //!
 //! 1. [`cli`]: the command line, and which module answers each command.
 //! 2. [`config`]: `gateway.toml` to a checked [`config::Config`].
-//! 3. [`policy_files`]: a policy file or folder to bounded texts.
-//! 4. [`candidate`]: texts to a policy that may be published.
+//! 3. [`run`]: the order in which everything starts, is looked after, and stops.
+//! 4. [`policy_files`], [`candidate`], [`reload`]: files to texts, to a policy that may be published,
+//!    to the policy in force; [`watch`] says when, [`accepted`] keeps the last one.
+//! 5. [`launch`]: ports and workers; `dpdk` is the way to the wire, [`cores`] who runs where.
+//! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads.
+//! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`check`], [`explain`] and [`replay`] answer questions without a running gateway. [`diagnostic`] is
-//! how a mistake in a file is shown.
+//! how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
 
+pub mod accepted;
 pub mod candidate;
 pub mod check;
 pub mod cli;
+pub mod clock;
 pub mod config;
+pub mod control;
+pub mod cores;
 pub mod diagnostic;
+#[cfg(feature = "dpdk")]
+mod dpdk;
 pub mod explain;
+pub mod launch;
+pub mod link;
+pub mod log;
+pub mod notice;
 pub mod policy_files;
+pub mod reload;
 pub mod replay;
+pub mod run;
+pub mod service;
+pub mod state;
+pub mod status;
+pub mod telemetry;
+pub mod verdicts;
+pub mod watch;

@@ -1,0 +1,161 @@
+//! The control socket: `status` and `reload`, one JSON line each way.
+//!
+//! Whoever may connect may reload, so the socket belongs to the gateway's user and group (mode
+//! 0660). What comes in is hostile until parsed: a request has a size, a time and a place in a
+//! queue, and more than that it does not get.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossbeam::channel::{Sender, bounded};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::debug;
+
+use crate::reload::{ReloadReport, Request, Trigger};
+use crate::state::Gateway;
+use crate::status::Status;
+
+pub mod client;
+
+/// The longest request, in bytes.
+const MAX_REQUEST_BYTES: u64 = 4096;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 16;
+
+/// How long a client may take to send its request, or to take its answer.
+const CLIENT_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a reload may take before whoever asked is told to look at the status instead.
+const RELOAD_LIMIT: Duration = Duration::from_secs(120);
+
+/// What a client asks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
+pub enum Ask {
+    /// What does the gateway do?
+    Status {},
+    /// Take the policy's files into force.
+    Reload {},
+}
+
+/// What it is told.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Answer {
+    /// What the gateway does.
+    Status(Box<Status>),
+    /// What became of the reload.
+    Reload(Box<ReloadReport>),
+    /// Why there is no answer.
+    Error(String),
+}
+
+/// Makes the socket. One that a dead gateway left behind is replaced; one that answers is not.
+///
+/// # Errors
+///
+/// What stands in the way, and the remedy.
+pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
+    let shown = path.display();
+    if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(|error| {
+            format!("cannot make the folder of the control socket {shown}: {error}")
+        })?;
+    }
+    if let Ok(metadata) = fs::symlink_metadata(path) {
+        if !metadata.file_type().is_socket() {
+            return Err(format!("{shown} is there and is no socket: correct `control-socket`"));
+        }
+        if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            return Err(format!(
+                "another gateway answers at {shown}: stop it, or give this one another \
+                 `control-socket`"
+            ));
+        }
+        fs::remove_file(path)
+            .map_err(|error| format!("cannot replace the abandoned socket {shown}: {error}"))?;
+    }
+    // Until the mode is set, the umask makes it narrower, not wider, for the group.
+    let bound = std::os::unix::net::UnixListener::bind(path).and_then(|listener| {
+        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    bound.map_err(|error| format!("cannot make the control socket {shown}: {error}"))
+}
+
+/// Serves clients until its runtime ends.
+pub async fn serve(listener: UnixListener, gateway: Arc<Gateway>, requests: Sender<Request>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let (gateway, requests) = (gateway.clone(), requests.clone());
+                tokio::spawn(async move {
+                    if let Err(error) = converse(stream, &gateway, &requests).await {
+                        debug!("a client of the control socket was left: {error}");
+                    }
+                    drop(place);
+                });
+            }
+            // Out of descriptors, commonly: others will close theirs.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn converse(
+    mut stream: UnixStream,
+    gateway: &Arc<Gateway>,
+    requests: &Sender<Request>,
+) -> io::Result<()> {
+    let (reader, mut writer) = stream.split();
+    let mut line = Vec::new();
+    let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES));
+    timeout(CLIENT_LIMIT, limited.read_until(b'\n', &mut line)).await??;
+    let answer = match serde_json::from_slice(&line) {
+        Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
+        Ok(Ask::Reload {}) => reload(requests).await,
+        Err(error) => Answer::Error(format!(
+            "not a request: {error}; one line such as {{\"command\":\"status\"}} is expected"
+        )),
+    };
+    let mut bytes = serde_json::to_vec(&answer)?;
+    bytes.push(b'\n');
+    timeout(CLIENT_LIMIT, writer.write_all(&bytes)).await??;
+    timeout(CLIENT_LIMIT, writer.shutdown()).await?
+}
+
+async fn reload(requests: &Sender<Request>) -> Answer {
+    let (reply, report) = bounded(1);
+    let request = Request { trigger: Trigger::Command, reply: Some(reply) };
+    if requests.try_send(request).is_err() {
+        return Answer::Error("too many reloads wait already: try again".to_owned());
+    }
+    let waited = tokio::task::spawn_blocking(move || report.recv_timeout(RELOAD_LIMIT)).await;
+    match waited {
+        Ok(Ok(report)) => Answer::Reload(Box::new(report)),
+        _ => Answer::Error(
+            "the reload takes long: `bulkhead status` will show its outcome".to_owned(),
+        ),
+    }
+}
+
+/// Removes the socket when the gateway ends.
+pub struct SocketFile(pub PathBuf);
+
+impl Drop for SocketFile {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.0);
+    }
+}

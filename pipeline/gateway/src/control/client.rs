@@ -1,0 +1,133 @@
+//! The other end of the control socket: `bulkhead status` and `bulkhead reload`.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::{Answer, Ask};
+use crate::cli::{SocketArgs, exit};
+use crate::config::Config;
+use crate::reload::{ReloadOutcome, ReloadReport};
+use crate::status::Status;
+
+/// The longest answer that is read, in bytes.
+const MAX_ANSWER_BYTES: u64 = 16 << 20;
+
+/// How long an answer may take: longer than a reload may.
+const ANSWER_LIMIT: Duration = Duration::from_secs(130);
+
+/// What the gateway does.
+///
+/// # Errors
+///
+/// Why it does not answer, and the remedy.
+pub fn status(args: &SocketArgs) -> Result<Status, String> {
+    match ask(&socket(args)?, Ask::Status {})? {
+        Answer::Status(status) => Ok(*status),
+        Answer::Error(error) => Err(error),
+        Answer::Reload(_) => Err("the gateway answered another question".to_owned()),
+    }
+}
+
+/// Asks for a reload and prints what became of it. Returns the exit code.
+pub fn reload(args: &SocketArgs) -> u8 {
+    let answer = socket(args).and_then(|socket| ask(&socket, Ask::Reload {}));
+    match answer {
+        Ok(Answer::Reload(report)) => {
+            if args.json {
+                print_json(&report);
+            } else {
+                print_report(&report);
+            }
+            if report.outcome.is_success() { exit::OK } else { exit::REFUSED }
+        }
+        Ok(Answer::Status(_)) => {
+            eprintln!("error: the gateway answered another question");
+            exit::UNAVAILABLE
+        }
+        Ok(Answer::Error(error)) | Err(error) => {
+            eprintln!("error: {error}");
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+/// Asks the gateway at `socket`.
+///
+/// # Errors
+///
+/// Why it does not answer, and the remedy.
+pub fn ask(socket: &Path, ask: Ask) -> Result<Answer, String> {
+    let shown = socket.display();
+    let unreachable = |error: std::io::Error| {
+        let remedy = match error.kind() {
+            std::io::ErrorKind::PermissionDenied => "you may not: be root or in its group",
+            _ => "is it running? --socket or --config says where",
+        };
+        format!("no gateway answers at {shown}: {error}; {remedy}")
+    };
+    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
+    stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(unreachable)?;
+    let mut line = serde_json::to_vec(&ask).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    stream.write_all(&line).map_err(unreachable)?;
+    let mut bytes = Vec::new();
+    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).map_err(unreachable)?;
+    serde_json::from_slice(&bytes).map_err(|error| {
+        format!("the answer of the gateway at {shown} makes no sense here: {error}; is it of another version?")
+    })
+}
+
+/// Prints a value as JSON for programs.
+pub fn print_json(value: &impl Serialize) {
+    match serde_json::to_string_pretty(value) {
+        Ok(text) => println!("{text}"),
+        Err(error) => eprintln!("error: {error}"),
+    }
+}
+
+fn socket(args: &SocketArgs) -> Result<PathBuf, String> {
+    if let Some(socket) = &args.socket {
+        return Ok(socket.clone());
+    }
+    match Config::load(&args.config) {
+        Ok(config) => Ok(config.control_socket),
+        Err(error) => {
+            Err(format!("--socket is not given, and the configuration is of no help:\n{error}"))
+        }
+    }
+}
+
+fn print_report(report: &ReloadReport) {
+    for finding in &report.findings {
+        println!("{}\n", finding.rendered);
+    }
+    let hash = report.hash.as_deref().and_then(|hash| hash.get(..12)).unwrap_or("");
+    match report.outcome {
+        ReloadOutcome::Accepted => {
+            let cost = report.cost.unwrap_or_default();
+            let published = match (report.publish_us, report.stalled_worker) {
+                (Some(us), _) => format!("every worker judges by it after {us} us"),
+                (None, Some(worker)) => {
+                    format!("but worker {worker} hangs and does not judge by it")
+                }
+                (None, None) => "the workers will start with it".to_owned(),
+            };
+            println!(
+                "accepted: policy {hash} with {} rules is in force; loaded in {} us, compiled in {} \
+                 us; {published}",
+                report.rules.unwrap_or(0),
+                cost.load_us,
+                cost.compile_us,
+            );
+        }
+        ReloadOutcome::Unchanged => println!("unchanged: policy {hash} is in force already"),
+        ReloadOutcome::Refused => println!("refused: the policy before stays in force"),
+        ReloadOutcome::Unreadable => {
+            println!("not readable: the policy before stays in force");
+        }
+    }
+}

@@ -1,0 +1,291 @@
+//! Ports and workers from the configuration, for whatever way to the wire there is.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bulkhead_pipeline::counters::WorkerCounters;
+use bulkhead_pipeline::flow_table::FlowTableConfig;
+use bulkhead_pipeline::observe;
+use bulkhead_pipeline::port::Port;
+use bulkhead_pipeline::snapshot::{Publisher, Reader};
+use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
+use bulkhead_rules::headers::WireId;
+use tracing::{info, warn};
+
+use crate::config::{Config, Poll};
+use crate::cores::Cores;
+use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
+
+/// Verdict events that may wait for the log, for each worker.
+const EVENTS: usize = 4096;
+
+/// How long workers may take to judge by their first policy.
+const FIRST_JUDGEMENT: Duration = Duration::from_secs(10);
+
+/// How long a frame waits for room in a transmit queue, in nanoseconds.
+const TRANSMIT_PATIENCE_NS: u64 = 2_000_000;
+
+/// A way to the wire.
+pub trait Backend: Send + Sync + 'static {
+    /// Its ports.
+    type Port: Port + Send + 'static;
+
+    /// Opens the ports of every wire of the configuration, in their order. They carry nothing until
+    /// [`Device::start`].
+    ///
+    /// # Errors
+    ///
+    /// What failed, on which port, and the remedy.
+    fn open(&self, config: &Config) -> Result<Vec<OpenWire<Self::Port>>, String>;
+
+    /// Called on each worker's thread before it polls; what it returns is dropped on the same thread
+    /// at its end.
+    ///
+    /// # Errors
+    ///
+    /// What failed and the remedy.
+    fn enter_worker(&self) -> Result<Box<dyn Any>, String>;
+}
+
+/// A wire whose ports are open.
+pub struct OpenWire<P> {
+    /// The queues of both ports, inside first: one pair, or one for every worker where the devices
+    /// spread flows symmetrically.
+    pub queues: Vec<(P, P)>,
+    /// The device behind the inside port.
+    pub inside: Box<dyn Device>,
+    /// The device behind the outside port.
+    pub outside: Box<dyn Device>,
+}
+
+/// The workers' threads.
+pub struct Crew {
+    stop: Arc<AtomicBool>,
+    threads: Vec<JoinHandle<()>>,
+}
+
+/// Opens the ports, starts the workers with the policy that waits in `gateway`, and, once all of
+/// them judge, lets the ports rise.
+///
+/// # Errors
+///
+/// What failed and the remedy; nothing is left running.
+pub fn launch<B: Backend>(
+    backend: &Arc<B>,
+    gateway: &Gateway,
+    cores: &Cores,
+) -> Result<Crew, String> {
+    let config = &gateway.config;
+    let opened = backend.open(config)?;
+    let wires: Vec<_> = config.wires.iter().map(|wire| wire.name.clone()).collect();
+    let mut handles = Vec::new();
+    let mut queues = Vec::new();
+    for wire in opened {
+        queues.push(wire.queues);
+        let port = |device| PortHandle {
+            device,
+            carrier: AtomicBool::new(true),
+            held_down: AtomicBool::new(false),
+        };
+        handles.push(WireHandle { inside: port(wire.inside), outside: port(wire.outside) });
+    }
+    let shares = share_out(queues, config.workers);
+    report_shares(&shares, &wires, config.workers);
+    let workers = shares.len();
+
+    let readers = first_snapshot(gateway, workers)?;
+    let stop = Arc::new(AtomicBool::new(false));
+    let mut crew = Crew { stop: stop.clone(), threads: Vec::new() };
+    let mut worker_handles = Vec::new();
+    for (index, (share, reader)) in shares.into_iter().zip(readers).enumerate() {
+        let core = cores.workers.get(index).copied().flatten();
+        let counters = Arc::new(WorkerCounters::new(share.len()));
+        let (recorder, observer) = observe::channel(EVENTS);
+        worker_handles.push(WorkerHandle {
+            core,
+            counters: counters.clone(),
+            wires: share.iter().map(|ports| usize::from(ports.wire.0)).collect(),
+            observer: Mutex::new(observer),
+            busy_ppm: AtomicU64::new(0),
+        });
+        let (backend, stop) = (backend.clone(), stop.clone());
+        let (settings, clock) = (worker_config(config), gateway.clock);
+        let poll = poll_mode(config.poll);
+        // The worker is built on its own thread and core, so that its memory is near.
+        let body = move || {
+            pin(index, core);
+            let _registration = match backend.enter_worker() {
+                Ok(registration) => registration,
+                Err(error) => {
+                    tracing::error!(worker = index, "{error}");
+                    return;
+                }
+            };
+            let mut worker: Worker<B::Port, MonotonicClock> =
+                Worker::new(&settings, share, reader, counters, recorder, clock);
+            worker.run(&stop, poll);
+        };
+        let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(body);
+        crew.threads.push(thread.map_err(|error| format!("cannot start a worker: {error}"))?);
+    }
+    // Both are set once: a process launches once.
+    let _ = gateway.workers.set(worker_handles);
+    let _ = gateway.wires.set(handles);
+    wait_for_judgement(gateway, &crew).and_then(|()| raise(gateway)).inspect_err(|_| {
+        crew.stop(Duration::from_secs(1));
+    })?;
+    Ok(crew)
+}
+
+impl Crew {
+    /// The first worker that ended although nobody told it to.
+    pub fn casualty(&self) -> Option<usize> {
+        self.threads.iter().position(JoinHandle::is_finished)
+    }
+
+    /// Tells the workers to stop, and waits until they have, at most `limit`. False where one hangs.
+    pub fn stop(&self, limit: Duration) -> bool {
+        self.stop.store(true, Ordering::Relaxed);
+        let begun = Instant::now();
+        while !self.threads.iter().all(JoinHandle::is_finished) {
+            if begun.elapsed() > limit {
+                return false;
+            }
+            thread::sleep(Duration::from_millis(1));
+        }
+        true
+    }
+}
+
+/// The wires of one worker.
+type Share<P> = Vec<WirePorts<P>>;
+
+/// Gives each worker its queues: one of every wire that spreads its flows, all of a wire that does
+/// not. Workers that would have nothing to do are left out.
+fn share_out<P>(queues: Vec<Vec<(P, P)>>, workers: usize) -> Vec<Share<P>> {
+    let mut shares: Vec<Share<P>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
+    let mut undivided = 0;
+    for (index, pairs) in queues.into_iter().enumerate() {
+        let wire = WireId(u16::try_from(index).unwrap_or(u16::MAX));
+        let spread = pairs.len() > 1;
+        let first = if spread { 0 } else { undivided };
+        undivided += usize::from(!spread);
+        for (offset, (inside, outside)) in pairs.into_iter().enumerate() {
+            let worker = (first + offset) % shares.len();
+            shares[worker].push(WirePorts { wire, group: wire.0, inside, outside });
+        }
+    }
+    shares.retain(|share| !share.is_empty());
+    shares
+}
+
+fn report_shares<P>(shares: &[Share<P>], wires: &[String], wanted: usize) {
+    if shares.len() < wanted {
+        warn!(
+            "{} of {wanted} workers would have nothing to do and are not started: these ports cannot \
+             spread one wire's flows over several workers",
+            wanted - shares.len()
+        );
+    }
+    for (worker, share) in shares.iter().enumerate() {
+        let names: Vec<&str> = (share.iter())
+            .filter_map(|ports| wires.get(usize::from(ports.wire.0)))
+            .map(String::as_str)
+            .collect();
+        info!(worker, wires = names.join(","), "worker");
+    }
+}
+
+fn first_snapshot(gateway: &Gateway, workers: usize) -> Result<Vec<Reader>, String> {
+    let mut state = gateway.policy();
+    let Some(current) = &state.current else {
+        return Err("there is no policy to judge by".to_owned());
+    };
+    let content = gateway.content(&current.candidate, None);
+    let (publisher, readers) = Publisher::new(content, workers);
+    state.publisher = Some(publisher);
+    Ok(readers)
+}
+
+fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
+    let begun = Instant::now();
+    loop {
+        if let Some(worker) = crew.casualty() {
+            return Err(format!("worker {worker} ended at its start: see the log"));
+        }
+        // A worker has judged when it has been round its ports once.
+        if gateway.workers().iter().all(|worker| worker.counters.loops.value() > 0) {
+            return Ok(());
+        }
+        if begun.elapsed() > FIRST_JUDGEMENT {
+            return Err("the workers did not begin to judge: is the machine overloaded?".to_owned());
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+fn raise(gateway: &Gateway) -> Result<(), String> {
+    for wire in gateway.wires() {
+        for port in [&wire.inside, &wire.outside] {
+            port.device.start()?;
+        }
+    }
+    Ok(())
+}
+
+fn worker_config(config: &Config) -> WorkerConfig {
+    let flows = &config.flows;
+    WorkerConfig {
+        flows: FlowTableConfig {
+            capacity: flows.capacity,
+            timeouts: flows.timeouts,
+            per_source_limit: flows.per_source_limit,
+            seed: None,
+        },
+        fragments: bulkhead_pipeline::fragment::FragmentTableConfig::default(),
+        rejects_per_second: flows.rejects_per_second,
+        transmit_patience_ns: TRANSMIT_PATIENCE_NS,
+    }
+}
+
+fn poll_mode(poll: Poll) -> PollMode {
+    match poll {
+        Poll::Busy => PollMode::Busy,
+        Poll::Adaptive => PollMode::Adaptive,
+    }
+}
+
+fn pin(worker: usize, core: Option<usize>) {
+    if let Some(id) = core {
+        if !core_affinity::set_for_current(core_affinity::CoreId { id }) {
+            warn!(worker, core = id, "the worker could not be pinned to its core");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn shares(queues: &[usize], workers: usize) -> Vec<Vec<u16>> {
+        let queues = queues.iter().map(|&n| (0..n).map(|q| (q, q)).collect()).collect();
+        (share_out(queues, workers).into_iter())
+            .map(|share| share.iter().map(|ports| ports.wire.0).collect())
+            .collect()
+    }
+
+    #[test]
+    fn wires_that_cannot_spread_are_shared_out_in_turn() {
+        assert_eq!(shares(&[1, 1, 1], 2), [vec![0, 2], vec![1]]);
+        assert_eq!(shares(&[1], 4), [vec![0]]);
+    }
+
+    #[test]
+    fn wires_that_can_spread_are_served_by_every_worker() {
+        assert_eq!(shares(&[2, 1, 2, 1], 2), [vec![0, 1, 2], vec![0, 2, 3]]);
+    }
+}

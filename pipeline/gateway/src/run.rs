@@ -1,0 +1,287 @@
+//! `bulkhead run`: from the configuration to a gateway that guards its wires, and to its clean end.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::Sender;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+use tracing::{error, info, warn};
+
+use crate::cli::{RunArgs, exit};
+use crate::config::{Config, ConfigError, Mode};
+use crate::cores::{self, Cores};
+use crate::launch::{Backend, Crew, launch};
+use crate::link::{self, WireLink};
+use crate::reload::{self, Reloader, Request, Trigger};
+use crate::state::Gateway;
+use crate::{clock, log, notice, service, verdicts};
+
+/// How often the control thread looks after things.
+const TICK: Duration = Duration::from_millis(50);
+
+/// How often the clock is compared with what the workers go by.
+const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
+
+/// How often carrier is looked at.
+const LINK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long workers may take to stop.
+const STOP_LIMIT: Duration = Duration::from_millis(700);
+
+/// Runs until told to stop. Returns the exit code.
+pub fn main(args: &RunArgs) -> u8 {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return match error {
+                ConfigError::Unreadable(_) => exit::UNAVAILABLE,
+                ConfigError::Invalid(_) => exit::REFUSED,
+            };
+        }
+    };
+    let gateway = Arc::new(Gateway::new(config));
+    log::start(args, &gateway);
+    info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), "bulkhead starts");
+    match with_backend(&gateway) {
+        Ok(()) => {
+            info!("bulkhead has stopped");
+            exit::OK
+        }
+        Err(error) => {
+            error!("{error}");
+            notice::status(&error);
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn with_backend(gateway: &Arc<Gateway>) -> Result<(), String> {
+    serve(gateway, &Arc::new(crate::dpdk::Dpdk::default()))
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn with_backend(_gateway: &Arc<Gateway>) -> Result<(), String> {
+    Err("this bulkhead was built without DPDK, which is its way to the wire; check, explain and \
+         replay work, run does not. Install DPDK 22.11 or later with its headers (Debian: \
+         `apt install libdpdk-dev pkg-config`) and build with the feature `dpdk`, which is on by \
+         default: `cargo build --release -p bulkhead-gateway`"
+        .to_owned())
+}
+
+/// Runs a gateway over any way to the wire until it is told to stop.
+///
+/// # Errors
+///
+/// Why it could not start, or why it had to end.
+pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(), String> {
+    let config = &gateway.config;
+    let cores = Cores::share(&cores::allowed()?, &config.cores, config.workers)?;
+    cores.warn(config.poll);
+    // Before any thread is started: all inherit it, but the workers, which go to their cores.
+    cores::keep_to(&cores.control)?;
+    for wire in config.wires.iter().filter(|wire| wire.mode == Mode::Observe) {
+        warn!(
+            wire = wire.name,
+            "this wire observes: every frame is forwarded, whatever the policy says, until its mode \
+             is \"enforce\""
+        );
+    }
+
+    let (sender, requests) = reload::queue();
+    let signals = signals(gateway, sender.clone())?;
+    let _service = service::start(gateway.clone(), sender.clone())?;
+    let reloader = {
+        let gateway = gateway.clone();
+        let body = move || {
+            let mut reloader = Reloader::new(gateway);
+            reloader.start();
+            reloader.run(&sender, &requests);
+        };
+        thread::Builder::new().name("reload".to_owned()).spawn(body)
+    };
+    reloader.map_err(|error| format!("cannot start a thread: {error}"))?;
+
+    let result = guard(gateway, backend, &cores);
+    gateway.stop();
+    signals.close();
+    result
+}
+
+/// Waits for a policy, then guards the wires.
+fn guard<B: Backend>(
+    gateway: &Arc<Gateway>,
+    backend: &Arc<B>,
+    cores: &Cores,
+) -> Result<(), String> {
+    if !wait_for_policy(gateway) {
+        return Ok(());
+    }
+    let crew = launch(backend, gateway, cores)?;
+    info!("the workers judge and the ports are up");
+    let wires = gateway.config.wires.len();
+    notice::ready(&format!("guarding {wires} wire(s)"));
+    spawn("links", gateway, links)?;
+    spawn("verdicts", gateway, verdicts::write)?;
+    let ended = look_after(gateway, &crew);
+    notice::stopping();
+    info!("stopping");
+    let stopped_in_time = crew.stop(STOP_LIMIT);
+    log_balance(gateway);
+    match ended {
+        Some(worker) => Err(format!(
+            "worker {worker} ended unexpectedly, so the gateway stops and its wires are cut: this is \
+             a defect of the gateway; the log above says where"
+        )),
+        None if stopped_in_time => Ok(()),
+        None => Err("a worker hangs and was left behind".to_owned()),
+    }
+}
+
+/// False when the gateway is told to stop before there is a policy.
+fn wait_for_policy(gateway: &Gateway) -> bool {
+    let mut told = false;
+    loop {
+        let state = gateway.wait_for_policy(Duration::from_millis(200));
+        if gateway.is_stopping() {
+            return false;
+        }
+        if state.current.is_some() {
+            return true;
+        }
+        if !told && state.last.as_ref().is_some_and(|last| !last.outcome.is_success()) {
+            told = true;
+            // Started as far as the service manager is concerned: a restart would not help.
+            notice::ready("no policy: the ports stay down until there is a good one");
+        }
+    }
+}
+
+/// Looks after clock, memory and workers until the stop. Returns the worker that ended by itself.
+fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
+    let mut clock_looked_at = Instant::now();
+    let mut load = Load::default();
+    while !gateway.is_stopping() {
+        if let Some(worker) = crew.casualty() {
+            return Some(worker);
+        }
+        for worker in gateway.workers() {
+            worker.observer().histograms();
+        }
+        load.look(gateway);
+        if clock_looked_at.elapsed() >= CLOCK_INTERVAL {
+            clock_looked_at = Instant::now();
+            look_at_clock(gateway);
+            notice::watchdog();
+        }
+        thread::sleep(TICK);
+    }
+    None
+}
+
+/// How busy workers were over the last second.
+#[derive(Default)]
+struct Load {
+    looked_at: Option<Instant>,
+    before: Vec<(u64, u64)>,
+}
+
+impl Load {
+    fn look(&mut self, gateway: &Gateway) {
+        if self.looked_at.is_some_and(|at| at.elapsed() < Duration::from_secs(1)) {
+            return;
+        }
+        self.looked_at = Some(Instant::now());
+        let now = gateway.workers().iter();
+        let now: Vec<_> =
+            now.map(|w| (w.counters.busy_ns.value(), w.counters.idle_ns.value())).collect();
+        for ((worker, now), before) in gateway.workers().iter().zip(&now).zip(&self.before) {
+            let (busy, idle) = (now.0.wrapping_sub(before.0), now.1.wrapping_sub(before.1));
+            let ppm = busy.saturating_mul(1_000_000) / (busy.saturating_add(idle)).max(1);
+            worker.busy_ppm.store(ppm, Relaxed);
+        }
+        self.before = now;
+    }
+}
+
+/// Tells the workers of a wall clock that was set, and frees what they no longer need.
+fn look_at_clock(gateway: &Gateway) {
+    let mut state = gateway.policy();
+    let Some(publisher) = &mut state.publisher else { return };
+    publisher.collect();
+    let now = clock::read(&gateway.clock, gateway.config.clock);
+    let mut content = publisher.current().content.clone();
+    if clock::has_changed(content.clock, now) {
+        let stepped_ms = now.offset_ms.saturating_sub(content.clock.offset_ms);
+        content.clock = now;
+        publisher.publish(content);
+        drop(state);
+        warn!(stepped_ms, synchronised = now.synchronised, "the wall clock changed");
+    }
+}
+
+/// Watches carrier and carries its loss across each wire.
+fn links(gateway: &Gateway) {
+    let now = Instant::now();
+    let config = &gateway.config.wires;
+    let mut machines: Vec<_> =
+        config.iter().map(|wire| WireLink::new(wire.link_propagation, now)).collect();
+    while !gateway.is_stopping() {
+        let wires = gateway.wires().iter().zip(config).zip(&mut machines).enumerate();
+        for (index, ((wire, config), machine)) in wires {
+            link::look_after(gateway, index, config, wire, machine);
+        }
+        thread::sleep(LINK_INTERVAL);
+    }
+}
+
+fn spawn(
+    name: &str,
+    gateway: &Arc<Gateway>,
+    body: impl FnOnce(&Gateway) + Send + 'static,
+) -> Result<(), String> {
+    let gateway = gateway.clone();
+    let thread = thread::Builder::new().name(name.to_owned()).spawn(move || body(&gateway));
+    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+}
+
+/// SIGTERM and SIGINT stop, SIGHUP reloads.
+fn signals(
+    gateway: &Arc<Gateway>,
+    requests: Sender<Request>,
+) -> Result<signal_hook::iterator::Handle, String> {
+    let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP])
+        .map_err(|error| format!("cannot catch signals: {error}"))?;
+    let handle = signals.handle();
+    spawn("signals", gateway, move |gateway| {
+        for signal in signals.forever() {
+            if signal == SIGHUP {
+                // A full queue holds requests that will read the same files.
+                let _ = requests.try_send(Request { trigger: Trigger::Signal, reply: None });
+            } else {
+                gateway.stop();
+            }
+        }
+    })?;
+    Ok(handle)
+}
+
+fn log_balance(gateway: &Gateway) {
+    for (index, worker) in gateway.workers().iter().enumerate() {
+        let balance = worker.counters.balance();
+        info!(
+            worker = index,
+            received = balance.received,
+            originated = balance.originated,
+            transmitted = balance.transmitted,
+            dropped = balance.dropped,
+            held = balance.held,
+            exact = balance.is_exact(),
+            "final account"
+        );
+    }
+}

@@ -1,0 +1,67 @@
+//! The one thread on which everything that listens runs: the metrics endpoint and the control
+//! socket. It touches nothing that a worker waits for.
+
+use std::sync::Arc;
+use std::thread;
+
+use crossbeam::channel::Sender;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tracing::{info, warn};
+
+use crate::control::{self, SocketFile};
+use crate::reload::Request;
+use crate::state::Gateway;
+use crate::telemetry;
+
+/// What listens; it ends when this is dropped.
+pub struct Service {
+    _end: oneshot::Sender<()>,
+    _socket: SocketFile,
+}
+
+/// Opens the listeners and serves them on a thread of their own.
+///
+/// # Errors
+///
+/// What cannot be opened, and the remedy.
+pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service, String> {
+    let config = &gateway.config;
+    let socket = control::bind(&config.control_socket)?;
+    let file = SocketFile(config.control_socket.clone());
+    info!(socket = %config.control_socket.display(), "the control socket is open");
+    let http = config.metrics.listen.map(telemetry::bind).transpose()?;
+    let (end, ended) = oneshot::channel();
+    let runtime = runtime::Builder::new_current_thread()
+        .enable_all()
+        // Those that wait for a reload; each client has one at most.
+        .max_blocking_threads(32)
+        .build()
+        .map_err(|error| format!("cannot start the service thread: {error}"))?;
+    let body = move || {
+        runtime.block_on(async move {
+            match UnixListener::from_std(socket) {
+                Ok(socket) => {
+                    tokio::spawn(control::serve(socket, gateway.clone(), requests));
+                }
+                Err(error) => warn!("the control socket does not serve: {error}"),
+            }
+            if let Some(http) = http {
+                match TcpListener::from_std(http) {
+                    Ok(http) => {
+                        tokio::spawn(telemetry::serve(http, gateway));
+                    }
+                    Err(error) => warn!("the metrics endpoint does not serve: {error}"),
+                }
+            }
+            // Ends with the sender, whether it said so or was dropped.
+            let _ = ended.await;
+        });
+        // Whoever still waits for a reload is not waited for.
+        runtime.shutdown_background();
+    };
+    let thread = thread::Builder::new().name("service".to_owned()).spawn(body);
+    thread.map_err(|error| format!("cannot start the service thread: {error}"))?;
+    Ok(Service { _end: end, _socket: file })
+}

@@ -1,0 +1,366 @@
+//! `bulkhead status`: what the running gateway does, for people and for programs.
+
+use std::fmt::Write as _;
+use std::sync::atomic::Ordering::Relaxed;
+
+use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
+use bulkhead_pipeline::verdict::DropReason;
+use serde::{Deserialize, Serialize};
+
+use crate::cli::{SocketArgs, exit};
+use crate::config::mode_label;
+use crate::control::client;
+use crate::reload::ReloadReport;
+use crate::state::{Gateway, PolicyState, PortHandle};
+
+/// The most drop reasons and rules that a status lists.
+const TOP: usize = 10;
+
+/// What the running gateway does.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The gateway's version.
+    pub version: String,
+    /// Whether workers judge by a policy.
+    pub ready: bool,
+    /// Seconds since it started.
+    pub uptime_s: u64,
+    /// The policy in force, or waiting for the workers; absent where there is none.
+    pub policy: Option<PolicyStatus>,
+    /// The last reload, or the start.
+    pub last_reload: Option<ReloadReport>,
+    /// The wires of the configuration, in its order.
+    pub wires: Vec<WireStatus>,
+    /// The workers.
+    pub workers: Vec<WorkerStatus>,
+    /// Drops by reason over all ports, the most frequent first.
+    pub drops: Vec<Counted>,
+    /// What observing wires would have dropped, by reason, the most frequent first.
+    pub would_drop: Vec<Counted>,
+    /// Decisions by rule, the most frequent first.
+    pub rules: Vec<Counted>,
+    /// Whether everything that came in is accounted for, at a moment when frames may be in flight.
+    pub in_flight: i64,
+}
+
+/// The policy in force.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Where it was read from.
+    pub source: String,
+    /// Its hash.
+    pub hash: String,
+    /// Its epoch now; absent until workers run.
+    pub epoch: Option<u32>,
+    /// Its rules.
+    pub rules: usize,
+    /// Seconds since it was accepted.
+    pub age_s: u64,
+    /// Whether the last accepted policy stands in for bad files.
+    pub fallback: bool,
+    /// Whether the clock counts as synchronised; timed allow rules match nothing while it does not.
+    pub clock_synchronised: bool,
+    /// Flows that ended since because it forbids them.
+    pub flows_revoked: u64,
+}
+
+/// A wire.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WireStatus {
+    /// Its name.
+    pub name: String,
+    /// `observe` or `enforce`.
+    pub mode: String,
+    /// The port towards the protected side.
+    pub inside: PortStatus,
+    /// The other port.
+    pub outside: PortStatus,
+}
+
+/// A port.
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Its device, as the configuration names it.
+    pub device: String,
+    /// What drives it.
+    pub driver: String,
+    /// `up`, `no carrier`, `held down` (the other port has no carrier) or `closed`.
+    pub link: String,
+    /// Frames that came in.
+    pub received: u64,
+    /// Frames that went out, answers of the gateway's own included.
+    pub transmitted: u64,
+    /// Frames that came in and were dropped, and frames that could not be sent.
+    pub dropped: u64,
+    /// Frames that came in, were forwarded, and would have been dropped by an enforcing wire.
+    pub would_drop: u64,
+}
+
+/// A worker.
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+pub struct WorkerStatus {
+    /// Its core; absent where it has none of its own.
+    pub core: Option<usize>,
+    /// Its share of time since the start that it spent with frames, from 0 to 1.
+    pub busy: f64,
+    /// Flows in its table.
+    pub flows: u64,
+    /// Flows that its table can hold.
+    pub flow_capacity: u64,
+    /// The 99th percentile of a packet's way through the worker, in nanoseconds.
+    pub latency_p99_ns: u64,
+}
+
+/// Something counted.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Counted {
+    /// What.
+    pub name: String,
+    /// How often.
+    pub count: u64,
+}
+
+/// Asks the gateway and prints its answer. Returns the exit code.
+pub fn main(args: &SocketArgs) -> u8 {
+    match client::status(args) {
+        Ok(status) => {
+            if args.json {
+                client::print_json(&status);
+            } else {
+                print!("{}", text(&status));
+            }
+            exit::OK
+        }
+        Err(error) => {
+            eprintln!("error: {error}");
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+impl Status {
+    /// The state of `gateway` now.
+    pub fn of(gateway: &Gateway) -> Self {
+        let state = gateway.policy();
+        let policy = policy_status(gateway, &state);
+        let last_reload = state.last.clone();
+        let rules = state.publisher.as_ref().map_or_else(Vec::new, |publisher| {
+            let totals = publisher.rule_totals().into_iter();
+            top(totals.map(|(name, t)| (name.to_string(), t.enforced + t.observed)))
+        });
+        drop(state);
+        let workers = gateway.workers().iter().map(|worker| {
+            let counters = &worker.counters;
+            let (busy, idle) = (counters.busy_ns.value(), counters.idle_ns.value());
+            let latency = worker.observer().histograms().latency_ns.value_at_quantile(0.99);
+            WorkerStatus {
+                core: worker.core,
+                busy: busy as f64 / (busy + idle).max(1) as f64,
+                flows: counters.flows.value(),
+                flow_capacity: counters.flow_capacity.value(),
+                latency_p99_ns: latency,
+            }
+        });
+        Self {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            ready: gateway.is_ready(),
+            uptime_s: gateway.started.elapsed().as_secs(),
+            policy,
+            last_reload,
+            wires: wires(gateway),
+            workers: workers.collect(),
+            drops: by_reason(gateway, |port, reason| port.dropped.of(reason).packets.value()),
+            would_drop: by_reason(gateway, |port, reason| {
+                port.would_drop.of(reason).packets.value()
+            }),
+            rules,
+            in_flight: in_flight(gateway),
+        }
+    }
+}
+
+fn policy_status(gateway: &Gateway, state: &PolicyState) -> Option<PolicyStatus> {
+    let current = state.current.as_ref()?;
+    let snapshot = state.publisher.as_ref().map(|publisher| publisher.current());
+    let now = gateway.now();
+    Some(PolicyStatus {
+        source: current.source.clone(),
+        hash: current.candidate.hash.to_string(),
+        epoch: snapshot.map(|snapshot| snapshot.epoch_at(now)),
+        rules: current.candidate.policy.rules().len(),
+        age_s: current.since.elapsed().as_secs(),
+        fallback: state.fallback,
+        clock_synchronised: now.synchronised,
+        flows_revoked: gateway.flows_revoked().saturating_sub(current.revoked_before),
+    })
+}
+
+fn wires(gateway: &Gateway) -> Vec<WireStatus> {
+    let mut wires = Vec::new();
+    for (index, wire) in gateway.config.wires.iter().enumerate() {
+        let handle = gateway.wires().get(index);
+        let port = |device: &str, handle: Option<&PortHandle>| PortStatus {
+            device: device.to_owned(),
+            driver: handle.map_or_else(String::new, |handle| handle.device.driver()),
+            link: link(handle).to_owned(),
+            ..PortStatus::default()
+        };
+        let mut status = WireStatus {
+            name: wire.name.clone(),
+            mode: mode_label(wire.mode).to_owned(),
+            inside: port(&wire.inside, handle.map(|handle| &handle.inside)),
+            outside: port(&wire.outside, handle.map(|handle| &handle.outside)),
+        };
+        gateway.each_port_of(index, |inside, counters| {
+            let port = if inside { &mut status.inside } else { &mut status.outside };
+            port.received += counters.received.packets.value();
+            port.transmitted += counters.transmitted.packets.value();
+            port.dropped += counters.dropped.packets();
+            port.would_drop += counters.would_drop.packets();
+        });
+        wires.push(status);
+    }
+    wires
+}
+
+fn link(port: Option<&PortHandle>) -> &'static str {
+    match port {
+        None => "closed",
+        Some(port) if port.held_down.load(Relaxed) => "held down",
+        Some(port) if port.carrier.load(Relaxed) => "up",
+        Some(_) => "no carrier",
+    }
+}
+
+fn by_reason(gateway: &Gateway, count: impl Fn(&PortCounters, DropReason) -> u64) -> Vec<Counted> {
+    let mut sums = vec![0; DropReason::ALL.len()];
+    for wire in gateway.workers().iter().flat_map(|worker| &worker.counters.wires) {
+        for port in [&wire.inside, &wire.outside] {
+            for (sum, reason) in sums.iter_mut().zip(DropReason::ALL) {
+                *sum += count(port, *reason);
+            }
+        }
+    }
+    top(DropReason::ALL.iter().map(|reason| reason.label().to_owned()).zip(sums))
+}
+
+/// Received and originated, less transmitted, dropped and held: what workers have in their hands.
+fn in_flight(gateway: &Gateway) -> i64 {
+    let of = |counters: &WorkerCounters| {
+        let b = counters.balance();
+        let (came, went) = (b.received + b.originated, b.transmitted + b.dropped + b.held);
+        i64::try_from(i128::from(came) - i128::from(went)).unwrap_or(i64::MAX)
+    };
+    gateway.workers().iter().map(|worker| of(&worker.counters)).sum()
+}
+
+fn top(counts: impl Iterator<Item = (String, u64)>) -> Vec<Counted> {
+    let mut counts: Vec<Counted> = (counts.filter(|(_, count)| *count > 0))
+        .map(|(name, count)| Counted { name, count })
+        .collect();
+    counts.sort_by(|a, b| b.count.cmp(&a.count).then_with(|| a.name.cmp(&b.name)));
+    counts.truncate(TOP);
+    counts
+}
+
+/// The status as a person reads it.
+pub fn text(status: &Status) -> String {
+    let mut out = String::new();
+    // Writing to a string cannot fail.
+    let _ = write_text(&mut out, status);
+    out
+}
+
+fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
+    let ready = if status.ready { "guarding" } else { "NOT READY: no worker judges" };
+    writeln!(out, "bulkhead {}, up {}: {ready}", status.version, duration(status.uptime_s))?;
+    match &status.policy {
+        Some(policy) => {
+            let epoch = policy.epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
+            writeln!(
+                out,
+                "policy   {} (hash {}), {} rules{epoch}, in force for {}, ended {} flows",
+                policy.source,
+                &policy.hash.get(..12).unwrap_or(&policy.hash),
+                policy.rules,
+                duration(policy.age_s),
+                policy.flows_revoked
+            )?;
+            if policy.fallback {
+                writeln!(
+                    out,
+                    "         ALARM: the policy's files are bad; this is the last accepted one"
+                )?;
+            }
+            if !policy.clock_synchronised {
+                writeln!(
+                    out,
+                    "         the clock is not synchronised: timed allow rules match nothing"
+                )?;
+            }
+        }
+        None => writeln!(out, "policy   none: the ports stay down")?,
+    }
+    if let Some(last) = &status.last_reload {
+        writeln!(out, "reload   last one {} ({:?})", last.outcome.label(), last.trigger)?;
+        for finding in last.findings.iter().filter(|finding| finding.severity == "error") {
+            writeln!(out, "         {}", finding.message)?;
+        }
+    }
+    writeln!(
+        out,
+        "\nWIRE             MODE     PORT                     LINK        RECEIVED  TRANSMITTED      DROPPED   WOULD DROP"
+    )?;
+    for wire in &status.wires {
+        for (side, port) in [("inside", &wire.inside), ("outside", &wire.outside)] {
+            let (name, mode) =
+                if side == "inside" { (wire.name.as_str(), wire.mode.as_str()) } else { ("", "") };
+            writeln!(
+                out,
+                "{name:<16} {mode:<8} {side:<7} {:<16} {:<10} {:>9} {:>12} {:>12} {:>12}",
+                port.device,
+                port.link,
+                port.received,
+                port.transmitted,
+                port.dropped,
+                port.would_drop
+            )?;
+        }
+    }
+    writeln!(out, "\nWORKER  CORE   BUSY      FLOWS   CAPACITY   P99 LATENCY")?;
+    for (index, worker) in status.workers.iter().enumerate() {
+        let core = worker.core.map_or_else(|| "-".to_owned(), |core| core.to_string());
+        writeln!(
+            out,
+            "{index:<7} {core:<5} {:>5.1}% {:>9} {:>10} {:>10.1} us",
+            worker.busy * 100.0,
+            worker.flows,
+            worker.flow_capacity,
+            worker.latency_p99_ns as f64 / 1000.0
+        )?;
+    }
+    for (title, counts) in [
+        ("DROPPED", &status.drops),
+        ("WOULD HAVE DROPPED", &status.would_drop),
+        ("DECIDED BY RULE", &status.rules),
+    ] {
+        if !counts.is_empty() {
+            writeln!(out, "\n{title}")?;
+            for counted in counts {
+                writeln!(out, "{:>12}  {}", counted.count, counted.name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn duration(seconds: u64) -> String {
+    let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
+    let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{seconds} s"),
+        (0, 0, _) => format!("{minutes} min {seconds} s"),
+        (0, _, _) => format!("{hours} h {minutes} min"),
+        _ => format!("{days} d {hours} h"),
+    }
+}

@@ -1,0 +1,122 @@
+//! The metrics endpoint: `/metrics`, `/healthz`, `/readyz`.
+//!
+//! A scrape reads what workers have written to memory; no worker notices. Connections are limited in
+//! number and in time, and a slow or silent client costs a place, not a thread.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+use tracing::{debug, info};
+
+use crate::state::Gateway;
+
+mod families;
+mod metrics;
+
+pub use metrics::render;
+
+/// Connections at a time.
+const MAX_CONNECTIONS: usize = 32;
+
+/// How long a client may take to send a request's head.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a connection may last: a scraper opens another one.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(300);
+
+/// Opens the endpoint.
+///
+/// # Errors
+///
+/// What stands in the way, and the remedy.
+pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
+    let bound = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    let listener = bound.map_err(|error| {
+        format!(
+            "cannot listen at {address} for metrics: {error}; correct `listen` under `[metrics]`"
+        )
+    })?;
+    info!(%address, "the metrics endpoint is open");
+    Ok(listener)
+}
+
+/// Serves clients until its runtime ends.
+pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
+    let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    loop {
+        let Ok(place) = places.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let gateway = gateway.clone();
+                tokio::spawn(async move {
+                    connection(stream, gateway).await;
+                    drop(place);
+                });
+            }
+            // Out of descriptors, commonly: others will close theirs.
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
+    let service = service_fn(move |request| {
+        let response = respond(&request, &gateway);
+        async move { Ok::<_, Infallible>(response) }
+    });
+    let connection = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(16 << 10)
+        .serve_connection(TokioIo::new(stream), service);
+    match timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Err(error)) => debug!("a client of the metrics endpoint was left: {error}"),
+        Ok(Ok(())) | Err(_) => {}
+    }
+}
+
+fn respond(request: &Request<Incoming>, gateway: &Gateway) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
+    }
+    match request.uri().path() {
+        "/metrics" => match render(gateway) {
+            Ok(text) => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+        },
+        "/healthz" => plain(StatusCode::OK, "alive\n"),
+        "/readyz" if gateway.is_ready() => plain(StatusCode::OK, "the workers judge\n"),
+        "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no worker judges\n"),
+        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+    }
+}
+
+fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
+    response(status, "text/plain; charset=utf-8", text.to_owned())
+}
+
+fn response(status: StatusCode, kind: &str, text: String) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    for (name, value) in [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")] {
+        if let Ok(value) = value.parse() {
+            response.headers_mut().insert(name, value);
+        }
+    }
+    response
+}

@@ -1,0 +1,431 @@
+//! Every metric of the gateway.
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use bulkhead_pipeline::counters::PortCounters;
+use bulkhead_pipeline::verdict::DropReason;
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::proto::MetricFamily;
+use prometheus::{Encoder, TextEncoder};
+
+use super::families::Families;
+use crate::config::{Mode, mode_label};
+use crate::state::{Gateway, PolicyState, WorkerHandle};
+
+/// Latency buckets in nanoseconds: 1, 2 and 5 of each decade from 1 µs to 10 ms.
+const LATENCY_BOUNDS_NS: &[u64] = &[
+    1_000, 2_000, 5_000, 10_000, 20_000, 50_000, 100_000, 200_000, 500_000, 1_000_000, 2_000_000,
+    5_000_000, 10_000_000,
+];
+
+/// Burst-size buckets in frames.
+const BURST_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
+
+/// The metrics in Prometheus' text format.
+///
+/// # Errors
+///
+/// When a name or a label breaks the format: a defect.
+pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
+    let mut families = Families::default();
+    gateway_families(gateway, &mut families);
+    ports(gateway, &mut families);
+    drops(gateway, &mut families);
+    links(gateway, &mut families);
+    workers(gateway, &mut families);
+    flows(gateway, &mut families);
+    histograms(gateway, &mut families);
+    {
+        let state = gateway.policy();
+        policy(gateway, &state, &mut families);
+        rules(gateway, &state, &mut families);
+    }
+    let mut families = families.finish();
+    families.extend(process());
+    let mut bytes = Vec::new();
+    TextEncoder::new().encode(&families, &mut bytes)?;
+    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+}
+
+fn gateway_families(gateway: &Gateway, families: &mut Families) {
+    families
+        .gauge("build_info", "The build; always 1.")
+        .add(&[("version", env!("CARGO_PKG_VERSION"))], 1.0);
+    families
+        .gauge("ready", "Whether workers judge by a policy.")
+        .add(&[], f64::from(u8::from(gateway.is_ready())));
+    families
+        .counter("log_lines_suppressed_total", "Log lines that the rate limit kept back.")
+        .add(&[], gateway.log_suppressed.load(Relaxed) as f64);
+    let mut modes = families.gauge("wire_mode", "The mode of each wire: 1 for the one it is in.");
+    for wire in &gateway.config.wires {
+        for mode in [Mode::Observe, Mode::Enforce] {
+            let labels = [("wire", wire.name.as_str()), ("mode", mode_label(mode))];
+            modes.add(&labels, f64::from(u8::from(wire.mode == mode)));
+        }
+    }
+}
+
+/// Calls `each` with wire, port and counters summed over workers by `read`.
+fn sum_by_port<const N: usize>(
+    gateway: &Gateway,
+    read: impl Fn(&PortCounters) -> [u64; N],
+    mut each: impl FnMut(&str, &str, [u64; N]),
+) {
+    for (index, wire) in gateway.config.wires.iter().enumerate() {
+        let mut sums = [[0; N]; 2];
+        gateway.each_port_of(index, |inside, counters| {
+            let sums = &mut sums[usize::from(!inside)];
+            for (sum, value) in sums.iter_mut().zip(read(counters)) {
+                *sum += value;
+            }
+        });
+        each(&wire.name, "inside", sums[0]);
+        each(&wire.name, "outside", sums[1]);
+    }
+}
+
+fn ports(gateway: &Gateway, families: &mut Families) {
+    type Read = fn(&PortCounters) -> [u64; 2];
+    let volumes: [(&str, &str, Read); 5] = [
+        ("received", "that came in at a port", |c| {
+            [c.received.packets.value(), c.received.bytes.value()]
+        }),
+        (
+            "transmitted",
+            "that were handed to a port's device, the gateway's own answers included",
+            |c| [c.transmitted.packets.value(), c.transmitted.bytes.value()],
+        ),
+        ("originated", "that are answers of the gateway's own", |c| {
+            [c.originated.packets.value(), c.originated.bytes.value()]
+        }),
+        ("forwarded", "that came in at a port and were sent on: verdict forward", |c| {
+            [c.forwarded.packets.value(), c.forwarded.bytes.value()]
+        }),
+        (
+            "rejected",
+            "that a reject rule decided, among those dropped, or on an observing wire among those that would be",
+            |c| [c.rejected.packets.value(), c.rejected.bytes.value()],
+        ),
+    ];
+    for (name, what, read) in volumes {
+        for (place, unit, title) in [(0, "packets", "Frames"), (1, "bytes", "Bytes of frames")] {
+            let mut family =
+                families.counter(&format!("{name}_{unit}_total"), &format!("{title} {what}."));
+            sum_by_port(gateway, read, |wire, port, sums| {
+                family.add(&[("wire", wire), ("port", port)], sums[place] as f64);
+            });
+        }
+    }
+    let mut held = families.gauge("held_packets", "Frames that wait for room in a transmit queue.");
+    sum_by_port(
+        gateway,
+        |c| [c.held.value()],
+        |wire, port, [sum]| {
+            held.add(&[("wire", wire), ("port", port)], sum as f64);
+        },
+    );
+    let mut kept = families.counter(
+        "answers_suppressed_total",
+        "Answers of reject rules that the rate limit or a full queue kept back.",
+    );
+    sum_by_port(
+        gateway,
+        |c| [c.answers_suppressed.value()],
+        |wire, port, [sum]| {
+            kept.add(&[("wire", wire), ("port", port)], sum as f64);
+        },
+    );
+}
+
+fn drops(gateway: &Gateway, families: &mut Families) {
+    let names = [
+        ("dropped", "dropped, by the reason; verdict drop"),
+        (
+            "would_drop",
+            "forwarded by an observing wire that an enforcing one would have dropped, by the reason",
+        ),
+    ];
+    for (name, what) in names {
+        for (unit, title) in [("packets", "Frames"), ("bytes", "Bytes of frames")] {
+            let mut family =
+                families.counter(&format!("{name}_{unit}_total"), &format!("{title} {what}."));
+            for reason in DropReason::ALL {
+                let read = |counters: &PortCounters| {
+                    let all =
+                        if name == "dropped" { &counters.dropped } else { &counters.would_drop };
+                    let volume = all.of(*reason);
+                    [if unit == "packets" { volume.packets.value() } else { volume.bytes.value() }]
+                };
+                sum_by_port(gateway, read, |wire, port, [sum]| {
+                    let labels = [("wire", wire), ("port", port), ("reason", reason.label())];
+                    family.add(&labels, sum as f64);
+                });
+            }
+        }
+    }
+}
+
+fn links(gateway: &Gateway, families: &mut Families) {
+    let each = |add: &mut dyn FnMut(&[(&str, &str)], &crate::state::PortHandle, &str)| {
+        for (config, wire) in gateway.config.wires.iter().zip(gateway.wires()) {
+            let sides = [
+                ("inside", &wire.inside, &config.inside),
+                ("outside", &wire.outside, &config.outside),
+            ];
+            for (side, port, device) in sides {
+                add(&[("wire", &config.name), ("port", side)], port, device);
+            }
+        }
+    };
+    let mut up = families.gauge("link_up", "Whether a port has carrier and is not held down.");
+    each(&mut |labels, port, _| {
+        let value = port.carrier.load(Relaxed) && !port.held_down.load(Relaxed);
+        up.add(labels, f64::from(u8::from(value)));
+    });
+    let mut held = families.gauge(
+        "link_held_down",
+        "Whether a port is held down because the other port of its wire lost carrier.",
+    );
+    each(&mut |labels, port, _| {
+        held.add(labels, f64::from(u8::from(port.held_down.load(Relaxed))));
+    });
+    let mut info = families.gauge("port_info", "The device behind a port; always 1.");
+    each(&mut |labels, port, device| {
+        let driver = port.device.driver();
+        info.add(&[labels[0], labels[1], ("device", device), ("driver", &driver)], 1.0);
+    });
+    type Read = fn(&bulkhead_pipeline::port::DriverCounters) -> u64;
+    let counted: [(&str, &str, Read); 4] = [
+        (
+            "driver_missed_packets_total",
+            "Frames that a device received and could not hand over.",
+            |c| c.missed,
+        ),
+        ("driver_receive_errors_total", "Frames that arrived damaged.", |c| c.receive_errors),
+        ("driver_transmit_errors_total", "Frames that a device could not send.", |c| {
+            c.transmit_errors
+        }),
+        ("driver_no_buffer_total", "Receptions that failed for want of a buffer.", |c| c.no_buffer),
+    ];
+    for (name, help, read) in counted {
+        let mut family = families.counter(name, help);
+        each(&mut |labels, port, _| {
+            family.add(labels, read(&port.device.driver_counters()) as f64);
+        });
+    }
+}
+
+fn by_worker(gateway: &Gateway, mut each: impl FnMut(&str, &WorkerHandle)) {
+    for (index, worker) in gateway.workers().iter().enumerate() {
+        each(&index.to_string(), worker);
+    }
+}
+
+fn workers(gateway: &Gateway, families: &mut Families) {
+    let mut busy = families.counter(
+        "worker_busy_seconds_total",
+        "Time that a worker spent in rounds that received something.",
+    );
+    by_worker(gateway, |name, worker| {
+        busy.add(&[("worker", name)], worker.counters.busy_ns.value() as f64 * 1e-9);
+    });
+    let mut idle = families.counter(
+        "worker_idle_seconds_total",
+        "Time that a worker spent in rounds that received nothing, sleep included.",
+    );
+    by_worker(gateway, |name, worker| {
+        idle.add(&[("worker", name)], worker.counters.idle_ns.value() as f64 * 1e-9);
+    });
+    let mut ratio = families.gauge(
+        "worker_busy_ratio",
+        "The share of the last second that a worker spent with frames, from 0 to 1.",
+    );
+    by_worker(gateway, |name, worker| {
+        ratio.add(&[("worker", name)], worker.busy_ratio());
+    });
+    let mut loops = families.counter(
+        "worker_loops_total",
+        "Rounds of a worker over its ports; one that stands still hangs.",
+    );
+    by_worker(gateway, |name, worker| {
+        loops.add(&[("worker", name)], worker.counters.loops.value() as f64);
+    });
+    let mut lost = families.counter(
+        "verdict_events_lost_total",
+        "Verdicts of rules with `log: true` that were not logged because the ring was full.",
+    );
+    by_worker(gateway, |name, worker| {
+        lost.add(&[("worker", name)], worker.counters.events_lost.value() as f64);
+    });
+}
+
+fn flows(gateway: &Gateway, families: &mut Families) {
+    let mut flows = families.gauge("flows", "Flows in a worker's table.");
+    by_worker(gateway, |name, worker| {
+        flows.add(&[("worker", name)], worker.counters.flows.value() as f64);
+    });
+    let mut capacity = families.gauge("flow_capacity", "Flows that a worker's table can hold.");
+    by_worker(gateway, |name, worker| {
+        capacity.add(&[("worker", name)], worker.counters.flow_capacity.value() as f64);
+    });
+    let mut inserts = families.counter("flow_inserts_total", "Flows created.");
+    by_worker(gateway, |name, worker| {
+        inserts.add(&[("worker", name)], worker.counters.flow_inserts.value() as f64);
+    });
+    let mut ends = families.counter(
+        "flow_ends_total",
+        "Flows that ended: expired (silent for too long, or closed), evicted (unanswered ones, to make \
+         room), revoked (a newer policy or a rule's time forbids them).",
+    );
+    by_worker(gateway, |name, worker| {
+        let counters = &worker.counters;
+        for (reason, counter) in [
+            ("expired", &counters.flow_expired),
+            ("evicted", &counters.flow_evicted),
+            ("revoked", &counters.flow_revoked),
+        ] {
+            ends.add(&[("worker", name), ("reason", reason)], counter.value() as f64);
+        }
+    });
+    let mut refused = families.counter(
+        "flow_refused_total",
+        "Permitted flows refused because the table was full or their source held too many.",
+    );
+    by_worker(gateway, |name, worker| {
+        refused.add(&[("worker", name)], worker.counters.flow_refused.value() as f64);
+    });
+    let mut adopted =
+        families.counter("flow_adopted_total", "Flows adopted mid-stream during the grace time.");
+    by_worker(gateway, |name, worker| {
+        adopted.add(&[("worker", name)], worker.counters.flow_adopted.value() as f64);
+    });
+    let mut again = families.counter(
+        "flow_reclassified_total",
+        "Flows classified again because the policy had changed.",
+    );
+    by_worker(gateway, |name, worker| {
+        again.add(&[("worker", name)], worker.counters.flow_reclassified.value() as f64);
+    });
+}
+
+fn histograms(gateway: &Gateway, families: &mut Families) {
+    let mut latency = families.histogram(
+        "packet_latency_seconds",
+        "From the receive call that brought a packet to the end of the transmit call that took it.",
+    );
+    by_worker(gateway, |name, worker| {
+        let mut observer = worker.observer();
+        let recorded = &observer.histograms().latency_ns;
+        latency.add_histogram(&[("worker", name)], recorded, LATENCY_BOUNDS_NS, 1e-9);
+    });
+    let mut bursts = families.histogram("burst_packets", "Frames in a burst that was not empty.");
+    by_worker(gateway, |name, worker| {
+        let mut observer = worker.observer();
+        let recorded = &observer.histograms().burst_packets;
+        bursts.add_histogram(&[("worker", name)], recorded, BURST_BOUNDS, 1.0);
+    });
+}
+
+fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
+    let mut reloads =
+        families.counter("policy_reload_total", "Reloads, the start included, by result.");
+    for (outcome, count) in &state.outcomes {
+        reloads.add(&[("result", outcome.label())], *count as f64);
+    }
+    let flag = |value: bool| f64::from(u8::from(value));
+    if let Some(last) = &state.last {
+        families
+            .gauge(
+                "policy_last_reload_successful",
+                "Whether the policy's files as they were last read are in force.",
+            )
+            .add(&[], flag(last.outcome.is_success()));
+        if let Some(at_ms) = last.at_unix_ms {
+            families
+                .gauge("policy_last_reload_timestamp_seconds", "When they were last read.")
+                .add(&[], at_ms as f64 / 1000.0);
+        }
+    }
+    families
+        .gauge(
+            "policy_fallback",
+            "Whether the last accepted policy stands in for files that were bad at the start.",
+        )
+        .add(&[], flag(state.fallback));
+    let now = gateway.now();
+    families
+        .gauge(
+            "clock_synchronised",
+            "Whether the clock counts as synchronised; timed allow rules match nothing while not.",
+        )
+        .add(&[], flag(now.synchronised));
+    if let Some(publisher) = &state.publisher {
+        families
+            .gauge("policy_epoch", "The epoch in which packets are judged.")
+            .add(&[], f64::from(publisher.current().epoch_at(now)));
+    }
+    let Some(current) = &state.current else { return };
+    let hash = current.candidate.hash.to_string();
+    families
+        .gauge("policy_info", "The policy in force; always 1.")
+        .add(&[("hash", &hash), ("source", &current.source)], 1.0);
+    families
+        .gauge("policy_age_seconds", "Time since the policy in force was accepted.")
+        .add(&[], current.since.elapsed().as_secs_f64());
+    families
+        .gauge("policy_rules", "Rules of the policy in force.")
+        .add(&[], current.candidate.policy.rules().len() as f64);
+    families
+        .gauge("policy_warnings", "Warnings about the policy in force.")
+        .add(&[], current.candidate.warnings.len() as f64);
+    let cost = current.candidate.cost;
+    families
+        .gauge("policy_compile_seconds", "What it took to compile the policy in force.")
+        .add(&[], cost.compile_us as f64 * 1e-6);
+    families
+        .gauge("policy_classifier_bytes", "Memory of the compiled policy in force.")
+        .add(&[], cost.classifier_bytes as f64);
+    if let Some(publish_us) = state.last_publish_us {
+        families
+            .gauge(
+                "policy_publish_seconds",
+                "From the last publication until the last worker judged by the policy.",
+            )
+            .add(&[], publish_us as f64 * 1e-6);
+    }
+}
+
+/// The first rules of the policy have series of their own; the hits of the others are summed, so
+/// that a policy of any size costs a bounded number of series.
+fn rules(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
+    let Some(publisher) = &state.publisher else { return };
+    let totals = publisher.rule_totals();
+    let (default, rules) = match totals.split_last() {
+        Some((default, rules)) => (Some(default), rules),
+        None => (None, &[][..]),
+    };
+    let shown = rules.len().min(gateway.config.metrics.rule_limit);
+    let mut hits = families.counter(
+        "rule_hits_total",
+        "Decisions of a rule by the mode of the wire: flows that it opened, and packets that it kept \
+         from opening one; `default` is the policy's default, `other` are the rules over the limit.",
+    );
+    for (name, total) in rules[..shown].iter().chain(default) {
+        hits.add(&[("rule", name), ("mode", "enforce")], total.enforced as f64);
+        hits.add(&[("rule", name), ("mode", "observe")], total.observed as f64);
+    }
+    if shown < rules.len() {
+        let others = &rules[shown..];
+        let enforced: u64 = others.iter().map(|(_, total)| total.enforced).sum();
+        let observed: u64 = others.iter().map(|(_, total)| total.observed).sum();
+        hits.add(&[("rule", "other"), ("mode", "enforce")], enforced as f64);
+        hits.add(&[("rule", "other"), ("mode", "observe")], observed as f64);
+    }
+}
+
+/// Memory, time and descriptors of the process, under Prometheus' usual names.
+fn process() -> Vec<MetricFamily> {
+    ProcessCollector::for_self().collect()
+}

@@ -1,0 +1,71 @@
+//! The verdicts of rules that say `log: true`, from the workers' rings to the log.
+
+use std::thread;
+use std::time::Duration;
+
+use bulkhead_pipeline::observe::VerdictEvent;
+use bulkhead_pipeline::verdict::Verdict;
+use bulkhead_rules::packet::in_words;
+use tracing::info;
+
+use crate::state::Gateway;
+
+/// How often the rings are emptied.
+const INTERVAL: Duration = Duration::from_millis(50);
+
+/// Writes events until the gateway stops.
+pub fn write(gateway: &Gateway) {
+    while !gateway.is_stopping() {
+        for worker in 0..gateway.workers().len() {
+            write_ring(gateway, worker);
+        }
+        thread::sleep(INTERVAL);
+    }
+}
+
+fn write_ring(gateway: &Gateway, worker: usize) {
+    let Some(handle) = gateway.workers().get(worker) else { return };
+    // One at a time: whoever scrapes waits for one event at most.
+    while let Some(event) = { handle.observer().event() } {
+        write_event(gateway, &event);
+    }
+}
+
+fn write_event(gateway: &Gateway, event: &VerdictEvent) {
+    let headers = &event.headers;
+    let wires = &gateway.config.wires;
+    let wire = wires.get(usize::from(headers.wire.0)).map_or("", |wire| wire.name.as_str());
+    let rule = rule_name(gateway, event);
+    info!(
+        rule,
+        verdict = verdict(event.verdict),
+        enforced = event.enforced,
+        wire,
+        from = if event.from_inside { "inside" } else { "outside" },
+        packet = in_words(headers, &[]),
+        bytes = event.frame_len,
+        unix_ms = event.unix_ms,
+        "verdict"
+    );
+}
+
+/// The rule's name in the policy that judged, as long as that one is in force.
+fn rule_name(gateway: &Gateway, event: &VerdictEvent) -> String {
+    let state = gateway.policy();
+    let snapshot = state.publisher.as_ref().map(|publisher| publisher.current());
+    match snapshot {
+        // The epochs of a snapshot start at its first one.
+        Some(snapshot) if event.epoch.wrapping_sub(snapshot.first_epoch()) < u32::MAX / 2 => {
+            snapshot.content.policy.rule_name(event.rule).to_owned()
+        }
+        _ => format!("rule {} of an earlier policy", event.rule.0),
+    }
+}
+
+fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Forward => "allow",
+        Verdict::Reject => "reject",
+        Verdict::Drop(reason) => reason.label(),
+    }
+}
