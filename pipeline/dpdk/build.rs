@@ -62,7 +62,7 @@ fn fail(problem: &str) -> ! {
          \x20   Debian, Ubuntu:  apt-get install libdpdk-dev pkg-config build-essential\n\
          \x20   Fedora, RHEL:    dnf install dpdk-devel pkgconf gcc\n\
          \x20   from source:     set PKG_CONFIG_PATH to the folder that holds libdpdk.pc\n\
-         or build the gateway without it (capture replay and policy commands only):\n\
+         or build the gateway without it (in-memory ports, replay and the policy commands remain):\n\
          \x20   cargo build -p bulkhead-gateway --no-default-features\n"
     );
     exit(1);

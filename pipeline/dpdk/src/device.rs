@@ -208,6 +208,9 @@ impl Device {
             sum.transmit_errors += each.transmit_errors;
             sum.no_buffer += each.no_buffer;
         }
+        if let Some(mut kernel) = self.shared.kernel() {
+            sum.missed += kernel.missed().map_err(|error| error.on(self.name()))?;
+        }
         Ok(sum)
     }
 
@@ -349,9 +352,12 @@ fn open_interface(eal: &Eal, pool: &Mempool, config: &DeviceConfig, name: &str) 
     let mut notes = kernel.notes().to_vec();
     match af_xdp_lanes(eal, pool, config, &mut kernel, name, mtu) {
         Ok(lanes) => finish(config, pool, lanes, Backend::AfXdp, mtu, Some(kernel), notes),
+        // AF_PACKET cannot share a port between workers: the reason to tell is this one.
+        Err(refusal) if config.queues > 1 => Err(refusal),
         Err(refusal) => {
             notes.push(format!("AF_PACKET instead of AF_XDP: {refusal}"));
-            let lane = af_packet_lane(eal, pool, config, &kernel, name, mtu)?;
+            let lane = af_packet_lane(eal, pool, config, &kernel, name, mtu)
+                .map_err(|error| error.after("AF_XDP", &refusal))?;
             finish(config, pool, vec![lane], Backend::AfPacket, mtu, Some(kernel), notes)
         }
     }
@@ -375,7 +381,9 @@ fn open_kernel_device(
     }
     let lane = probe(eal, devargs)?;
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
-    configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)?;
+    kernel.watch_xdp_sockets(|| {
+        configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)
+    })?;
     if !is_xdp {
         kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     }
@@ -420,7 +428,9 @@ fn af_xdp_lanes(
             loop {
                 let devargs = format!("net_af_xdp{},iface={name},start_queue={queue}", serial());
                 let lane = probe(eal, &devargs)?;
-                match configure(&lane, pool, config, mtu, 1) {
+                let configured =
+                    kernel.watch_xdp_sockets(|| configure(&lane, pool, config, mtu, 1));
+                match configured {
                     Ok(_) => return Ok(lane),
                     // The kernel takes a predecessor's sockets down in its own time.
                     Err(error)

@@ -102,15 +102,16 @@ impl Error {
         }))
     }
 
-    /// A call into DPDK that returned `status`, a negative errno. What DPDK logged since the last
-    /// failure is attached.
+    /// A call into DPDK that returned `status`, a negative errno. What DPDK complained of since the
+    /// last failure is attached.
     pub(crate) fn dpdk(call: &'static str, status: i32) -> Self {
         let errno = status.checked_neg().filter(|&errno| errno > 0);
         let (kind, remedy) = by_errno(errno.unwrap_or(0));
         let mut error = Self::refused(kind, "", remedy);
         error.0.call = call;
         error.0.errno = errno;
-        error.0.causes = log::take_complaints();
+        error.0.causes =
+            log::take_complaints().into_iter().map(|line| format!("DPDK: {line}")).collect();
         error
     }
 
@@ -129,6 +130,12 @@ impl Error {
     /// The same, concerning `port`.
     pub(crate) fn on(mut self, port: &str) -> Self {
         self.0.port = Some(port.to_owned());
+        self
+    }
+
+    /// The same, with what was tried before.
+    pub(crate) fn after(mut self, tried: &str, refusal: &Self) -> Self {
+        self.0.causes.push(format!("{tried} was tried before: {refusal}"));
         self
     }
 
@@ -166,7 +173,7 @@ impl fmt::Display for Error {
             write!(f, "; {remedy}")?;
         }
         if !causes.is_empty() {
-            write!(f, " (DPDK said: {})", causes.join("; "))?;
+            write!(f, " ({})", causes.join("; "))?;
         }
         Ok(())
     }

@@ -12,7 +12,7 @@ use bulkhead_dpdk::{
 use bulkhead_pipeline::port::{Burst, Frame, Port};
 use support::{
     Host, companion, describe, environment, environment_with, feature, forward_for, forward_until,
-    frame, ip, isolated, only_queue, role, run, two_wires, without_privileges,
+    frame, ip, isolated, only_queue, receive_queues, role, run, two_wires, without_privileges,
 };
 
 /// Opens a port by a name of the configuration.
@@ -162,6 +162,62 @@ fn a_link_that_is_held_down_is_seen_and_comes_back() {
             });
             assert!(got == Some(sent), "{from_name} is cut off after the links came back");
         }
+    });
+}
+
+#[test]
+fn what_the_kernel_had_no_room_for_is_counted_as_missed() {
+    isolated("what_the_kernel_had_no_room_for_is_counted_as_missed", || {
+        const SENT: u64 = 20_000;
+        two_wires(1_500);
+        let (eal, pool) = environment(1_500);
+        for (name, host) in [("p1", "h1"), ("net_af_packet0,iface=p2", "h2")] {
+            let mut device = open(&eal, &pool, name);
+            let mut queue = only_queue(&mut device);
+            device.start().unwrap();
+            let host = Host::on(host);
+            (0..SENT).for_each(|_| host.send(&frame(60, 1, &[])));
+            let (mut received, mut burst) = (0, Burst::new());
+            for _ in 0..2_000 {
+                queue.receive(&mut burst);
+                received += burst.len() as u64;
+                queue.release(&mut burst);
+            }
+            let counted = device.counters().unwrap();
+            println!("{name}: received {received}, {counted:?}");
+            assert!(received > 500 && counted.missed > 0, "{name}");
+            assert_eq!(received + counted.missed, SENT, "{name}: {:?}", device.xstats());
+            assert_eq!(device.counters().unwrap(), counted, "{name}: counters do not go back");
+        }
+    });
+}
+
+#[test]
+fn every_receive_queue_is_bound_or_closed() {
+    isolated("every_receive_queue_is_bound_or_closed", || {
+        two_wires(1_500);
+        run("ethtool -L p1 rx 2");
+        let (eal, pool) = environment(1_500);
+        let queues = || receive_queues("p1");
+        assert_eq!(queues(), 2);
+        let one = open(&eal, &pool, "p1");
+        assert_eq!((queues(), one.backend()), (1, &Backend::AfXdp));
+        drop(one);
+        assert_eq!(queues(), 2);
+
+        let config = DeviceConfig { queues: 2, ..DeviceConfig::new("p1") };
+        let mut two = Device::open(&eal, &pool, &config).unwrap();
+        assert_eq!((queues(), two.backend(), two.is_symmetric()), (2, &Backend::AfXdp, false));
+        let mut both = [two.take_queue(0).unwrap(), two.take_queue(1).unwrap()];
+        assert!(two.take_queue(2).is_none());
+        two.start().unwrap();
+        let (host, mut burst) = (Host::on("h1"), Burst::new());
+        host.send(&frame(60, 1, &[]));
+        for _ in 0..1_000 {
+            both.iter_mut().for_each(|queue| queue.receive(&mut burst));
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        assert_eq!(burst.len(), 1);
     });
 }
 

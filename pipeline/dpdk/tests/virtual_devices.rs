@@ -118,6 +118,18 @@ fn a_device_says_what_it_cannot_do() {
 }
 
 #[test]
+fn several_queues_without_a_hash_are_said_not_to_be_symmetric() {
+    let (eal, pool) = environment();
+    for name in ["net_null5", "net_ring5"] {
+        let config = DeviceConfig { queues: 2, ..DeviceConfig::new(name) };
+        let mut device = Device::open(eal, pool, &config).unwrap();
+        assert!(!device.is_symmetric(), "{name}");
+        assert!(device.take_queue(0).is_some() && device.take_queue(1).is_some());
+        assert!(device.take_queue(2).is_none());
+    }
+}
+
+#[test]
 fn counters_start_at_zero_and_statistics_have_names() {
     let (device, mut port) = start("net_null1,size=200");
     assert_eq!(device.counters().unwrap(), Default::default());

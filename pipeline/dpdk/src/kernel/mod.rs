@@ -13,7 +13,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::error::{Error, ErrorKind, Result};
 use netlink::{Link, Rtnetlink};
-use sys::{Channels, Ethtool, Offload};
+use sys::{Channels, Ethtool, Offload, XdpSocket};
 
 /// An interface that this process has to itself until the value is dropped, which restores it.
 pub(crate) struct KernelPort {
@@ -28,6 +28,9 @@ pub(crate) struct KernelPort {
     restore_ipv6: bool,
     /// What was put right at the start, for the log.
     notes: Vec<String>,
+    /// The driver's AF_XDP sockets.
+    xdp_sockets: Vec<XdpSocket>,
+    packet_drops: u64,
     _promiscuous: OwnedFd,
     _claim: UnixListener,
 }
@@ -71,6 +74,8 @@ impl KernelPort {
             restore_channels: None,
             restore_ipv6: false,
             notes,
+            xdp_sockets: Vec::new(),
+            packet_drops: 0,
             _promiscuous: promiscuous,
             _claim: claim,
         };
@@ -150,6 +155,28 @@ impl KernelPort {
         Ok(())
     }
 
+    /// Runs `open`, which opens AF_XDP sockets on this interface, and remembers which.
+    pub(crate) fn watch_xdp_sockets<T>(&mut self, open: impl FnOnce() -> Result<T>) -> Result<T> {
+        let list =
+            || XdpSocket::all().map_err(|error| Error::kernel("read_dir(/proc/self/fd)", &error));
+        let before = list()?;
+        let opened = open()?;
+        self.xdp_sockets.extend(list()?.into_iter().filter(|socket| !before.contains(socket)));
+        Ok(opened)
+    }
+
+    /// Frames that the kernel had no room for and of which DPDK's drivers do not know.
+    pub(crate) fn missed(&mut self) -> Result<u64> {
+        let counted = || -> io::Result<(u64, u64)> {
+            let full: io::Result<u64> =
+                self.xdp_sockets.iter().map(|socket| socket.ring_full()).sum();
+            Ok((full?, sys::take_packet_drops(self.index)?))
+        };
+        let (full, drops) = counted().map_err(|error| Error::kernel("getsockopt", &error))?;
+        self.packet_drops += drops;
+        Ok(full + self.packet_drops)
+    }
+
     /// Whether there is a carrier. An interface that is down has none.
     pub(crate) fn carrier(&mut self) -> Result<bool> {
         self.rtnetlink
@@ -217,6 +244,7 @@ impl Drop for KernelPort {
     /// Puts back what was changed. The driver is closed by now. What cannot be put back (the
     /// interface may be gone) stays: there is nobody left to tell.
     fn drop(&mut self) {
+        self.xdp_sockets.iter().for_each(|socket| socket.close_if_left());
         if let Ok(link) = self.rtnetlink.link_by_index(self.index) {
             for &(mode, id) in &link.xdp {
                 if sys::bpf_program_name(id).is_ok_and(|name| is_af_xdp_program(&name)) {

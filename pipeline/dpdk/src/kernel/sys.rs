@@ -199,19 +199,63 @@ pub(crate) fn filter_packet_sockets(index: u32, capacity: u32) -> io::Result<usi
 /// held back until the one after it.
 pub(crate) fn clear_packet_socket_errors(index: u32) -> io::Result<()> {
     for socket in packet_sockets(index)? {
-        let (mut error, mut length) = (0_i32, size_of::<i32>() as libc::socklen_t);
-        // SAFETY: `error` has room for `length` bytes. Reading it clears it.
-        unsafe {
-            libc::getsockopt(
-                socket,
-                libc::SOL_SOCKET,
-                libc::SO_ERROR,
-                (&raw mut error).cast(),
-                &raw mut length,
-            )
-        };
+        // Reading it clears it.
+        get_option(socket, libc::SOL_SOCKET, libc::SO_ERROR, &mut 0_i32)?;
     }
     Ok(())
+}
+
+/// Frames that found the rings of an interface's packet sockets full, since the last call: the kernel
+/// forgets what it has told.
+pub(crate) fn take_packet_drops(index: u32) -> io::Result<u64> {
+    let mut drops = 0;
+    for socket in packet_sockets(index)? {
+        let mut counted = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        get_option(socket, libc::SOL_PACKET, libc::PACKET_STATISTICS, &mut counted)?;
+        drops += u64::from(counted.tp_drops);
+    }
+    Ok(drops)
+}
+
+/// An AF_XDP socket that DPDK's driver has opened in this process.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct XdpSocket {
+    fd: RawFd,
+    /// The kernel's number for the socket, which no other ever has: descriptors are used again.
+    cookie: u64,
+}
+
+impl XdpSocket {
+    /// Every one. They do not tell their interface: compare before and after one is opened.
+    pub(crate) fn all() -> io::Result<Vec<Self>> {
+        Ok(descriptors()?.into_iter().filter_map(Self::at).collect())
+    }
+
+    fn at(fd: RawFd) -> Option<Self> {
+        let (mut domain, mut cookie) = (0_i32, 0_u64);
+        get_option(fd, libc::SOL_SOCKET, libc::SO_DOMAIN, &mut domain).ok()?;
+        get_option(fd, libc::SOL_SOCKET, libc::SO_COOKIE, &mut cookie).ok()?;
+        (domain == libc::AF_XDP).then_some(Self { fd, cookie })
+    }
+
+    /// Frames that found the receive ring full, since the socket was opened. DPDK 22.11 does not
+    /// count these among the missed.
+    pub(crate) fn ring_full(self) -> io::Result<u64> {
+        const XDP_STATISTICS: i32 = 7;
+        // struct xdp_statistics: dropped, invalid (two), and since Linux 5.9 ring full.
+        let mut counted = [0_u64; 6];
+        get_option(self.fd, libc::SOL_XDP, XDP_STATISTICS, &mut counted)?;
+        Ok(counted[3])
+    }
+
+    /// Closes the socket where the driver has forgotten to, which keeps its queue from being bound
+    /// again (DPDK 22.11.11 does).
+    pub(crate) fn close_if_left(self) {
+        if Self::at(self.fd) == Some(self) {
+            // SAFETY: this is the driver's socket still, and the driver is closed.
+            drop(unsafe { OwnedFd::from_raw_fd(self.fd) });
+        }
+    }
 }
 
 /// The name of a BPF program, at most 15 characters.
@@ -279,10 +323,16 @@ fn packet_socket_interface(fd: RawFd) -> Option<u32> {
 
 /// The packet sockets of this process that receive from an interface: those of DPDK's driver.
 fn packet_sockets(index: u32) -> io::Result<Vec<RawFd>> {
+    Ok(descriptors()?
+        .into_iter()
+        .filter(|&fd| packet_socket_interface(fd) == Some(index))
+        .collect())
+}
+
+fn descriptors() -> io::Result<Vec<RawFd>> {
     Ok(fs::read_dir("/proc/self/fd")?
         .flatten()
         .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
-        .filter(|&fd| packet_socket_interface(fd) == Some(index))
         .collect())
 }
 
@@ -307,6 +357,15 @@ fn set_option<T>(fd: RawFd, level: i32, option: i32, value: &T) -> io::Result<()
             size_of::<T>() as libc::socklen_t,
         )
     };
+    if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// `value` is a plain number, or an array or structure of them, for which any bytes will do.
+fn get_option<T>(fd: RawFd, level: i32, option: i32, value: &mut T) -> io::Result<()> {
+    let mut length = size_of::<T>() as libc::socklen_t;
+    // SAFETY: `value` has room for `length` bytes; any descriptor may be asked.
+    let status =
+        unsafe { libc::getsockopt(fd, level, option, (&raw mut *value).cast(), &raw mut length) };
     if status < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 

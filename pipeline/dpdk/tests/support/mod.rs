@@ -126,6 +126,15 @@ pub(crate) fn feature(interface: &str, feature: &str) -> bool {
     line.contains(": on")
 }
 
+/// Queues on which an interface receives.
+pub(crate) fn receive_queues(interface: &str) -> u32 {
+    let output = Command::new("ethtool").args(["-l", interface]).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let current = text.split("Current hardware settings:").nth(1).unwrap();
+    let line = current.lines().find(|line| line.starts_with("RX:")).unwrap();
+    line.split_whitespace().last().unwrap().parse().unwrap()
+}
+
 /// Two hosts and the ports between them: `h1` - `p1` and `p2` - `h2`. The hosts are silent.
 pub(crate) fn two_wires(mtu: u32) {
     for family in ["all", "default"] {
