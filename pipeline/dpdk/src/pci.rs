@@ -1,7 +1,7 @@
 //! What can be known of a PCI device before DPDK tries it, so that the error names the real cause.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use crate::error::{Error, ErrorKind, Result};
 
@@ -61,7 +61,7 @@ fn interface_of(device: &Path) -> Option<String> {
     first.file_name().into_string().ok()
 }
 
-fn name_of(path: &PathBuf) -> Option<String> {
+fn name_of(path: &Path) -> Option<String> {
     path.file_name()?.to_str().map(str::to_owned)
 }
 
