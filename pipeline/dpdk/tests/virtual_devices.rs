@@ -1,5 +1,6 @@
 //! Ports that need neither privileges nor interfaces: DPDK's virtual devices over ordinary memory.
 //! DPDK starts once for all tests of this process.
+#![allow(clippy::unwrap_used, reason = "a test whose stage cannot be set fails")]
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -2,7 +2,6 @@
 //! environment starts once per process, and in a network namespace of its own, which the kernel
 //! takes down with the process however the test ends.
 #![allow(unsafe_code, reason = "raw packet sockets, which play the hosts on the wire")]
-#![allow(dead_code, reason = "each test binary uses a part of it")]
 
 use std::env;
 use std::io::{self, Write};
