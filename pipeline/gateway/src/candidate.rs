@@ -6,13 +6,16 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use bulkhead_rules::analyze::{AssertionResult, check_assertions};
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{self, compile};
-use bulkhead_rules::policy::{self, LoadOptions, Policy};
-use bulkhead_rules::syntax::Diagnostic;
+use bulkhead_rules::headers::PolicyTime;
+use bulkhead_rules::policy::{self, LoadOptions, Must, Policy};
+use bulkhead_rules::syntax;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
+use crate::diagnostic::Diagnostic;
 use crate::policy_files::{PolicyFiles, PolicyHash};
 
 /// A policy that may be published.
@@ -26,6 +29,8 @@ pub struct Candidate {
     pub hash: PolicyHash,
     /// What a person should look at.
     pub warnings: Vec<Finding>,
+    /// What became of each assertion, in their order.
+    pub assertions: Vec<Assertion>,
     /// What it took to make.
     pub cost: Cost,
 }
@@ -41,6 +46,17 @@ pub struct Cost {
     pub compile_us: u64,
     /// Heap bytes of the classifier.
     pub classifier_bytes: u64,
+}
+
+/// What became of an assertion.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Assertion {
+    /// In words, with its place.
+    pub text: String,
+    /// Whether it holds now and at every later change of the policy.
+    pub holds: bool,
+    /// Whether there were too many packets to judge one of every kind.
+    pub sampled: bool,
 }
 
 /// A finding as it is printed and as it travels over the control socket.
@@ -88,13 +104,13 @@ impl Finding {
     }
 }
 
-impl From<&Diagnostic> for Finding {
-    fn from(diagnostic: &Diagnostic) -> Self {
+impl From<&syntax::Diagnostic> for Finding {
+    fn from(diagnostic: &syntax::Diagnostic) -> Self {
         let location = diagnostic.location();
         Self {
             severity: match diagnostic.severity() {
-                bulkhead_rules::syntax::Severity::Error => "error".to_owned(),
-                bulkhead_rules::syntax::Severity::Warning => "warning".to_owned(),
+                syntax::Severity::Error => "error".to_owned(),
+                syntax::Severity::Warning => "warning".to_owned(),
             },
             code: diagnostic.code().label().to_owned(),
             message: diagnostic.message().to_owned(),
@@ -130,13 +146,17 @@ pub fn make(
         .map_err(|found| found.iter().map(Finding::from).collect::<Vec<_>>())?;
     let load = begun.elapsed();
     let policy = loaded.policy;
+    let mut warnings: Vec<Finding> = loaded.warnings.iter().map(Finding::from).collect();
+    let begun = Instant::now();
+    let assertions = check_promises(&policy, files, &mut warnings)?;
+    let assert = begun.elapsed();
     let begun = Instant::now();
     let classifier = compile(&policy, &compile::Limits::default())
         .map_err(|error| vec![Finding::error("limit-exceeded", error.to_string(), None)])?;
     let compile = begun.elapsed();
     let cost = Cost {
         load_us: micros(load),
-        assert_us: 0,
+        assert_us: micros(assert),
         compile_us: micros(compile),
         classifier_bytes: classifier.size_bytes() as u64,
     };
@@ -144,9 +164,63 @@ pub fn make(
         policy: Arc::new(policy),
         classifier: Arc::new(classifier),
         hash: files.hash(),
-        warnings: loaded.warnings.iter().map(Finding::from).collect(),
+        warnings,
+        assertions,
         cost,
     })
+}
+
+/// Checks what the policy promises about itself, from now on and for a synchronised clock: before
+/// the clock is, timed allow rules match nothing, which no promise can help.
+///
+/// A broken promise that something is closed refuses the policy, however far away. A promise that
+/// something is open refuses it when it is broken now; that it ends with a rule's `expires` is worth
+/// a warning and no more, because time is what such a rule is for.
+fn check_promises(
+    policy: &Policy,
+    files: &PolicyFiles,
+    warnings: &mut Vec<Finding>,
+) -> Result<Vec<Assertion>, Vec<Finding>> {
+    let now = PolicyTime { unix_ms: unix_now_ms().unwrap_or_default(), synchronised: true };
+    let results = check_assertions(policy, now);
+    let mut broken = Vec::new();
+    for result in &results {
+        let (Some(failure), Some(assertion)) =
+            (&result.failure, policy.assertions().get(result.assertion))
+        else {
+            continue;
+        };
+        let at = &assertion.location;
+        let text = files.sources.iter().find(|source| source.name == at.file);
+        let text = text.map_or("", |source| source.text.as_str());
+        let excerpt = Diagnostic::at_place(&at.file, text, (at.line, at.column), 1, "").excerpt();
+        let lapses = assertion.must == Must::Reach && failure.at != now;
+        let (severity, message) = match lapses {
+            true => ("warning", "this assertion will no longer hold once a rule expires"),
+            false => ("error", "this assertion does not hold"),
+        };
+        let described = result.describe(policy);
+        let finding = Finding {
+            severity: severity.to_owned(),
+            code: "assertion".to_owned(),
+            message: format!("{message}: {described}"),
+            file: Some(at.file.to_string()),
+            line: Some(at.line),
+            column: Some(at.column),
+            help: None,
+            rendered: format!("{severity}[assertion]: {message}\n{excerpt}\n{described}"),
+        };
+        if lapses { warnings.push(finding) } else { broken.push(finding) }
+    }
+    if !broken.is_empty() {
+        return Err(broken);
+    }
+    let assertion = |result: &AssertionResult| Assertion {
+        text: result.describe(policy),
+        holds: result.holds(),
+        sampled: result.is_sampled(),
+    };
+    Ok(results.iter().map(assertion).collect())
 }
 
 /// Whole microseconds.

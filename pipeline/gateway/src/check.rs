@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::candidate::{self, Candidate, Cost, Finding};
+use crate::candidate::{self, Assertion, Candidate, Cost, Finding};
 use crate::cli::{CheckArgs, exit};
 use crate::config::{Config, ConfigError, Limits};
 use crate::policy_files::PolicyFiles;
@@ -29,7 +29,7 @@ struct Summary {
     rules: usize,
     endpoints: usize,
     services: usize,
-    assertions: usize,
+    assertions: Vec<Assertion>,
     scheduled_changes: usize,
     #[serde(flatten)]
     cost: Cost,
@@ -113,7 +113,7 @@ fn summary(files: &PolicyFiles, candidate: &Candidate) -> Summary {
         rules: policy.rules().len(),
         endpoints: policy.endpoints().len(),
         services: policy.services().len(),
-        assertions: policy.assertions().len(),
+        assertions: candidate.assertions.clone(),
         scheduled_changes: policy.schedule().len(),
         cost: candidate.cost,
     }
@@ -123,19 +123,23 @@ fn print(report: &Report) {
     for finding in &report.findings {
         println!("{}\n", finding.rendered);
     }
+    for assertion in report.summary.iter().flat_map(|summary| &summary.assertions) {
+        println!("{}", assertion.text);
+    }
     let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
     let (errors, warnings) = (count("error"), count("warning"));
     match &report.summary {
         Some(summary) => println!(
-            "{}: accepted with {}: {}, {}, {}, {}; loaded in {}, compiled in {} to \
+            "{}: accepted with {}: {}, {}, {}, {}; loaded in {}, asserted in {}, compiled in {} to \
              {} KiB; hash {}",
             report.path,
             counted(warnings, "warning"),
             counted(summary.rules, "rule"),
             counted(summary.endpoints, "distinct endpoint"),
             counted(summary.services, "distinct service"),
-            counted(summary.assertions, "assertion"),
+            counted(summary.assertions.len(), "assertion"),
             milliseconds(summary.cost.load_us),
+            milliseconds(summary.cost.assert_us),
             milliseconds(summary.cost.compile_us),
             summary.cost.classifier_bytes.div_ceil(1024),
             &summary.hash[..12],

@@ -43,16 +43,32 @@ impl Diagnostic {
         }
     }
 
-    /// Adds what to write instead.
-    #[must_use]
-    pub fn with_help(mut self, help: impl Into<String>) -> Self {
-        self.help = Some(help.into());
-        self
+    /// A mistake at a line and column (from 1, in characters) of `text`, `characters` long.
+    pub fn at_place(
+        file: &str,
+        text: &str,
+        (line, column): (u32, u32),
+        characters: usize,
+        message: impl Into<String>,
+    ) -> Self {
+        let lines = text.split_inclusive('\n').take(line.saturating_sub(1) as usize);
+        let line_start: usize = lines.map(str::len).sum();
+        let bytes = |from: usize, characters: usize| -> usize {
+            text[from..].chars().take(characters).map(char::len_utf8).sum()
+        };
+        let start = line_start + bytes(line_start, column.saturating_sub(1) as usize);
+        Self::at(file, text, start..start + bytes(start, characters), message)
     }
-}
 
-impl fmt::Display for Diagnostic {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+    /// The place, the source line and the caret, without the message.
+    pub fn excerpt(&self) -> String {
+        let mut out = String::new();
+        // Writing to a string cannot fail.
+        let _ = self.write_excerpt(&mut out);
+        out
+    }
+
+    fn write_excerpt(&self, f: &mut impl fmt::Write) -> fmt::Result {
         let number = self.line.to_string();
         let gutter = " ".repeat(number.len());
         let before = self.column - 1;
@@ -63,12 +79,26 @@ impl fmt::Display for Diagnostic {
             .collect();
         let indent = before - skipped;
         let carets = self.underlined.min(shown.chars().count().saturating_sub(indent)).max(1);
-        writeln!(f, "error: {}", self.message)?;
         writeln!(f, "{gutter}--> {}:{}:{}", self.file, self.line, self.column)?;
         writeln!(f, "{gutter} |")?;
         writeln!(f, "{number} | {shown}")?;
-        write!(f, "{gutter} | {}{}", " ".repeat(indent), "^".repeat(carets))?;
+        write!(f, "{gutter} | {}{}", " ".repeat(indent), "^".repeat(carets))
+    }
+
+    /// Adds what to write instead.
+    #[must_use]
+    pub fn with_help(mut self, help: impl Into<String>) -> Self {
+        self.help = Some(help.into());
+        self
+    }
+}
+
+impl fmt::Display for Diagnostic {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "error: {}", self.message)?;
+        self.write_excerpt(f)?;
         if let Some(help) = &self.help {
+            let gutter = " ".repeat(self.line.to_string().len());
             write!(f, "\n{gutter} = help: {help}")?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use bulkhead_dpdk::{
     MempoolConfig, PortName, register_worker, set_log_sink,
 };
 use bulkhead_pipeline::port::DriverCounters;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::{Config, HugePages, Wire};
 use crate::launch::{Backend, OpenWire};
@@ -155,10 +155,11 @@ fn descriptors(config: &Config) -> u16 {
 }
 
 fn log_line(level: LogLevel, line: &str) {
+    // DPDK complains of much that is tried and done another way; what matters comes back as an error
+    // of the call, in words of our own.
     match level {
-        LogLevel::Error => error!("DPDK: {line}"),
-        LogLevel::Warning => warn!("DPDK: {line}"),
-        LogLevel::Info => debug!("DPDK: {line}"),
+        LogLevel::Error => warn!("DPDK: {line}"),
+        LogLevel::Warning | LogLevel::Info => debug!("DPDK: {line}"),
         LogLevel::Debug => tracing::trace!("DPDK: {line}"),
     }
 }

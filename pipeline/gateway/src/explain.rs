@@ -221,15 +221,10 @@ impl Explanation {
         let Some(source) = self.files.sources.iter().find(|source| source.name == at.file) else {
             return String::new();
         };
-        let line_start: usize = (source.text.split_inclusive('\n'))
-            .take(at.line.saturating_sub(1) as usize)
-            .map(str::len)
-            .sum();
-        let before = source.text[line_start..].chars().take(at.column.saturating_sub(1) as usize);
-        let start = line_start + before.map(char::len_utf8).sum::<usize>();
-        let shown = Diagnostic::at(&at.file, &source.text, start..start + rule.name.len(), "");
+        let (place, length) = ((at.line, at.column), rule.name.chars().count());
+        let shown = Diagnostic::at_place(&at.file, &source.text, place, length, "");
         let place: Vec<String> =
-            shown.to_string().lines().skip(1).map(|line| format!("  {line}\n")).collect();
+            shown.excerpt().lines().map(|line| format!("  {line}\n")).collect();
         place.concat()
     }
 

@@ -86,12 +86,10 @@ pub fn launch<B: Backend>(
     let mut queues = Vec::new();
     for wire in opened {
         queues.push(wire.queues);
-        let port = |device| PortHandle {
-            device,
-            carrier: AtomicBool::new(true),
-            held_down: AtomicBool::new(false),
-        };
-        handles.push(WireHandle { inside: port(wire.inside), outside: port(wire.outside) });
+        handles.push(WireHandle {
+            inside: PortHandle::new(wire.inside),
+            outside: PortHandle::new(wire.outside),
+        });
     }
     let shares = share_out(queues, config.workers);
     report_shares(&shares, &wires, config.workers);
@@ -137,6 +135,7 @@ pub fn launch<B: Backend>(
     let _ = gateway.wires.set(handles);
     wait_for_judgement(gateway, &crew).and_then(|()| raise(gateway)).inspect_err(|_| {
         crew.stop(Duration::from_secs(1));
+        gateway.close_ports();
     })?;
     Ok(crew)
 }
@@ -231,7 +230,7 @@ fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
 fn raise(gateway: &Gateway) -> Result<(), String> {
     for wire in gateway.wires() {
         for port in [&wire.inside, &wire.outside] {
-            port.device.start()?;
+            port.device(|device| device.start()).unwrap_or(Ok(()))?;
         }
     }
     Ok(())

@@ -86,8 +86,9 @@ pub fn look_after(
     wire: &WireHandle,
     machine: &mut WireLink,
 ) {
-    let inside = wire.inside.device.has_carrier();
-    let outside = wire.outside.device.has_carrier();
+    let carrier = |port: &PortHandle| port.device(|device| device.has_carrier());
+    // Ports that are closed have no links to look after.
+    let Some((inside, outside)) = carrier(&wire.inside).zip(carrier(&wire.outside)) else { return };
     let wanted = machine.step(inside, outside, Instant::now());
     note(config, &config.inside, &wire.inside, inside, wanted.hold_inside);
     note(config, &config.outside, &wire.outside, outside, wanted.hold_outside);
@@ -113,7 +114,7 @@ fn note(config: &Wire, port: &str, handle: &PortHandle, carrier: bool, hold: boo
     if held == hold {
         return;
     }
-    match handle.device.hold_down(hold) {
+    match handle.device(|device| device.hold_down(hold)).unwrap_or(Ok(())) {
         Ok(()) if hold => warn!(wire, port, "taken down: the other port lost its carrier"),
         Ok(()) => info!(wire, port, "released: the other port has carrier again"),
         Err(error) => error!(wire, port, "{error}"),

@@ -131,6 +131,7 @@ fn guard<B: Backend>(
     notice::stopping();
     info!("stopping");
     let stopped_in_time = crew.stop(STOP_LIMIT);
+    gateway.close_ports();
     log_balance(gateway);
     match ended {
         Some(worker) => Err(format!(

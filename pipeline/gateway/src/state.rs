@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
@@ -105,12 +105,36 @@ pub struct WireHandle {
 
 /// A port, as control sees it.
 pub struct PortHandle {
-    /// The device, whatever it is.
-    pub device: Box<dyn Device>,
+    /// What drives it, for people.
+    pub driver: String,
+    device: RwLock<Option<Box<dyn Device>>>,
     /// Whether it has carrier, as last seen.
     pub carrier: AtomicBool,
     /// Whether it is held down because the other port of its wire lost carrier.
     pub held_down: AtomicBool,
+}
+
+impl PortHandle {
+    /// An open device.
+    pub fn new(device: Box<dyn Device>) -> Self {
+        Self {
+            driver: device.driver(),
+            device: RwLock::new(Some(device)),
+            carrier: AtomicBool::new(true),
+            held_down: AtomicBool::new(false),
+        }
+    }
+
+    /// What `ask` says about the device; [`None`] once it is closed.
+    pub fn device<T>(&self, ask: impl FnOnce(&dyn Device) -> T) -> Option<T> {
+        let device = self.device.read().unwrap_or_else(PoisonError::into_inner);
+        device.as_deref().map(ask)
+    }
+
+    /// Closes the device, which leaves its interface as it was once the workers' queues are gone too.
+    pub fn close(&self) {
+        drop(self.device.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
 }
 
 /// What control does with the device behind a port.
@@ -198,6 +222,14 @@ impl Gateway {
     /// The wires; none until their ports are open.
     pub fn wires(&self) -> &[WireHandle] {
         self.wires.get().map_or(&[], Vec::as_slice)
+    }
+
+    /// Closes all ports.
+    pub fn close_ports(&self) {
+        for wire in self.wires() {
+            wire.inside.close();
+            wire.outside.close();
+        }
     }
 
     /// The names of the configuration's wires.

@@ -201,7 +201,7 @@ fn wires(gateway: &Gateway) -> Vec<WireStatus> {
         let handle = gateway.wires().get(index);
         let port = |device: &str, handle: Option<&PortHandle>| PortStatus {
             device: device.to_owned(),
-            driver: handle.map_or_else(String::new, |handle| handle.device.driver()),
+            driver: handle.map_or_else(String::new, |handle| handle.driver.clone()),
             link: link(handle).to_owned(),
             ..PortStatus::default()
         };

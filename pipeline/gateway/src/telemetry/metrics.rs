@@ -193,8 +193,8 @@ fn links(gateway: &Gateway, families: &mut Families) {
     });
     let mut info = families.gauge("port_info", "The device behind a port; always 1.");
     each(&mut |labels, port, device| {
-        let driver = port.device.driver();
-        info.add(&[labels[0], labels[1], ("device", device), ("driver", &driver)], 1.0);
+        let driver = port.driver.as_str();
+        info.add(&[labels[0], labels[1], ("device", device), ("driver", driver)], 1.0);
     });
     type Read = fn(&bulkhead_pipeline::port::DriverCounters) -> u64;
     let counted: [(&str, &str, Read); 4] = [
@@ -212,7 +212,10 @@ fn links(gateway: &Gateway, families: &mut Families) {
     for (name, help, read) in counted {
         let mut family = families.counter(name, help);
         each(&mut |labels, port, _| {
-            family.add(labels, read(&port.device.driver_counters()) as f64);
+            family.add(
+                labels,
+                port.device(|device| read(&device.driver_counters())).unwrap_or(0) as f64,
+            );
         });
     }
 }
