@@ -20,20 +20,25 @@ pub(super) fn parse(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), D
 /// Source and destination port.
 type Ports = (u16, u16);
 
-/// Ports as the classifier reads them, and those of the flow key, of a quoted packet, of whose
-/// upper-layer header eight bytes suffice.
+/// Ports as the classifier reads them, and those of the flow key, of a quoted packet. Eight bytes of
+/// the upper-layer header suffice, and of a protocol without ports none are needed: the packet may
+/// not have had more.
 pub(super) fn parse_quoted(protocol: u8, bytes: &[u8]) -> Result<(Ports, Ports), DropReason> {
-    let header = bytes.first_chunk::<8>().ok_or(DropReason::IcmpMalformed)?;
+    let header = bytes.first_chunk::<8>().ok_or(DropReason::IcmpMalformed);
     match protocol {
         protocol::TCP | protocol::UDP | protocol::SCTP => {
+            let header = header?;
             let ports = (be16(header, 0), be16(header, 2));
             Ok((ports, ports))
         }
-        protocol::ICMP | protocol::ICMPV6 => match icmp::parse(protocol, header) {
-            // No error answers an error.
-            (Kind::IcmpError, _) => Err(DropReason::IcmpMalformed),
-            (_, flow_ports) => Ok(((0, icmp::type_and_code(header)), flow_ports)),
-        },
+        protocol::ICMP | protocol::ICMPV6 => {
+            let header = header?;
+            match icmp::parse(protocol, header) {
+                // No error answers an error.
+                (Kind::IcmpError, _) => Err(DropReason::IcmpMalformed),
+                (_, flow_ports) => Ok(((0, icmp::type_and_code(header)), flow_ports)),
+            }
+        }
         _ => Ok(((0, 0), (0, 0))),
     }
 }
