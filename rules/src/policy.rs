@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 mod endpoints;
 mod limits;
+mod nesting;
 mod resolve;
 mod services;
 

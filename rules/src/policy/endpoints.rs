@@ -1,9 +1,10 @@
 //! Selectors to endpoints: names looked up, unions and differences taken, equal references shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::nesting::{Nesting, Visit};
 use super::{Endpoint, EndpointBox, EndpointId, Limits};
 use crate::headers::Mac;
 use crate::sets::{AddrSet, FiniteSet, RangeSet, VlanSet};
@@ -44,10 +45,10 @@ pub(super) struct Endpoints<'d> {
     names: HashMap<&'d str, Host>,
     devices: Vec<&'d Device>,
     groups: Vec<&'d Group>,
+    broken: HashSet<Arc<str>>,
+    services: HashSet<&'d str>,
     device_used: Vec<bool>,
-    states: Vec<State>,
-    /// The groups being resolved, outermost first, each with the reference that led to it.
-    open: Vec<(usize, Span)>,
+    nesting: Nesting<'d, Arc<Vec<EndpointBox>>>,
     interned: HashMap<Key, Option<EndpointId>>,
     endpoints: Vec<Endpoint>,
     limits: Limits,
@@ -58,14 +59,6 @@ pub(super) struct Endpoints<'d> {
 
 /// Members and exceptions, sorted and distinct.
 type Key = (Vec<Member>, Vec<Member>);
-
-#[derive(Clone, Debug)]
-enum State {
-    Untouched,
-    Open,
-    /// [`None`] where it had errors, which are reported.
-    Done(Option<Arc<Vec<EndpointBox>>>),
-}
 
 impl<'d> Endpoints<'d> {
     /// Takes the definitions; a name that is defined twice is reported.
@@ -92,16 +85,28 @@ impl<'d> Endpoints<'d> {
         Self {
             names,
             device_used: vec![false; devices.len()],
-            states: vec![State::Untouched; groups.len()],
+            nesting: Nesting::new("group", groups.iter().map(|g| &g.name).collect(), limits.depth),
             devices,
             groups,
-            open: Vec::new(),
+            broken: HashSet::new(),
+            services: HashSet::new(),
             interned: HashMap::new(),
             endpoints: Vec::new(),
             ranges_left: limits.ranges,
             limits,
             exhausted: false,
         }
+    }
+
+    /// Names whose definitions are in error already, and those of services, for better messages.
+    pub(super) fn with_known(
+        mut self,
+        broken: &HashSet<Arc<str>>,
+        services: HashSet<&'d str>,
+    ) -> Self {
+        self.broken.clone_from(broken);
+        self.services = services;
+        self
     }
 
     /// The endpoint of a selector in a rule or assertion; [`None`] where it had errors.
@@ -132,17 +137,16 @@ impl<'d> Endpoints<'d> {
         self.endpoint(&Selector { members: vec![any], except: Vec::new(), span }, findings)
     }
 
-    /// Resolves what nothing used, for its errors, and warns of it.
+    /// Resolves what nothing used, for its errors, and warns of it where all rules were understood.
     pub(super) fn check_unreferenced(&mut self, findings: &mut Findings) {
-        let mut unused: Vec<(&str, &Name)> = Vec::new();
-        let devices = self.devices.iter().zip(&self.device_used);
-        unused.extend(devices.filter(|(_, used)| !**used).map(|(d, _)| ("device", &d.name)));
-        let groups = self.groups.iter().zip(&self.states);
-        let untouched = groups.filter(|(_, state)| matches!(state, State::Untouched));
-        unused.extend(untouched.map(|(g, _)| ("group", &g.name)));
-        for (kind, name) in unused {
-            let message = format!("no rule and no assertion uses the {kind} {}", quoted(name));
-            findings.push(Problem::warning(Code::Unreferenced, name.span, message));
+        if !findings.has_errors() {
+            let devices = self.devices.iter().zip(&self.device_used);
+            let devices = devices.filter(|(_, used)| !**used).map(|(d, _)| ("device", &d.name));
+            let groups = self.nesting.untouched().map(|name| ("group", name));
+            for (kind, name) in devices.chain(groups) {
+                let message = format!("no rule and no assertion uses the {kind} {}", quoted(name));
+                findings.push(Problem::warning(Code::Unreferenced, name.span, message));
+            }
         }
         for index in 0..self.groups.len() {
             let span = self.groups[index].name.span;
@@ -214,12 +218,16 @@ impl<'d> Endpoints<'d> {
                 Some(Arc::new(vec![device_box(self.devices[index])]))
             }
             Some(&Host::Group(index)) => self.group(index, span, findings),
+            None if self.broken.contains(name) => None,
             None => {
                 let known = self.names.keys().copied();
                 let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
                 let message = format!("nothing is named {}", quoted(name));
                 let problem = Problem::error(Code::UnknownName, span, message);
                 findings.push(problem.help(match near {
+                    _ if self.services.contains(name) => {
+                        "it is a service: write it under `service`".to_owned()
+                    }
                     Some(near) => format!("did you mean `{near}`?"),
                     None => "define it under `devices` or `groups`".to_owned(),
                 }));
@@ -234,34 +242,14 @@ impl<'d> Endpoints<'d> {
         reference: Span,
         findings: &mut Findings,
     ) -> Option<Arc<Vec<EndpointBox>>> {
-        match &self.states[index] {
-            State::Done(boxes) => return boxes.clone(),
-            State::Open => {
-                self.report_cycle(index, reference, findings);
-                return None;
+        match self.nesting.enter(index, reference, findings) {
+            Visit::Known(boxes) => boxes,
+            Visit::Resolve(outer) => {
+                let group = self.groups[index];
+                let boxes = self.selection(&group.members, findings).map(Arc::new);
+                self.nesting.leave(outer, boxes, findings)
             }
-            State::Untouched => {}
         }
-        if self.open.len() >= self.limits.depth {
-            let message = format!("groups within groups more than {} deep", self.limits.depth);
-            findings.push(Problem::error(Code::LimitExceeded, reference, message));
-            return None;
-        }
-        self.states[index] = State::Open;
-        self.open.push((index, reference));
-        let group = self.groups[index];
-        let boxes = self.selection(&group.members, findings).map(Arc::new);
-        self.open.pop();
-        self.states[index] = State::Done(boxes.clone());
-        boxes
-    }
-
-    fn report_cycle(&self, index: usize, reference: Span, findings: &mut Findings) {
-        let start = self.open.iter().position(|&(open, _)| open == index).unwrap_or(0);
-        let cycle = &self.open[start..];
-        let names = cycle.iter().map(|&(open, _)| &**self.groups[open].name);
-        let closed: Vec<&str> = names.chain([&**self.groups[index].name]).collect();
-        findings.push(cycle_problem("group", &closed, reference, cycle));
     }
 
     fn subtract(
@@ -313,11 +301,8 @@ impl<'d> Endpoints<'d> {
             let limit = self.limits.ranges;
             let message = format!("the groups stand for more than {limit} addresses and ranges");
             let problem = Problem::error(Code::LimitExceeded, span, message);
-            let done = self.states.iter().zip(&self.groups).filter_map(|(state, group)| {
-                let State::Done(Some(boxes)) = state else { return None };
-                Some((weight(boxes), &group.name))
-            });
-            findings.push(match done.max_by_key(|&(weight, _)| weight) {
+            let resolved = self.nesting.values().map(|(name, boxes)| (weight(boxes), name));
+            findings.push(match resolved.max_by_key(|&(weight, _)| weight) {
                 Some((weight, name)) => problem
                     .label(name.span, format!("the largest group: {weight} ranges"))
                     .help("summarise its addresses as prefixes, or use it in fewer places"),
@@ -576,21 +561,4 @@ pub(super) fn duplicate(what: &str, name: &Name, first: Span) -> Problem {
     Problem::error(Code::DuplicateName, name.span, message)
         .label(first, "first defined here")
         .help("rename one of them; all files of a policy share their names")
-}
-
-/// `cycle` is the open definitions with the references that led to them; `closed` their names and
-/// the first one again.
-pub(super) fn cycle_problem(
-    kind: &str,
-    closed: &[&str],
-    reference: Span,
-    cycle: &[(usize, Span)],
-) -> Problem {
-    let path = closed.join(" → ");
-    let message = format!("the {kind} `{}` contains itself: {path}", closed[0]);
-    let problem = Problem::error(Code::Cycle, reference, message);
-    let inner = cycle.iter().skip(1).take(8).enumerate();
-    inner.fold(problem, |problem, (at, &(_, span))| {
-        problem.label(span, format!("`{}` comes in here", closed[at + 1]))
-    })
 }

@@ -1,12 +1,13 @@
 //! How large a policy may be.
 
 /// Limits on a policy; over one of them it is refused with a diagnostic that names what costs most.
-/// The defaults leave room for four times the largest policy that we know of.
+/// The defaults leave room for 200,000
+/// rules and for groups of 100,000 addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
     /// Bytes of text in all files together.
     pub text_bytes: usize,
-    /// Values (scalars, lists and maps) in one file.
+    /// Values (scalars, lists and maps) in all files together.
     pub values: usize,
     /// Rules.
     pub rules: usize,
@@ -20,9 +21,11 @@ pub struct Limits {
     pub services: usize,
     /// Groups within groups, or services within services.
     pub depth: usize,
-    /// Address ranges, MAC addresses and port ranges that resolving may handle in all: groups
+    /// Address ranges and MAC addresses that resolving may handle in all: groups
     /// within groups can stand for far more than is written.
     pub ranges: usize,
+    /// Service terms that resolving may handle in all, for the same reason.
+    pub terms: usize,
     /// Alternatives of one endpoint: devices with both a MAC and an IP address take one each.
     pub boxes: usize,
     /// Errors that are reported, and as many warnings.
@@ -33,7 +36,7 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             text_bytes: 64 << 20,
-            values: 8_000_000,
+            values: 4_000_000,
             rules: 250_000,
             assertions: 10_000,
             devices: 200_000,
@@ -41,6 +44,7 @@ impl Default for Limits {
             services: 20_000,
             depth: 32,
             ranges: 10_000_000,
+            terms: 1_000_000,
             boxes: 20_000,
             findings: 50,
         }

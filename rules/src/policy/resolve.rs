@@ -1,6 +1,6 @@
 //! Documents to a checked policy.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::endpoints::{Endpoints, duplicate};
@@ -13,7 +13,8 @@ use crate::sets::{FiniteSet, VlanSet};
 use crate::syntax::document::{self, Document, Name, Selector, Sides, Terms};
 use crate::syntax::span::{Span, Spanned};
 use crate::syntax::{
-    Code, Diagnostic, Findings, Problem, Source, SourceMap, checked_text, nearest, parse, quoted,
+    Budget, Code, Diagnostic, Findings, Problem, Source, SourceMap, checked_text, nearest, parse,
+    quoted,
 };
 
 /// See [`Policy::load`].
@@ -21,9 +22,14 @@ pub(super) fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, 
     let limits = &options.limits;
     let map = checked_text(sources, limits).map_err(|diagnostic| vec![diagnostic])?;
     let mut findings = Findings::new(limits.findings);
+    let mut budget = Budget::new(limits.values);
     let mut documents = Vec::with_capacity(sources.len());
+    let (mut broken, mut whole) = (HashSet::new(), true);
     for (file, source) in sources.iter().enumerate() {
-        documents.push(parse(&source.text, file as u32, limits.values, &mut findings));
+        let parsed = parse(&source.text, file as u32, &mut budget, &mut findings);
+        documents.push(parsed.document);
+        whole &= parsed.whole;
+        broken.extend(parsed.broken);
         if findings.is_full() {
             return Err(findings.into_diagnostics(&map));
         }
@@ -32,10 +38,11 @@ pub(super) fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, 
         let problem = Problem::error(Code::EmptyFile, None, "there is no policy file".to_owned());
         findings.push(problem.help("name a file, or a directory with files that end in .yaml"));
     }
-    if !within_limits(&documents, limits, &mut findings) {
+    // Names that are defined beyond a place where reading ended would all count as unknown.
+    if !whole || !within_limits(&documents, limits, &mut findings) {
         return Err(findings.into_diagnostics(&map));
     }
-    let policy = resolve(&documents, options, &map, &mut findings);
+    let policy = resolve(&documents, &broken, options, &map, &mut findings);
     match policy {
         Some(policy) if !findings.has_errors() => {
             Ok(Loaded { policy, warnings: findings.into_diagnostics(&map) })
@@ -64,6 +71,7 @@ fn within_limits(documents: &[Document], limits: &Limits, findings: &mut Finding
 
 fn resolve(
     documents: &[Document],
+    broken: &HashSet<Arc<str>>,
     options: &LoadOptions,
     map: &SourceMap<'_>,
     findings: &mut Findings,
@@ -71,10 +79,12 @@ fn resolve(
     let devices = documents.iter().flat_map(|d| &d.devices).collect();
     let groups = documents.iter().flat_map(|d| &d.groups).collect();
     let services = documents.iter().flat_map(|d| &d.services).collect();
+    let (hosts, service_names) = names_by_kind(documents);
     let default = default_action(documents, findings);
     let mut resolver = Resolver {
-        endpoints: Endpoints::new(devices, groups, options.limits, findings),
-        services: Services::new(services, &options.limits, findings),
+        endpoints: Endpoints::new(devices, groups, options.limits, findings)
+            .with_known(broken, service_names),
+        services: Services::new(services, &options.limits, findings).with_known(broken, hosts),
         wires: Wires::new(options.wires.as_deref()),
         now_unix_ms: options.now_unix_ms,
         map,
@@ -98,9 +108,9 @@ fn resolve(
         complete &= resolved.is_some();
         assertions.extend(resolved);
     }
-    resolver.endpoints.check_unreferenced(resolver.findings);
     resolver.services.check_unreferenced(resolver.findings);
-    if rules.is_empty() && complete {
+    resolver.endpoints.check_unreferenced(resolver.findings);
+    if rules.is_empty() && !resolver.findings.has_errors() {
         let message = "the policy has no rule: its default decides everything".to_owned();
         resolver.findings.push(Problem::warning(Code::NoRules, None, message));
     }
@@ -113,6 +123,14 @@ fn resolve(
         wires: resolver.wires.names,
         wires_known: options.wires.is_some(),
     })
+}
+
+/// The names of hosts and of services, for telling that one was used as the other.
+fn names_by_kind(documents: &[Document]) -> (HashSet<&str>, HashSet<&str>) {
+    let devices = documents.iter().flat_map(|d| &d.devices).map(|device| &device.name);
+    let groups = documents.iter().flat_map(|d| &d.groups).map(|group| &group.name);
+    let services = documents.iter().flat_map(|d| &d.services).map(|service| &service.name);
+    (devices.chain(groups).map(|name| &***name).collect(), services.map(|name| &***name).collect())
 }
 
 /// The one default that the documents state; deny where none does.

@@ -1,9 +1,10 @@
 //! Services to sets of terms: names looked up, equal references shared.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
-use super::endpoints::{cycle_problem, duplicate, reserved};
+use super::endpoints::{duplicate, reserved};
+use super::nesting::{Nesting, Visit};
 use super::{Limits, ServiceId, ServiceSet, ServiceTerm};
 use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, protocol};
 use crate::sets::{FiniteSet, RangeSet};
@@ -40,21 +41,14 @@ const NEVER_CLASSIFIED: &[(u16, &str)] = &[
 pub(super) struct Services<'d> {
     names: HashMap<&'d str, usize>,
     services: Vec<&'d Service>,
-    states: Vec<State>,
-    open: Vec<(usize, Span)>,
+    broken: HashSet<Arc<str>>,
+    hosts: HashSet<&'d str>,
+    nesting: Nesting<'d, Arc<Vec<ServiceTerm>>>,
     interned: HashMap<Vec<Term>, ServiceId>,
     sets: Vec<ServiceSet>,
-    depth: usize,
-    ranges_left: usize,
-    ranges: usize,
+    terms_left: usize,
+    limit: usize,
     exhausted: bool,
-}
-
-#[derive(Clone, Debug)]
-enum State {
-    Untouched,
-    Open,
-    Done(Option<Arc<Vec<ServiceTerm>>>),
 }
 
 impl<'d> Services<'d> {
@@ -78,16 +72,31 @@ impl<'d> Services<'d> {
         }
         Self {
             names,
-            states: vec![State::Untouched; services.len()],
+            nesting: Nesting::new(
+                "service",
+                services.iter().map(|service| &service.name).collect(),
+                limits.depth,
+            ),
             services,
-            open: Vec::new(),
+            broken: HashSet::new(),
+            hosts: HashSet::new(),
             interned: HashMap::new(),
             sets: Vec::new(),
-            depth: limits.depth,
-            ranges_left: limits.ranges,
-            ranges: limits.ranges,
+            terms_left: limits.terms,
+            limit: limits.terms,
             exhausted: false,
         }
+    }
+
+    /// Names whose definitions are in error already, and those of hosts, for better messages.
+    pub(super) fn with_known(
+        mut self,
+        broken: &HashSet<Arc<str>>,
+        hosts: HashSet<&'d str>,
+    ) -> Self {
+        self.broken.clone_from(broken);
+        self.hosts = hosts;
+        self
     }
 
     /// The set of a rule's or an assertion's service; [`None`] where it had errors.
@@ -111,15 +120,12 @@ impl<'d> Services<'d> {
         self.service(&Terms { terms: vec![any], span: Spanned::unplaced(()) }, findings)
     }
 
-    /// Resolves what nothing used, for its errors, and warns of it.
+    /// Resolves what nothing used, for its errors, and warns of it where all rules were understood.
     pub(super) fn check_unreferenced(&mut self, findings: &mut Findings) {
-        for (service, state) in self.services.iter().zip(&self.states) {
-            if matches!(state, State::Untouched) {
-                let name = quoted(&service.name);
-                let message = format!("no rule and no assertion uses the service {name}");
-                let problem = Problem::warning(Code::Unreferenced, service.name.span, message);
-                findings.push(problem);
-            }
+        let understood = !findings.has_errors();
+        for name in self.nesting.untouched().filter(|_| understood) {
+            let message = format!("no rule and no assertion uses the service {}", quoted(name));
+            findings.push(Problem::warning(Code::Unreferenced, name.span, message));
         }
         for index in 0..self.services.len() {
             let span = self.services[index].name.span;
@@ -147,6 +153,7 @@ impl<'d> Services<'d> {
             let Term::Name(name) = &term.value else { continue };
             let resolved = match self.names.get(&**name) {
                 Some(&index) => self.named(index, term.span, findings),
+                None if self.broken.contains(name) => None,
                 None => {
                     findings.push(self.unknown(name, term.span));
                     None
@@ -167,6 +174,9 @@ impl<'d> Services<'d> {
         let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
         let message = format!("no service is named {}", quoted(name));
         Problem::error(Code::UnknownName, span, message).help(match near {
+            _ if self.hosts.contains(name) => {
+                "it is a device or a group: write it under `from` or `to`".to_owned()
+            }
             Some(near) => format!("did you mean `{near}`?"),
             None => "define it under `services`, or write it as tcp/502".to_owned(),
         })
@@ -178,39 +188,24 @@ impl<'d> Services<'d> {
         reference: Span,
         findings: &mut Findings,
     ) -> Option<Arc<Vec<ServiceTerm>>> {
-        match &self.states[index] {
-            State::Done(terms) => return terms.clone(),
-            State::Open => {
-                let start = self.open.iter().position(|&(open, _)| open == index).unwrap_or(0);
-                let cycle = &self.open[start..];
-                let names = cycle.iter().map(|&(open, _)| &**self.services[open].name);
-                let closed: Vec<&str> = names.chain([&**self.services[index].name]).collect();
-                findings.push(cycle_problem("service", &closed, reference, cycle));
-                return None;
+        match self.nesting.enter(index, reference, findings) {
+            Visit::Known(terms) => terms,
+            Visit::Resolve(outer) => {
+                let service = self.services[index];
+                let terms = self.union(&service.terms.terms, findings).map(Arc::new);
+                self.nesting.leave(outer, terms, findings)
             }
-            State::Untouched => {}
         }
-        if self.open.len() >= self.depth {
-            let message = format!("services within services more than {} deep", self.depth);
-            findings.push(Problem::error(Code::LimitExceeded, reference, message));
-            return None;
-        }
-        self.states[index] = State::Open;
-        self.open.push((index, reference));
-        let terms = self.union(&self.services[index].terms.terms, findings).map(Arc::new);
-        self.open.pop();
-        self.states[index] = State::Done(terms.clone());
-        terms
     }
 
     fn spend(&mut self, amount: usize, span: Span, findings: &mut Findings) -> bool {
-        if let Some(left) = self.ranges_left.checked_sub(amount) {
-            self.ranges_left = left;
+        if let Some(left) = self.terms_left.checked_sub(amount) {
+            self.terms_left = left;
             return true;
         }
-        self.ranges_left = 0;
+        self.terms_left = 0;
         if !std::mem::replace(&mut self.exhausted, true) {
-            let message = format!("the services stand for more than {} port ranges", self.ranges);
+            let message = format!("the services stand for more than {} terms", self.limit);
             findings.push(Problem::error(Code::LimitExceeded, span, message));
         }
         false

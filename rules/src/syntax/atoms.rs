@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use super::diagnostic::Code;
+use super::diagnostic::{Code, is_directional};
 use super::document::{Addresses, Member, PortProtocol, Ports, Term};
 use crate::headers::{Mac, VlanTags};
 
@@ -45,7 +45,8 @@ pub(crate) fn quoted(text: &str) -> String {
             out.push('…');
             break;
         }
-        if c.is_control() { out.extend(c.escape_default()) } else { out.push(c) }
+        let unsafe_to_show = c.is_control() || is_directional(c);
+        if unsafe_to_show { out.extend(c.escape_default()) } else { out.push(c) }
     }
     out.push('`');
     out
@@ -86,7 +87,7 @@ fn suggest_name(text: &str) -> Option<String> {
         .chars()
         .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' })
         .collect();
-    let trimmed = mapped.trim_matches(|c: char| c == '-' || c.is_ascii_digit());
+    let trimmed = mapped.trim_matches('-');
     let usable = text.is_ascii() && !trimmed.is_empty() && trimmed.len() <= NAME_BYTES;
     (usable && text.starts_with(|c: char| c.is_ascii_alphabetic())).then(|| trimmed.to_owned())
 }
@@ -165,7 +166,7 @@ pub(crate) fn addresses(text: &str) -> Parsed<Addresses> {
     if let Some((base, length)) = text.split_once('/') {
         return prefix(text, base, length);
     }
-    if let Some((first, last)) = text.split_once('-') {
+    if let Some((first, last)) = text.split_once('-').filter(|_| text.contains(['.', ':'])) {
         let (first, last) = (address(first.trim())?, address(last.trim())?);
         if first.is_ipv4() != last.is_ipv4() {
             let message = format!("the range {} mixes IPv4 and IPv6", quoted(text));
@@ -242,7 +243,9 @@ fn address(text: &str) -> Parsed<IpAddr> {
             } else if text.contains('*') {
                 invalid(message).help("write a prefix, as in 10.0.0.0/24, or a range")
             } else if text.contains('.') && octal {
-                invalid(message).help("remove the leading zeros: some tools read them as octal")
+                invalid(message).help(LEADING_ZERO)
+            } else if text.bytes().all(|b| b.is_ascii_digit() || b == b'.') {
+                invalid(message).help("an IPv4 address is four numbers from 0 to 255")
             } else if text.bytes().filter(|&b| b == b':').count() == 5 {
                 invalid(message).help("a MAC address has six pairs of hexadecimal digits")
             } else {
@@ -256,6 +259,12 @@ fn address(text: &str) -> Parsed<IpAddr> {
 fn decimal(text: &str) -> Option<u64> {
     let digits = !text.is_empty() && text.len() <= 10 && text.bytes().all(|b| b.is_ascii_digit());
     (digits && (text == "0" || !text.starts_with('0'))).then(|| text.parse().ok()).flatten()
+}
+
+const LEADING_ZERO: &str = "remove the leading zero: some tools read such numbers as octal";
+
+fn has_leading_zero(text: &str) -> bool {
+    text.len() > 1 && text.starts_with('0') && text.bytes().all(|b| b.is_ascii_digit())
 }
 
 /// `any`, `502` or `1024-65535`; `any` is the empty list.
@@ -281,6 +290,9 @@ fn port(text: &str) -> Parsed<u16> {
     match decimal(text) {
         Some(value @ 1..=65535) => Ok(value as u16),
         Some(_) => Err(Invalid::new(Code::InvalidPort, message()).help("ports are 1 to 65535")),
+        None if has_leading_zero(text) => {
+            Err(Invalid::new(Code::InvalidPort, message()).help(LEADING_ZERO))
+        }
         None => Err(Invalid::new(Code::InvalidPort, message()).help(if text.contains(',') {
             "write a list: [tcp/80, tcp/443]"
         } else {
@@ -431,6 +443,9 @@ pub(crate) fn vid(text: &str) -> Parsed<u16> {
         Some(0) => Err(Invalid::new(Code::InvalidVlan, message())
             .help("a priority tag counts as no tag: write `untagged`")),
         Some(_) => Err(Invalid::new(Code::InvalidVlan, message()).help("VLANs are 1 to 4094")),
+        None if has_leading_zero(text) => {
+            Err(Invalid::new(Code::InvalidVlan, message()).help(LEADING_ZERO))
+        }
         None => Err(Invalid::new(Code::InvalidVlan, message())
             .help("write a number from 1 to 4094, `untagged`, or [outer, inner]")),
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use super::span::{SourceMap, Span};
+use super::span::{SourceMap, Span, floor_boundary};
 use crate::policy::Location;
 
 /// One list makes the codes, their labels and their explanations, so that they cannot drift apart.
@@ -75,7 +75,7 @@ codes! {
     EmptySelection, "empty-selection", "Nothing is left of a selection after its `except`.";
     TimeOrder, "time-order", "`starts` is not before `expires`.";
     LimitExceeded, "limit-exceeded", "The policy is larger than a limit.";
-    TooManyErrors, "too-many-errors", "More was wrong than is shown.";
+    TooManyFindings, "too-many-findings", "There is more than is shown.";
     // Warnings only.
     DefaultAllow, "default-allow", "The default lets through whatever no rule names.";
     Expired, "expired", "The rule expired and never matches again.";
@@ -281,6 +281,25 @@ impl Findings {
         }
     }
 
+    /// Adds an error that explains the ones that end where it starts, and takes those back.
+    pub(crate) fn supersede(&mut self, problem: Problem) {
+        if let Some(span) = problem.span {
+            let explained = |p: &Problem| {
+                p.severity == Severity::Error
+                    && p.span.is_some_and(|s| s.file == span.file && s.end == span.start)
+            };
+            let before = self.problems.len();
+            self.problems.retain(|p| !explained(p));
+            self.errors -= before - self.problems.len();
+        }
+        self.push(problem);
+    }
+
+    /// How many errors were found.
+    pub(crate) fn errors(&self) -> usize {
+        self.errors
+    }
+
     pub(crate) fn has_errors(&self) -> bool {
         self.errors > 0
     }
@@ -302,7 +321,7 @@ impl Findings {
             if count > self.limit {
                 out.push(Diagnostic {
                     severity,
-                    code: Code::TooManyErrors,
+                    code: Code::TooManyFindings,
                     message: format!("only the first {} {what} are shown", self.limit),
                     place: None,
                     labels: Vec::new(),
@@ -339,17 +358,24 @@ pub(crate) fn place(span: Span, map: &SourceMap<'_>) -> Place {
     let line_end = text[start..].find(['\n', '\r']).map_or(text.len(), |at| start + at);
     let from = floor_boundary(text, line_start.max(start.saturating_sub(EXCERPT_BYTES)));
     let to = floor_boundary(text, line_end.min(start.saturating_add(EXCERPT_BYTES)));
-    let marked = start - from..end.clamp(start, to) - from;
-    let excerpt = text[from..to].trim_start_matches('\u{feff}');
-    let cut = to - from - excerpt.len();
-    let marked = marked.start.saturating_sub(cut)..marked.end.saturating_sub(cut);
+    let shown_end = end.clamp(start, to);
+    let mut excerpt = shown(text[from..start].trim_start_matches('\u{feff}'));
+    let marked_start = excerpt.len();
+    excerpt.push_str(&shown(&text[start..shown_end]));
+    let marked = marked_start..excerpt.len();
+    excerpt.push_str(&shown(&text[shown_end..to]));
     Place { file, line, column, bytes: start..end, excerpt: excerpt.into(), marked }
 }
 
-fn floor_boundary(text: &str, at: usize) -> usize {
-    let mut at = at.min(text.len());
-    while !text.is_char_boundary(at) {
-        at -= 1;
-    }
-    at
+/// Text that a terminal shows as it is stored: what would steer the terminal or turn the direction
+/// of writing is replaced.
+fn shown(text: &str) -> String {
+    let steers = |c: char| (c.is_control() && c != '\t') || is_directional(c);
+    text.chars().map(|c| if steers(c) { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Whether the character changes the direction in which its neighbours are shown (Unicode annex 9):
+/// with it a text can look like another.
+pub(crate) fn is_directional(c: char) -> bool {
+    matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }

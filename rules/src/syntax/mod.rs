@@ -19,7 +19,8 @@ pub use document::Document;
 
 pub(crate) use atoms::{nearest, quoted};
 pub(crate) use diagnostic::{Findings, Problem};
-pub(crate) use parse::parse;
+pub(crate) use parse::{Parsed, parse};
+pub(crate) use reader::Budget;
 pub(crate) use span::SourceMap;
 
 use crate::policy::Limits;
@@ -64,7 +65,8 @@ pub fn parse_document(source: &Source, limits: &Limits) -> Result<Document, Vec<
     let sources = std::slice::from_ref(source);
     let mut findings = Findings::new(limits.findings);
     let map = checked_text(sources, limits).map_err(|diagnostic| vec![diagnostic])?;
-    let document = parse(&source.text, 0, limits.values, &mut findings);
+    let Parsed { document, .. } =
+        parse(&source.text, 0, &mut Budget::new(limits.values), &mut findings);
     if findings.has_errors() { Err(findings.into_diagnostics(&map)) } else { Ok(document) }
 }
 

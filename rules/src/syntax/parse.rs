@@ -9,7 +9,7 @@ use super::document::{
     Addresses, Assertion, Device, Document, Group, Member, Name, PortProtocol, Rule, Selector,
     Service, Sides, Term, Terms,
 };
-use super::reader::{Fatal, Node, Reader, Token, Value};
+use super::reader::{Budget, Fatal, Node, Reader, Token, Value};
 use super::span::{Span, Spanned};
 use crate::headers::{Mac, VlanTags};
 use crate::policy::{Action, Must};
@@ -31,20 +31,36 @@ const ASSERT_KEYS: &[&str] = &["from", "to", "service", "must"];
 /// Longest `reason` and label in bytes.
 const PROSE_BYTES: usize = 1000;
 
+/// Most labels of one device.
+const LABELS: usize = 64;
+
 /// Reads one source. What could be read is returned even where `findings` got errors; it is then
 /// good for finding more of them, not for a policy.
-pub(crate) fn parse(text: &str, file: u32, node_limit: usize, findings: &mut Findings) -> Document {
-    let mut parse = Parse { findings, document: Document::default() };
-    let mut reader = Reader::new(text, file, node_limit);
-    if let Err(problem) = parse.file(&mut reader) {
-        parse.findings.push(*problem);
+pub(crate) fn parse(text: &str, file: u32, budget: &mut Budget, findings: &mut Findings) -> Parsed {
+    let mut parse = Parse { findings, document: Document::default(), broken: Vec::new() };
+    let mut reader = Reader::new(text, file, budget);
+    let ended = parse.file(&mut reader);
+    let whole = ended.is_ok();
+    if let Err(problem) = ended {
+        parse.findings.supersede(*problem);
     }
-    parse.document
+    Parsed { document: parse.document, broken: parse.broken, whole }
+}
+
+/// What could be read of a source.
+pub(crate) struct Parsed {
+    pub(crate) document: Document,
+    /// Names whose definitions are not in the document because of errors: a reference to one is no
+    /// second error.
+    pub(crate) broken: Vec<Arc<str>>,
+    /// Whether the text could be read to its end.
+    pub(crate) whole: bool,
 }
 
 struct Parse<'f> {
     findings: &'f mut Findings,
     document: Document,
+    broken: Vec<Arc<str>>,
 }
 
 /// A map's entries, keys checked.
@@ -179,7 +195,11 @@ impl Parse<'_> {
                 continue;
             }
             seen.insert(name.clone());
+            let (errors, broken) = (self.findings.errors(), Arc::clone(&name.value));
             each(self, name, node);
+            if self.findings.errors() > errors {
+                self.broken.push(broken);
+            }
             if self.findings.is_full() {
                 return Ok(());
             }
@@ -259,6 +279,12 @@ impl Parse<'_> {
         };
         if entries.is_empty() {
             self.empty(span, "`labels` is empty");
+            return None;
+        }
+        if entries.len() > LABELS {
+            let message = format!("a device with {} labels", entries.len());
+            let problem = Problem::error(Code::LimitExceeded, span, message);
+            self.findings.push(problem.help(format!("at most {LABELS} labels fit a device")));
             return None;
         }
         let mut labels: Vec<(Name, Spanned<Arc<str>>)> = Vec::with_capacity(entries.len());
@@ -458,7 +484,7 @@ impl Parse<'_> {
         let count = sides.len();
         let mut sides = sides.into_iter();
         let (Some(one), Some(other), None) = (sides.next(), sides.next(), sides.next()) else {
-            let message = format!("`between` has {count} sides instead of two");
+            let message = format!("`between` takes two sides, not {count}");
             let problem = Problem::error(Code::InvalidValue, span, message);
             self.findings.push(problem.help(help));
             return None;
@@ -703,7 +729,8 @@ impl Parse<'_> {
 
     fn empty(&mut self, span: Span, message: &str) {
         let problem = Problem::error(Code::EmptyList, span, message.to_owned());
-        self.findings.push(problem.help("fill it, or remove its key; everything is `any`"));
+        self.findings
+            .push(problem.help("fill it in, or remove its key; `any` stands for everything"));
     }
 
     fn wrong_type(&mut self, node: &Node<'_>, expected: &str) {

@@ -11,7 +11,7 @@ use std::borrow::Cow;
 use granit_parser::{ErrorKind, Event, Parser, ScalarStyle, StrInput, StructureStyle};
 
 use super::diagnostic::{Code, Problem};
-use super::span::Span;
+use super::span::{Span, floor_boundary};
 
 /// Levels of lists and maps in a file; the language itself needs seven.
 const NESTING_LIMIT: usize = 16;
@@ -58,24 +58,42 @@ pub(crate) enum Token<'t> {
     Finish,
 }
 
+/// How many values the sources of one load may hold in all.
+#[derive(Debug)]
+pub(crate) struct Budget {
+    limit: usize,
+    left: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(limit: usize) -> Self {
+        Self { limit, left: limit }
+    }
+
+    fn problem(&self, span: Span) -> Fatal {
+        let message = format!("more than {} values in the policy", self.limit);
+        let problem = Problem::error(Code::LimitExceeded, span, message);
+        Box::new(problem.help("summarise addresses as prefixes or ranges, or use groups"))
+    }
+}
+
 /// Pulls nodes out of one source.
 pub(crate) struct Reader<'t> {
     parser: Parser<'t, StrInput<'t>>,
     text: &'t str,
     file: u32,
-    nodes_left: usize,
-    node_limit: usize,
+    budget: &'t mut Budget,
 }
 
 impl<'t> Reader<'t> {
-    pub(crate) fn new(text: &'t str, file: u32, node_limit: usize) -> Self {
+    pub(crate) fn new(text: &'t str, file: u32, budget: &'t mut Budget) -> Self {
         let options = granit_parser::options! {
             emit_comments: false,
             flow_nesting_limit: NESTING_LIMIT,
             block_nesting_limit: NESTING_LIMIT,
         };
         let parser = Parser::new_from_str_with_options(text, options);
-        Self { parser, text, file, nodes_left: node_limit, node_limit }
+        Self { parser, text, file, budget }
     }
 
     /// The next token and its place. [`Token::Finish`] ends the one document.
@@ -94,7 +112,7 @@ impl<'t> Reader<'t> {
                 Event::DocumentStart(_, _) => continue,
                 Event::DocumentEnd => return self.finish(),
                 Event::StreamEnd => return Ok((Token::Finish, end)),
-                Event::Alias(_) => return Err(Box::new(feature_problem("alias", span))),
+                Event::Alias(_) => return Err(Box::new(feature_problem("aliases", span))),
                 Event::Scalar(text, style, anchor, tag) => {
                     let written = style != ScalarStyle::Plain || span.start != span.end;
                     let token = if written { Token::Scalar(text) } else { Token::Empty };
@@ -112,12 +130,13 @@ impl<'t> Reader<'t> {
                 _ => continue,
             };
             if anchor != 0 {
-                return Err(Box::new(feature_problem("anchor", span)));
+                return Err(Box::new(feature_problem("anchors", span)));
             }
             if tagged {
-                return Err(Box::new(feature_problem("tag", span)));
+                return Err(Box::new(feature_problem("tags", span)));
             }
-            self.nodes_left = self.nodes_left.checked_sub(1).ok_or_else(|| self.too_big(span))?;
+            self.budget.left =
+                self.budget.left.checked_sub(1).ok_or_else(|| self.budget.problem(span))?;
             return Ok((token, span));
         }
     }
@@ -182,12 +201,6 @@ impl<'t> Reader<'t> {
         Span { file: self.file, start: offset as u32, end: offset as u32 }
     }
 
-    fn too_big(&self, span: Span) -> Fatal {
-        let message = format!("more than {} values in the policy", self.node_limit);
-        let problem = Problem::error(Code::LimitExceeded, span, message);
-        Box::new(problem.help("summarise addresses as prefixes or ranges, or use groups"))
-    }
-
     fn syntax_problem(&self, error: &granit_parser::ScanError) -> Problem {
         let at = error.marker().byte_offset().unwrap_or(0);
         let span = self.span_at(at.min(self.text.len()));
@@ -197,19 +210,16 @@ impl<'t> Reader<'t> {
                 .help("give the inner part a name: a group or a service");
         }
         if *error.kind() == ErrorKind::UnknownAnchor {
-            return feature_problem("alias", span);
+            return feature_problem("aliases", span);
         }
         let (message, help) = explain(error.kind());
-        let help = help.map(str::to_owned).or_else(|| ipv6_hint(self.line_before(at)));
+        let help = ipv6_hint(self.line_before(at)).or(help.map(str::to_owned));
         Problem::error(Code::YamlSyntax, span, message).maybe_help(help)
     }
 
     /// The text of the line up to and with the character at `offset`.
     fn line_before(&self, offset: usize) -> &'t str {
-        let mut end = (offset + 1).min(self.text.len());
-        while !self.text.is_char_boundary(end) {
-            end -= 1;
-        }
+        let end = floor_boundary(self.text, offset + 1);
         let start = self.text[..end].rfind('\n').map_or(0, |at| at + 1);
         &self.text[start..end]
     }
@@ -224,9 +234,9 @@ fn ipv6_hint(before: &str) -> Option<String> {
 }
 
 fn feature_problem(what: &str, span: Span) -> Problem {
-    let message = format!("YAML {what}s are not part of the policy language");
+    let message = format!("the policy language does without YAML's {what}");
     let help = match what {
-        "tag" => "remove the `!…`: every value is read as the text that is written",
+        "tags" => "remove the `!…`: every value is read as the text that is written",
         _ => {
             "give the repeated part a name: a group, a service or a device (and quote a value \
               that starts with `&` or `*`)"
@@ -239,9 +249,14 @@ fn feature_problem(what: &str, span: Span) -> Problem {
 fn explain(kind: &ErrorKind) -> (String, Option<&'static str>) {
     use ErrorKind as K;
     match kind {
-        K::MappingValueNotAllowed | K::InvalidColonPlacement => {
-            ("a `:` is not possible here".to_owned(), None)
-        }
+        K::MappingValueNotAllowed => (
+            "a second `:` on the line".to_owned(),
+            Some("quote a value that contains a colon, and begin each key on a line of its own"),
+        ),
+        K::InvalidColonPlacement => (
+            "a `:` is not possible here".to_owned(),
+            Some("look whether a `[` or `{` on the lines above was left open"),
+        ),
         K::TabNotAllowed | K::TabInBlockIndentation | K::TabInIndentation => (
             "a tab is used for indentation".to_owned(),
             Some("indent with spaces: YAML forbids tabs"),

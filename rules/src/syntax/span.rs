@@ -77,10 +77,11 @@ impl<T: Hash> Hash for Spanned<T> {
 /// Bytes between two checkpoints of a [`LineIndex`]: what a look-up counts through at most.
 const CHECKPOINT_BYTES: usize = 4096;
 
-/// Finds line and column of a byte offset in bounded time, in files of one endless line too.
+/// Finds line and column of a byte offset in bounded time and little memory, in files of one endless
+/// line or of nothing but line breaks too.
 #[derive(Debug)]
 pub(crate) struct LineIndex {
-    /// Ascending by offset; one per line start and one per [`CHECKPOINT_BYTES`] of a long line.
+    /// Ascending by offset, at most [`CHECKPOINT_BYTES`] apart; the first is where the text starts.
     checkpoints: Vec<Checkpoint>,
 }
 
@@ -93,46 +94,51 @@ struct Checkpoint {
     column: u32,
 }
 
+impl Checkpoint {
+    /// The checkpoint after `text`, which follows this one.
+    fn after(self, text: &str) -> Self {
+        let offset = self.offset + text.len() as u32;
+        let breaks = text.bytes().filter(|&byte| byte == b'\n').count() as u32;
+        let last_line = text.rfind('\n').map_or(text, |at| &text[at + 1..]);
+        let start = if breaks == 0 { self.column } else { 1 };
+        let column = start + last_line.chars().count() as u32;
+        Self { offset, line: self.line + breaks, column }
+    }
+}
+
 impl LineIndex {
     pub(crate) fn new(text: &str) -> Self {
         // A byte-order mark is no column of the first line.
-        let start = if text.starts_with('\u{feff}') { 3 } else { 0 };
-        let mut checkpoints = vec![Checkpoint { offset: start, line: 1, column: 1 }];
-        let (mut line, mut line_start) = (1, start as usize);
-        for (at, _) in text.bytes().enumerate().filter(|&(_, byte)| byte == b'\n') {
-            Self::split_long_line(text, line, line_start..at + 1, &mut checkpoints);
-            line += 1;
-            line_start = at + 1;
-            checkpoints.push(Checkpoint { offset: line_start as u32, line, column: 1 });
+        let offset = if text.starts_with('\u{feff}') { '\u{feff}'.len_utf8() } else { 0 };
+        let mut last = Checkpoint { offset: offset as u32, line: 1, column: 1 };
+        let mut checkpoints = vec![last];
+        let mut rest = &text[offset..];
+        while rest.len() > CHECKPOINT_BYTES {
+            let (part, after) = rest.split_at(floor_boundary(rest, CHECKPOINT_BYTES));
+            last = last.after(part);
+            checkpoints.push(last);
+            rest = after;
         }
-        Self::split_long_line(text, line, line_start..text.len(), &mut checkpoints);
         Self { checkpoints }
-    }
-
-    fn split_long_line(text: &str, line: u32, range: Range<usize>, out: &mut Vec<Checkpoint>) {
-        let (mut at, mut column) = (range.start, 1);
-        while range.end.saturating_sub(at) > CHECKPOINT_BYTES {
-            let mut next = at + CHECKPOINT_BYTES;
-            while !text.is_char_boundary(next) {
-                next -= 1;
-            }
-            column += text[at..next].chars().count() as u32;
-            at = next;
-            out.push(Checkpoint { offset: at as u32, line, column });
-        }
     }
 
     /// Line and column, both from 1, of the byte at `offset`.
     pub(crate) fn line_column(&self, text: &str, offset: u32) -> (u32, u32) {
         let after = self.checkpoints.partition_point(|c| c.offset <= offset);
         let base = self.checkpoints[after.saturating_sub(1)];
-        let mut end = (offset as usize).min(text.len());
-        while !text.is_char_boundary(end) {
-            end -= 1;
-        }
-        let counted = text.get(base.offset as usize..end).map_or(0, |s| s.chars().count());
-        (base.line, base.column + counted as u32)
+        let end = floor_boundary(text, offset as usize);
+        let at = base.after(text.get(base.offset as usize..end).unwrap_or(""));
+        (at.line, at.column)
     }
+}
+
+/// The last character boundary of `text` that is not after `at`.
+pub(crate) fn floor_boundary(text: &str, at: usize) -> usize {
+    let mut at = at.min(text.len());
+    while !text.is_char_boundary(at) {
+        at -= 1;
+    }
+    at
 }
 
 /// The sources of one load with their line indices.
