@@ -5,6 +5,7 @@ use std::sync::Arc;
 mod endpoints;
 mod limits;
 mod nesting;
+mod normal;
 mod resolve;
 mod services;
 

@@ -223,6 +223,14 @@ impl<T: Ord + Copy> FiniteSet<T> {
         self.complement().intersection(&other.complement()).complement()
     }
 
+    /// What is in any of the sets.
+    pub fn union_all(sets: Vec<Self>) -> Self {
+        if sets.iter().all(|set| matches!(set, Self::Only(_))) {
+            return Self::only(sets.iter().flat_map(|set| set.named()).copied());
+        }
+        sets.iter().fold(Self::Only(Vec::new()), |all, set| all.union(set))
+    }
+
     /// The values that the set names, whether it holds them or all others.
     pub fn named(&self) -> &[T] {
         match self {

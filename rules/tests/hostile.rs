@@ -184,8 +184,8 @@ fn explosions() {
     devices(&mut text, 'a', 0);
     devices(&mut text, 'b', 2_000);
     let (a, b) = (list('a'), list('b'));
-    let _ = write!(text, "groups:\n  left: {{in: [{a}], except: [{b}]}}\n");
-    let _ = write!(text, "  rest: {{in: any, except: [{a}]}}\n");
+    let _ = writeln!(text, "groups:\n  left: {{in: [{a}], except: [{b}]}}");
+    let _ = writeln!(text, "  rest: {{in: any, except: [{a}]}}");
     accepted("devices cut from devices", text);
     let mut services = "version: 1\nservices:\n  s0: [".to_owned();
     (1..30_000).for_each(|n| write!(services, "{{tcp: 1, from-port: {n}}}, ").expect("memory"));

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::nesting::{Nesting, Visit};
+use super::normal::join;
 use super::{Endpoint, EndpointBox, EndpointId, Limits};
 use crate::headers::Mac;
 use crate::sets::{AddrSet, FiniteSet, RangeSet, VlanSet};
@@ -488,32 +489,13 @@ fn normalise(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
     let joined = join(
         joined,
         |b| ((b.addrs, b.vlans), b.macs),
-        |(addrs, vlans), parts| EndpointBox { addrs, macs: join_finite(parts), vlans },
+        |(addrs, vlans), parts| EndpointBox { addrs, macs: FiniteSet::union_all(parts), vlans },
     );
     join(
         joined,
         |b| ((b.addrs, b.macs), b.vlans),
-        |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: join_finite(parts) },
+        |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: FiniteSet::union_all(parts) },
     )
-}
-
-/// Splits every box into a key and a part and builds one box of all parts with the same key, in the
-/// order in which the keys first came.
-fn join<K: Eq + std::hash::Hash + Clone, P>(
-    boxes: Vec<EndpointBox>,
-    split: impl Fn(EndpointBox) -> (K, P),
-    build: impl Fn(K, Vec<P>) -> EndpointBox,
-) -> Vec<EndpointBox> {
-    let mut places: HashMap<K, usize> = HashMap::with_capacity(boxes.len());
-    let mut parts: Vec<(K, Vec<P>)> = Vec::with_capacity(boxes.len());
-    for (key, part) in boxes.into_iter().map(split) {
-        let place = *places.entry(key.clone()).or_insert(parts.len());
-        match parts.get_mut(place) {
-            Some((_, list)) => list.push(part),
-            None => parts.push((key, vec![part])),
-        }
-    }
-    parts.into_iter().map(|(key, list)| build(key, list)).collect()
 }
 
 fn join_addrs(parts: &[AddrSet]) -> AddrSet {
@@ -522,15 +504,6 @@ fn join_addrs(parts: &[AddrSet]) -> AddrSet {
         v6: RangeSet::<u128>::from_ranges(parts.iter().flat_map(|p| p.v6.ranges()).copied()),
         non_ip: parts.iter().any(|p| p.non_ip),
     }
-}
-
-fn join_finite<T: Ord + Copy>(parts: Vec<FiniteSet<T>>) -> FiniteSet<T> {
-    if parts.iter().all(|part| matches!(part, FiniteSet::Only(_))) {
-        return FiniteSet::only(parts.iter().flat_map(|part| part.named()).copied());
-    }
-    let mut parts = parts.into_iter();
-    let first = parts.next().unwrap_or(FiniteSet::Only(Vec::new()));
-    parts.fold(first, |all, part| all.union(&part))
 }
 
 /// What handling the boxes costs.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::endpoints::{duplicate, reserved};
 use super::nesting::{Nesting, Visit};
+use super::normal::join;
 use super::{Limits, ServiceId, ServiceSet, ServiceTerm};
 use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, protocol};
 use crate::sets::{FiniteSet, RangeSet};
@@ -291,31 +292,21 @@ fn normalise(terms: Vec<ServiceTerm>) -> Vec<ServiceTerm> {
     if let Some(all) = terms.iter().find(|term| is_any(term)) {
         return vec![all.clone()];
     }
-    let mut by_ports: Vec<ServiceTerm> = Vec::new();
-    let mut pending: HashMap<(FiniteSet<u16>, FiniteSet<u8>, RangeSet<u16>), usize> =
-        HashMap::new();
-    let mut ranges: Vec<Vec<(u16, u16)>> = Vec::new();
-    for term in terms {
-        let key = (term.ether_types.clone(), term.protocols.clone(), term.src_ports.clone());
-        let place = *pending.entry(key).or_insert(by_ports.len());
-        if place == by_ports.len() {
-            ranges.push(Vec::new());
-            by_ports.push(term.clone());
-        }
-        ranges[place].extend(term.dst_ports.ranges());
-    }
-    for (term, ranges) in by_ports.iter_mut().zip(ranges) {
-        term.dst_ports = RangeSet::<u16>::from_ranges(ranges);
-    }
-    let mut out: Vec<ServiceTerm> = Vec::new();
-    let mut places: HashMap<(FiniteSet<u16>, RangeSet<u16>, RangeSet<u16>), usize> = HashMap::new();
-    for term in by_ports {
-        let key = (term.ether_types.clone(), term.src_ports.clone(), term.dst_ports.clone());
-        let place = *places.entry(key).or_insert(out.len());
-        match out.get_mut(place) {
-            Some(known) => known.protocols = known.protocols.union(&term.protocols),
-            None => out.push(term),
-        }
-    }
-    out
+    let by_ports = join(
+        terms,
+        |t| ((t.ether_types, t.protocols, t.src_ports), t.dst_ports),
+        |(ether_types, protocols, src_ports), parts: Vec<RangeSet<u16>>| {
+            let ranges = parts.iter().flat_map(|part| part.ranges()).copied();
+            let dst_ports = RangeSet::<u16>::from_ranges(ranges);
+            ServiceTerm { ether_types, protocols, src_ports, dst_ports }
+        },
+    );
+    join(
+        by_ports,
+        |t| ((t.ether_types, t.src_ports, t.dst_ports), t.protocols),
+        |(ether_types, src_ports, dst_ports), parts: Vec<FiniteSet<u8>>| {
+            let protocols = FiniteSet::union_all(parts);
+            ServiceTerm { ether_types, protocols, src_ports, dst_ports }
+        },
+    )
 }

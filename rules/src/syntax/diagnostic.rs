@@ -122,7 +122,13 @@ pub struct Place {
 /// One finding about a policy. [`fmt::Display`] shows it as a person wants it: message, source
 /// line, caret, help. Serialised, it is what `bulkhead check --json` prints.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(transparent)]
 pub struct Diagnostic {
+    finding: Box<Finding>,
+}
+
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+struct Finding {
     severity: Severity,
     code: Code,
     message: String,
@@ -143,55 +149,55 @@ pub struct Label {
 impl Diagnostic {
     /// Whether it refuses the policy.
     pub fn severity(&self) -> Severity {
-        self.severity
+        self.finding.severity
     }
 
     /// The kind of finding.
     pub fn code(&self) -> Code {
-        self.code
+        self.finding.code
     }
 
     /// What is wrong, one sentence without a place.
     pub fn message(&self) -> &str {
-        &self.message
+        &self.finding.message
     }
 
     /// Where it is; [`None`] for a finding about the policy as a whole.
     pub fn place(&self) -> Option<&Place> {
-        self.place.as_ref()
+        self.finding.place.as_ref()
     }
 
     /// File, line and column; [`None`] for a finding about the policy as a whole.
     pub fn location(&self) -> Option<Location> {
-        let place = self.place.as_ref()?;
+        let place = self.finding.place.as_ref()?;
         Some(Location { file: Arc::clone(&place.file), line: place.line, column: place.column })
     }
 
     /// Other places that it is about.
     pub fn labels(&self) -> &[Label] {
-        &self.labels
+        &self.finding.labels
     }
 
     /// What to do.
     pub fn help(&self) -> Option<&str> {
-        self.help.as_deref()
+        self.finding.help.as_deref()
     }
 }
 
 impl fmt::Display for Diagnostic {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let severity = match self.severity {
+        let severity = match self.finding.severity {
             Severity::Error => "error",
             Severity::Warning => "warning",
         };
-        write!(f, "{severity}[{}]: {}", self.code.label(), self.message)?;
-        if let Some(place) = &self.place {
+        write!(f, "{severity}[{}]: {}", self.finding.code.label(), self.finding.message)?;
+        if let Some(place) = &self.finding.place {
             write_place(f, place, "")?;
         }
-        for label in &self.labels {
+        for label in &self.finding.labels {
             write_place(f, &label.place, &label.text)?;
         }
-        if let Some(help) = &self.help {
+        if let Some(help) = &self.finding.help {
             write!(f, "\n  = help: {help}")?;
         }
         Ok(())
@@ -319,14 +325,9 @@ impl Findings {
             (self.warnings, Severity::Warning, "warnings"),
         ] {
             if count > self.limit {
-                out.push(Diagnostic {
-                    severity,
-                    code: Code::TooManyFindings,
-                    message: format!("only the first {} {what} are shown", self.limit),
-                    place: None,
-                    labels: Vec::new(),
-                    help: None,
-                });
+                let message = format!("only the first {} {what} are shown", self.limit);
+                let problem = Problem::error(Code::TooManyFindings, None, message);
+                out.push(placed(Problem { severity, ..problem }, map));
             }
         }
         out
@@ -335,14 +336,15 @@ impl Findings {
 
 fn placed(problem: Problem, map: &SourceMap<'_>) -> Diagnostic {
     let labels = problem.labels.into_iter();
-    Diagnostic {
+    let finding = Finding {
         severity: problem.severity,
         code: problem.code,
         message: problem.message,
         place: problem.span.map(|span| place(span, map)),
         labels: labels.map(|(span, text)| Label { place: place(span, map), text }).collect(),
         help: problem.help,
-    }
+    };
+    Diagnostic { finding: Box::new(finding) }
 }
 
 /// Bytes of a line that are shown on each side of the place.
