@@ -226,18 +226,18 @@ const MAX_WINDOW: u32 = 1 << 30;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Connection {
+    phase: Phase,
+    /// The flow entry's own flags: they live here because an entry has no byte to lose on padding.
+    pub(crate) entry_flags: u8,
+    marks: u8,
+    /// Window scale nibbles: the initiator's low.
+    scale: u8,
     /// Per direction: one past the highest sequence number sent.
     end: [u32; 2],
     /// Per direction: the highest sequence number that the peer acknowledged.
     una: [u32; 2],
     /// Per direction: the largest window that the sender announced, in units of its scale.
     window: [u16; 2],
-    /// Window scale nibbles: the initiator's low.
-    scale: u8,
-    marks: u8,
-    phase: Phase,
-    /// The flow entry's own flags: they live here because an entry has no byte to lose on padding.
-    pub(crate) entry_flags: u8,
 }
 
 const _: () = assert!(size_of::<Connection>() == 24);
@@ -313,6 +313,9 @@ impl Connection {
         }
         Ok(state)
     }
+
+    /// Where the phase is in memory: what ageing asks for shares a cache line.
+    pub(crate) const PHASE_OFFSET: usize = std::mem::offset_of!(Self, phase);
 
     /// The state of no flow, for places that hold none.
     pub(crate) const NONE: Self = Self::pseudo(Phase::Closed);

@@ -6,8 +6,8 @@
 //! nothing: the whole key is compared.
 //!
 //! A worker asks in stages over a burst, so that the packets hide each other's memory latency:
-//! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::prefetch_entry`] all,
-//! then [`FlowTable::find`] each.
+//! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::candidates`] of all, then
+//! [`FlowTable::find_among`] each.
 //!
 //! # Key
 //!
@@ -42,14 +42,13 @@ pub use self::entry::{FlowEntry, NewFlow};
 pub use self::key::{End, FlowKey};
 use self::sources::SourceCounts;
 use crate::conntrack::{Phase, Timeouts};
-use crate::prefetch::prefetch;
+use crate::intrinsics::{equal_lanes, filled_vec, prefetch};
 use crate::verdict::DropReason;
 
 /// Entries of a set.
 pub const WAYS: usize = 32;
 /// Two sets of 16 bits and 24 bits of set number each make a 64-bit hash.
 const MAX_SETS: usize = 1 << 24;
-const LANES: usize = 8;
 
 /// How a table is made.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -80,6 +79,24 @@ impl Default for FlowTableConfig {
 pub struct FlowHash {
     sets: [u32; 2],
     tag: u16,
+}
+
+/// Where a flow may be by its tag: a bit for each way of both candidate sets, those of the first low.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Candidates(u64);
+
+impl Candidates {
+    /// Takes the next one out: the index of its entry.
+    #[inline]
+    fn next(&mut self, hash: FlowHash) -> Option<usize> {
+        if self.0 == 0 {
+            return None;
+        }
+        let bit = self.0.trailing_zeros() as usize;
+        self.0 &= self.0 - 1;
+        let set = if bit < WAYS { hash.sets[0] } else { hash.sets[1] };
+        Some(set as usize * WAYS + bit % WAYS)
+    }
 }
 
 /// Where an entry is, until the table next inserts, removes or ages.
@@ -154,8 +171,8 @@ pub struct FlowTable {
 }
 
 impl FlowTable {
-    /// Allocates an empty table. Touches all of its memory, so that the packet path meets no page
-    /// fault.
+    /// Allocates an empty table, in huge pages where the system has them. Touches all of its memory,
+    /// so that the packet path meets no page fault.
     pub fn new(config: &FlowTableConfig) -> Self {
         let sets = config.capacity.div_ceil(WAYS).clamp(2, MAX_SETS).next_power_of_two();
         let hasher = match config.seed {
@@ -163,8 +180,8 @@ impl FlowTable {
             None => RandomState::new(),
         };
         Self {
-            tags: vec![Tags([0; WAYS]); sets],
-            entries: vec![FlowEntry::VACANT; sets * WAYS],
+            tags: filled_vec(Tags([0; WAYS]), sets),
+            entries: filled_vec(FlowEntry::VACANT, sets * WAYS),
             sources: SourceCounts::new(sets * WAYS),
             hasher,
             timeout_ticks: timeout_ticks(&config.timeouts),
@@ -217,28 +234,36 @@ impl FlowTable {
     /// Asks for the tag lines of both candidate sets.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
-        for set in hash.sets {
-            if let Some(tags) = self.tags.get(set as usize) {
-                prefetch(tags);
-            }
-        }
+        let [first, second] = hash.sets;
+        prefetch(&self.tags[first as usize]);
+        prefetch(&self.tags[second as usize]);
     }
 
-    /// Asks for the entry whose tag matches first. Reads the tag lines: call [`Self::prefetch`] some
-    /// packets before.
+    /// The entries whose tag matches; asks for the first of them. Reads the tag lines: call
+    /// [`Self::prefetch`] some packets before.
     #[inline]
-    pub fn prefetch_entry(&self, hash: FlowHash) {
-        if let Some(way) = Matches::of(&self.tags, hash).next() {
-            let entry = &self.entries[way.index(hash)];
-            entry.prefetch();
+    pub fn candidates(&self, hash: FlowHash) -> Candidates {
+        let [first, second] = hash.sets;
+        let low = equal_lanes(&self.tags[first as usize].0, hash.tag);
+        let high = equal_lanes(&self.tags[second as usize].0, hash.tag);
+        let candidates = Candidates(u64::from(low) | u64::from(high) << WAYS);
+        if let Some(index) = { candidates }.next(hash) {
+            self.entries[index].prefetch();
         }
+        candidates
     }
 
-    /// The live flow with this key. An expired one is removed on the way and counts as expired.
+    /// The live flow with this key, if it is one of these candidates: a flow that was inserted since
+    /// is none. An expired one is removed on the way and counts as expired.
     #[inline]
-    pub fn find(&mut self, hash: FlowHash, key: &FlowKey, now_ns: u64) -> Option<FlowIndex> {
-        for way in Matches::of(&self.tags, hash) {
-            let index = way.index(hash);
+    pub fn find_among(
+        &mut self,
+        mut candidates: Candidates,
+        hash: FlowHash,
+        key: &FlowKey,
+        now_ns: u64,
+    ) -> Option<FlowIndex> {
+        while let Some(index) = candidates.next(hash) {
             let entry = &self.entries[index];
             if entry.has_key(key) {
                 if self.is_expired(entry, tick(now_ns)) {
@@ -249,6 +274,12 @@ impl FlowTable {
             }
         }
         None
+    }
+
+    /// The live flow with this key: both steps at once.
+    #[inline]
+    pub fn find(&mut self, hash: FlowHash, key: &FlowKey, now_ns: u64) -> Option<FlowIndex> {
+        self.find_among(self.candidates(hash), hash, key, now_ns)
     }
 
     /// The entry of a flow.
@@ -311,11 +342,13 @@ impl FlowTable {
         for _ in 0..budget.div_ceil(WAYS).clamp(1, self.tags.len()) {
             let set = self.hand;
             self.hand = (set + 1) & self.set_mask as usize;
-            for way in 0..WAYS {
-                let index = set * WAYS + way;
-                if self.tags[set].0[way] == 0 {
-                    continue;
-                }
+            for index in self.hand * WAYS..(self.hand + 1) * WAYS {
+                self.entries[index].prefetch_age();
+            }
+            let mut used = !equal_lanes(&self.tags[set].0, 0);
+            while used != 0 {
+                let index = set * WAYS + used.trailing_zeros() as usize;
+                used &= used - 1;
                 aged.examined += 1;
                 if self.is_expired(&self.entries[index], now) {
                     aged.expired[self.entries[index].connection().phase() as usize] += 1;
@@ -352,17 +385,21 @@ impl FlowTable {
 
     /// An empty way of the emptier candidate set.
     fn vacant_way(&self, hash: FlowHash) -> Option<usize> {
-        let room = hash.sets.map(|set| {
-            let tags = &self.tags[set as usize].0;
-            tags.iter().map(|&tag| u32::from(tag == 0)).sum::<u32>()
-        });
-        let set = hash.sets[usize::from(room[1] > room[0])] as usize;
-        let way = self.tags[set].0.iter().position(|&tag| tag == 0)?;
-        Some(set * WAYS + way)
+        let [first, second] = hash.sets;
+        let vacant = |set: u32| equal_lanes(&self.tags[set as usize].0, 0);
+        let (low, high) = (vacant(first), vacant(second));
+        let (set, ways) =
+            if high.count_ones() > low.count_ones() { (second, high) } else { (first, low) };
+        (ways != 0).then(|| set as usize * WAYS + ways.trailing_zeros() as usize)
     }
 
     /// Makes room in candidate sets that are full.
     fn make_room(&mut self, hash: FlowHash, now: u32) -> Option<usize> {
+        for set in hash.sets {
+            for index in set as usize * WAYS..(set as usize + 1) * WAYS {
+                self.entries[index].prefetch_age();
+            }
+        }
         let mut victim: Option<(u32, usize)> = None;
         for set in hash.sets {
             for index in set as usize * WAYS..(set as usize + 1) * WAYS {
@@ -383,59 +420,6 @@ impl FlowTable {
         self.counters.evicted[self.entries[index].connection().phase() as usize] += 1;
         self.vacate(index);
         Some(index)
-    }
-}
-
-/// One way whose tag matches.
-#[derive(Clone, Copy)]
-struct Way(u32);
-
-impl Way {
-    /// Bit `16 * lane + row` stands for way `8 * (row % 4) + lane` of candidate set `row / 4`.
-    #[inline]
-    fn index(self, hash: FlowHash) -> usize {
-        let (lane, row) = ((self.0 >> 4) as usize, (self.0 & 15) as usize);
-        hash.sets[row / 4] as usize * WAYS + (row % 4) * LANES + lane
-    }
-}
-
-/// The ways of both candidate sets whose tag matches.
-struct Matches(u128);
-
-impl Matches {
-    /// Compares 64 tags without a branch: eight lanes of 16 bits, a bit for each row of eight ways,
-    /// which is the form that compilers turn into vector instructions.
-    #[inline]
-    fn of(tags: &[Tags], hash: FlowHash) -> Self {
-        let sets = hash.sets.map(|set| &tags[set as usize].0);
-        let mut lanes = [0_u16; LANES];
-        for (half, set) in sets.into_iter().enumerate() {
-            for row in 0..WAYS / LANES {
-                let bit = 1_u16 << (half * (WAYS / LANES) + row);
-                for lane in 0..LANES {
-                    lanes[lane] |= if set[row * LANES + lane] == hash.tag { bit } else { 0 };
-                }
-            }
-        }
-        let mut bits = 0_u128;
-        for (lane, rows) in lanes.into_iter().enumerate() {
-            bits |= u128::from(rows) << (16 * lane);
-        }
-        Self(bits)
-    }
-}
-
-impl Iterator for Matches {
-    type Item = Way;
-
-    #[inline]
-    fn next(&mut self) -> Option<Way> {
-        if self.0 == 0 {
-            return None;
-        }
-        let way = Way(self.0.trailing_zeros());
-        self.0 &= self.0 - 1;
-        Some(way)
     }
 }
 

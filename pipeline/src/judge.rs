@@ -12,7 +12,7 @@ use bulkhead_rules::policy::{Action, RuleId};
 use crate::burst::Columns;
 use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
-use crate::flow_table::{End, FlowHash, FlowIndex, FlowKey, FlowTable, NewFlow};
+use crate::flow_table::{Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, NewFlow};
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
@@ -22,8 +22,11 @@ use crate::worker::WorkerConfig;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
 
-/// Flow table entries that are examined for their timeout after each loop.
-const AGED_PER_LOOP: usize = 64;
+/// Flow table entries that are examined for their timeout at once.
+const AGED_AT_ONCE: usize = 64;
+/// The time in which ageing passes the whole flow table: a small part of the shortest timeouts. A
+/// lookup judges a timeout exactly, whether or not ageing came by.
+const AGEING_SWEEP_NS: u64 = 4_000_000_000;
 /// Fragmented packets that are examined for their timeout after each loop.
 const FRAGMENTS_AGED_PER_LOOP: usize = 8;
 
@@ -89,6 +92,7 @@ pub struct Judge {
     scratch: Scratch,
     keys: [FlowKey; MAX_BURST],
     hashes: [FlowHash; MAX_BURST],
+    candidates: [Candidates; MAX_BURST],
     senders: [End; MAX_BURST],
     found: [Option<FlowIndex>; MAX_BURST],
     answers: [Answer; MAX_BURST],
@@ -96,6 +100,8 @@ pub struct Judge {
     /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
     /// elsewhere.
     is_moved: bool,
+    /// When ageing goes on.
+    age_next_ns: u64,
     revoked: u64,
     adopted: u64,
     reclassified: u64,
@@ -125,6 +131,7 @@ impl Judge {
             scratch: Scratch::default(),
             keys: [vacant; MAX_BURST],
             hashes: [FlowHash::default(); MAX_BURST],
+            candidates: [Candidates::default(); MAX_BURST],
             senders: [sender; MAX_BURST],
             found: [None; MAX_BURST],
             answers: [Answer::None; MAX_BURST],
@@ -135,6 +142,7 @@ impl Judge {
                 len: 0,
             },
             is_moved: false,
+            age_next_ns: 0,
             revoked: 0,
             adopted: 0,
             reclassified: 0,
@@ -159,12 +167,14 @@ impl Judge {
         }
         for place in 0..columns.count {
             if rides_flows(columns, place) {
-                self.flows.prefetch_entry(self.hashes[place]);
+                self.candidates[place] = self.flows.candidates(self.hashes[place]);
             }
         }
         for place in 0..columns.count {
             if rides_flows(columns, place) {
-                self.found[place] = self.find(place, moment);
+                let (hash, key) = (self.hashes[place], &self.keys[place]);
+                let candidates = self.candidates[place];
+                self.found[place] = self.flows.find_among(candidates, hash, key, moment.now_ns);
             }
         }
         self.is_moved = false;
@@ -236,7 +246,11 @@ impl Judge {
 
     /// Ends flows and fragments that were silent for too long, a few at a time.
     pub fn age(&mut self, now_ns: u64) {
-        self.flows.age(now_ns, AGED_PER_LOOP);
+        if now_ns >= self.age_next_ns {
+            self.flows.age(now_ns, AGED_AT_ONCE);
+            let steps = (self.flows.capacity() / AGED_AT_ONCE).max(1) as u64;
+            self.age_next_ns = now_ns + AGEING_SWEEP_NS / steps;
+        }
         self.fragments.age(now_ns, FRAGMENTS_AGED_PER_LOOP);
     }
 

@@ -9,7 +9,7 @@ use bulkhead_rules::policy::RuleId;
 use super::TICK_SHIFT;
 use super::key::{End, FlowKey, TAIL_MASK};
 use crate::conntrack::{Connection, Direction, Phase};
-use crate::prefetch::prefetch;
+use crate::intrinsics::prefetch;
 
 /// What a new flow starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,15 +35,16 @@ pub struct NewFlow {
 #[derive(Clone, Copy)]
 #[repr(C, align(128))]
 pub struct FlowEntry {
+    // The first line has all that lookup, ageing and eviction ask for.
     key_words: [u64; 5],
     /// The key's tail below, the wire in the upper 16 bits.
     key_tail: u64,
     last_seen: u32,
+    connection: Connection,
     epoch: u32,
+    bytes: [u64; 2],
     rule: u32,
     created: u32,
-    connection: Connection,
-    bytes: [u64; 2],
     /// Packets are counted in 40 bits.
     packets_low: [u32; 2],
     packets_high: [u8; 2],
@@ -52,6 +53,7 @@ pub struct FlowEntry {
 }
 
 const _: () = assert!(size_of::<FlowEntry>() == 128 && align_of::<FlowEntry>() == 128);
+const _: () = assert!(std::mem::offset_of!(FlowEntry, connection) + Connection::PHASE_OFFSET < 64);
 
 const INITIATOR_HIGH: u8 = 0x01;
 const MAC_SENSITIVE: u8 = 0x02;
@@ -95,14 +97,23 @@ impl FlowEntry {
 
     #[inline]
     pub(super) fn has_key(&self, key: &FlowKey) -> bool {
-        self.key_words == key.words && self.key_tail & TAIL_MASK == key.tail
+        // One branch, and no call to `memcmp`, which costs as much as the rest of the lookup.
+        let pairs = self.key_words.iter().zip(&key.words);
+        let words = pairs.fold(0, |differs, (mine, other)| differs | (mine ^ other));
+        words | ((self.key_tail & TAIL_MASK) ^ key.tail) == 0
     }
 
     /// Asks for both of its cache lines.
     #[inline]
     pub(super) fn prefetch(&self) {
         prefetch(&self.key_words);
-        prefetch(&self.connection);
+        prefetch(&self.macs);
+    }
+
+    /// Asks for the cache line that tells the phase and when the flow was last seen.
+    #[inline]
+    pub(super) fn prefetch_age(&self) {
+        prefetch(&self.key_words);
     }
 
     /// The flow's key.

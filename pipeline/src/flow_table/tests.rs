@@ -6,7 +6,7 @@ use bulkhead_rules::policy::RuleId;
 use proptest::prelude::*;
 
 use super::*;
-use crate::conntrack::{Connection, Direction, flag};
+use crate::conntrack::{Connection, Direction, Outcome, flag};
 use crate::frames::FrameBuilder;
 use crate::parse::{Kind, Parsed, TcpSegment, parse, parse_quoted};
 
@@ -299,7 +299,7 @@ fn flow_in(phase: Phase) -> (Parsed, Connection) {
     let mut parsed = udp(1, 2, 3, 4);
     let mut connection = Connection::open(&syn);
     for (direction, segment) in script {
-        connection.update(*direction, segment).unwrap();
+        assert_ne!(connection.update(*direction, segment), Ok(Outcome::Reopen));
     }
     match phase {
         Phase::Adopted => {
