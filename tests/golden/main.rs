@@ -6,6 +6,8 @@
 //! for an untrusted clock, and `cases`: pairs of a packet in words (as for `bulkhead explain`) and
 //! the expected verdict with the name of the rule, such as `"allow hmi-to-plc"` or `"deny default"`.
 
+mod worker;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -36,6 +38,7 @@ const ENGINES: &[(&str, Engine)] = &[
     ("oracle", judge_by_oracle),
     ("classifier", judge_by_classifier),
     ("classifier in batches", judge_by_batches),
+    ("worker, with and without a flow", worker::judge),
 ];
 
 fn judge_by_oracle(policy: &Policy, queries: &[Query]) -> Vec<Option<RuleId>> {
