@@ -9,7 +9,7 @@ use bulkhead_pipeline::counters::{PortCounters, WireCounters, WorkerCounters};
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
 use bulkhead_pipeline::observe;
-use bulkhead_pipeline::parse::{self, Kind, Parsed};
+use bulkhead_pipeline::parse::{self, Kind, Origin, Parsed};
 use bulkhead_pipeline::port::capture::{
     Assign, CaptureError, CaptureHandler, CaptureReader, CaptureWriter, LinkType, MAX_FRAME_BYTES,
     Record, Session, Settled, Side, wire,
@@ -203,7 +203,10 @@ impl Engine {
         let flow = |(key, seen): (&BlockedKey, &Blocked)| {
             let h = &key.headers;
             let icmp = matches!(h.protocol, 1 | 58) && h.is_ip();
-            let ports = matches!(h.protocol, 6 | 17 | 132) && h.is_ip();
+            // Both are 0 where a frame did not parse so far, and in later fragments.
+            let ports = matches!(h.protocol, 6 | 17 | 132)
+                && h.is_ip()
+                && (h.src_port, h.dst_port) != (0, 0);
             BlockedFlow {
                 file: name.to_owned(),
                 protocol: report::protocol_name(h),
@@ -310,10 +313,9 @@ impl Collector {
         self.scratch.clear();
         self.scratch.extend_from_slice(record.bytes);
         self.scratch.resize((record.original_len as usize).min(MAX_FRAME_BYTES), 0);
-        match parse::parse(&self.scratch, WireId(0)) {
-            Ok(parsed) => headers_len(&parsed, &self.scratch) <= record.bytes.len(),
-            Err(_) => false,
-        }
+        let mut parsed = Parsed::default();
+        let parse = parse::parse_into(&self.scratch, WireId(0), Origin::Capture, &mut parsed);
+        parse.is_ok() && headers_len(&parsed, &self.scratch) <= record.bytes.len()
     }
 
     fn note_blocked(
@@ -323,8 +325,10 @@ impl Collector {
         reason: DropReason,
         rule: Option<RuleId>,
     ) {
-        if *parsed == Parsed::default() {
-            return; // It did not parse: there is no flow to name.
+        // A frame that did not parse may name its hosts; one that does not belongs to no flow.
+        let h = &parsed.headers;
+        if h.ether_type == 0 || (h.is_ip() && (h.src, h.dst) == (0, 0)) {
+            return;
         }
         let mut headers = Headers { wire: WireId(0), ..parsed.headers };
         if headers.is_ip() {

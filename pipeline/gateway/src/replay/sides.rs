@@ -14,7 +14,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::str::FromStr;
 
-use bulkhead_pipeline::parse;
+use bulkhead_pipeline::parse::{self, Origin, Parsed};
 use bulkhead_pipeline::port::capture::Side;
 use bulkhead_rules::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Mac, WireId};
 
@@ -161,7 +161,8 @@ impl Sides {
 /// The EtherType and the address that a frame's sender claims. The unspecified address, of which a
 /// host speaks that has none yet, is none.
 fn source_address(frame: &[u8]) -> Option<(u16, u128)> {
-    let parsed = parse::parse(frame, WireId(0)).ok()?;
+    let mut parsed = Parsed::default();
+    parse::parse_into(frame, WireId(0), Origin::Capture, &mut parsed).ok()?;
     let (ether_type, address) = match parsed.headers.ether_type {
         // RFC 826: the sender's protocol address follows the fixed part and its hardware address.
         ETHER_ARP => {

@@ -51,7 +51,7 @@ pub enum Assign {
 /// What a worker decided on a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Judgement {
-    /// What the parser learnt of the frame; the default where it did not parse.
+    /// What the parser learnt of the frame: where it did not parse, of the layers before the fault.
     pub parsed: Parsed,
     /// The verdict of an enforcing wire.
     pub verdict: Verdict,
