@@ -1,0 +1,256 @@
+//! The policy's files to the policy in force: all or nothing, whatever the files are.
+
+mod common;
+
+use std::fs::{self, File};
+use std::os::unix::fs::symlink;
+use std::sync::atomic::Ordering::SeqCst;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bulkhead_gateway::reload::{ReloadOutcome, Trigger};
+use common::{PATIENCE, Running, policy, wait};
+
+#[test]
+fn what_is_accepted_is_enforced_and_what_is_not_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    assert!(running.passes(40_000, 502));
+    assert!(!running.passes(40_001, 22));
+
+    running.write_policy(&policy(22));
+    let report = running.reload();
+    assert!(report.outcome.is_success(), "{report:?}");
+    assert!(running.passes(40_002, 22));
+    assert!(!running.passes(40_003, 502));
+
+    let good = running.metric("bulkhead_policy_epoch");
+    for (text, message) in [
+        (policy(22).replace("to: plc", "to: plcs"), "did you mean `plc`?"),
+        (policy(22).replace("rules:", "rules: ["), ""),
+        (
+            policy(22) + "assert:\n  - {from: any, to: plc, service: tcp/22, must: not-reach}\n",
+            "witness",
+        ),
+        (String::new(), ""),
+        (format!("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n{}", policy(22)), ""),
+    ] {
+        running.write_policy(&text);
+        let report = running.reload();
+        assert_eq!(report.outcome, ReloadOutcome::Refused, "{text}");
+        let shown: String = report.findings.iter().map(|f| f.rendered.as_str()).collect();
+        assert!(shown.contains(message) && !shown.is_empty(), "{shown}");
+        assert_eq!(running.metric("bulkhead_policy_last_reload_successful"), Some(0.0));
+        assert_eq!(running.metric("bulkhead_policy_epoch"), good);
+        assert!(running.passes(40_010, 22));
+        assert!(!running.passes(40_011, 502));
+    }
+    let refused = running.metric("bulkhead_policy_reload_total{result=\"refused\"}");
+    assert!(refused >= Some(5.0), "{refused:?}");
+
+    running.write_policy(&policy(502));
+    assert_eq!(running.reload().outcome.is_success(), true);
+    assert_eq!(running.metric("bulkhead_policy_last_reload_successful"), Some(1.0));
+    assert!(running.passes(40_020, 502));
+    assert_eq!(running.reload().outcome, ReloadOutcome::Unchanged);
+}
+
+#[test]
+fn a_gigabyte_a_fifo_and_a_missing_file_are_unreadable_at_once() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    let path = dir.path().join("policy.yaml");
+    let replace = |make: &dyn Fn()| {
+        fs::remove_file(&path).unwrap();
+        make();
+        let begun = Instant::now();
+        let report = running.reload();
+        assert_eq!(report.outcome, ReloadOutcome::Unreadable, "{report:?}");
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        assert!(running.passes(40_000, 502));
+    };
+    replace(&|| File::create(&path).unwrap().set_len(1 << 30).unwrap());
+    replace(&|| {
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success())
+    });
+    replace(&|| ());
+    let unreadable = running.metric("bulkhead_policy_reload_total{result=\"unreadable\"}");
+    assert!(unreadable >= Some(3.0));
+}
+
+#[test]
+fn changes_are_noticed_without_being_told() {
+    let dir = tempfile::tempdir().unwrap();
+    // As a config map is mounted: a link to a file through a link to a folder.
+    for (version, port) in [("..1", 502), ("..2", 22)] {
+        fs::create_dir(dir.path().join(version)).unwrap();
+        fs::write(dir.path().join(version).join("policy.yaml"), policy(port)).unwrap();
+    }
+    symlink("..1", dir.path().join("..data")).unwrap();
+    symlink("..data/policy.yaml", dir.path().join("policy.yaml")).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    assert!(running.passes(40_000, 502));
+    symlink("..2", dir.path().join("..data_tmp")).unwrap();
+    fs::rename(dir.path().join("..data_tmp"), dir.path().join("..data")).unwrap();
+    wait("the swapped link is in force", || running.passes(40_001, 22));
+    // In place, as the simplest editors write.
+    fs::write(dir.path().join("..2/policy.yaml"), policy(503)).unwrap();
+    wait("the edited file is in force", || running.passes(40_002, 503));
+    let last = running.gateway.policy().last.clone().unwrap();
+    assert_eq!(last.trigger, Trigger::File);
+}
+
+#[test]
+fn a_bad_file_at_the_start_falls_back_to_the_last_accepted_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    assert_eq!(running.metric("bulkhead_policy_fallback"), Some(0.0));
+    let (ended, _) = running.stop();
+    ended.unwrap();
+
+    fs::write(dir.path().join("policy.yaml"), "rules: nonsense").unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    assert_eq!(running.metric("bulkhead_policy_fallback"), Some(1.0));
+    assert_eq!(running.metric("bulkhead_policy_last_reload_successful"), Some(0.0));
+    assert!(running.passes(40_000, 502));
+    assert!(!running.passes(40_001, 22));
+    // Even the very policy that stands in is now taken from the file again.
+    running.write_policy(&policy(502));
+    assert!(running.reload().outcome.is_success());
+    assert_eq!(running.metric("bulkhead_policy_fallback"), Some(0.0));
+}
+
+#[test]
+fn without_any_policy_the_ports_stay_down_until_there_is_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    wait("the start is reported", || running.gateway.policy().last.is_some());
+    thread::sleep(Duration::from_millis(300));
+    assert!(!running.gateway.is_ready());
+    assert_eq!(running.metric("bulkhead_ready"), Some(0.0));
+    running.write_policy(&policy(502));
+    running.wait_ready();
+    assert!(running.passes(40_000, 502));
+}
+
+#[test]
+fn a_stop_without_a_policy_is_clean_too() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    wait("the socket is there", || running.socket().exists());
+    let (ended, took) = running.stop();
+    ended.unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+}
+
+#[test]
+fn a_forbidden_flow_ends_at_its_next_packet_and_is_counted() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    assert!(running.passes(40_000, 502));
+    running.write_policy(&policy(22));
+    assert!(running.reload().outcome.is_success());
+    assert!(!running.passes(40_000, 502));
+    wait("the worker has said so", || running.gateway.flows_revoked() == 1);
+    let ends = "bulkhead_flow_ends_total{worker=\"0\",reason=\"revoked\"}";
+    assert_eq!(running.metric(ends), Some(1.0));
+}
+
+#[test]
+fn a_stop_takes_less_than_a_second_and_closes_the_ports() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    let cables = running.with_ends(|ends| ends.each_ref().map(|end| end.cable.clone()));
+    let socket = running.socket();
+    let (ended, took) = running.stop();
+    ended.unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    assert!(cables.iter().all(|cable| cable.closed.load(SeqCst)));
+    assert!(!socket.exists());
+}
+
+#[test]
+fn observe_forwards_what_it_would_drop_and_counts_it() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "observe", "");
+    running.wait_ready();
+    assert!(running.passes(40_000, 22));
+    let would = "bulkhead_would_drop_packets_total\
+                 {wire=\"line3\",port=\"outside\",reason=\"policy\"}";
+    wait("it is counted", || running.metric(would) == Some(1.0));
+    assert_eq!(
+        running.metric("bulkhead_rule_hits_total{rule=\"default\",mode=\"observe\"}"),
+        Some(1.0)
+    );
+}
+
+#[test]
+fn lost_carrier_crosses_the_wire_and_comes_back() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    let [inside, outside] = running.with_ends(|ends| ends.each_ref().map(|end| end.cable.clone()));
+    let up =
+        |port: &str| running.metric(&format!("bulkhead_link_up{{wire=\"line3\",port=\"{port}\"}}"));
+    wait("both are up", || up("inside") == Some(1.0) && up("outside") == Some(1.0));
+    inside.cut.store(true, SeqCst);
+    wait("the other port is held down", || outside.held.load(SeqCst));
+    wait("it is shown", || up("outside") == Some(0.0));
+    assert!(!inside.held.load(SeqCst));
+    inside.cut.store(false, SeqCst);
+    wait("the other port is released", || !outside.held.load(SeqCst));
+    wait("it is shown", || up("outside") == Some(1.0));
+}
+
+/// Two policies of which any mixture would permit what both deny: A lets the HMI reach port 502 and
+/// the historian port 22, B the other way round under the same names.
+#[test]
+fn a_packet_is_judged_by_one_whole_policy_however_often_it_changes() {
+    let side = |first: &str, second: &str, one: u16, two: u16| {
+        format!(
+            "version: 1\ngroups:\n  x: [{first}]\n  y: [{second}]\nservices:\n  s: tcp/{one}\n  \
+             t: tcp/{two}\nrules:\n  \
+             - {{name: one, from: x, to: 10.30.3.11, service: s, action: allow}}\n  \
+             - {{name: two, from: y, to: 10.30.3.11, service: t, action: allow}}\n"
+        )
+    };
+    let (a, b) =
+        (side("10.20.0.11", "10.20.0.12", 502, 22), side("10.20.0.12", "10.20.0.11", 22, 502));
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), &a).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    let mut publications = Vec::new();
+    let mut source_port = 1024;
+    let begun = Instant::now();
+    for round in 0..100 {
+        running.write_policy(if round % 2 == 0 { &b } else { &a });
+        let report = running.reload();
+        assert!(report.outcome.is_success(), "{report:?}");
+        publications.extend(report.publish_us);
+        for _ in 0..20 {
+            source_port += 1;
+            // Both policies permit the HMI 502; both deny it 22.
+            assert!(running.passes(source_port, 502), "round {round}");
+            assert!(!running.passes(source_port, 22), "round {round}");
+        }
+        assert!(begun.elapsed() < PATIENCE * 4);
+    }
+    let balance = running.gateway.workers()[0].counters.balance();
+    assert_eq!(balance.received, 4000);
+    assert!(!publications.is_empty());
+}
