@@ -94,3 +94,32 @@ fn workers_and_cores_must_agree() {
     assert!(mistakes(&with("cores = [2, 3]\nworkers = 3")).contains("`cores` lists 2"));
     assert!(mistakes(&with("cores = []")).contains("`cores` is empty"));
 }
+
+/// What `deploy/gateway.toml` shows as defaults are the defaults.
+#[test]
+fn the_example_shows_every_key_with_its_default() {
+    let example = include_str!("../../../../deploy/gateway.toml");
+    let plain = Config::parse("gateway.toml", Path::new("/etc"), example).unwrap();
+    let is_key = |line: &str| {
+        line.strip_prefix('#')
+            .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_lowercase()))
+    };
+    let uncommented: Vec<&str> = (example.lines())
+        // One worker per listed core, and which are there is the machine's business.
+        .filter(|line| !line.starts_with("#cores"))
+        .map(|line| if is_key(line) { &line[1..] } else { line })
+        .collect();
+    let spelt_out = Config::parse("gateway.toml", Path::new("/etc"), &uncommented.join("\n"));
+    assert_eq!(plain, spelt_out.unwrap_or_else(|error| panic!("{error}")));
+    // Every key of the file's shape is in the example.
+    let shape = include_str!("document.rs");
+    for field in shape.lines().filter_map(|line| line.trim().strip_prefix("pub(super) ")) {
+        let Some((field, _)) = field.split_once(": ") else { continue };
+        let key = field.replace('_', "-");
+        let shown = example.lines().any(|line| {
+            let line = line.trim_start_matches(['#', '[', ' ']);
+            line.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with([' ', ']']))
+        });
+        assert!(shown, "deploy/gateway.toml does not show `{key}`");
+    }
+}

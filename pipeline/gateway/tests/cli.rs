@@ -1,0 +1,180 @@
+//! The commands that need no gateway, as a person or a script runs them.
+
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+
+const POLICY: &str = r#"version: 1
+default: deny
+groups:
+  hmi: [10.20.0.11, 10.20.0.12]
+  plc: [10.30.3.0/24, "fd00:30:3::/64"]
+rules:
+  - name: hmi-to-plc
+    from: hmi
+    to: plc
+    service: tcp/502
+    action: allow
+    reason: CHG-1042
+  - name: later
+    from: any
+    to: plc
+    service: tcp/22
+    action: reject
+    starts: 2126-01-01T00:00:00Z
+assert:
+  - {from: hmi, to: plc, service: tcp/502, must: reach}
+"#;
+
+const CONFIG: &str =
+    "policy = \"policy.yaml\"\n[[wire]]\nname = \"line3\"\ninside = \"a\"\noutside = \"b\"\n";
+
+struct Output {
+    code: i32,
+    out: String,
+    err: String,
+}
+
+/// Runs `bulkhead` with `arguments` in `folder`.
+fn bulkhead(folder: &Path, arguments: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_bulkhead"))
+        .args(arguments)
+        .current_dir(folder)
+        .env("COLUMNS", "100")
+        .output()
+        .unwrap();
+    Output {
+        code: output.status.code().unwrap_or(-1),
+        out: String::from_utf8(output.stdout).unwrap(),
+        err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+fn folder() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), POLICY).unwrap();
+    fs::write(dir.path().join("gateway.toml"), CONFIG).unwrap();
+    dir
+}
+
+#[test]
+fn check_accepts_with_zero_and_says_what_it_saw() {
+    let dir = folder();
+    let output = bulkhead(dir.path(), &["check", "policy.yaml"]);
+    assert_eq!((output.code, output.err.as_str()), (0, ""));
+    for expected in ["accepted with 0 warnings", "2 rules", "1 assertion;", "must reach", "hash "] {
+        assert!(output.out.contains(expected), "{}", output.out);
+    }
+    let output = bulkhead(dir.path(), &["check", "--config", "gateway.toml", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+    assert_eq!(output.code, 0);
+    assert_eq!(json["config"]["wires"][0], "line3");
+    assert_eq!(json["policies"][0]["summary"]["rules"], 2);
+    assert_eq!(json["policies"][0]["summary"]["assertions"][0]["holds"], true);
+}
+
+#[test]
+fn check_refuses_with_one_and_shows_where() {
+    let dir = folder();
+    fs::write(dir.path().join("bad.yaml"), POLICY.replace("to: plc\n", "to: plk\n")).unwrap();
+    let output = bulkhead(dir.path(), &["check", "policy.yaml", "bad.yaml"]);
+    assert_eq!(output.code, 1);
+    let expected = "  --> bad.yaml:9:9\n   |\n9 |     to: plk\n";
+    assert!(
+        output.out.contains(&expected.replace("  -->", " -->").replace("   |", "  |")),
+        "{}",
+        output.out
+    );
+    assert!(output.out.contains("did you mean `plc`?"), "{}", output.out);
+    assert!(
+        output.out.contains("bad.yaml: refused with 2 errors and 0 warnings"),
+        "{}",
+        output.out
+    );
+}
+
+#[test]
+fn check_tells_unreadable_from_wrong_and_warnings_from_errors() {
+    let dir = folder();
+    assert_eq!(bulkhead(dir.path(), &["check", "nowhere.yaml"]).code, 4);
+    assert_eq!(bulkhead(dir.path(), &["check", "."]).code, 0);
+    fs::write(dir.path().join("lax.yaml"), POLICY.replace("default: deny", "default: allow"))
+        .unwrap();
+    assert_eq!(bulkhead(dir.path(), &["check", "lax.yaml"]).code, 0);
+    assert_eq!(bulkhead(dir.path(), &["check", "--deny-warnings", "lax.yaml"]).code, 3);
+    fs::write(dir.path().join("gateway.toml"), CONFIG.replace("inside", "inisde")).unwrap();
+    let output = bulkhead(dir.path(), &["check", "--config", "gateway.toml"]);
+    assert_eq!(output.code, 1);
+    assert!(output.out.contains("did you mean `inside`?"), "{}", output.out);
+    assert_eq!(bulkhead(dir.path(), &["check"]).code, 2);
+}
+
+#[test]
+fn explain_names_the_rule_and_its_line() {
+    let dir = folder();
+    let packet = "tcp 10.20.0.11:40000 -> 10.30.3.11:502 from-mac 02:00:00:00:00:01 to-mac 02:00:00:00:00:02 vlan 30";
+    let output = bulkhead(dir.path(), &["explain", "--policy", "policy.yaml", packet]);
+    assert_eq!(
+        output.out,
+        "ALLOW: may open a flow; its replies pass too\n  \
+         packet: tcp 10.20.0.11:40000 -> 10.30.3.11:502 vlan 30 from-mac 02:00:00:00:00:01 to-mac \
+         02:00:00:00:00:02\n  \
+         rule:   hmi-to-plc (number 1)\n  \
+         because from hmi to plc, service tcp/502: allow\n  \
+         reason: CHG-1042\n   \
+         --> policy.yaml:7:11\n    \
+         |\n  \
+         7 |   - name: hmi-to-plc\n    \
+         |           ^^^^^^^^^^\n  \
+         taken for granted: a synchronised clock: without one, timed allow rules match nothing\n  \
+         a packet of a flow that exists already is judged by the flow's state\n"
+    );
+    assert_eq!(output.code, 0);
+}
+
+#[test]
+fn explain_serves_scripts() {
+    let dir = folder();
+    let explain = |arguments: &[&str]| {
+        let head = ["explain", "--policy", "policy.yaml"];
+        bulkhead(dir.path(), &[&head[..], arguments].concat())
+    };
+    let blocked = "tcp 10.9.9.9 -> 10.30.3.11:22";
+    assert_eq!(explain(&["--expect", "deny", blocked]).code, 0);
+    assert_eq!(explain(&["--expect", "allow", blocked]).code, 1);
+    let output = explain(&["--json", blocked]);
+    let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+    assert_eq!((&json["verdict"], &json["rule"]), (&"deny".into(), &"default".into()));
+    assert_eq!(json["also"][0]["rule"], "later");
+    let output = explain(&["--json", blocked, "at", "2126-02-01T00:00:00Z"]);
+    let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+    assert_eq!((&json["verdict"], &json["line"]), (&"reject".into(), &13.into()));
+}
+
+#[test]
+fn explain_says_what_it_did_not_understand() {
+    let dir = folder();
+    let output = bulkhead(dir.path(), &["explain", "-p", "policy.yaml", "tcp 10.0.0.1 -> plc:502"]);
+    assert_eq!((output.code, output.out.as_str()), (1, ""));
+    assert!(
+        output.err.contains("names of devices and groups have no meaning here"),
+        "{}",
+        output.err
+    );
+    let packet = "tcp 10.20.0.11 -> 10.30.3.11:502 wire lin3";
+    let output = bulkhead(dir.path(), &["explain", "-c", "gateway.toml", packet]);
+    assert!(output.err.contains("did you mean `line3`?"), "{}", output.err);
+}
+
+#[test]
+fn commands_for_a_gateway_say_where_they_looked() {
+    let dir = folder();
+    for command in ["status", "reload"] {
+        let output = bulkhead(dir.path(), &[command, "--socket", "nowhere.sock"]);
+        assert_eq!(output.code, 4);
+        assert!(output.err.contains("no gateway answers at nowhere.sock"), "{}", output.err);
+    }
+    let output = bulkhead(dir.path(), &["run", "--config", "nowhere.toml"]);
+    assert_eq!(output.code, 4);
+    assert!(output.err.contains("cannot read nowhere.toml"), "{}", output.err);
+}
