@@ -4,7 +4,7 @@ use bulkhead_rules::headers::{
     ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,
 };
 
-use self::ethernet::ETHER_PAUSE;
+use self::ethernet::{ETHER_PAUSE, Link, is_tag};
 use self::ipv4::Ipv4;
 use self::ipv6::{Chain, Ipv6};
 use crate::verdict::DropReason;
@@ -138,11 +138,12 @@ pub fn parse_into(
     if frame.len() > MAX_FRAME_LEN {
         return Err(DropReason::FrameTooLong);
     }
-    let packet = ethernet::parse(frame, out)?;
-    match out.headers.ether_type {
-        ETHER_IPV4 => parse_ipv4(packet, origin, out),
-        ETHER_IPV6 => parse_ipv6(packet, out),
-        _ => parse_other(packet, out),
+    let (ether_type, packet) = ethernet::parse(frame, out)?;
+    match ether_type {
+        ETHER_IPV4 => parse_ipv4(packet, ethernet::HEADER_LEN, origin, out),
+        ETHER_IPV6 => parse_ipv6(packet, ethernet::HEADER_LEN, out),
+        _ if is_tag(ether_type) => parse_tagged(packet, origin, out),
+        _ => parse_other(Link { ether_type, offset: ethernet::HEADER_LEN, packet }, origin, out),
     }
 }
 
@@ -227,30 +228,63 @@ impl FragmentPlace {
     }
 }
 
+/// A frame with one VLAN tag, or two; `packet` follows the outer TPID.
+///
+/// Here and in [`parse_into`] the parsers of IP are inlined, each with the offset that the link layer
+/// then has: what the compiler knows of lengths so stays known.
+#[inline(never)]
+fn parse_tagged(packet: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
+    const OFFSET: usize = ethernet::HEADER_LEN + ethernet::TAG_LEN;
+    let (ether_type, packet) = ethernet::strip_outer_tag(packet, out)?;
+    match ether_type {
+        ETHER_IPV4 => parse_ipv4(packet, OFFSET, origin, out),
+        ETHER_IPV6 => parse_ipv6(packet, OFFSET, out),
+        _ if is_tag(ether_type) => {
+            let (ether_type, packet) = ethernet::strip_inner_tag(packet, out)?;
+            parse_other(
+                Link { ether_type, offset: OFFSET + ethernet::TAG_LEN, packet },
+                origin,
+                out,
+            )
+        }
+        _ => parse_other(Link { ether_type, offset: OFFSET, packet }, origin, out),
+    }
+}
+
 #[inline(always)]
-fn parse_ipv4(packet: &[u8], origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
+fn parse_ipv4(
+    packet: &[u8],
+    offset: usize,
+    origin: Origin,
+    out: &mut Parsed,
+) -> Result<(), DropReason> {
+    out.headers.ether_type = ETHER_IPV4;
+    out.network_offset = offset as u16;
     let ip = Ipv4::new_checked(packet, origin)?;
     out.headers.src = u128::from(ip.src());
     out.headers.dst = u128::from(ip.dst());
     out.headers.protocol = ip.protocol();
-    out.upper_offset = out.network_offset + ip.header_len as u16;
-    out.packet_end = out.network_offset + ip.total_len as u16;
+    out.upper_offset = (offset + ip.header_len) as u16;
+    out.packet_end = (offset + ip.total_len) as u16;
     if ip.is_whole() {
-        return upper::parse(ip.payload, true, out);
+        return upper::parse(ip.protocol(), ip.payload, true, out);
     }
     parse_fragment(ip.payload, ip.fragment()?, out)
 }
 
 #[inline(always)]
-fn parse_ipv6(packet: &[u8], out: &mut Parsed) -> Result<(), DropReason> {
+fn parse_ipv6(packet: &[u8], offset: usize, out: &mut Parsed) -> Result<(), DropReason> {
+    out.headers.ether_type = ETHER_IPV6;
+    out.network_offset = offset as u16;
     let ip = Ipv6::new_checked(packet)?;
     out.headers.src = ip.src();
     out.headers.dst = ip.dst();
     out.headers.protocol = ip.next_header();
-    out.upper_offset = out.network_offset + ipv6::HEADER_LEN as u16;
-    out.packet_end = out.upper_offset + ip.payload.len() as u16;
+    let payload_at = offset + ipv6::HEADER_LEN;
+    out.upper_offset = payload_at as u16;
+    out.packet_end = (payload_at + ip.payload.len()) as u16;
     match ip.next_header() {
-        protocol::TCP | protocol::UDP => upper::parse(ip.payload, true, out),
+        next @ (protocol::TCP | protocol::UDP) => upper::parse(next, ip.payload, true, out),
         _ => parse_ipv6_chain(&ip, out),
     }
 }
@@ -262,7 +296,7 @@ fn parse_ipv6_chain(ip: &Ipv6<'_>, out: &mut Parsed) -> Result<(), DropReason> {
     out.headers.protocol = chain.protocol;
     out.upper_offset += chain.len as u16;
     match chain.fragment {
-        None => upper::parse(bytes, true, out)?,
+        None => upper::parse(chain.protocol, bytes, true, out)?,
         Some(place) => parse_fragment(bytes, place, out)?,
     }
     if chain.protocol == protocol::ICMPV6 && out.kind != Kind::LaterFragment {
@@ -275,20 +309,30 @@ fn parse_ipv6_chain(ip: &Ipv6<'_>, out: &mut Parsed) -> Result<(), DropReason> {
 fn parse_fragment(bytes: &[u8], place: FragmentPlace, out: &mut Parsed) -> Result<(), DropReason> {
     out.fragment = Some(place);
     if place.offset == 0 {
-        return upper::parse(bytes, false, out);
+        return upper::parse(out.headers.protocol, bytes, false, out);
     }
     out.kind = Kind::LaterFragment;
     Ok(())
 }
 
-/// ARP, link-local control, and every EtherType that the gateway does not look into.
-fn parse_other(packet: &[u8], out: &mut Parsed) -> Result<(), DropReason> {
+/// ARP, link-local control, every EtherType that the gateway does not look into, and the less usual
+/// ways to frame IP.
+#[inline(never)]
+fn parse_other(link: Link<'_>, origin: Origin, out: &mut Parsed) -> Result<(), DropReason> {
+    let link = ethernet::finish_other(link, out)?;
+    match link.ether_type {
+        ETHER_IPV4 => return parse_ipv4(link.packet, link.offset, origin, out),
+        ETHER_IPV6 => return parse_ipv6(link.packet, link.offset, out),
+        _ => {}
+    }
+    out.headers.ether_type = link.ether_type;
+    out.network_offset = link.offset as u16;
     out.upper_offset = out.network_offset;
-    out.packet_end = out.network_offset + packet.len() as u16;
-    match out.headers.ether_type {
+    out.packet_end = (link.offset + link.packet.len()) as u16;
+    match link.ether_type {
         ETHER_PAUSE => return Err(DropReason::Pause),
         ETHER_ARP => {
-            arp::check(packet, out.headers.src_mac)?;
+            arp::check(link.packet, out.headers.src_mac)?;
             out.kind = Kind::Arp;
         }
         // The link layer knows link-local control by its addresses.

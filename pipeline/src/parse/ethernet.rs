@@ -15,16 +15,18 @@ const MAX_LLC_LEN: u16 = 1500;
 
 const PVST_GROUP: Mac = Mac([0x01, 0x00, 0x0c, 0xcc, 0xcc, 0xcd]);
 
-const HEADER_LEN: usize = 14;
-const TAG_LEN: usize = 4;
-const SNAP_LEN: u16 = 8;
+/// Bytes of a VLAN tag: its TCI and the EtherType within.
+pub(super) const TAG_LEN: usize = 4;
+const MAX_VID: u16 = 0x0fff;
+const SNAP_LEN: usize = 8;
 
-/// Fills in the addresses, the tags, the EtherType after all tags and SNAP (0 for 802.2 LLC without
-/// SNAP), the network layer's offset, and the kind of link-local control. Returns the network layer,
-/// up to the end of the frame or what its 802.3 length covers.
+/// The bytes of an Ethernet header before its EtherType or length is known to be one.
+pub(super) const HEADER_LEN: usize = 14;
+
+/// Fills in the addresses. Returns what stands where an EtherType does, and what follows it.
 #[inline(always)]
-pub(super) fn parse<'a>(frame: &'a [u8], out: &mut Parsed) -> Result<&'a [u8], DropReason> {
-    let Some((header, mut rest)) = frame.split_first_chunk::<HEADER_LEN>() else {
+pub(super) fn parse<'a>(frame: &'a [u8], out: &mut Parsed) -> Result<(u16, &'a [u8]), DropReason> {
+    let Some((header, packet)) = frame.split_first_chunk::<HEADER_LEN>() else {
         return Err(DropReason::EthernetTooShort);
     };
     out.headers.dst_mac = Mac(field(header, 0));
@@ -32,93 +34,97 @@ pub(super) fn parse<'a>(frame: &'a [u8], out: &mut Parsed) -> Result<&'a [u8], D
     if header[6] & 1 == 1 {
         return Err(DropReason::EthernetSourceGroup);
     }
-    let mut ether_type = be16(header, 12);
-    out.network_offset = HEADER_LEN as u16;
-    if is_tag(ether_type) {
-        (ether_type, rest) = strip_tags(rest, out)?;
-    }
-    if ether_type < MIN_ETHER_TYPE || is_reserved_group(header) {
-        (ether_type, rest) = finish_unusual(ether_type, rest, out)?;
-    }
-    out.headers.ether_type = ether_type;
-    Ok(rest)
+    Ok((be16(header, 12), packet))
 }
 
-/// Steps over one or two VLAN tags; `rest` follows the first one's TPID. A priority tag (VID 0)
-/// counts as none, so that the inner tag of a frame whose outer one is a priority tag is its only
-/// one: that is how hosts read it.
+/// Fills in the VLAN identifier of the outer tag, whose TPID precedes `packet`. Returns what stands
+/// where an EtherType does, and what follows it.
 #[inline(always)]
-fn strip_tags<'a>(rest: &'a [u8], out: &mut Parsed) -> Result<(u16, &'a [u8]), DropReason> {
-    let (vid, ether_type, rest) = strip_tag(rest)?;
-    out.headers.tags.outer = vid;
-    out.network_offset += TAG_LEN as u16;
-    if is_tag(ether_type) { strip_inner_tag(rest, out) } else { Ok((ether_type, rest)) }
-}
-
-fn strip_inner_tag<'a>(rest: &'a [u8], out: &mut Parsed) -> Result<(u16, &'a [u8]), DropReason> {
-    let (vid, ether_type, rest) = strip_tag(rest)?;
-    match out.headers.tags.outer {
-        0 => out.headers.tags.outer = vid,
-        _ => out.headers.tags.inner = vid,
-    }
-    out.network_offset += TAG_LEN as u16;
-    if is_tag(ether_type) { Err(DropReason::VlanTooDeep) } else { Ok((ether_type, rest)) }
-}
-
-#[inline(always)]
-fn strip_tag(rest: &[u8]) -> Result<(u16, u16, &[u8]), DropReason> {
-    let Some((tag, rest)) = rest.split_first_chunk::<TAG_LEN>() else {
-        return Err(DropReason::VlanTruncated);
-    };
-    match be16(tag, 0) & 0x0fff {
-        0x0fff => Err(DropReason::VlanReserved),
-        vid => Ok((vid, be16(tag, 2), rest)),
-    }
-}
-
-/// LLC, SNAP, and frames to a reserved bridge group address.
-#[cold]
-fn finish_unusual<'a>(
-    ether_type: u16,
-    rest: &'a [u8],
+pub(super) fn strip_outer_tag<'a>(
+    packet: &'a [u8],
     out: &mut Parsed,
 ) -> Result<(u16, &'a [u8]), DropReason> {
+    let Some((tag, inner)) = packet.split_first_chunk::<TAG_LEN>() else {
+        return Err(DropReason::VlanTruncated);
+    };
+    out.headers.tags.outer = be16(tag, 0) & MAX_VID;
+    if out.headers.tags.outer == MAX_VID {
+        return Err(DropReason::VlanReserved);
+    }
+    Ok((be16(tag, 2), inner))
+}
+
+/// Does the same for the inner tag. A priority tag (VID 0) counts as none, so that the inner tag of a
+/// frame whose outer one is a priority tag is its only one: that is how hosts read it.
+pub(super) fn strip_inner_tag<'a>(
+    packet: &'a [u8],
+    out: &mut Parsed,
+) -> Result<(u16, &'a [u8]), DropReason> {
+    let outer = out.headers.tags.outer;
+    let (ether_type, inner) = strip_outer_tag(packet, out)?;
+    if is_tag(ether_type) {
+        return Err(DropReason::VlanTooDeep);
+    }
+    if outer != 0 {
+        out.headers.tags = VlanTags { outer, inner: out.headers.tags.outer };
+    }
+    Ok((ether_type, inner))
+}
+
+/// What follows the link layer.
+#[derive(Clone, Copy)]
+pub(super) struct Link<'a> {
+    /// What `packet` is; 0 for 802.2 LLC without SNAP.
+    pub(super) ether_type: u16,
+    /// Where in the frame `packet` starts.
+    pub(super) offset: usize,
+    /// Up to the end of the frame, or of what its 802.3 length covers.
+    pub(super) packet: &'a [u8],
+}
+
+/// What is not IP in Ethernet II: enters LLC and SNAP, and fills in the kind of link-local control.
+pub(super) fn finish_other<'a>(
+    mut link: Link<'a>,
+    out: &mut Parsed,
+) -> Result<Link<'a>, DropReason> {
     let Mac([.., group]) = out.headers.dst_mac;
-    let reserved = is_reserved_group(&out.headers.dst_mac.0);
+    let reserved = is_reserved_group(out.headers.dst_mac);
     let untagged = out.headers.tags == VlanTags::UNTAGGED;
-    let (mut ether_type, mut rest) = (ether_type, rest);
-    if ether_type < MIN_ETHER_TYPE {
+    if link.ether_type < MIN_ETHER_TYPE {
         let unknown = if reserved { DropReason::LinkLocalUnknown } else { DropReason::LlcUnknown };
-        rest = enter_llc(ether_type, rest)?;
-        match *rest {
+        link.packet = enter_llc(link.ether_type, link.packet)?;
+        match *link.packet {
             // Spanning tree of customer and provider bridges: DSAP and SSAP 0x42, unnumbered
             // information (802.1D §9).
             [0x42, 0x42, 0x03, ..] if reserved && untagged && matches!(group, 0x00 | 0x08) => {
                 out.kind = Kind::LinkControl;
-                return Ok((0, rest));
+                return Ok(Link { ether_type: 0, ..link });
             }
             // Cisco's spanning tree per VLAN, in SNAP of its OUI: tagged on trunks.
             [0xaa, 0xaa, 0x03, 0, 0, 0x0c, 0x01, 0x0b, ..] if out.headers.dst_mac == PVST_GROUP => {
                 out.kind = Kind::LinkControl;
-                return Ok((0, rest));
+                return Ok(Link { ether_type: 0, ..link });
             }
             // SNAP of the OUI under which the protocol identifier is an EtherType (RFC 1042).
             [0xaa, 0xaa, 0x03, 0, 0, 0, high, low, ref content @ ..] => {
-                (ether_type, rest) = (u16::from_be_bytes([high, low]), content);
-                out.network_offset += SNAP_LEN;
+                link = Link {
+                    ether_type: u16::from_be_bytes([high, low]),
+                    offset: link.offset + SNAP_LEN,
+                    packet: content,
+                };
             }
             _ => return Err(unknown),
         }
         // A tag within SNAP has no receiver that reads it as one.
-        if ether_type < MIN_ETHER_TYPE || is_tag(ether_type) {
+        if link.ether_type < MIN_ETHER_TYPE || is_tag(link.ether_type) {
             return Err(unknown);
         }
     }
-    match ether_type {
+    match link.ether_type {
         ETHER_LLDP if reserved && untagged && matches!(group, 0x00 | 0x03 | 0x0e) => {
             out.kind = Kind::LinkControl;
         }
-        ETHER_SLOW if reserved => match rest.first() {
+        ETHER_SLOW if reserved => match link.packet.first() {
             // LACP and the marker protocol (802.1AX); OAM and the rest end at their link.
             Some(1 | 2) if untagged && group == 0x02 => out.kind = Kind::LinkControl,
             _ => return Err(DropReason::LinkLocalUnknown),
@@ -127,7 +133,7 @@ fn finish_unusual<'a>(
         // policy, whose rules can name it.
         _ => {}
     }
-    Ok((ether_type, rest))
+    Ok(link)
 }
 
 /// The LLC header and all that the 802.3 length covers.
@@ -140,14 +146,11 @@ fn enter_llc(len: u16, rest: &[u8]) -> Result<&[u8], DropReason> {
 
 /// C-VLAN (802.1Q), S-VLAN (802.1ad), and the S-VLAN of gear from before it.
 #[inline(always)]
-fn is_tag(ether_type: u16) -> bool {
+pub(super) fn is_tag(ether_type: u16) -> bool {
     matches!(ether_type, 0x8100 | 0x88a8 | 0x9100)
 }
 
-/// Whether the address with which the bytes begin is one of 01:80:c2:00:00:00 to 0f, which no bridge
-/// forwards (802.1Q §8.6.3).
-#[inline(always)]
-fn is_reserved_group<const N: usize>(bytes: &[u8; N]) -> bool {
-    let [high, low] = [be16(bytes, 0), be16(bytes, 4)];
-    high == 0x0180 && be16(bytes, 2) == 0xc200 && low < 0x0010
+/// 01:80:c2:00:00:00 to 0f, which no bridge forwards (802.1Q §8.6.3).
+fn is_reserved_group(mac: Mac) -> bool {
+    matches!(mac.0, [0x01, 0x80, 0xc2, 0x00, 0x00, 0x00..=0x0f])
 }

@@ -147,10 +147,13 @@ fn header_len(fixed: &[u8; MIN_HEADER_LEN]) -> Result<usize, DropReason> {
 /// Whether the checksum of a header without options is right.
 #[inline(always)]
 fn is_checksum_right(fixed: &[u8; MIN_HEADER_LEN]) -> bool {
-    // Wider words and the machine's byte order fold to the same sum (RFC 1071 §2).
-    let word = |at| u64::from(u32::from_ne_bytes(field(fixed, at)));
-    let sum = word(0) + word(4) + word(8) + word(12) + word(16);
-    // Five words fit 35 bits; folding them once leaves at most a carry of one.
+    // Wider words and the machine's byte order fold to the same sum (RFC 1071 §2); every carry out
+    // of a word is added to its end.
+    let word = |at| u64::from_ne_bytes(field(fixed, at));
+    let last = u64::from(u32::from_ne_bytes(field(fixed, 16)));
+    let (sum, carry) = word(0).overflowing_add(word(8));
+    let (sum, carry) = sum.overflowing_add(last + u64::from(carry));
+    let sum = sum.wrapping_add(u64::from(carry));
     let (sum, carry) = (sum as u32).overflowing_add((sum >> 32) as u32);
     let sum = sum.wrapping_add(u32::from(carry));
     // The high half is the sum of both halves with its carry brought around.

@@ -125,7 +125,6 @@ fn malformed() -> Vec<(DropReason, Vec<u8>)> {
     let syn = || v4().tcp(1000, 502, tcp_flags::SYN);
     let v6_from = |src: [u16; 8]| FrameBuilder::new().ip(src, B6).udp(1, 2);
     let v4_between = |src: [u8; 4], dst: [u8; 4]| FrameBuilder::new().ip(src, dst).udp(1, 2);
-    let lldp = to("01:80:c2:00:00:0e").ether_type(0x88cc);
     let arp = FrameBuilder::new().arp(1, A.into(), B.into());
     let neighbour_solicitation = v6().hop_limit(64).icmp(135, 0, 0).payload(&B6_BYTES);
     let fragment = |offset, more, len| v4().fragment(1, offset, more).udp(1, 2).payload_len(len);

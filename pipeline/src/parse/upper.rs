@@ -5,15 +5,20 @@ use bulkhead_rules::headers::protocol;
 use super::{Kind, Parsed, TcpSegment, be16, be32, icmp};
 use crate::verdict::DropReason;
 
-/// Parses what follows the IP headers, whose protocol stands in `out`. `whole` is false for a first
+/// Parses what follows the IP headers. `whole` is false for a first
 /// fragment, which must hold the whole upper-layer header too: else a later fragment could supply
 /// what is judged here.
 #[inline(always)]
-pub(super) fn parse(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
-    match out.headers.protocol {
+pub(super) fn parse(
+    protocol: u8,
+    bytes: &[u8],
+    whole: bool,
+    out: &mut Parsed,
+) -> Result<(), DropReason> {
+    match protocol {
         protocol::TCP => parse_tcp(bytes, whole, out),
         protocol::UDP => parse_udp(bytes, whole, out),
-        _ => parse_other(bytes, whole, out),
+        _ => parse_other(protocol, bytes, whole, out),
     }
 }
 
@@ -140,8 +145,13 @@ fn window_scale(options: &[u8]) -> Option<u8> {
     }
 }
 
-fn parse_other(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
-    let min_header_len = match out.headers.protocol {
+fn parse_other(
+    protocol: u8,
+    bytes: &[u8],
+    whole: bool,
+    out: &mut Parsed,
+) -> Result<(), DropReason> {
+    let min_header_len = match protocol {
         protocol::SCTP | protocol::AH => 12,
         protocol::ICMP | protocol::ICMPV6 | protocol::ESP => 8,
         protocol::GRE => 4,
@@ -150,7 +160,7 @@ fn parse_other(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropRe
     if bytes.len() < min_header_len {
         return Err(short(whole));
     }
-    match (out.headers.protocol, bytes.first_chunk::<8>()) {
+    match (protocol, bytes.first_chunk::<8>()) {
         (protocol::SCTP, Some(header)) => set_ports(header, out),
         (protocol @ (protocol::ICMP | protocol::ICMPV6), Some(header)) => {
             (out.kind, out.flow_ports) = icmp::parse(protocol, header);
