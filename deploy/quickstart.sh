@@ -219,7 +219,6 @@ start_gateway() {
         printf 'policy = "policy"\nstate-dir = "state"\ncontrol-socket = "control.sock"\n'
         printf 'clock = "trusted"   # this machine may have no NTP, and the rules here have no times\n'
         printf '\n[metrics]\nlisten = "%s"\n' "$METRICS"
-        [ -z "$NO_HUGE" ] || printf '\n[dpdk]\nhuge-pages = false\n'
         for wire in "${WIRES[@]}"; do
             printf '\n[[wire]]\nname = "%s"\ninside = "in-%s"\noutside = "out-%s"\nmode = "enforce"\n' \
                 "$wire" "$wire" "$wire"
@@ -243,9 +242,7 @@ start_gateway() {
 }
 
 head_line "2. The plant"
-NO_HUGE=''
-reserve_huge_pages 256 || NO_HUGE=1
-[ -z "$NO_HUGE" ] || warn "The gateway runs on ordinary pages: the same code, a little slower."
+reserve_huge_pages 256 || warn "The gateway runs on ordinary pages: the same code, a little slower."
 make_plant
 start_gateway
 usage | sed -n '/hmi ─/,/└──/p'

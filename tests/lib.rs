@@ -6,7 +6,7 @@
 //! ```no_run
 //! use bulkhead_tests::{Driver, Gateway, Rig, Settings};
 //! let Some(rig) = Rig::or_skip("example", 1) else { return };
-//! let gateway = Gateway::start(&rig, Settings::new(Driver::AfXdp, "version: 1\nrules: []\n"));
+//! let gateway = Gateway::start(&rig, Settings::new(Driver::AfXdp, "version: 1\n"));
 //! // … traffic between rig.inside(0) and rig.outside(0) …
 //! gateway.stop();
 //! ```

@@ -2,14 +2,15 @@
 //! load, knocks on closed doors and watches what arrives. Every command prints one line for people
 //! and for scripts alike: words, then `key=value` pairs.
 
-use std::io::{Read as _, Write as _};
-use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::io::Write as _;
+use std::net::{IpAddr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_tests::flows::{Echo, Here, Outcome, connect, exchange, ping, try_tcp, try_udp};
+use bulkhead_tests::gateway::http_get;
 use bulkhead_tests::load::{Kind, Load};
 use bulkhead_tests::raw::RawPort;
 use clap::{Parser, Subcommand};
@@ -234,20 +235,11 @@ fn source(frame: &[u8]) -> Option<IpAddr> {
 }
 
 fn get(server: SocketAddr, path: &str) -> Done {
-    let fetch = || -> std::io::Result<String> {
-        let mut stream = TcpStream::connect_timeout(&server, Duration::from_secs(2))?;
-        stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-        write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
-        let mut answer = String::new();
-        stream.read_to_string(&mut answer)?;
-        Ok(answer)
-    };
-    let answer = fetch().map_err(|e| format!("http://{server}{path}: {e}"))?;
-    let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
+    let (status, body) =
+        http_get(&Here, server, path).map_err(|e| format!("http://{server}{path}: {e}"))?;
     // Written, not printed: whoever reads may have seen enough (`| head`).
     let _ = std::io::stdout().write_all(body.as_bytes());
-    let good = head.split_whitespace().nth(1) == Some("200");
-    Ok(if good { ExitCode::SUCCESS } else { ExitCode::from(1) })
+    Ok(if status == 200 { ExitCode::SUCCESS } else { ExitCode::from(1) })
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

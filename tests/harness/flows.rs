@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::frames::checksum;
+use crate::namespace::Namespace;
 use crate::rig::Host;
 
 /// Where a program runs: in a host of a rig, or wherever this process was started.
@@ -21,6 +22,12 @@ pub trait Place {
 impl Place for Host {
     fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
         self.namespace.inside(work)
+    }
+}
+
+impl Place for Namespace {
+    fn inside<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        Namespace::inside(self, work)
     }
 }
 

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{Read as _, Write as _};
-use std::net::TcpStream;
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -11,11 +11,14 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::flows::Place;
 use crate::metrics::Metrics;
 use crate::rig::Rig;
 
 /// Where the gateway answers inside its namespace.
 const METRICS: &str = "127.0.0.1:10469";
+
+const POLICY_FILE: &str = "policy.yaml";
 
 /// The DPDK driver by which the gateway reaches its ports.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -56,6 +59,9 @@ pub struct Settings {
     pub mode: Mode,
     /// Its first policy, as YAML.
     pub policy: String,
+    /// What its configuration calls `policy`: `policy.yaml`, or a folder in which the first policy
+    /// is put as `10-first.yaml`.
+    pub policy_path: String,
     /// Seconds for which mid-stream TCP is adopted; the tests begin with none.
     pub grace_s: u32,
     /// Further lines for the head of `gateway.toml`.
@@ -71,6 +77,7 @@ impl Settings {
             driver,
             mode: Mode::Enforce,
             policy: policy.to_owned(),
+            policy_path: POLICY_FILE.to_owned(),
             grace_s: 0,
             extra: String::new(),
             must_be_ready: true,
@@ -89,13 +96,10 @@ impl Settings {
             Mode::Enforce => "enforce",
         };
         let mut text = format!(
-            "policy = \"policy.yaml\"\nstate-dir = \"state\"\ncontrol-socket = \"control.sock\"\n\
+            "policy = \"{}\"\nstate-dir = \"state\"\ncontrol-socket = \"control.sock\"\n\
              grace-s = {}\nclock = \"trusted\"\n{}\n[metrics]\nlisten = \"{METRICS}\"\n",
-            self.grace_s, self.extra
+            self.policy_path, self.grace_s, self.extra
         );
-        if free_huge_pages() < 64 {
-            text.push_str("[dpdk]\nhuge-pages = false\n");
-        }
         for wire in 0..rig.wires() {
             let inside = self.driver.port(2 * wire, &format!("in{wire}"));
             let outside = self.driver.port(2 * wire + 1, &format!("out{wire}"));
@@ -115,6 +119,7 @@ pub struct Gateway<'a> {
     rig: &'a Rig,
     process: Child,
     folder: PathBuf,
+    keeps_folder: bool,
 }
 
 impl<'a> Gateway<'a> {
@@ -127,7 +132,13 @@ impl<'a> Gateway<'a> {
         let folder = std::env::temp_dir().join(rig.gateway().name());
         fs::create_dir_all(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
         write(&folder.join("gateway.toml"), &settings.config(rig));
-        write(&folder.join("policy.yaml"), &settings.policy);
+        if settings.policy_path == POLICY_FILE {
+            write(&folder.join(POLICY_FILE), &settings.policy);
+        } else {
+            let policies = folder.join(&settings.policy_path);
+            fs::create_dir_all(&policies).unwrap_or_else(|e| panic!("{}: {e}", policies.display()));
+            write(&policies.join("10-first.yaml"), &settings.policy);
+        }
         Self::start_in(rig, folder, settings.must_be_ready)
     }
 
@@ -151,7 +162,7 @@ impl<'a> Gateway<'a> {
             .stderr(open())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
-        let mut gateway = Self { rig, process, folder };
+        let mut gateway = Self { rig, process, folder, keeps_folder: false };
         if must_be_ready {
             gateway.wait_until("ready", Duration::from_secs(30), |g| g.get("/readyz").0 == 200);
         }
@@ -161,6 +172,12 @@ impl<'a> Gateway<'a> {
     /// Its folder: `gateway.toml`, `policy.yaml`, `log`, `state`.
     pub fn folder(&self) -> &Path {
         &self.folder
+    }
+
+    /// Ends it, if it still runs, and leaves its folder for [`Gateway::start_again`].
+    pub fn keep(mut self) -> PathBuf {
+        self.keeps_folder = true;
+        self.folder.clone()
     }
 
     /// Its process.
@@ -176,7 +193,8 @@ impl<'a> Gateway<'a> {
 
     /// One HTTP request to the metrics endpoint: status (0 where it does not answer) and body.
     pub fn get(&self, path: &str) -> (u16, String) {
-        self.rig.gateway().inside(|| http_get(path)).unwrap_or_default()
+        let server = METRICS.parse().expect("a constant address");
+        http_get(self.rig.gateway(), server, path).unwrap_or_default()
     }
 
     /// The metrics now.
@@ -195,7 +213,14 @@ impl<'a> Gateway<'a> {
         self.process_status("VmRSS:")
     }
 
-    /// The most resident memory that there ever was, in kilobytes.
+    /// Lets [`Gateway::peak_resident_kb`] begin anew.
+    pub fn forget_peak_resident(&self) {
+        let path = format!("/proc/{}/clear_refs", self.pid());
+        fs::write(&path, "5").unwrap_or_else(|e| panic!("{path}: {e}"));
+    }
+
+    /// The most resident memory since the start, or since [`Gateway::forget_peak_resident`], in
+    /// kilobytes.
     pub fn peak_resident_kb(&self) -> u64 {
         self.process_status("VmHWM:")
     }
@@ -227,7 +252,7 @@ impl<'a> Gateway<'a> {
     pub fn replace_policy(&self, policy: &str) {
         let new = self.folder.join(".policy.yaml.new");
         write(&new, policy);
-        let old = self.folder.join("policy.yaml");
+        let old = self.folder.join(POLICY_FILE);
         fs::rename(&new, &old).unwrap_or_else(|e| panic!("{}: {e}", old.display()));
     }
 
@@ -301,7 +326,9 @@ impl Drop for Gateway<'_> {
             let tail: Vec<&str> = tail.into_iter().rev().collect();
             println!("--- the gateway's log ends with:\n{}", tail.join("\n"));
         }
-        let _ = fs::remove_dir_all(&self.folder);
+        if !self.keeps_folder {
+            let _ = fs::remove_dir_all(&self.folder);
+        }
     }
 }
 
@@ -324,21 +351,25 @@ pub fn binary() -> PathBuf {
     })
 }
 
-fn http_get(path: &str) -> std::io::Result<(u16, String)> {
-    let mut stream = TcpStream::connect(METRICS)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
-    write!(stream, "GET {path} HTTP/1.1\r\nHost: gateway\r\nConnection: close\r\n\r\n")?;
+/// One HTTP request from a place: status and body.
+///
+/// # Errors
+///
+/// What the socket says.
+pub fn http_get(
+    place: &impl Place,
+    server: SocketAddr,
+    path: &str,
+) -> std::io::Result<(u16, String)> {
+    let limit = Duration::from_secs(5);
+    let mut stream = place.inside(|| TcpStream::connect_timeout(&server, limit))?;
+    stream.set_read_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {server}\r\nConnection: close\r\n\r\n")?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer)?;
     let (head, body) = answer.split_once("\r\n\r\n").unwrap_or((&answer, ""));
     let status = head.split_whitespace().nth(1).and_then(|code| code.parse().ok()).unwrap_or(0);
     Ok((status, body.to_owned()))
-}
-
-fn free_huge_pages() -> u64 {
-    let text = fs::read_to_string("/proc/meminfo").unwrap_or_default();
-    let line = text.lines().find(|line| line.starts_with("HugePages_Free:")).unwrap_or_default();
-    line.split_whitespace().nth(1).and_then(|count| count.parse().ok()).unwrap_or(0)
 }
 
 fn write(path: &Path, text: &str) {

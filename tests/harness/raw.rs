@@ -46,23 +46,15 @@ impl RawPort {
         let every = (libc::ETH_P_ALL as u16).to_be();
         // Bound before it receives anything, so that no frame of another interface slips in.
         let socket = Socket::new(Domain::PACKET, Type::RAW, None)?;
-        for option in [libc::PACKET_AUXDATA, libc::PACKET_IGNORE_OUTGOING] {
-            let on: libc::c_int = 1;
-            // SAFETY: the descriptor is open, and the kernel reads the `size_of` bytes of `on`.
-            let outcome = unsafe {
-                libc::setsockopt(
-                    socket.as_raw_fd(),
-                    libc::SOL_PACKET,
-                    option,
-                    (&raw const on).cast(),
-                    size_of_val(&on) as libc::socklen_t,
-                )
-            };
-            if outcome != 0 {
-                return Err(io::Error::last_os_error());
-            }
+        let settings = [
+            (libc::SOL_PACKET, libc::PACKET_AUXDATA, 1),
+            (libc::SOL_PACKET, libc::PACKET_IGNORE_OUTGOING, 1),
+            // Beyond the system's limit: a test that counts must not lose frames itself.
+            (libc::SOL_SOCKET, libc::SO_RCVBUFFORCE, 256 << 20),
+        ];
+        for (level, option, value) in settings {
+            set_option(&socket, level, option, value)?;
         }
-        let _ = socket.set_recv_buffer_size(64 << 20);
         let index = nix::net::if_::if_nametoindex(interface)?;
         let mut storage = SockAddrStorage::zeroed();
         // SAFETY: `sockaddr_ll` is one of the socket address types that fit the storage.
@@ -138,6 +130,20 @@ impl RawPort {
     pub fn sees(&self, frame: &[u8], limit: Duration) -> bool {
         self.receive_where(limit, |seen| seen == frame).is_some()
     }
+}
+
+fn set_option(socket: &Socket, level: i32, option: i32, value: libc::c_int) -> io::Result<()> {
+    // SAFETY: the descriptor is open, and the kernel reads the `size_of_val` bytes of `value`.
+    let outcome = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            level,
+            option,
+            (&raw const value).cast(),
+            size_of_val(&value) as libc::socklen_t,
+        )
+    };
+    if outcome == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 /// The outermost tag, which the kernel takes off a frame before a packet socket sees it.

@@ -93,7 +93,7 @@ impl Host {
         let peer = ["peer", "name", port, "netns", gateway.name()];
         ns.ip(&[&["link", "add", HOST_INTERFACE, "type", "veth"], &peer[..]].concat());
         // The gateway's ends must not speak: no address, no IPv6 autoconfiguration.
-        gateway.exec(&["sysctl", "-qw", &format!("net.ipv6.conf.{port}.disable_ipv6=1")]);
+        set_ipv6(gateway, port, "disable_ipv6", "1");
         gateway.ip(&["link", "set", port, "up"]);
         // What a veth leaves to hardware that is not there: checksums, segmentation, VLAN tags.
         // Every frame reaches the gateway as it would stand on a cable.
@@ -102,9 +102,8 @@ impl Host {
             let off = off.into_iter().chain(OFFLOADS.iter().flat_map(|name| [*name, "off"]));
             inside.exec(&off.collect::<Vec<_>>());
         }
-        for setting in ["accept_dad=0", "accept_ra=0", "router_solicitations=0"] {
-            let setting = format!("net.ipv6.conf.{HOST_INTERFACE}.{setting}");
-            ns.exec(&["sysctl", "-qw", &setting]);
+        for setting in ["accept_dad", "accept_ra", "router_solicitations"] {
+            set_ipv6(ns, HOST_INTERFACE, setting, "0");
         }
         ns.ip(&["link", "set", HOST_INTERFACE, "address", &host.mac.to_string()]);
         ns.ip(&["link", "set", HOST_INTERFACE, "up"]);
@@ -128,6 +127,13 @@ impl Host {
 /// Whether an interface of a namespace has carrier, as `ip` reports it.
 pub fn carrier(namespace: &Namespace, interface: &str) -> bool {
     namespace.ip(&["-o", "link", "show", interface]).contains("LOWER_UP")
+}
+
+/// One of the kernel's settings of IPv6 on an interface. Whoever writes decides which namespace's.
+fn set_ipv6(namespace: &Namespace, interface: &str, setting: &str, value: &str) {
+    let path = format!("/proc/sys/net/ipv6/conf/{interface}/{setting}");
+    let written = namespace.inside(|| std::fs::write(&path, value));
+    written.unwrap_or_else(|e| panic!("{path} of {}: {e}", namespace.name()));
 }
 
 const OFFLOADS: [&str; 7] = ["rx", "tx", "gso", "gro", "tso", "rxvlan", "txvlan"];
