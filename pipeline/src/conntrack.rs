@@ -20,10 +20,11 @@
 //! |---|---|---|
 //! | SYN from the initiator | syn-sent | the attempt starts again: only its sender has a stake in it |
 //! | SYN from the initiator | live | forwarded, no change: the peer answers with a challenge ACK, and an initiator that had crashed recovers by the RST that this provokes (RFC 5961 section 4) |
+//! | SYN-ACK to that SYN | live | the peer knows nothing of the old connection either (both were switched off and on): the new one takes its place. Whoever would forge this has to reach both sides of the wire |
 //! | SYN from the responder | syn-sent | simultaneous open |
 //! | SYN from the responder | live | dropped: it would open the initiator's port, which no rule permits |
 //! | SYN | time-wait, closed | [`Outcome::Reopen`]: judged by the policy as a new flow. Whatever its sequence number: the endpoint decides that (RFC 6191), and the policy is asked again anyway |
-//! | SYN-ACK | live | forwarded where in window, no change: a retransmission |
+//! | any other SYN-ACK | live | forwarded where in window, no change: a retransmission |
 //! | RST exactly at `end` or at `una` | any | closed |
 //! | RST elsewhere in window | any | forwarded, no change: its receiver answers with a challenge ACK (RFC 5961 section 3), and the RST that follows is exact |
 //! | RST out of window | any | dropped |
@@ -222,12 +223,12 @@ const MIN_ACK_SPAN: u32 = 66_000;
 /// The largest window that RFC 7323 permits: beyond it sequence numbers would not compare.
 const MAX_WINDOW: u32 = 1 << 30;
 
-/// The state of one flow. 24 bytes, so that a flow entry has room for it.
+/// The state of one flow. 28 bytes, so that a flow entry has room for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[repr(C)]
 pub struct Connection {
     phase: Phase,
-    /// The flow entry's own flags: they live here because an entry has no byte to lose on padding.
+    /// The flow entry's own: here because an entry has no byte to lose on padding.
     pub(crate) entry_flags: u8,
     marks: u8,
     /// Window scale nibbles: the initiator's low.
@@ -238,9 +239,14 @@ pub struct Connection {
     una: [u32; 2],
     /// Per direction: the largest window that the sender announced, in units of its scale.
     window: [u16; 2],
+    /// In TCP what [`attempt_mark`] made of a SYN that the initiator sent in a live connection, 0 for
+    /// none; in ICMP the flow entry keeps the initiator's type and code here.
+    pub(crate) attempt_or_icmp: u16,
+    /// The flow entry's own, see above.
+    pub(crate) entry_packets_high: [u8; 2],
 }
 
-const _: () = assert!(size_of::<Connection>() == 24);
+const _: () = assert!(size_of::<Connection>() == 28);
 
 impl Connection {
     /// The state that the first packet of a flow opens.
@@ -413,7 +419,14 @@ impl Connection {
             (Phase::SynReceived, Direction::FromResponder) if segment.seq == self.una[1] => {
                 Ok(Outcome::Tolerated)
             }
-            (_, Direction::FromInitiator) => Ok(Outcome::Tolerated),
+            (_, Direction::FromInitiator) => {
+                // One in window is the late copy of the SYN that opened this connection.
+                let (seq, end) = (segment.seq, segment_end(segment));
+                if self.check_sequence(direction, seq, end).is_err() {
+                    self.attempt_or_icmp = attempt_mark(seq);
+                }
+                Ok(Outcome::Tolerated)
+            }
             (_, Direction::FromResponder) => Err(DropReason::TcpState),
         }
     }
@@ -432,7 +445,15 @@ impl Connection {
         if self.phase == Phase::SynSent {
             return Err(DropReason::TcpState);
         }
-        self.check_window(direction, segment)?;
+        if let Err(reason) = self.check_window(direction, segment) {
+            let is_live = !matches!(self.phase, Phase::TimeWait | Phase::Closed);
+            let attempt = attempt_mark(segment.ack.wrapping_sub(1));
+            if direction == Direction::FromResponder && is_live && self.attempt_or_icmp == attempt {
+                self.replace(segment);
+                return Ok(Outcome::InState);
+            }
+            return Err(reason);
+        }
         if self.phase == Phase::SynReceived {
             // The initiator's half of a simultaneous open.
             if segment.seq != self.una[from] && segment.seq.wrapping_add(1) != self.una[from] {
@@ -505,8 +526,7 @@ impl Connection {
 
     /// The initiator's SYN again, or the SYN of another attempt.
     fn try_again(&mut self, segment: &TcpSegment) {
-        let mut again = Self::open(segment);
-        again.entry_flags = self.entry_flags;
+        let mut again = Self::open(segment).with_entry_of(self);
         again.marks |= self.marks & LIBERAL;
         if segment.seq == self.una[0] {
             // Stacks retransmit without the data or the options of the first SYN: the answer may be
@@ -520,6 +540,23 @@ impl Connection {
             again.window[0] = again.window[0].max(self.window[0]);
         }
         *self = again;
+    }
+
+    /// A new connection in place of one that neither side knows any more, from the SYN-ACK that
+    /// answers its SYN. What that said of windows was not kept: the widest are assumed.
+    fn replace(&mut self, syn_ack: &TcpSegment) {
+        let mut new = Self::pseudo(Phase::SynReceived).with_entry_of(self);
+        new.end = [syn_ack.ack, segment_end(syn_ack)];
+        new.una = [syn_ack.ack, syn_ack.seq];
+        new.window = [u16::MAX, syn_ack.window];
+        new.scale = MAX_SCALE | scale_nibble(syn_ack) << 4;
+        new.marks = SYN_ACKED | SEEN | SEEN << 1;
+        // A responder offers a scale only to an initiator that did.
+        if syn_ack.window_scale.is_some() {
+            new.marks |= SCALED;
+            new.window[1] = to_units(syn_ack.window, scale_nibble(syn_ack));
+        }
+        *self = new;
     }
 
     /// Takes the responder's SYN, with or without ACK, into a connection that had only the
@@ -652,14 +689,27 @@ impl Connection {
             scale: NO_SCALE | NO_SCALE << 4,
             marks: 0,
             phase,
+            attempt_or_icmp: 0,
             entry_flags: 0,
+            entry_packets_high: [0; 2],
         }
+    }
+
+    fn with_entry_of(mut self, other: &Self) -> Self {
+        self.entry_flags = other.entry_flags;
+        self.entry_packets_high = other.entry_packets_high;
+        self
     }
 
     fn liberal(mut self) -> Self {
         self.marks |= LIBERAL;
         self
     }
+}
+
+/// Enough of an initial sequence number to tell its SYN-ACK by; never 0.
+fn attempt_mark(isn: u32) -> u16 {
+    (isn as u16).max(1)
 }
 
 /// The phase in which a flow without connection starts.

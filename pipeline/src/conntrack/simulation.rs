@@ -434,7 +434,9 @@ proptest! {
                 let judged = live.update(forged_direction, &forged);
                 injected += 1;
                 let passed = matches!(judged, Ok(Outcome::InState));
-                if *live != before || passed {
+                // That a SYN was seen is remembered, until its SYN-ACK; it changes nothing else.
+                let attempt_or_icmp = before.attempt_or_icmp;
+                if (Connection { attempt_or_icmp, ..*live }) != before || passed {
                     let forged = ("forged", judged, forged_direction, forged);
                     trouble.get_or_insert((forged, before, *live));
                     *live = before;

@@ -52,7 +52,9 @@ fn unchanged(
 ) {
     let before = *state;
     assert_eq!(state.update(direction, &segment), expected, "{segment:?}");
-    assert_eq!(*state, before, "{segment:?}");
+    // That a SYN was seen is remembered, until its SYN-ACK.
+    let attempt_or_icmp = before.attempt_or_icmp;
+    assert_eq!(Connection { attempt_or_icmp, ..*state }, before, "{segment:?}");
 }
 
 #[test]
@@ -153,6 +155,39 @@ fn a_syn_on_a_live_connection_changes_nothing() {
         unchanged(&mut state, FromResponder, seg(SYN_ACK, B, a(1), 0), Ok(Outcome::Tolerated));
         let far = seg(SYN_ACK, b(0x4000_0000), a(1), 0);
         unchanged(&mut state, FromResponder, far, Err(DropReason::TcpWindow));
+    }
+}
+
+/// Both sides were switched off and on, and use the same ports again: nobody knows the connection
+/// that the gateway remembers.
+#[test]
+fn a_connection_that_both_sides_have_forgotten_makes_place() {
+    let scaled = |segment: TcpSegment| TcpSegment { window_scale: Some(7), ..segment };
+    let mut adopted = Connection::adopt(&seg(ACK, a(0), b(0), 0), FromInitiator).unwrap();
+    in_state(&mut adopted, FromResponder, seg(ACK, b(0), a(0), 0));
+    for mut state in [established(), adopted] {
+        state.entry_flags = 5;
+        state.entry_packets_high = [1, 2];
+        let (isn, other) = (0x5555_5555, 0x7777_7777);
+        let answer = scaled(seg(SYN_ACK, other, isn + 1, 0));
+        // Not without its SYN.
+        let mut blind = state;
+        unchanged(&mut blind, FromResponder, answer, Err(DropReason::TcpWindow));
+        let syn = scaled(seg(SYN, isn, 0, 0));
+        unchanged(&mut state, FromInitiator, syn, Ok(Outcome::Tolerated));
+        for ack in [isn, isn + 3, a(1)] {
+            let wrong = seg(SYN_ACK, other, ack, 0);
+            unchanged(&mut state, FromResponder, wrong, Err(DropReason::TcpWindow));
+        }
+        in_state(&mut state, FromResponder, answer);
+        assert_eq!(state.phase(), Phase::SynReceived);
+        in_state(&mut state, FromInitiator, seg(ACK, isn + 1, other + 1, 800));
+        assert_eq!(state.phase(), Phase::Established);
+        in_state(&mut state, FromResponder, seg(ACK, other + 1, isn + 801, 1400));
+        assert_eq!((state.entry_flags, state.entry_packets_high), (5, [1, 2]));
+        // The old one is gone.
+        let old = seg(ACK, b(1), a(1), 1);
+        unchanged(&mut state, FromResponder, old, Err(DropReason::TcpWindow));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
-use bulkhead_rules::headers::{Headers, Mac, WireId};
+use bulkhead_rules::headers::{Headers, Mac, WireId, protocol};
 use bulkhead_rules::policy::RuleId;
 
 use super::TICK_SHIFT;
@@ -41,14 +41,12 @@ pub struct FlowEntry {
     key_tail: u64,
     last_seen: u32,
     connection: Connection,
-    epoch: u32,
     bytes: [u64; 2],
+    epoch: u32,
     rule: u32,
     created: u32,
-    /// Packets are counted in 40 bits.
+    /// Packets are counted in 40 bits; the connection has room for the upper eight.
     packets_low: [u32; 2],
-    packets_high: [u8; 2],
-    icmp: u16,
     macs: [Mac; 2],
 }
 
@@ -71,8 +69,6 @@ impl FlowEntry {
         connection: Connection::NONE,
         bytes: [0; 2],
         packets_low: [0; 2],
-        packets_high: [0; 2],
-        icmp: 0,
         macs: [Mac([0; 6]); 2],
     };
 
@@ -81,6 +77,9 @@ impl FlowEntry {
         connection.entry_flags = (INITIATOR_HIGH * new.initiator as u8)
             | if new.mac_sensitive { MAC_SENSITIVE } else { 0 }
             | if new.permitted { PERMITTED } else { 0 };
+        if matches!(new.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
+            connection.attempt_or_icmp = new.headers.dst_port;
+        }
         Self {
             key_words: key.words,
             key_tail: key.tail | u64::from(new.headers.wire.0) << 48,
@@ -89,7 +88,6 @@ impl FlowEntry {
             rule: new.rule.0,
             created: now,
             connection,
-            icmp: new.headers.dst_port,
             macs: [new.headers.src_mac, new.headers.dst_mac],
             ..Self::VACANT
         }
@@ -140,7 +138,8 @@ impl FlowEntry {
     pub fn initiator_headers(&self) -> Headers {
         let [src_mac, dst_mac] = self.macs;
         let wire = WireId((self.key_tail >> 48) as u16);
-        Headers { wire, src_mac, dst_mac, ..self.key().headers(self.initiator(), self.icmp) }
+        let headers = self.key().headers(self.initiator(), self.connection.attempt_or_icmp);
+        Headers { wire, src_mac, dst_mac, ..headers }
     }
 
     /// Whether a packet of `direction` carries the MAC addresses that the verdict rests on. Always
@@ -217,7 +216,8 @@ impl FlowEntry {
         self.bytes[at] = self.bytes[at].wrapping_add(len as u64);
         let (low, carry) = self.packets_low[at].overflowing_add(1);
         self.packets_low[at] = low;
-        self.packets_high[at] = self.packets_high[at].wrapping_add(u8::from(carry));
+        let high = &mut self.connection.entry_packets_high[at];
+        *high = high.wrapping_add(u8::from(carry));
         if refresh {
             self.last_seen = super::tick(now_ns);
         }
@@ -226,13 +226,15 @@ impl FlowEntry {
     /// Packets of one direction, modulo 2^40: at a million a second that is twelve days.
     pub fn packets(&self, direction: Direction) -> u64 {
         let at = direction as usize;
-        u64::from(self.packets_low[at]) | u64::from(self.packets_high[at]) << 32
+        let high = self.connection.entry_packets_high[at];
+        u64::from(self.packets_low[at]) | u64::from(high) << 32
     }
 
     #[cfg(test)]
     pub(super) fn set_packets(&mut self, direction: Direction, packets: u64) {
         let at = direction as usize;
-        (self.packets_low[at], self.packets_high[at]) = (packets as u32, (packets >> 32) as u8);
+        self.packets_low[at] = packets as u32;
+        self.connection.entry_packets_high[at] = (packets >> 32) as u8;
     }
 
     /// Bytes of the frames of one direction, without FCS.
