@@ -4,8 +4,8 @@ use std::io;
 use std::process::ExitCode;
 
 use bulkhead_bench::classbench::Family;
-use bulkhead_bench::data;
 use bulkhead_bench::verify::{Report, compare};
+use bulkhead_bench::{data, forwarding};
 use bulkhead_rules::headers::{ETHER_IPV6, Headers};
 use bulkhead_rules::packet::in_words;
 use bulkhead_rules::policy::Policy;
@@ -34,11 +34,19 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure the gateway against dpdk-testpmd on the same pair of DPDK devices, in turns. Needs
+    /// huge pages, or root, and a release build of the gateway.
+    Forwarding(forwarding::Options),
 }
 
 fn main() -> ExitCode {
-    let Command::VerifyClassifier { packets, packets_100k, seed } = Arguments::parse().command;
-    match verify_classifier(packets, packets_100k, seed) {
+    let result = match Arguments::parse().command {
+        Command::VerifyClassifier { packets, packets_100k, seed } => {
+            verify_classifier(packets, packets_100k, seed)
+        }
+        Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
+    };
+    match result {
         Ok(0) => ExitCode::SUCCESS,
         Ok(wrong) => {
             println!("{wrong} wrong");

@@ -1,0 +1,571 @@
+//! The gateway against `dpdk-testpmd`: the same pair of DPDK devices, the same frames, one core.
+//!
+//! Frames come from `net_pcap`, which replays a capture from memory for ever, and go to `net_null`,
+//! so that neither a wire nor the kernel sets the pace. `testpmd` in `io` mode moves buffers and looks
+//! at nothing: it is the floor that the drivers themselves cost.
+//!
+//! The rate is packets by the forwarding thread's processor time, not by the clock on the wall: a
+//! machine that has other work slows all contenders, and this leaves their time out. Caches that
+//! others use are still felt, so contenders take turns and medians are compared.
+
+use std::fs;
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+/// What to measure, and with what.
+#[derive(clap::Args, Clone, Debug)]
+pub struct Options {
+    /// The gateway's binary, built for release.
+    #[arg(long, default_value = "target/release/bulkhead")]
+    pub gateway: PathBuf,
+    /// The policy that the gateway enforces.
+    #[arg(long, default_value = "deploy/examples/plant-line.yaml")]
+    pub policy: PathBuf,
+    /// How often each contender runs for each kind of traffic.
+    #[arg(long, default_value_t = 5)]
+    pub repeat: usize,
+    /// How long one run is measured, after two seconds that are not.
+    #[arg(long, default_value_t = 4)]
+    pub seconds: u64,
+    /// The core that forwards. Core 0 has everything else.
+    #[arg(long, default_value_t = 1)]
+    pub core: usize,
+    /// Where the results go as JSON.
+    #[arg(long)]
+    pub json: Option<PathBuf>,
+    /// Where `perf report` of one run of the gateway for each kind of traffic goes.
+    #[arg(long)]
+    pub profile: Option<PathBuf>,
+}
+
+/// One kind of traffic.
+#[derive(Clone, Copy, Debug)]
+struct Traffic {
+    name: &'static str,
+    flows: u16,
+    permitted: bool,
+}
+
+/// UDP between the two controllers of the example policy, or from a stranger to one of them.
+const TRAFFIC: [Traffic; 3] = [
+    Traffic { name: "permitted, 1,024 flows", flows: 1_024, permitted: true },
+    Traffic { name: "permitted, 16,384 flows", flows: 16_384, permitted: true },
+    Traffic { name: "denied, 1,024 flows", flows: 1_024, permitted: false },
+];
+
+/// Who forwards.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Contender {
+    Io,
+    Macswap,
+    Enforce,
+    Observe,
+}
+
+const CONTENDERS: [Contender; 4] =
+    [Contender::Io, Contender::Macswap, Contender::Enforce, Contender::Observe];
+
+impl Contender {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Io => "testpmd io",
+            Self::Macswap => "testpmd macswap",
+            Self::Enforce => "bulkhead enforce",
+            Self::Observe => "bulkhead observe",
+        }
+    }
+}
+
+/// One measured run.
+#[derive(Clone, Copy, Debug, Serialize)]
+struct Run {
+    packets: u64,
+    busy_ns: u64,
+    wall_ns: u64,
+}
+
+impl Run {
+    /// Packets per second of processor time.
+    fn rate(&self) -> f64 {
+        self.packets as f64 * 1e9 / self.busy_ns as f64
+    }
+}
+
+/// One line of the result.
+#[derive(Debug, Serialize)]
+struct Outcome {
+    traffic: &'static str,
+    contender: &'static str,
+    packets_per_core_second: f64,
+    cycles_per_packet: f64,
+    ratio_to_io: f64,
+    runs: Vec<Run>,
+}
+
+/// What the numbers were measured on.
+#[derive(Debug, Serialize)]
+struct Machine {
+    processor: String,
+    mhz: f64,
+    cores: usize,
+    kernel: String,
+    dpdk: String,
+    commit: String,
+    load_before: String,
+    load_after: String,
+}
+
+/// Everything, as it is written to the file.
+#[derive(Debug, Serialize)]
+struct Results {
+    machine: Machine,
+    frame_bytes: usize,
+    seconds: u64,
+    outcomes: Vec<Outcome>,
+}
+
+/// Measures all contenders in turns and prints a table.
+///
+/// # Errors
+///
+/// A program is missing or says something unexpected, or a file cannot be written.
+pub fn run(options: &Options) -> io::Result<()> {
+    let folder = Folder::new()?;
+    let load_before = load();
+    let mut outcomes = Vec::new();
+    for traffic in TRAFFIC {
+        let capture = folder.0.join("traffic.pcap");
+        fs::write(&capture, capture_of(traffic))?;
+        let mut runs = [const { Vec::new() }; CONTENDERS.len()];
+        for round in 0..options.repeat {
+            for (contender, runs) in CONTENDERS.iter().zip(&mut runs) {
+                let run = measure(*contender, &capture, &folder.0, options, None)?;
+                eprintln!("{}, {}, round {}: {run:?}", traffic.name, contender.name(), round + 1);
+                runs.push(run);
+            }
+        }
+        outcomes.extend(summarise(traffic, runs));
+        if let Some(profile) = &options.profile {
+            let report =
+                profile.with_extension(format!("{}.txt", traffic.name.replace([',', ' '], "")));
+            measure(Contender::Enforce, &capture, &folder.0, options, Some(&report))?;
+            println!("profile: {}", report.display());
+        }
+    }
+    let results = Results {
+        machine: machine(load_before)?,
+        frame_bytes: FRAME_BYTES,
+        seconds: options.seconds,
+        outcomes,
+    };
+    print(&results);
+    if let Some(path) = &options.json {
+        fs::write(path, serde_json::to_vec_pretty(&results)?)?;
+    }
+    Ok(())
+}
+
+fn summarise(traffic: Traffic, runs: [Vec<Run>; CONTENDERS.len()]) -> Vec<Outcome> {
+    let hertz = processor_mhz() * 1e6;
+    let rates = runs.each_ref().map(|runs| median(runs.iter().map(Run::rate).collect()));
+    CONTENDERS
+        .iter()
+        .zip(runs)
+        .zip(rates)
+        .map(|((contender, runs), rate)| Outcome {
+            traffic: traffic.name,
+            contender: contender.name(),
+            packets_per_core_second: rate,
+            cycles_per_packet: hertz / rate,
+            ratio_to_io: rate / rates[0],
+            runs,
+        })
+        .collect()
+}
+
+fn print(results: &Results) {
+    let Machine { processor, kernel, dpdk, commit, load_before, .. } = &results.machine;
+    println!(
+        "{processor}, Linux {kernel}, {dpdk}, commit {commit}, load {load_before} at the start"
+    );
+    println!(
+        "{:<26} {:<18} {:>10} {:>12} {:>8}",
+        "traffic", "contender", "Mpps/core", "cycles/pkt", "of io"
+    );
+    for outcome in &results.outcomes {
+        println!(
+            "{:<26} {:<18} {:>10.2} {:>12.0} {:>7.0}%",
+            outcome.traffic,
+            outcome.contender,
+            outcome.packets_per_core_second / 1e6,
+            outcome.cycles_per_packet,
+            outcome.ratio_to_io * 100.0,
+        );
+    }
+}
+
+/// Runs a contender once; with `profile`, lets `perf` watch it and writes its report there.
+fn measure(
+    contender: Contender,
+    capture: &Path,
+    folder: &Path,
+    options: &Options,
+    profile: Option<&Path>,
+) -> io::Result<Run> {
+    let mut process = match contender {
+        Contender::Io => Process::testpmd("io", capture, options)?,
+        Contender::Macswap => Process::testpmd("macswap", capture, options)?,
+        Contender::Enforce => Process::gateway("enforce", capture, folder, options)?,
+        Contender::Observe => Process::gateway("observe", capture, folder, options)?,
+    };
+    process.wait_until_forwarding()?;
+    thread::sleep(Duration::from_secs(2));
+    let before = process.sample()?;
+    let begin = Instant::now();
+    if let Some(path) = profile {
+        process.profile(before.busiest_since(&[])?, options.seconds, path)?;
+    } else {
+        thread::sleep(Duration::from_secs(options.seconds));
+    }
+    let after = process.sample()?;
+    let thread = after.busiest_since(&before.threads)?;
+    Ok(Run {
+        packets: after.packets - before.packets,
+        busy_ns: after.busy_of(thread) - before.busy_of(thread),
+        wall_ns: begin.elapsed().as_nanos() as u64,
+    })
+}
+
+/// Packets so far, and the processor time of every thread so far.
+struct Sample {
+    packets: u64,
+    threads: Vec<(u32, u64)>,
+}
+
+impl Sample {
+    fn busy_of(&self, thread: u32) -> u64 {
+        self.threads.iter().find(|(id, _)| *id == thread).map_or(0, |(_, busy)| *busy)
+    }
+
+    /// The thread that has worked most since `before`: the one that forwards.
+    fn busiest_since(&self, before: &[(u32, u64)]) -> io::Result<u32> {
+        let since = |(id, busy): &(u32, u64)| {
+            let earlier = before.iter().find(|(other, _)| other == id).map_or(0, |(_, busy)| *busy);
+            busy.saturating_sub(earlier)
+        };
+        self.threads
+            .iter()
+            .max_by_key(|thread| since(thread))
+            .map(|(id, _)| *id)
+            .ok_or_else(|| io::Error::other("the contender has ended"))
+    }
+}
+
+/// A contender that runs; ended when dropped.
+struct Process {
+    child: Child,
+    /// Where testpmd answers; the gateway answers over HTTP.
+    answers: Option<BufReader<ChildStdout>>,
+}
+
+/// Where the gateway's metrics are during a run.
+const METRICS: &str = "127.0.0.1:9631";
+
+impl Process {
+    fn testpmd(mode: &str, capture: &Path, options: &Options) -> io::Result<Self> {
+        // By lines, because its output goes to a pipe.
+        let mut child = Command::new("stdbuf")
+            .args(["--output=L", "dpdk-testpmd"])
+            .args(["--in-memory", "--no-pci", "--no-telemetry", "--iova-mode=va"])
+            .arg(format!("--lcores=0@0,1@{}", options.core))
+            .arg(format!("--vdev={}", source(capture)))
+            .arg(format!("--vdev={SINK}"))
+            .args(["--", "--interactive", "--burst=64", "--nb-cores=1", "--txd=1024", "--rxd=1024"])
+            .args(["--total-num-mbufs=65536", &format!("--forward-mode={mode}")])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|error| said("dpdk-testpmd", &error))?;
+        let answers = child.stdout.take().map(BufReader::new);
+        let mut process = Self { child, answers };
+        process.tell("start")?;
+        Ok(process)
+    }
+
+    fn gateway(mode: &str, capture: &Path, folder: &Path, options: &Options) -> io::Result<Self> {
+        let config = folder.join("gateway.toml");
+        let policy = fs::canonicalize(&options.policy)?;
+        fs::write(
+            &config,
+            format!(
+                "policy = {policy:?}\nstate-dir = {:?}\ncontrol-socket = {:?}\n\
+                 workers = 1\ncores = [{}]\npoll = \"busy\"\n\
+                 [[wire]]\nname = \"bench\"\ninside = {:?}\noutside = {SINK:?}\nmode = {mode:?}\n\
+                 [flows]\ncapacity = 131072\nper-source-limit = 65536\n\
+                 [metrics]\nlisten = \"{METRICS}\"\n",
+                folder.join("state"),
+                folder.join("control.sock"),
+                options.core,
+                source(capture),
+            ),
+        )?;
+        let child = Command::new(&options.gateway)
+            .arg("run")
+            .arg("--config")
+            .arg(&config)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(fs::File::create(folder.join("gateway.log"))?)
+            .spawn()
+            .map_err(|error| said(&options.gateway.display().to_string(), &error))?;
+        Ok(Self { child, answers: None })
+    }
+
+    fn wait_until_forwarding(&mut self) -> io::Result<()> {
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while Instant::now() < give_up {
+            if let Some(status) = self.child.try_wait()? {
+                return Err(io::Error::other(format!("a contender ended: {status}")));
+            }
+            if self.packets().is_ok_and(|packets| packets > 0) {
+                return Ok(());
+            }
+            thread::sleep(Duration::from_millis(200));
+        }
+        Err(io::Error::other("a contender forwards nothing"))
+    }
+
+    fn sample(&mut self) -> io::Result<Sample> {
+        let packets = self.packets()?;
+        let mut threads = Vec::new();
+        for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))?.flatten() {
+            let Some(id) = task.file_name().to_str().and_then(|name| name.parse().ok()) else {
+                continue;
+            };
+            // Nanoseconds on a processor, then nanoseconds of waiting for one.
+            let times = fs::read_to_string(task.path().join("schedstat"))?;
+            let busy = times.split(' ').next().and_then(|busy| busy.parse().ok());
+            threads.push((id, busy.ok_or_else(|| io::Error::other("no schedstat"))?));
+        }
+        Ok(Sample { packets, threads })
+    }
+
+    /// Frames received so far.
+    fn packets(&mut self) -> io::Result<u64> {
+        if self.answers.is_some() {
+            return self.testpmd_packets();
+        }
+        let page = metrics()?;
+        let line = page.lines().find(|line| {
+            line.starts_with("bulkhead_received_packets_total{") && line.contains("port=\"inside\"")
+        });
+        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+            .map(|packets| packets as u64)
+            .ok_or_else(|| io::Error::other("the gateway's metrics have no received packets"))
+    }
+
+    fn testpmd_packets(&mut self) -> io::Result<u64> {
+        self.tell("show port stats 0")?;
+        let answers =
+            self.answers.as_mut().ok_or_else(|| io::Error::other("testpmd has no output"))?;
+        let mut line = String::new();
+        while answers.read_line(&mut line)? > 0 {
+            if let Some(rest) = line.trim_start().strip_prefix("RX-packets:") {
+                let count = rest.split_whitespace().next().and_then(|word| word.parse().ok());
+                return count.ok_or_else(|| io::Error::other("testpmd counts no packets"));
+            }
+            line.clear();
+        }
+        Err(io::Error::other("testpmd has ended"))
+    }
+
+    fn tell(&mut self, command: &str) -> io::Result<()> {
+        let input = self.child.stdin.as_mut().ok_or_else(|| io::Error::other("no input"))?;
+        writeln!(input, "{command}")?;
+        input.flush()
+    }
+
+    fn profile(&self, thread: u32, seconds: u64, to: &Path) -> io::Result<()> {
+        let data = to.with_extension("data");
+        let perf = |arguments: &[&str]| {
+            Command::new("perf")
+                .args(arguments)
+                .stdin(Stdio::null())
+                .output()
+                .map_err(|error| said("perf", &error))
+        };
+        let (thread, seconds, file) =
+            (thread.to_string(), seconds.to_string(), data.display().to_string());
+        // Virtual machines have no cycle counter: sample by time.
+        let record = ["record", "-q", "-e", "cpu-clock", "-F", "1999", "-o", &file, "-t", &thread];
+        perf(&[&record[..], &["--", "sleep", &seconds]].concat())?;
+        let report =
+            ["report", "-i", &file, "--stdio", "-q", "--no-children", "--percent-limit", "0.5"];
+        let output = perf(&[&report[..], &["-F", "overhead,dso,symbol"]].concat())?;
+        fs::write(to, output.stdout)?;
+        fs::remove_file(data)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Both end at once; what they hold ends with them.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The device that frames come from. It keeps one buffer for each frame of the capture.
+fn source(capture: &Path) -> String {
+    format!("net_pcap0,rx_pcap={},infinite_rx=1", capture.display())
+}
+
+/// The device that frames go to; by itself it would also invent some.
+const SINK: &str = "net_null0,no-rx=1";
+
+fn metrics() -> io::Result<String> {
+    let mut stream = TcpStream::connect(METRICS)?;
+    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    write!(stream, "GET /metrics HTTP/1.1\r\nHost: {METRICS}\r\nConnection: close\r\n\r\n")?;
+    let mut page = String::new();
+    stream.read_to_string(&mut page)?;
+    Ok(page)
+}
+
+/// Bytes of a frame without FCS: the shortest there are.
+const FRAME_BYTES: usize = 60;
+
+/// A capture file of one frame for each flow.
+fn capture_of(traffic: Traffic) -> Vec<u8> {
+    let mut file = Vec::new();
+    for word in [0xa1b2_c3d4_u32, 0x0004_0002, 0, 0, 65_535, 1] {
+        file.extend(word.to_le_bytes());
+    }
+    for flow in 0..traffic.flows {
+        for word in [0, 0, FRAME_BYTES as u32, FRAME_BYTES as u32] {
+            file.extend(word.to_le_bytes());
+        }
+        file.extend(datagram(1_024 + flow, if traffic.permitted { 11 } else { 99 }));
+    }
+    file
+}
+
+/// `10.30.3.{host}:port` to `10.30.3.12:2222`, UDP.
+fn datagram(port: u16, host: u8) -> [u8; FRAME_BYTES] {
+    let mut frame = [0; FRAME_BYTES];
+    frame[..14].copy_from_slice(&[2, 0, 0, 0, 0, 12, 2, 0, 0, 0, 0, host, 0x08, 0x00]);
+    frame[14..34].copy_from_slice(&[
+        0x45, 0, 0, 46, 0, 0, 0, 0, 64, 17, 0, 0, 10, 30, 3, host, 10, 30, 3, 12,
+    ]);
+    let words =
+        frame[14..34].chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]])));
+    let sum: u32 = words.sum();
+    frame[24..26].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
+    frame[34..36].copy_from_slice(&port.to_be_bytes());
+    frame[36..38].copy_from_slice(&2_222_u16.to_be_bytes());
+    frame[38..40].copy_from_slice(&26_u16.to_be_bytes());
+    frame
+}
+
+fn machine(load_before: String) -> io::Result<Machine> {
+    let first_line = |program: &str, arguments: &[&str]| {
+        let output = Command::new(program).args(arguments).output();
+        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+        text.unwrap_or_default().lines().next().unwrap_or("unknown").trim().to_owned()
+    };
+    Ok(Machine {
+        processor: cpuinfo("model name").unwrap_or_default(),
+        mhz: processor_mhz(),
+        cores: thread::available_parallelism()?.get(),
+        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
+        dpdk: format!("DPDK {}", first_line("pkg-config", &["--modversion", "libdpdk"])),
+        commit: first_line("git", &["rev-parse", "--short", "HEAD"]),
+        load_before,
+        load_after: load(),
+    })
+}
+
+fn processor_mhz() -> f64 {
+    cpuinfo("cpu MHz").and_then(|mhz| mhz.parse().ok()).unwrap_or(f64::NAN)
+}
+
+fn cpuinfo(key: &str) -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with(key))?;
+    line.split(':').nth(1).map(|value| value.trim().to_owned())
+}
+
+/// What the machine has to do, over one, five and fifteen minutes.
+fn load() -> String {
+    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    match values.len() {
+        0 => f64::NAN,
+        odd if odd % 2 == 1 => values[middle],
+        _ => (values[middle - 1] + values[middle]) / 2.0,
+    }
+}
+
+fn said(program: &str, error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), format!("{program}: {error}"))
+}
+
+/// A folder of this run's own, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> io::Result<Self> {
+        let path = std::env::temp_dir().join(format!("bulkhead-bench-{}", std::process::id()));
+        fs::create_dir_all(&path)?;
+        Ok(Self(path))
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frames_are_valid_and_flows_differ() {
+        let words = |frame: &[u8]| -> u32 {
+            frame.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum()
+        };
+        let frame = datagram(1_024, 11);
+        let sum = words(&frame[14..34]);
+        assert_eq!((sum & 0xffff) + (sum >> 16), 0xffff, "the header's checksum");
+        assert_ne!(frame, datagram(1_025, 11));
+        let file = capture_of(TRAFFIC[0]);
+        assert_eq!(file.len(), 24 + 1_024 * (16 + FRAME_BYTES));
+    }
+
+    #[test]
+    fn the_median_is_the_middle() {
+        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
+        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
+    }
+
+    #[test]
+    fn the_busiest_thread_is_the_one_that_worked_since() {
+        let sample = Sample { packets: 0, threads: vec![(1, 900), (2, 500)] };
+        assert_eq!(sample.busiest_since(&[(1, 890), (2, 100)]).ok(), Some(2));
+        assert_eq!(sample.busy_of(1), 900);
+    }
+}
