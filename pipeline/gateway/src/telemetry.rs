@@ -84,9 +84,8 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(16 << 10)
         .serve_connection(TokioIo::new(stream), service);
-    match timeout(CONNECTION_LIMIT, connection).await {
-        Ok(Err(error)) => debug!("a client of the metrics endpoint was left: {error}"),
-        Ok(Ok(())) | Err(_) => {}
+    if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, connection).await {
+        debug!("a client of the metrics endpoint was left: {error}");
     }
 }
 

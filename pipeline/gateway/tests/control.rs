@@ -1,4 +1,5 @@
 //! The control socket and the metrics endpoint, towards friends and enemies.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 mod common;
 

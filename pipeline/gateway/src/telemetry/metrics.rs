@@ -11,7 +11,7 @@ use prometheus::{Encoder, TextEncoder};
 
 use super::families::Families;
 use crate::config::{Mode, mode_label};
-use crate::state::{Gateway, PolicyState, WorkerHandle};
+use crate::state::{Gateway, PolicyState, PortHandle, WorkerHandle};
 
 /// Latency buckets in nanoseconds: 1, 2 and 5 of each decade from 1 µs to 10 ms.
 const LATENCY_BOUNDS_NS: &[u64] = &[
@@ -167,20 +167,20 @@ fn drops(gateway: &Gateway, families: &mut Families) {
     }
 }
 
-fn links(gateway: &Gateway, families: &mut Families) {
-    let each = |add: &mut dyn FnMut(&[(&str, &str)], &crate::state::PortHandle, &str)| {
-        for (config, wire) in gateway.config.wires.iter().zip(gateway.wires()) {
-            let sides = [
-                ("inside", &wire.inside, &config.inside),
-                ("outside", &wire.outside, &config.outside),
-            ];
-            for (side, port, device) in sides {
-                add(&[("wire", &config.name), ("port", side)], port, device);
-            }
+/// Calls `each` with the labels, the handle and the device's name of every open port.
+fn each_port(gateway: &Gateway, mut each: impl FnMut(&[(&str, &str); 2], &PortHandle, &str)) {
+    for (config, wire) in gateway.config.wires.iter().zip(gateway.wires()) {
+        let sides =
+            [("inside", &wire.inside, &config.inside), ("outside", &wire.outside, &config.outside)];
+        for (side, port, device) in sides {
+            each(&[("wire", &config.name), ("port", side)], port, device);
         }
-    };
+    }
+}
+
+fn links(gateway: &Gateway, families: &mut Families) {
     let mut up = families.gauge("link_up", "Whether a port has carrier and is not held down.");
-    each(&mut |labels, port, _| {
+    each_port(gateway, |labels, port, _| {
         let value = port.carrier.load(Relaxed) && !port.held_down.load(Relaxed);
         up.add(labels, f64::from(u8::from(value)));
     });
@@ -188,11 +188,11 @@ fn links(gateway: &Gateway, families: &mut Families) {
         "link_held_down",
         "Whether a port is held down because the other port of its wire lost carrier.",
     );
-    each(&mut |labels, port, _| {
+    each_port(gateway, |labels, port, _| {
         held.add(labels, f64::from(u8::from(port.held_down.load(Relaxed))));
     });
     let mut info = families.gauge("port_info", "The device behind a port; always 1.");
-    each(&mut |labels, port, device| {
+    each_port(gateway, |labels, port, device| {
         let driver = port.driver.as_str();
         info.add(&[labels[0], labels[1], ("device", device), ("driver", driver)], 1.0);
     });
@@ -211,7 +211,7 @@ fn links(gateway: &Gateway, families: &mut Families) {
     ];
     for (name, help, read) in counted {
         let mut family = families.counter(name, help);
-        each(&mut |labels, port, _| {
+        each_port(gateway, |labels, port, _| {
             family.add(
                 labels,
                 port.device(|device| read(&device.driver_counters())).unwrap_or(0) as f64,
