@@ -2,6 +2,8 @@
 //! is what went in, byte for byte and in order, but for frames that are dropped for a reason on a
 //! list that was reviewed: `tests/golden/captures-dropped.tsv`.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 

@@ -1,5 +1,7 @@
 //! `bulkhead replay` on captures that the test makes itself.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
