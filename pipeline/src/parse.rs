@@ -1,4 +1,23 @@
 //! Bytes to the fields that the later stages need.
+//!
+//! A frame must mean the same to the gateway and to the host that receives it; where hosts may
+//! differ, it is dropped, and every way to be malformed has a reason of its own. What had to be
+//! decided, and is shown by the tests:
+//!
+//! - Bytes after the packet's own length are padding: allowed at any length, as real networks have
+//!   them, and never read. A UDP datagram, too, may end before its packet does (RFC 9868).
+//! - AH and ESP are upper layers in IPv4 and IPv6 alike: a rule names them, and what AH covers is
+//!   not looked into.
+//! - Source routes, routing headers with segments left and home address options are refused: they
+//!   lead to, or speak for, hosts other than those that the addresses name.
+//! - Of TCP, UDP and ICMP no checksum is verified here: a wrong one only makes its receiver drop the
+//!   packet. The IPv4 header's is, as a router would.
+//! - Frames to reserved bridge groups cross where they are STP (also Cisco's per VLAN), LACP or LLDP;
+//!   what else has an EtherType there is for the policy, and the rest is dropped.
+//!
+//! A header is a view over a fixed-size array, made once its length is known, so that what reads it
+//! afterwards cannot fail. The ordinary frame (IP with or without one tag, no options, TCP or UDP)
+//! takes one straight line through [`parse_into`]; everything else leaves it.
 
 use bulkhead_rules::headers::{
     ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,
