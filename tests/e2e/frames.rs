@@ -33,7 +33,9 @@ fn tagged_frames_pass_by_their_tags(rig: &Rig, driver: Driver) {
     let six = udp6((outside.v6, 4000), (inside.v6, 2222), b"six");
     // AF_PACKET hands the kernel's idea of an outer 802.1ad tag on as 802.1Q, so its port refuses it.
     let outer = if driver == Driver::AfPacket { VLAN } else { PROVIDER_VLAN };
-    let cases: &[(&[(u16, u16)], u16, Vec<u8>, bool)] = &[
+    // Tags, EtherType, payload, whether it passes.
+    type Case<'a> = (&'a [(u16, u16)], u16, Vec<u8>, bool);
+    let cases: &[Case<'_>] = &[
         (&[(VLAN, 30)], 0x0800, udp(2222, b"in cell 30"), true),
         (&[(VLAN, 30)], 0x86dd, six, true),
         (&[(VLAN, 31)], 0x0800, udp(2222, b"in cell 31"), false),

@@ -200,15 +200,16 @@ fn send(rig: &Rig, port: &RawPort, rate: u32, stop: &AtomicBool) -> BTreeMap<(Ip
     let (mut begin, mut count, mut next) = (Instant::now(), 0_u64, 0_usize);
     while !stop.load(Ordering::Relaxed) {
         let due = (begin.elapsed().as_secs_f64() * f64::from(rate)) as u64;
-        for _ in count..due.min(count + BURST) {
+        let burst = due.saturating_sub(count).min(BURST);
+        for _ in 0..burst {
             let (key, frame) = &frames[next];
             next = (next + 1) % frames.len();
             // A full queue of the sender's own interface: it was not sent.
             if port.try_send(frame).is_ok() {
                 *sent.entry(*key).or_insert(0) += 1;
             }
-            count += 1;
         }
+        count += burst;
         // Whoever was kept from sending does not make up for it with a burst that no queue holds.
         if due > count {
             (begin, count) = (Instant::now(), 0);
