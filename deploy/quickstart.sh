@@ -97,6 +97,10 @@ list_namespaces() {
     for path in /run/netns/"$1"-*; do [ -e "$path" ] && printf '%s\n' "${path##*/}"; done
 }
 
+# started PID: when a process was started, in ticks since boot; nothing where there is none. Told
+# apart by this, a process is never taken for an earlier one with the same number.
+started() { sed 's/.*) //' "/proc/$1/stat" 2>/dev/null | cut -d' ' -f20; }
+
 # remove_leftovers: plants whose script is gone and that nobody wanted to keep; with --clean, the
 # kept ones too.
 remove_leftovers() {
@@ -104,7 +108,8 @@ remove_leftovers() {
     for path in /run/netns/bhq-*; do
         [ -e "$path" ] || continue
         pid=${path##*/bhq-} pid=${pid%%-*}
-        if [ -d "/proc/$pid" ] && grep -qa quickstart "/proc/$pid/cmdline" 2>/dev/null; then continue; fi
+        if [ -n "$(started "$pid")" ] &&
+            [ "$(started "$pid")" = "$(cat "$RUN_ROOT/$pid/started" 2>/dev/null)" ]; then continue; fi
         if [ -e "$RUN_ROOT/$pid/keep" ] && [ -z "$CLEAN" ]; then continue; fi
         say "Removing the plant that run $pid left behind."
         remove_plant "bhq-$pid"
@@ -139,6 +144,8 @@ if [ -n "$CLEAN" ]; then
     reserve_huge_pages 0 && release_huge_pages
     exit 0
 fi
+mkdir -p "$RUN"
+started $$ >"$RUN/started"
 trap finish EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
@@ -162,6 +169,7 @@ if [ -n "$WHY" ]; then
     warn "The plant cannot be built from namespaces: $WHY."
     warn "The same plant and the same worker code run over in-memory ports instead."
     trap - EXIT
+    rm -rf "$RUN"
     exec "$BIN/memory-plant" --policy deploy/examples/plant-line.yaml
 fi
 

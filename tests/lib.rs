@@ -55,3 +55,17 @@ pub fn skip(test: &str, reason: &str) {
 pub fn is_full() -> bool {
     std::env::var("BULKHEAD_FULL").is_ok_and(|value| !value.is_empty())
 }
+
+#[cfg(test)]
+mod tests {
+    use bulkhead_rules::policy::Policy;
+
+    #[test]
+    fn the_policy_that_the_readme_shows_is_one() {
+        let readme = include_str!("../README.md");
+        let begin = readme.find("```yaml\n").expect("the README shows a policy") + 8;
+        let length = readme[begin..].find("```").expect("its end");
+        let policy = Policy::parse(&readme[begin..begin + length]);
+        assert!(policy.is_ok_and(|policy| policy.rules().len() == 1));
+    }
+}
