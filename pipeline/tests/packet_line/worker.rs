@@ -297,6 +297,35 @@ fn fragments_follow_their_first_one() {
 }
 
 #[test]
+fn later_fragments_end_with_their_flow() {
+    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
+    let fragments =
+        FrameBuilder::new().ip(HMI, PLC).udp(1, 502).payload_len(3000).build_fragments(7, 1480);
+    assert!(gateway.passes_out(&fragments[0]) && gateway.passes_out(&fragments[1]));
+    // A copy, which might differ from what passed, does not pass, and nothing comes of it.
+    assert!(!gateway.passes_out(&fragments[1]));
+    assert_eq!(gateway.dropped(DropReason::FragmentDuplicate), 1);
+    let narrower = PLANT.replace("tcp/502, udp/502", "tcp/502");
+    gateway.publisher.publish(content(&narrower, Mode::Enforce, 0));
+    assert!(!gateway.passes_out(&fragments[2]));
+    assert_eq!(gateway.dropped(DropReason::Revoked), 1);
+}
+
+#[test]
+fn a_fragmented_segment_is_acknowledged_in_full() {
+    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
+    assert!(gateway.passes_out(&tcp(flag::SYN, 1, 0)));
+    assert!(gateway.passes_in(&tcp_back(flag::SYN | flag::ACK, 7, 2)));
+    let segment = FrameBuilder::new().ip(HMI, PLC).tcp(40_000, 502, flag::ACK).seq(2, 8);
+    let fragments = segment.payload_len(4000).build_fragments(9, 1480);
+    assert!(gateway.outward(&fragments) == fragments);
+    assert!(gateway.passes_in(&tcp_back(flag::ACK, 8, 4002)));
+    assert!(!gateway.passes_in(&tcp_back(flag::ACK, 8, 4_000_000)), "never sent");
+    let out_of_window = gateway.outside_counters().dropped.of(DropReason::TcpWindow);
+    assert_eq!(out_of_window.packets.value(), 1);
+}
+
+#[test]
 fn a_packet_of_one_burst_can_change_what_the_next_one_meets() {
     let mut gateway = Gateway::new(PLANT, Mode::Enforce);
     let frames = vec![
