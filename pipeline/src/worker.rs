@@ -232,7 +232,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 let mode = snapshot.content.wires[wire.id.0 as usize];
                 let moment = Moment::new(snapshot, at, now_ns, mode, wire.group);
                 self.columns.parse(&self.received, wire.id);
-                self.judge.look_up(&mut self.columns, &moment);
+                self.judge.look_up(&self.columns, &moment);
                 self.judge.classify(&self.columns, &moment);
                 self.judge.decide(&mut self.columns, &self.received, &moment);
                 crossing.check_length(&mut self.columns, mode.mode);
