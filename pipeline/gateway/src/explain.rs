@@ -6,7 +6,7 @@ use bulkhead_rules::classifier::Scratch;
 use bulkhead_rules::headers::{Headers, PolicyTime, WireId};
 use bulkhead_rules::oracle;
 use bulkhead_rules::packet::Packet;
-use bulkhead_rules::policy::{Action, Policy, Rule, RuleId};
+use bulkhead_rules::policy::{Action, Endpoint, Policy, Rule, RuleId};
 use serde_json::json;
 
 use crate::candidate::{self, Candidate, unix_now_ms};
@@ -69,6 +69,9 @@ fn explain(args: &ExplainArgs) -> Result<Explanation, (String, u8)> {
     })?;
 
     let mut notes = std::mem::take(&mut packet.assumed);
+    if !candidate.policy.endpoints().iter().any(Endpoint::tests_mac) {
+        notes.retain(|note| !note.starts_with("MAC addresses"));
+    }
     packet.headers.wire = wire(&candidate.policy, packet.wire.as_deref(), &mut notes)
         .map_err(|message| (message, exit::REFUSED))?;
     let unix_ms = packet.at_ms.or_else(unix_now_ms).unwrap_or_default();

@@ -109,6 +109,7 @@ pub fn launch<B: Backend>(
             wires: share.iter().map(|ports| usize::from(ports.wire.0)).collect(),
             observer: Mutex::new(observer),
             busy_ppm: AtomicU64::new(0),
+            hangs: AtomicBool::new(false),
         });
         let (backend, stop) = (backend.clone(), stop.clone());
         let (settings, clock) = (worker_config(config), gateway.clock);
@@ -137,6 +138,7 @@ pub fn launch<B: Backend>(
         crew.stop(Duration::from_secs(1));
         gateway.close_ports();
     })?;
+    gateway.guarding.store(true, Ordering::SeqCst);
     Ok(crew)
 }
 

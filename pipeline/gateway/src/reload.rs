@@ -49,7 +49,8 @@ pub enum Trigger {
 }
 
 impl Trigger {
-    fn label(self) -> &'static str {
+    /// The words in the log and in `status`.
+    pub fn label(self) -> &'static str {
         match self {
             Self::Start => "start",
             Self::File => "file change",

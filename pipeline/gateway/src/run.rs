@@ -16,7 +16,7 @@ use crate::cores::{self, Cores};
 use crate::launch::{Backend, Crew, launch};
 use crate::link::{self, WireLink};
 use crate::reload::{self, Reloader, Request, Trigger};
-use crate::state::Gateway;
+use crate::state::{Gateway, HANGING};
 use crate::{clock, log, notice, service, verdicts};
 
 /// How often the control thread looks after things.
@@ -166,6 +166,7 @@ fn wait_for_policy(gateway: &Gateway) -> bool {
 fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
     let mut clock_looked_at = Instant::now();
     let mut load = Load::default();
+    let mut rounds = Rounds::default();
     while !gateway.is_stopping() {
         if let Some(worker) = crew.casualty() {
             return Some(worker);
@@ -177,11 +178,44 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
         if clock_looked_at.elapsed() >= CLOCK_INTERVAL {
             clock_looked_at = Instant::now();
             look_at_clock(gateway);
-            notice::watchdog();
+            rounds.look(gateway);
+            // A worker that hangs cuts its wires: then the service manager may start us anew.
+            if gateway.hanging().is_none() {
+                notice::watchdog();
+            }
         }
         thread::sleep(TICK);
     }
     None
+}
+
+/// Whether workers go round their ports.
+#[derive(Default)]
+struct Rounds {
+    /// The rounds of each worker, and when they were last seen to grow.
+    seen: Vec<(u64, Instant)>,
+}
+
+impl Rounds {
+    fn look(&mut self, gateway: &Gateway) {
+        let now = Instant::now();
+        for (index, worker) in gateway.workers().iter().enumerate() {
+            let loops = worker.counters.loops.value();
+            let Some((before, since)) = self.seen.get_mut(index) else {
+                self.seen.push((loops, now));
+                continue;
+            };
+            if *before != loops {
+                (*before, *since) = (loops, now);
+            }
+            let hangs = now.duration_since(*since) >= HANGING;
+            match (worker.hangs.swap(hangs, Relaxed), hangs) {
+                (false, true) => error!(worker = index, "the worker hangs: its wires are cut"),
+                (true, false) => warn!(worker = index, "the worker goes on"),
+                _ => {}
+            }
+        }
+    }
 }
 
 /// How busy workers were over the last second.

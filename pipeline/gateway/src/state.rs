@@ -17,6 +17,10 @@ use crate::clock;
 use crate::config::{Config, Mode};
 use crate::reload::{ReloadOutcome, ReloadReport};
 
+/// After so long without a round over its ports, a worker counts as hanging: a round takes
+/// microseconds.
+pub const HANGING: Duration = Duration::from_secs(2);
+
 /// The control side of a running gateway.
 pub struct Gateway {
     /// Its configuration.
@@ -27,6 +31,8 @@ pub struct Gateway {
     pub clock: MonotonicClock,
     /// Set once the gateway is to stop.
     pub stopping: AtomicBool,
+    /// Set once the workers judge and the ports are up.
+    pub guarding: AtomicBool,
     /// Wakes whoever waits for a policy, or for the stop.
     pub wake: Condvar,
     /// The workers, once they run.
@@ -81,6 +87,8 @@ pub struct WorkerHandle {
     pub observer: Mutex<Observer>,
     /// Millionths of the last second that it was busy.
     pub busy_ppm: AtomicU64,
+    /// Whether it has not been round its ports for [`HANGING`].
+    pub hangs: AtomicBool,
 }
 
 impl WorkerHandle {
@@ -171,6 +179,7 @@ impl Gateway {
             started: Instant::now(),
             clock: MonotonicClock::start(),
             stopping: AtomicBool::new(false),
+            guarding: AtomicBool::new(false),
             wake: Condvar::new(),
             workers: OnceLock::new(),
             wires: OnceLock::new(),
@@ -209,9 +218,14 @@ impl Gateway {
         self.stopping.load(Ordering::SeqCst)
     }
 
-    /// Whether workers judge by a policy.
+    /// Whether workers judge by a policy and the ports are up.
     pub fn is_ready(&self) -> bool {
-        self.workers.get().is_some() && !self.is_stopping()
+        self.guarding.load(Ordering::SeqCst) && !self.is_stopping() && self.hanging().is_none()
+    }
+
+    /// The first worker that has not been round its ports for [`HANGING`].
+    pub fn hanging(&self) -> Option<usize> {
+        self.workers().iter().position(|worker| worker.hangs.load(Ordering::Relaxed))
     }
 
     /// The workers; none until they run.

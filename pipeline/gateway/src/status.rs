@@ -302,9 +302,13 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
         None => writeln!(out, "policy   none: the ports stay down")?,
     }
     if let Some(last) = &status.last_reload {
-        writeln!(out, "reload   last one {} ({:?})", last.outcome.label(), last.trigger)?;
+        writeln!(out, "reload   last one {} ({})", last.outcome.label(), last.trigger.label())?;
         for finding in last.findings.iter().filter(|finding| finding.severity == "error") {
-            writeln!(out, "         {}", finding.message)?;
+            let place = match (&finding.file, finding.line) {
+                (Some(file), Some(line)) => format!("{file}:{line}: "),
+                _ => String::new(),
+            };
+            writeln!(out, "         {place}{}", finding.message)?;
         }
     }
     writeln!(

@@ -98,6 +98,9 @@ fn respond(request: &Request<Incoming>, gateway: &Gateway) -> Response<Full<Byte
             Ok(text) => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
             Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
         },
+        "/healthz" if gateway.hanging().is_some() => {
+            plain(StatusCode::SERVICE_UNAVAILABLE, "a worker hangs\n")
+        }
         "/healthz" => plain(StatusCode::OK, "alive\n"),
         "/readyz" if gateway.is_ready() => plain(StatusCode::OK, "the workers judge\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no worker judges\n"),

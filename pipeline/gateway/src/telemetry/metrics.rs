@@ -255,6 +255,13 @@ fn workers(gateway: &Gateway, families: &mut Families) {
     by_worker(gateway, |name, worker| {
         loops.add(&[("worker", name)], worker.counters.loops.value() as f64);
     });
+    let mut hangs = families.gauge(
+        "worker_hangs",
+        "Whether a worker has not been round its ports for two seconds: its wires are cut.",
+    );
+    by_worker(gateway, |name, worker| {
+        hangs.add(&[("worker", name)], f64::from(u8::from(worker.hangs.load(Relaxed))));
+    });
     let mut lost = families.counter(
         "verdict_events_lost_total",
         "Verdicts of rules with `log: true` that were not logged because the ring was full.",

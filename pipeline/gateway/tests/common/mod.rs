@@ -135,12 +135,9 @@ impl Running {
     }
 
     pub(crate) fn wait_ready(&self) {
-        wait("the gateway is ready", || self.gateway.is_ready() && self.is_raised());
-    }
-
-    fn is_raised(&self) -> bool {
+        wait("the gateway is ready", || self.gateway.is_ready());
         let ends = self.backend.ends.lock().unwrap();
-        !ends.is_empty() && ends.iter().flatten().all(|end| end.cable.started.load(SeqCst))
+        assert!(ends.iter().flatten().all(|end| end.cable.started.load(SeqCst)));
     }
 
     pub(crate) fn socket(&self) -> PathBuf {
