@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Probes, check_assertions};
+use super::{Condition, Probes, check_assertions, explain};
 use crate::compile::tests::policy;
 use crate::headers::{Headers, PolicyTime};
 use crate::oracle;
@@ -65,6 +65,55 @@ proptest! {
             }
         }
     }
+}
+
+proptest! {
+    #[test]
+    fn a_rule_misses_exactly_when_some_condition_of_it_fails(
+        policy in policy(),
+        seed in any::<u64>(),
+    ) {
+        let mut probes = Probes::new(&policy, seed);
+        for _ in 0..50 {
+            let (headers, at) = (probes.headers(), probes.instant());
+            let explanation = explain(&policy, &headers, at);
+            let decided = explanation.rule;
+            prop_assert_eq!(decided, oracle::classify(&policy, &headers, at));
+            let before = policy.rules().len().min(decided.0 as usize);
+            prop_assert_eq!(explanation.misses.len(), before);
+            prop_assert!(explanation.misses.iter().all(|miss| !miss.failed.is_empty()));
+        }
+    }
+}
+
+#[test]
+fn the_nearest_miss_says_what_is_wrong() {
+    let policy = parse(PLANT);
+    let miss = |words: &str| {
+        let explanation = explain(&policy, &Packet::read(words).unwrap().headers, NOW);
+        let nearest = explanation.nearest(&policy, 1)[0].clone();
+        (explanation.rule, nearest.rule, nearest.failed)
+    };
+    use Condition::{From, Service, Time};
+    assert_eq!(
+        miss("tcp 10.20.0.11 -> 10.30.3.7:503"),
+        (RuleId::DEFAULT, RuleId(1), vec![Service])
+    );
+    assert_eq!(miss("tcp 10.20.0.13 -> 10.30.3.7:502"), (RuleId::DEFAULT, RuleId(1), vec![From]));
+    assert_eq!(miss("tcp 10.9.9.9 -> 10.30.3.7:22"), (RuleId::DEFAULT, RuleId(2), vec![Time]));
+}
+
+#[test]
+fn between_is_explained_by_the_nearer_way_round() {
+    let policy = parse(
+        "version: 1\nrules:\n  - {name: sync, between: [10.0.0.1, 10.0.0.2], service: tcp/1, action: allow}",
+    );
+    let failed = |words: &str| {
+        explain(&policy, &Packet::read(words).unwrap().headers, NOW).misses[0].failed.clone()
+    };
+    assert_eq!(failed("tcp 10.0.0.2 -> 10.0.0.1:2"), [Condition::Service]);
+    assert_eq!(failed("tcp 10.0.0.2 -> 10.0.0.3:1"), [Condition::To]);
+    assert_eq!(failed("tcp 10.0.0.3 -> 10.0.0.1:1"), [Condition::From]);
 }
 
 fn parse(text: &str) -> Policy {
