@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bulkhead_rules::analyze::{self, Condition};
 use bulkhead_rules::classifier::Scratch;
 use bulkhead_rules::headers::{Headers, PolicyTime, WireId};
 use bulkhead_rules::oracle;
@@ -17,6 +18,9 @@ use crate::policy_files::PolicyFiles;
 
 /// The most rules that are listed beside the one that decides.
 const MAX_OTHERS: usize = 5;
+
+/// The most rules that are listed because they nearly decided otherwise.
+const MAX_NEAREST: usize = 2;
 
 /// Explains what the command line names. Returns the exit code.
 pub fn main(args: &ExplainArgs) -> u8 {
@@ -45,6 +49,8 @@ struct Explanation {
     rule: RuleId,
     /// Rules after the deciding one that match too, and rules that match at other times.
     others: Vec<(RuleId, &'static str)>,
+    /// Rules that would have decided otherwise but for the conditions named.
+    nearest: Vec<(RuleId, String)>,
     notes: Vec<String>,
 }
 
@@ -81,7 +87,8 @@ fn explain(args: &ExplainArgs) -> Result<Explanation, (String, u8)> {
     }
     let rule = decide(&candidate, &packet.headers, at)?;
     let others = others(&candidate.policy, &packet.headers, at, rule);
-    Ok(Explanation { candidate, files, packet, at, rule, others, notes })
+    let nearest = nearest(&candidate.policy, &packet.headers, at);
+    Ok(Explanation { candidate, files, packet, at, rule, others, nearest, notes })
 }
 
 /// Asks the classifier, which is what workers ask, and the linear scan, which is obviously right.
@@ -157,6 +164,20 @@ fn others(
         .collect()
 }
 
+/// The rules that fail in at most two conditions where another verdict was near.
+fn nearest(policy: &Policy, headers: &Headers, at: PolicyTime) -> Vec<(RuleId, String)> {
+    let explanation = analyze::explain(policy, headers, at);
+    let misses = explanation.nearest(policy, MAX_NEAREST);
+    misses
+        .into_iter()
+        .filter(|miss| miss.failed.len() <= 2 && miss.failed != [Condition::Time])
+        .map(|miss| {
+            let failed: Vec<String> = miss.failed.iter().map(ToString::to_string).collect();
+            (miss.rule, failed.join(" and "))
+        })
+        .collect()
+}
+
 fn why_not(rule: &Rule, at: PolicyTime) -> Option<&'static str> {
     if rule.is_active(at) {
         None
@@ -211,6 +232,17 @@ impl Explanation {
                 action_word(rule.action)
             ));
         }
+        for (id, failed) in &self.nearest {
+            let Some(rule) = policy.rules().get(id.0 as usize) else { continue };
+            let at = &rule.location;
+            out.push_str(&format!(
+                "  almost: {} ({}:{}) matches but for its {failed}: {}\n",
+                rule.name,
+                at.file,
+                at.line,
+                action_word(rule.action)
+            ));
+        }
         if !self.notes.is_empty() {
             out.push_str(&format!("  taken for granted: {}\n", self.notes.join("; ")));
         }
@@ -255,6 +287,10 @@ impl Explanation {
             "reason": rule.and_then(|rule| rule.reason.as_deref()),
             "also": self.others.iter().map(|(id, why)| json!({
                 "rule": policy.rule_name(*id), "why": why,
+                "action": action_word(policy.action(*id)),
+            })).collect::<Vec<_>>(),
+            "almost": self.nearest.iter().map(|(id, failed)| json!({
+                "rule": policy.rule_name(*id), "but_for": failed,
                 "action": action_word(policy.action(*id)),
             })).collect::<Vec<_>>(),
             "assumed": self.notes,
