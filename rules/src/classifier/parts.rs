@@ -1,6 +1,6 @@
 //! The rules in lists, each rule where few frames have to be compared with it.
 
-use crate::headers::{Headers, PolicyTime, WireId};
+use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::policy::EndpointBox;
 use crate::sets::{FiniteSet, VlanSet};
 
@@ -30,10 +30,11 @@ pub(crate) struct List {
 /// The conditions of a rule besides its service, compared exactly.
 #[derive(Debug)]
 pub(crate) struct Check {
-    /// Boxes of which the source must match one; empty where the list says that it does.
-    pub(crate) src: std::ops::Range<u32>,
+    /// Place in [`Parts::boxes`] of what the source must match; [`None`] where the list says that
+    /// it does.
+    pub(crate) src: Option<u32>,
     /// The same for the destination.
-    pub(crate) dst: std::ops::Range<u32>,
+    pub(crate) dst: Option<u32>,
     pub(crate) vlans: VlanSet,
     pub(crate) wires: FiniteSet<WireId>,
     pub(crate) times: Option<Times>,
@@ -64,8 +65,57 @@ pub(crate) struct Parts {
     pub(crate) rest: List,
     pub(crate) entries: Vec<Entry>,
     pub(crate) checks: Vec<Check>,
-    /// Boxes that checks compare.
-    pub(crate) boxes: Vec<EndpointBox>,
+    /// What checks compare a side of a frame with.
+    pub(crate) boxes: Vec<Boxes>,
+}
+
+/// Boxes of which a host must match one. Devices that have a MAC address are one box each, so that
+/// a group of them is found by the frame's address, not by looking at all.
+#[derive(Debug)]
+pub(crate) struct Boxes {
+    boxes: Vec<EndpointBox>,
+    /// For each MAC address that a box holds alone or with some others the box's place, ascending.
+    named: Vec<(Mac, u32)>,
+    /// The places of the other boxes.
+    others: Vec<u32>,
+}
+
+impl Boxes {
+    pub(crate) fn new(boxes: Vec<EndpointBox>) -> Self {
+        let (mut named, mut others) = (Vec::new(), Vec::new());
+        for (place, b) in (0u32..).zip(&boxes) {
+            match &b.macs {
+                FiniteSet::Only(macs) => named.extend(macs.iter().map(|&mac| (mac, place))),
+                FiniteSet::AllBut(_) => others.push(place),
+            }
+        }
+        named.sort_unstable();
+        Self { boxes, named, others }
+    }
+
+    fn hold(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
+        let matches =
+            |place: &u32| self.boxes[*place as usize].matches(ether_type, addr, mac, tags);
+        let first = self.named.partition_point(|&(named, _)| named < mac);
+        let of_mac = self.named[first..].iter().take_while(|&&(named, _)| named == mac);
+        of_mac.map(|(_, place)| place).chain(&self.others).any(matches)
+    }
+
+    /// Bytes, those of the sets included.
+    pub(crate) fn size_bytes(&self) -> usize {
+        size_of::<Self>()
+            + self.boxes.iter().map(box_bytes).sum::<usize>()
+            + size_of_val(&*self.named)
+            + size_of_val(&*self.others)
+    }
+}
+
+fn box_bytes(b: &EndpointBox) -> usize {
+    size_of_val(b)
+        + size_of_val(b.addrs.v4.ranges())
+        + size_of_val(b.addrs.v6.ranges())
+        + size_of_val(b.macs.named())
+        + size_of_val(b.vlans.named())
 }
 
 /// What the classes of one frame are.
@@ -120,21 +170,15 @@ impl Parts {
 
     fn check(&self, check: u32, h: &Headers, at: PolicyTime) -> bool {
         let check = &self.checks[check as usize];
-        let boxes = |range: &std::ops::Range<u32>| {
-            (!range.is_empty()).then(|| &self.boxes[range.start as usize..range.end as usize])
-        };
+        let boxes = |place: Option<u32>| place.map(|place| &self.boxes[place as usize]);
         check.times.is_none_or(|times| times.hold(at))
             && check.wires.contains(h.wire)
             && check.vlans.contains(h.tags)
-            && boxes(&check.src).is_none_or(|boxes| {
-                boxes.iter().any(|b| b.matches(h.ether_type, h.src, h.src_mac, h.tags))
-            })
-            && boxes(&check.dst).is_none_or(|boxes| {
-                boxes.iter().any(|b| b.matches(h.ether_type, h.dst, h.dst_mac, h.tags))
-            })
+            && boxes(check.src).is_none_or(|b| b.hold(h.ether_type, h.src, h.src_mac, h.tags))
+            && boxes(check.dst).is_none_or(|b| b.hold(h.ether_type, h.dst, h.dst_mac, h.tags))
     }
 
-    /// Heap bytes, without those of the sets that checks compare with.
+    /// Heap bytes, without those of the VLAN and wire sets of checks.
     pub(crate) fn size_bytes(&self) -> usize {
         self.pairs.size_bytes()
             + [&self.by_src, &self.by_dst, &self.by_service]
@@ -143,16 +187,7 @@ impl Parts {
                 .sum::<usize>()
             + size_of_val(&*self.entries)
             + size_of_val(&*self.checks)
-            + self.boxes.iter().map(Self::box_bytes).sum::<usize>()
-    }
-
-    /// Bytes of one box, its sets included.
-    pub(crate) fn box_bytes(b: &EndpointBox) -> usize {
-        size_of_val(b)
-            + size_of_val(b.addrs.v4.ranges())
-            + size_of_val(b.addrs.v6.ranges())
-            + size_of_val(b.macs.named())
-            + size_of_val(b.vlans.named())
+            + self.boxes.iter().map(Boxes::size_bytes).sum::<usize>()
     }
 }
 

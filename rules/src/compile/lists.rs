@@ -1,12 +1,11 @@
 //! Rules to the lists in which lookups find them.
 
 use std::collections::HashMap;
-use std::ops::Range;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::hosts::{Part, Side};
 use super::services::Services;
-use crate::classifier::parts::{Check, Entry, List, NO_CHECK, PairTable, Parts, Times};
+use crate::classifier::parts::{Boxes, Check, Entry, List, NO_CHECK, PairTable, Parts, Times};
 use crate::policy::{Action, Policy, Rule};
 
 /// Places every rule. On failure the costs name the rules with the most entries.
@@ -135,8 +134,8 @@ struct Builder<'a> {
     src: &'a Side<'a>,
     dst: &'a Side<'a>,
     out: Parts,
-    /// The boxes of a side (0 source, 1 destination) and part, once they are in the output.
-    boxes: HashMap<(u8, u32), Range<u32>>,
+    /// Where the boxes of a side (0 source, 1 destination) and part are in the output.
+    boxes: HashMap<(u8, u32), u32>,
 }
 
 impl Builder<'_> {
@@ -223,7 +222,7 @@ impl Builder<'_> {
         let dst = self.compared(1, alternative.dst, dst_listed, budget)?;
         let times = times(rule);
         let plain = rule.vlans.is_any() && rule.wires.is_any() && times.is_none();
-        let check = if plain && src.is_empty() && dst.is_empty() {
+        let check = if plain && src.is_none() && dst.is_none() {
             NO_CHECK
         } else {
             let sets = size_of_val(rule.vlans.named()) + size_of_val(rule.wires.named());
@@ -235,7 +234,7 @@ impl Builder<'_> {
         Ok(Entry { rule: alternative.rule, service: alternative.service, check })
     }
 
-    /// The boxes to compare one side of a frame with; none where its place in a list, or the
+    /// What to compare one side of a frame with; nothing where its place in a list, or the
     /// endpoint's being anything at all, says that it matches.
     fn compared(
         &mut self,
@@ -243,20 +242,19 @@ impl Builder<'_> {
         (id, part): (u32, &Part<'_>),
         listed: bool,
         budget: &mut Budget,
-    ) -> Result<Range<u32>, Exceeded> {
+    ) -> Result<Option<u32>, Exceeded> {
         if part.implied && (listed || part.keys.is_none()) {
-            return Ok(0..0);
+            return Ok(None);
         }
-        if let Some(range) = self.boxes.get(&(side, id)) {
-            return Ok(range.clone());
+        if let Some(&place) = self.boxes.get(&(side, id)) {
+            return Ok(Some(place));
         }
-        let start = self.out.boxes.len();
-        self.out.boxes.extend(part.boxes.iter().map(|&b| b.clone()));
-        let added = &self.out.boxes[start..];
-        budget.spend(added.len(), added.iter().map(Parts::box_bytes).sum())?;
-        let range = start as u32..self.out.boxes.len() as u32;
-        self.boxes.insert((side, id), range.clone());
-        Ok(range)
+        let boxes = Boxes::new(part.boxes.iter().map(|&b| b.clone()).collect());
+        budget.spend(part.boxes.len(), boxes.size_bytes())?;
+        let place = self.out.boxes.len() as u32;
+        self.out.boxes.push(boxes);
+        self.boxes.insert((side, id), place);
+        Ok(Some(place))
     }
 }
 
