@@ -337,10 +337,10 @@ impl Judge {
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
         let first = Connection::of_first(parsed, None);
-        if let Err(reason) = first
-            && !(reason == DropReason::TcpNoFlow && moment.adopts)
-        {
-            return (Verdict::Drop(reason), None);
+        match first {
+            Ok(_) => {}
+            Err(DropReason::TcpNoFlow) if moment.adopts => {}
+            Err(reason) => return (Verdict::Drop(reason), None),
         }
         let headers = parsed.headers;
         let rule = match self.answers[place] {

@@ -70,16 +70,15 @@ impl Rtnetlink {
     pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<String>> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());
         let mut found = Vec::new();
-        self.exchange(request, NLM_F_DUMP, |reply| {
-            if let RouteNetlinkMessage::NewAddress(message) = reply
-                && message.header.index == index
-            {
+        self.exchange(request, NLM_F_DUMP, |reply| match reply {
+            RouteNetlinkMessage::NewAddress(message) if message.header.index == index => {
                 found.extend(
                     address_of(&message)
                         .filter(is_beyond_link)
                         .map(|address| format!("{address}/{}", message.header.prefix_len)),
                 );
             }
+            _ => {}
         })?;
         Ok(found)
     }

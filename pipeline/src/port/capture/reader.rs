@@ -453,9 +453,10 @@ impl Clock {
         let resolution = base.checked_pow(exponent).unwrap_or(u128::MAX);
         let mut offset_s = 0;
         for option in &block.options {
-            if option.code == OptionCode::IfTsoffset
-                && let Ok(value) = <[u8; 8]>::try_from(option.value())
-            {
+            if option.code != OptionCode::IfTsoffset {
+                continue;
+            }
+            if let Ok(value) = <[u8; 8]>::try_from(option.value()) {
                 offset_s =
                     if big_endian { i64::from_be_bytes(value) } else { i64::from_le_bytes(value) };
             }
