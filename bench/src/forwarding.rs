@@ -225,11 +225,12 @@ fn measure(
         Contender::Observe => Process::gateway("observe", capture, folder, options)?,
     };
     process.wait_until_forwarding()?;
+    let warming = process.sample()?;
     thread::sleep(Duration::from_secs(2));
     let before = process.sample()?;
     let begin = Instant::now();
     if let Some(path) = profile {
-        process.profile(before.busiest_since(&[])?, options.seconds, path)?;
+        process.profile(before.busiest_since(&warming.threads)?, options.seconds, path)?;
     } else {
         thread::sleep(Duration::from_secs(options.seconds));
     }
