@@ -78,6 +78,43 @@ fn record(level: LogLevel, line: &str) {
         kept.push_back(line[..end].to_owned());
     }
     if let Some(sink) = *SINK.read().unwrap_or_else(PoisonError::into_inner) {
-        sink(level, line);
+        sink(if is_advice(line) { level.max(LogLevel::Info) } else { level }, line);
+    }
+}
+
+/// Lines that come as warnings on healthy machines: sizes of huge pages that were not asked for, and
+/// what the AF_XDP libraries would have preferred. They explain a failure, but are no event.
+fn is_advice(line: &str) -> bool {
+    line.starts_with("libxdp: ")
+        || line.starts_with("libbpf: ")
+        || line.contains("hugepages reported on node")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn complaints_are_kept_for_the_next_error_and_advice_is_not_alarming() {
+        static SEEN: Mutex<Vec<(LogLevel, String)>> = Mutex::new(Vec::new());
+        set_log_sink(|level, line| {
+            SEEN.lock().unwrap().push((level, line.to_owned()));
+        });
+        let text = "first\n\n  libxdp: No bpffs found\nlast";
+        // SAFETY: the text is as long as is said.
+        unsafe { receive(5, text.as_ptr().cast(), text.len()) };
+        // SAFETY: as above.
+        unsafe { receive(7, text.as_ptr().cast(), 5) };
+        let long = "é".repeat(400);
+        // SAFETY: as above.
+        unsafe { receive(4, long.as_ptr().cast(), long.len()) };
+        *SINK.write().unwrap() = None;
+
+        let kept = take_complaints();
+        assert_eq!(kept[..3], ["first", "libxdp: No bpffs found", "last"]);
+        assert_eq!(kept[3].len(), LINE_BYTES);
+        let levels: Vec<_> = SEEN.lock().unwrap().iter().map(|(level, _)| *level).collect();
+        let (warning, info) = (LogLevel::Warning, LogLevel::Info);
+        assert_eq!(levels, [warning, info, warning, info, LogLevel::Error]);
     }
 }

@@ -13,7 +13,8 @@ use bulkhead_dpdk::{
 use bulkhead_pipeline::port::{Burst, Frame, Port};
 use support::{
     Host, companion, describe, environment, environment_with, feature, forward_for, forward_until,
-    frame, ip, isolated, only_queue, receive_queues, role, run, two_wires, without_privileges,
+    frame, ip, isolated, only_queue, receive_queues, role, run, skip, two_wires,
+    without_privileges,
 };
 
 /// Opens a port by a name of the configuration.
@@ -126,6 +127,30 @@ fn af_packet_never_hands_over_what_it_would_change() {
         });
         assert_eq!(got.as_ref(), Some(&last));
         assert!(!forward_for(&mut one, &mut two, QUIET, || receiver.receive().is_some()));
+    });
+}
+
+#[test]
+fn frames_cross_a_tap() {
+    isolated("frames_cross_a_tap", || {
+        if !std::path::Path::new("/dev/net/tun").exists() {
+            return skip("frames_cross_a_tap", "no /dev/net/tun");
+        }
+        let (eal, pool) = environment(1_500);
+        let mut device = open(&eal, &pool, "net_tap0,iface=tap7");
+        assert_eq!(device.backend(), &Backend::Driver("net_tap".to_owned()));
+        std::fs::write("/proc/sys/net/ipv6/conf/tap7/disable_ipv6", "1").unwrap();
+        let mut queue = only_queue(&mut device);
+        device.start().unwrap();
+        let host = Host::on("tap7");
+        let sent = frame(222, 4, &[(0x8100, 0x0005)]);
+        assert_eq!(next(&mut queue, || host.send(&sent)), sent);
+        let mut burst = Burst::new();
+        let mut frame = queue.originate(sent.len()).unwrap();
+        frame.bytes_mut().copy_from_slice(&sent);
+        burst.push(frame);
+        queue.transmit(&mut burst);
+        assert_eq!(host.receive(), Some(sent));
     });
 }
 

@@ -5,6 +5,7 @@
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::thread;
+use std::time::{Duration, Instant};
 
 use bulkhead_dpdk::{
     Backend, Device, DeviceConfig, DpdkPort, Eal, EalConfig, ErrorKind, HugePages, LinkState,
@@ -95,6 +96,55 @@ fn captures_are_read_and_written_and_frames_over_a_buffer_are_counted() {
 }
 
 #[test]
+fn jumbo_frames_come_round_in_one_piece() {
+    let (eal, _) = environment();
+    let config = MempoolConfig { buffers: 1_024, max_frame_len: 9_022 };
+    let pool = Mempool::new(eal, config).unwrap();
+    let config = DeviceConfig { mtu: Some(9_000), ..DeviceConfig::new("net_ring8") };
+    let mut device = Device::open(eal, &pool, &config).unwrap();
+    let mut port = device.take_queue(0).unwrap();
+    device.start().unwrap();
+    assert_eq!((device.mtu(), port.max_frame_len()), (9_000, 9_022));
+    let mut burst = Burst::new();
+    burst.push(made(&mut port, 9_022, 1));
+    let sent = burst[0].bytes().to_vec();
+    port.transmit(&mut burst);
+    port.receive(&mut burst);
+    assert_eq!(burst[0].bytes(), sent);
+    assert_eq!(port.take_discarded(), (0, 0));
+    let longer = MempoolConfig { buffers: 1_024, max_frame_len: 9_023 };
+    assert_eq!(Mempool::new(eal, longer).unwrap_err().kind(), ErrorKind::Config);
+}
+
+#[test]
+fn frames_cross_shared_memory() {
+    let folder = Folder::new("memif");
+    let socket = folder.0.join("memif.sock");
+    let name = |at: u32, role: &str| {
+        format!("net_memif{at},role={role},id=0,socket-abstract=no,socket={}", socket.display())
+    };
+    let (server, mut here) = start(&name(0, "server"));
+    let (client, mut there) = start(&name(1, "client"));
+    assert_eq!(server.backend(), &Backend::Driver("net_memif".to_owned()));
+    let give_up = Instant::now() + Duration::from_secs(10);
+    while [&server, &client].map(|device| device.link().unwrap()) != [LinkState::Up; 2] {
+        assert!(Instant::now() < give_up, "the two never connect");
+        thread::sleep(Duration::from_millis(10));
+    }
+    let mut burst = Burst::new();
+    burst.push(made(&mut here, 700, 3));
+    let sent = burst[0].bytes().to_vec();
+    // The receiver gives the sender its buffers, so both must poll.
+    let mut got = Burst::new();
+    while got.is_empty() {
+        assert!(Instant::now() < give_up, "nothing arrives");
+        here.transmit(&mut burst);
+        there.receive(&mut got);
+    }
+    assert_eq!(got[0].bytes(), sent);
+}
+
+#[test]
 fn a_name_serves_one_port_at_a_time() {
     let first = open("net_null0").unwrap();
     let error = open("net_null0").unwrap_err();
@@ -177,7 +227,8 @@ fn environment() -> (&'static Eal, &'static Mempool) {
         let config = MempoolConfig { buffers: 16_384, max_frame_len: 1_522 };
         let eal = EalConfig {
             huge_pages: HugePages::Never,
-            memory_bytes: config.memory_bytes(),
+            // And a pool for jumbo frames.
+            memory_bytes: config.memory_bytes() + (16 << 20),
             pci: false,
         };
         let eal = Eal::init(&eal).unwrap();

@@ -26,9 +26,7 @@ pub(crate) fn isolated(name: &str, test: fn()) {
         return test();
     }
     if let Err(reason) = can_isolate() {
-        // Straight to standard error: the harness would swallow `eprintln!` of a passing test.
-        let _ = writeln!(io::stderr(), "SKIPPED {name}: {reason}");
-        return;
+        return skip(name, &reason);
     }
     let output = inside(name).output().unwrap();
     let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
@@ -40,6 +38,16 @@ pub(crate) fn isolated(name: &str, test: fn()) {
         text(&output.stderr)
     );
     assert!(text(&output.stdout).contains("1 passed"), "no test is called {name}");
+    // What the test itself skipped.
+    for line in text(&output.stderr).lines().filter(|line| line.starts_with("SKIPPED: ")) {
+        let _ = writeln!(io::stderr(), "{line}");
+    }
+}
+
+/// Says that a test was skipped, and why. Straight to standard error, because the harness swallows
+/// what a passing test prints.
+pub(crate) fn skip(name: &str, reason: &str) {
+    let _ = writeln!(io::stderr(), "SKIPPED: {name}: {reason}");
 }
 
 /// The command that runs the test called `name` in a new namespace, for at most a minute.
