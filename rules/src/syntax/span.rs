@@ -75,7 +75,7 @@ impl<T: Hash> Hash for Spanned<T> {
 }
 
 /// Bytes between two checkpoints of a [`LineIndex`]: what a look-up counts through at most.
-const CHECKPOINT_BYTES: usize = 4096;
+const CHECKPOINT_BYTES: usize = 512;
 
 /// Finds line and column of a byte offset in bounded time and little memory, in files of one endless
 /// line or of nothing but line breaks too.
