@@ -207,7 +207,7 @@ fn add_capture(
             return Ok(());
         }
     };
-    let flows = flows_of(&input.path);
+    let flows = flows_of(&input.path, reader.is_compressed());
     let outcome = engine
         .replay(&name, reader, flows, outputs, &mut |records| progress.show(records))
         .map_err(|stopped| match stopped {
@@ -236,14 +236,15 @@ fn add_capture(
 
 /// How many flows a capture may hold, by its size: none is shorter than a record of 64 bytes. What
 /// is compressed, and what is no regular file, may hold more.
-fn flows_of(path: &Path) -> usize {
+fn flows_of(path: &Path, compressed: bool) -> usize {
     const COMPRESSION: u64 = 16;
-    let bytes = fs::metadata(path).map_or(0, |metadata| {
-        if metadata.is_file() { metadata.len() } else { u64::MAX / COMPRESSION }
-    });
-    let compressed = path.extension().is_some_and(|extension| extension == "gz");
+    const MAX_FLOWS: usize = 1 << 20;
+    let bytes = match fs::metadata(path) {
+        Ok(metadata) if metadata.is_file() => metadata.len(),
+        _ => return MAX_FLOWS,
+    };
     let bytes = if compressed { bytes.saturating_mul(COMPRESSION) } else { bytes };
-    usize::try_from(bytes / 64).unwrap_or(usize::MAX).clamp(256, 1 << 20)
+    usize::try_from(bytes / 64).unwrap_or(MAX_FLOWS).clamp(256, MAX_FLOWS)
 }
 
 /// The wire that is meant: the one that is named, or the only one that the policy knows.

@@ -181,6 +181,12 @@ impl CaptureReader {
         &self.path
     }
 
+    /// Whether the file is in gzip.
+    #[must_use]
+    pub fn is_compressed(&self) -> bool {
+        self.compressed
+    }
+
     fn error(&self, kind: ErrorKind) -> CaptureError {
         let offset = self.begun;
         CaptureError { path: self.path.clone(), offset, compressed: self.compressed, kind }
