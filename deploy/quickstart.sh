@@ -221,6 +221,16 @@ make_plant() {
     done
 }
 
+# The kernel takes up to a second to tell a host that its cable has carrier; until then the host sends
+# into nothing.
+links_are_up() {
+    local host
+    for host in "${HOSTS[@]}"; do
+        ip -n "$(ns "$host")" -o link show eth0 | grep -q 'state UP' || return
+        ip -n "$(ns switch)" -o link show "$host" | grep -q 'state UP' || return
+    done
+}
+
 start_gateway() {
     local wire
     mkdir -p "$RUN/policy"
@@ -244,7 +254,7 @@ start_gateway() {
     GATEWAY=$!
     local tries
     for tries in $(seq 200); do
-        in_host gateway "$HOST" get "$METRICS" /readyz >/dev/null 2>&1 && return
+        in_host gateway "$HOST" get "$METRICS" /readyz >/dev/null 2>&1 && links_are_up && return
         kill -0 "$GATEWAY" 2>/dev/null || die "the gateway ended before it was ready"
         sleep 0.1
     done

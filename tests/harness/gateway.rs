@@ -164,7 +164,9 @@ impl<'a> Gateway<'a> {
             .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let mut gateway = Self { rig, process, folder, keeps_folder: false };
         if must_be_ready {
-            gateway.wait_until("ready", Duration::from_secs(30), |g| g.get("/readyz").0 == 200);
+            let limit = Duration::from_secs(30);
+            gateway.wait_until("ready", limit, |g| g.get("/readyz").0 == 200);
+            gateway.wait_until("connected", limit, |g| g.rig.is_connected());
         }
         gateway
     }

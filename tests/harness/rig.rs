@@ -75,6 +75,15 @@ impl Rig {
         &self.gateway
     }
 
+    /// Whether every host's interface is up and knows it: the kernel takes up to a second to tell a
+    /// host that it has carrier, and until then the host sends into nothing.
+    pub fn is_connected(&self) -> bool {
+        self.hosts.iter().flat_map(|(inside, outside)| [inside, outside]).all(|host| {
+            let shown = host.namespace.ip(&["-o", "link", "show", HOST_INTERFACE]);
+            shown.contains("state UP")
+        })
+    }
+
     /// How many wires there are.
     pub fn wires(&self) -> usize {
         self.hosts.len()
