@@ -98,7 +98,7 @@ run() {
 }
 
 head_line "Building"
-run_cargo build --quiet --workspace --all-targets || die "the workspace does not build"
+run_cargo build --workspace --all-targets || die "the workspace does not build"
 # Folder, name and executable of every test target, one target a line.
 TARGETS=$(run_cargo test --quiet --workspace --no-run --message-format json 2>/dev/null |
     sed -n 's:.*"manifest_path"\:"\([^"]*\)/Cargo.toml".*"target"\:{[^}]*"name"\:"\([^"]*\)".*"executable"\:"\([^"]*\)".*:\1 \2 \3:p')

@@ -77,6 +77,12 @@ fn show(policy: &str, under_load: Duration) -> Result<usize, String> {
         "true",
         &balance.is_exact().to_string(),
     );
+    if table.failed == 0 {
+        println!(
+            "\nAll {} expectations met: nothing permitted was lost, nothing forbidden passed.",
+            table.rows
+        );
+    }
     Ok(table.failed)
 }
 
@@ -150,12 +156,14 @@ fn questions() -> Vec<(Name, Name, Ask, Family, Outcome)> {
 
 #[derive(Default)]
 struct Table {
+    rows: usize,
     failed: usize,
 }
 
 impl Table {
     fn row(&mut self, what: String, expected: &str, got: &str) {
         let mark = if expected == got { "ok" } else { "WRONG" };
+        self.rows += 1;
         self.failed += usize::from(expected != got);
         println!("  {what:<48} expected {expected:<9} got {got:<9} {mark}");
     }
