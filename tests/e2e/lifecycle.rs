@@ -123,9 +123,6 @@ fn every_way_to_reload_works(rig: &Rig) {
     let _server = Echo::tcp(rig.inside(0), 502);
     let to = SocketAddr::new(rig.inside(0).v4.into(), 502);
     let folder = gateway.folder().to_owned();
-    let accepted = |g: &Gateway<'_>| {
-        g.metrics().count("bulkhead_policy_reload_total", &[("result", "accepted")])
-    };
     let expect = |gateway: &mut Gateway<'_>, what: &str, outcome: Outcome| {
         gateway.wait_until(what, PATIENT, |_| try_tcp(rig.outside(0), to) == outcome);
     };
@@ -158,11 +155,9 @@ fn every_way_to_reload_works(rig: &Rig) {
     write("third/policies/10-all.yaml", policies::BASIC);
     gateway.signal(Signal::SIGHUP);
     expect(&mut gateway, "open by SIGHUP", Outcome::Answered);
-    let before = accepted(&gateway);
     write("third/policies/10-all.yaml", policies::NOTHING);
     let (code, said) = gateway.bulkhead(&["reload", "--config", "gateway.toml"]);
-    assert_eq!(code, 0, "{said}");
-    assert_eq!(accepted(&gateway), before + 1);
+    assert!(code == 0 && said.contains("accepted"), "{said}");
     assert_eq!(try_tcp(rig.outside(0), to), Outcome::Silent);
     gateway.stop();
 }
