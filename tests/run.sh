@@ -109,7 +109,7 @@ each_target() {
     local folder name executable status=0
     while read -r folder name executable; do
         [ "$name" != e2e ] || continue
-        (cd "$folder" && exec "$executable" --show-output) || status=1
+        (cd "$folder" && exec "$executable" --show-output </dev/null) || status=1
     done <<<"$TARGETS"
     return "$status"
 }
