@@ -3,10 +3,13 @@
 //! Unsafe: one system call that the standard library does not offer.
 #![allow(unsafe_code)]
 
+use std::io;
+use std::sync::Once;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use bulkhead_pipeline::snapshot::WallClock;
 use bulkhead_pipeline::worker::{Clock, MonotonicClock};
+use tracing::error;
 
 use crate::config::ClockTrust;
 
@@ -37,15 +40,38 @@ pub fn has_changed(published: WallClock, now: WallClock) -> bool {
         || published.offset_ms.abs_diff(now.offset_ms) > TOLERATED_DRIFT_MS
 }
 
-/// Whether an NTP daemon has told the kernel that the clock is synchronised. A kernel that does not
-/// answer is one that was told nothing.
+/// Whether an NTP daemon has told the kernel that the clock is synchronised. A kernel that will not
+/// say counts as one that was told nothing, and that is logged: it is never so by itself.
 fn kernel_is_synchronised() -> bool {
+    static TOLD: Once = Once::new();
+    kernel_says(ask_kernel()).unwrap_or_else(|error| {
+        TOLD.call_once(|| error!("{}", refusal(&error)));
+        false
+    })
+}
+
+/// The state and the status of the kernel's clock.
+fn ask_kernel() -> io::Result<(libc::c_int, libc::c_int)> {
     // SAFETY: `timex` is a plain C struct for which all zeros is a valid value, and says with
     // `modes == 0` that nothing is to be changed.
     let mut timex: libc::timex = unsafe { std::mem::zeroed() };
     // SAFETY: the pointer is to a live, writable `timex` that nothing else refers to.
     let state = unsafe { libc::adjtimex(&mut timex) };
-    state >= 0 && state != libc::TIME_ERROR && timex.status & libc::STA_UNSYNC == 0
+    if state < 0 { Err(io::Error::last_os_error()) } else { Ok((state, timex.status)) }
+}
+
+fn kernel_says(answer: io::Result<(libc::c_int, libc::c_int)>) -> io::Result<bool> {
+    let (state, status) = answer?;
+    Ok(state != libc::TIME_ERROR && status & libc::STA_UNSYNC == 0)
+}
+
+fn refusal(error: &io::Error) -> String {
+    format!(
+        "the kernel does not let the gateway ask whether the clock is synchronised (adjtimex: \
+         {error}), so it counts as not synchronised and no `allow` with `starts` or `expires` \
+         allows anything; remove `ProtectClock=yes`, or whatever else blocks adjtimex, from \
+         the service, or, where the clock is right all the same, write `clock = \"trusted\"`"
+    )
 }
 
 #[cfg(test)]
@@ -59,6 +85,17 @@ mod tests {
         assert!(clock.synchronised);
         let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i64;
         assert!(clock.at(workers.now_ns()).unix_ms.abs_diff(now_ms) < 1000);
+    }
+
+    #[test]
+    fn a_kernel_that_refuses_is_not_one_whose_clock_is_unsynchronised() {
+        assert!(kernel_says(Ok((libc::TIME_OK, 0))).unwrap());
+        assert!(!kernel_says(Ok((libc::TIME_ERROR, libc::STA_UNSYNC))).unwrap());
+        assert!(!kernel_says(Ok((libc::TIME_OK, libc::STA_UNSYNC))).unwrap());
+        let blocked = io::Error::from_raw_os_error(libc::EPERM);
+        let error = kernel_says(Err(blocked)).unwrap_err();
+        let message = refusal(&error);
+        assert!(message.contains("ProtectClock") && message.contains("not permitted"), "{message}");
     }
 
     #[test]
