@@ -31,7 +31,7 @@ pub struct WorkerConfig {
     pub fragments: FragmentTableConfig,
     /// Answers of reject rules, in packets a second; the same number may go out as one burst.
     pub rejects_per_second: u32,
-    /// How long frames wait for room in a transmit queue before they are dropped, in nanoseconds.
+    /// How long frames wait for a transmit queue that takes nothing before they are dropped, in nanoseconds.
     /// Meanwhile the worker takes nothing from the other port of the wire.
     pub transmit_patience_ns: u64,
 }
@@ -340,9 +340,13 @@ impl<P: Port> Crossing<'_, P> {
             side.drop_held(counters, DropReason::LinkDown);
             return true;
         }
+        let held_before = side.held.len();
         side.transmit(counters);
-        if side.held.is_empty() {
+        if side.held.len() < held_before {
+            // A slow queue is not a stuck one: what moves is waited for.
             side.blocked_since_ns = None;
+        }
+        if side.held.is_empty() {
             return true;
         }
         let since_ns = *side.blocked_since_ns.get_or_insert(now_ns);
@@ -396,7 +400,8 @@ impl<P: Port> Crossing<'_, P> {
             let Some(answer) = Answer::to(frame.bytes(), &columns.parsed[place]) else { continue };
             let port = &mut self.ingress.port;
             let length = answer.len();
-            let room = !self.ingress.held.is_full() && length <= port.max_frame_len();
+            let moves = !self.ingress.held.is_full() && self.ingress.blocked_since_ns.is_none();
+            let room = moves && length <= port.max_frame_len();
             let buffer = (room && limiter.admit(now_ns)).then(|| port.originate(length)).flatten();
             let Some(mut originated) = buffer else {
                 self.ingress_counters.answers_suppressed.add(1);

@@ -13,8 +13,9 @@ pub(super) const HEADER_LEN: usize = 8;
 /// the destination port; the flow key of a query has its identifier.
 pub(super) fn parse(protocol: u8, header: &[u8; HEADER_LEN]) -> (Kind, (u16, u16)) {
     match (protocol, header[0]) {
-        // Unreachable, source quench, redirect, time exceeded, parameter problem.
-        (protocol::ICMP, 3 | 4 | 5 | 11 | 12) | (protocol::ICMPV6, 1..=4) => {
+        // Unreachable, source quench, time exceeded, parameter problem. A redirect quotes a packet,
+        // too, but asks for another route to somewhere: it needs a rule of its own.
+        (protocol::ICMP, 3 | 4 | 11 | 12) | (protocol::ICMPV6, 1..=4) => {
             (Kind::IcmpError, (0, type_and_code(header)))
         }
         // Echo, timestamp, information, address mask (RFC 792, RFC 950), extended echo (RFC 8335).

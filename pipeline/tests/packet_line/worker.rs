@@ -377,3 +377,48 @@ fn hits_survive_a_reload_and_go_with_their_rule() {
     gateway.publisher.collect();
     assert_eq!(gateway.hits("hmi-to-plc"), 2);
 }
+
+#[test]
+fn a_slow_transmit_queue_is_not_a_stuck_one() {
+    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
+    let frame = udp(HMI, 40_000, PLC, 502);
+    let mut sent = 0;
+    while gateway.worker.counters().balance().held == 0 {
+        gateway.inside.send(&frame).expect("room");
+        sent += 1;
+        gateway.worker.poll();
+    }
+    let mut taken = 0;
+    for _ in 0..20 {
+        // Twice the patience in all, but something moves in each of its halves.
+        gateway.wait_ms(1);
+        taken += usize::from(gateway.outside.receive().is_some());
+        gateway.inside.send(&frame).expect("room");
+        sent += 1;
+        gateway.worker.poll();
+    }
+    assert_eq!(gateway.outside_counters().dropped.packets(), 0);
+    while gateway.worker.counters().balance().held > 0 || gateway.inside.pending() > 0 {
+        taken += received(&gateway.outside).len();
+        gateway.worker.poll();
+    }
+    taken += received(&gateway.outside).len();
+    assert_eq!(taken, sent);
+}
+
+#[test]
+fn an_icmp_redirect_needs_a_rule_and_is_answered_by_none() {
+    let text = "
+version: 1
+rules:
+  - {name: work, from: 10.20.0.11, to: any, service: udp/502, action: allow}
+  - {name: rest, from: any, to: any, service: any, action: reject}
+";
+    let mut gateway = Gateway::new(text, Mode::Enforce);
+    let there = udp(HMI, 40_000, PLC, 502);
+    assert!(gateway.passes_out(&there));
+    let redirect =
+        FrameBuilder::new().ip(PLC, HMI).icmp(5, 1, 0x0a14_0063).payload(&there[14..42]).build();
+    assert!(!gateway.passes_in(&redirect), "it quotes a live flow, but steers its sender");
+    assert!(received(&gateway.outside).is_empty(), "RFC 1122 section 3.2.2");
+}
