@@ -18,6 +18,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Poll};
 use crate::cores::Cores;
+use crate::notice::Watchdog;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 
 /// Verdict events that may wait for the log, for each worker.
@@ -25,6 +26,12 @@ const EVENTS: usize = 4096;
 
 /// How long workers may take to judge by their first policy.
 const FIRST_JUDGEMENT: Duration = Duration::from_secs(10);
+
+/// How long workers may take to stop.
+pub const STOP_LIMIT: Duration = Duration::from_millis(700);
+
+/// What is said of a worker that takes longer.
+pub const LEFT_BEHIND: &str = "a worker hangs and was left behind";
 
 /// How long a frame waits for room in a transmit queue, in nanoseconds.
 const TRANSMIT_PATIENCE_NS: u64 = 2_000_000;
@@ -69,7 +76,8 @@ pub struct Crew {
 }
 
 /// Opens the ports, starts the workers with the policy that waits in `gateway`, and, once all of
-/// them judge, lets the ports rise.
+/// them judge, lets the ports rise. [`None`] when the gateway is told to stop meanwhile; then nothing
+/// is left running.
 ///
 /// # Errors
 ///
@@ -78,7 +86,7 @@ pub fn launch<B: Backend>(
     backend: &Arc<B>,
     gateway: &Gateway,
     cores: &Cores,
-) -> Result<Crew, String> {
+) -> Result<Option<Crew>, String> {
     let config = &gateway.config;
     let opened = backend.open(config)?;
     let wires: Vec<_> = config.wires.iter().map(|wire| wire.name.clone()).collect();
@@ -134,12 +142,15 @@ pub fn launch<B: Backend>(
     // Both are set once: a process launches once.
     let _ = gateway.workers.set(worker_handles);
     let _ = gateway.wires.set(handles);
-    wait_for_judgement(gateway, &crew).and_then(|()| raise(gateway)).inspect_err(|_| {
-        crew.stop(Duration::from_secs(1));
-        gateway.close_ports();
-    })?;
-    gateway.guarding.store(true, Ordering::SeqCst);
-    Ok(crew)
+    let risen = wait_for_judgement(gateway, &crew).and_then(|()| raise(gateway));
+    if risen.is_ok() && !gateway.is_stopping() {
+        gateway.guarding.store(true, Ordering::SeqCst);
+        return Ok(Some(crew));
+    }
+    let stopped_in_time = crew.stop(STOP_LIMIT);
+    gateway.close_ports();
+    risen?;
+    if stopped_in_time { Ok(None) } else { Err(LEFT_BEHIND.to_owned()) }
 }
 
 impl Crew {
@@ -212,9 +223,12 @@ fn first_snapshot(gateway: &Gateway, workers: usize) -> Result<Vec<Reader>, Stri
     Ok(readers)
 }
 
+/// Returns when all workers judge, or the gateway is told to stop.
 fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
     let begun = Instant::now();
-    loop {
+    let mut watchdog = Watchdog::default();
+    while !gateway.is_stopping() {
+        watchdog.alive();
         if let Some(worker) = crew.casualty() {
             return Err(format!("worker {worker} ended at its start: see the log"));
         }
@@ -227,11 +241,16 @@ fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
 }
 
+/// Lets the ports rise, but for those that are left when the gateway is told to stop.
 fn raise(gateway: &Gateway) -> Result<(), String> {
     for wire in gateway.wires() {
         for port in [&wire.inside, &wire.outside] {
+            if gateway.is_stopping() {
+                return Ok(());
+            }
             port.device(|device| device.start()).unwrap_or(Ok(()))?;
         }
     }

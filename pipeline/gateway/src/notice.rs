@@ -1,8 +1,14 @@
 //! What the service manager is told. Without one, nobody is.
 
+use std::time::{Duration, Instant};
+
 use sd_notify::NotifyState;
 
 use crate::reload::ReloadReport;
+use crate::state::Gateway;
+
+/// How often the gateway says that it is alive: far more often than any sensible `WatchdogSec=`.
+const ALIVE_INTERVAL: Duration = Duration::from_millis(500);
 
 /// The workers judge, the ports are up.
 pub fn ready(status: &str) {
@@ -14,8 +20,11 @@ pub fn status(status: &str) {
     send(&[NotifyState::Status(status)]);
 }
 
-/// A reload begins.
-pub fn reloading() {
+/// A reload begins. Before the gateway guards its wires there is nothing to tell: it still starts.
+pub fn reloading(gateway: &Gateway) {
+    if !gateway.is_guarding() {
+        return;
+    }
     let now = NotifyState::monotonic_usec_now();
     // systemd from 253 on ends a service whose reload comes without its time.
     if let Ok(now) = now {
@@ -23,8 +32,12 @@ pub fn reloading() {
     }
 }
 
-/// The reload is over, well or not.
-pub fn reloaded(report: &ReloadReport) {
+/// The reload is over, well or not. A gateway that does not guard its wires yet is not ready for
+/// that, and says itself what it waits for.
+pub fn reloaded(gateway: &Gateway, report: &ReloadReport) {
+    if !gateway.is_guarding() {
+        return;
+    }
     let status = match &report.hash {
         Some(hash) if report.outcome.is_success() => format!("policy {} in force", &hash[..12]),
         _ => "the policy's files were refused: the policy before them is in force".to_owned(),
@@ -37,9 +50,20 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
-/// The gateway is alive.
-pub fn watchdog() {
-    send(&[NotifyState::Watchdog]);
+/// Keeps the service manager's watchdog from ending the gateway.
+#[derive(Default)]
+pub struct Watchdog {
+    told: Option<Instant>,
+}
+
+impl Watchdog {
+    /// The gateway is alive. May be called as often as one likes.
+    pub fn alive(&mut self) {
+        if self.told.is_none_or(|told| told.elapsed() >= ALIVE_INTERVAL) {
+            self.told = Some(Instant::now());
+            send(&[NotifyState::Watchdog]);
+        }
+    }
 }
 
 fn send(states: &[NotifyState<'_>]) {

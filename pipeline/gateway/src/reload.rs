@@ -240,9 +240,9 @@ impl Reloader {
             debug!("a change near the policy's files left them as they are");
             return;
         }
-        notice::reloading();
+        notice::reloading(&self.gateway);
         let report = self.reload(trigger);
-        notice::reloaded(&report);
+        notice::reloaded(&self.gateway, &report);
         for reply in waiting {
             // Whoever no longer waits has no use for the report.
             let _ = reply.try_send(report.clone());

@@ -13,8 +13,9 @@ use tracing::{error, info, warn};
 use crate::cli::{RunArgs, exit};
 use crate::config::{Config, ConfigError, Mode};
 use crate::cores::{self, Cores};
-use crate::launch::{Backend, Crew, launch};
+use crate::launch::{Backend, Crew, LEFT_BEHIND, STOP_LIMIT, launch};
 use crate::link::{self, WireLink};
+use crate::notice::Watchdog;
 use crate::reload::{self, Reloader, Request, Trigger};
 use crate::state::{Gateway, HANGING};
 use crate::{clock, log, notice, service, verdicts};
@@ -27,9 +28,6 @@ const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often carrier is looked at.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
-
-/// How long workers may take to stop.
-const STOP_LIMIT: Duration = Duration::from_millis(700);
 
 /// Runs until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs) -> u8 {
@@ -121,7 +119,8 @@ fn guard<B: Backend>(
     if !wait_for_policy(gateway) {
         return Ok(());
     }
-    let crew = launch(backend, gateway, cores)?;
+    notice::status("there is a policy: opening the ports and starting the workers");
+    let Some(crew) = launch(backend, gateway, cores)? else { return Ok(()) };
     info!("the workers judge and the ports are up");
     let wires = gateway.config.wires.len();
     notice::ready(&format!("guarding {wires} wire(s)"));
@@ -139,14 +138,16 @@ fn guard<B: Backend>(
              a defect of the gateway; the log above says where"
         )),
         None if stopped_in_time => Ok(()),
-        None => Err("a worker hangs and was left behind".to_owned()),
+        None => Err(LEFT_BEHIND.to_owned()),
     }
 }
 
 /// False when the gateway is told to stop before there is a policy.
 fn wait_for_policy(gateway: &Gateway) -> bool {
     let mut told = false;
+    let mut watchdog = Watchdog::default();
     loop {
+        watchdog.alive();
         let state = gateway.wait_for_policy(Duration::from_millis(200));
         if gateway.is_stopping() {
             return false;
@@ -156,8 +157,11 @@ fn wait_for_policy(gateway: &Gateway) -> bool {
         }
         if !told && state.last.as_ref().is_some_and(|last| !last.outcome.is_success()) {
             told = true;
-            // Started as far as the service manager is concerned: a restart would not help.
-            notice::ready("no policy: the ports stay down until there is a good one");
+            // Not ready, and not failed either: a restart would not help.
+            notice::status(
+                "no policy is in force: the ports stay down until there is a sound one, which is \
+                 taken at once; the log and `bulkhead check` say what is wrong",
+            );
         }
     }
 }
@@ -167,6 +171,7 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
     let mut clock_looked_at = Instant::now();
     let mut load = Load::default();
     let mut rounds = Rounds::default();
+    let mut watchdog = Watchdog::default();
     while !gateway.is_stopping() {
         if let Some(worker) = crew.casualty() {
             return Some(worker);
@@ -179,10 +184,10 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
             clock_looked_at = Instant::now();
             look_at_clock(gateway);
             rounds.look(gateway);
-            // A worker that hangs cuts its wires: then the service manager may start us anew.
-            if gateway.hanging().is_none() {
-                notice::watchdog();
-            }
+        }
+        // A worker that hangs cuts its wires: then the service manager starts us anew.
+        if gateway.hanging().is_none() {
+            watchdog.alive();
         }
         thread::sleep(TICK);
     }

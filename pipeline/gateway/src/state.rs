@@ -220,7 +220,12 @@ impl Gateway {
 
     /// Whether workers judge by a policy and the ports are up.
     pub fn is_ready(&self) -> bool {
-        self.guarding.load(Ordering::SeqCst) && !self.is_stopping() && self.hanging().is_none()
+        self.is_guarding() && self.hanging().is_none()
+    }
+
+    /// Whether the gateway has come up, and is not told to stop. A worker may hang nevertheless.
+    pub fn is_guarding(&self) -> bool {
+        self.guarding.load(Ordering::SeqCst) && !self.is_stopping()
     }
 
     /// The first worker that has not been round its ports for [`HANGING`].

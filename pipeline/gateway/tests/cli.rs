@@ -179,3 +179,71 @@ fn commands_for_a_gateway_say_where_they_looked() {
     assert_eq!(output.code, 4);
     assert!(output.err.contains("cannot read nowhere.toml"), "{}", output.err);
 }
+
+/// Without DPDK there is no `run` that could tell anything.
+#[cfg(feature = "dpdk")]
+mod service_manager {
+    use std::os::unix::net::UnixDatagram;
+    use std::process::{Child, Stdio};
+    use std::time::{Duration, Instant};
+
+    use super::*;
+
+    /// A child that is killed where the test ends without it.
+    struct Gateway(Child);
+
+    impl Drop for Gateway {
+        fn drop(&mut self) {
+            let _ = self.0.kill();
+            let _ = self.0.wait();
+        }
+    }
+
+    /// Reads what a service manager is told until `wanted` is among it.
+    fn told_until(manager: &UnixDatagram, wanted: &str) -> String {
+        let mut told = String::new();
+        let mut buffer = [0; 4096];
+        let begun = Instant::now();
+        while !told.contains(wanted) {
+            assert!(begun.elapsed() < Duration::from_secs(20), "no {wanted:?} in {told:?}");
+            if let Ok(length) = manager.recv(&mut buffer) {
+                told += &String::from_utf8_lossy(&buffer[..length]);
+                told.push('\n');
+            }
+        }
+        told
+    }
+
+    #[test]
+    fn a_gateway_without_a_policy_is_alive_but_not_ready() {
+        let dir = folder();
+        let path = |name: &str| dir.path().join(name);
+        let head = "state-dir = \"state\"\ncontrol-socket = \"control.sock\"\n";
+        let tail = "[metrics]\nlisten = \"off\"\n";
+        fs::write(path("gateway.toml"), format!("{head}{CONFIG}{tail}")).unwrap();
+        fs::write(path("policy.yaml"), "version: 9\n").unwrap();
+        let manager = UnixDatagram::bind(path("notify.sock")).unwrap();
+        manager.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let child = Command::new(env!("CARGO_BIN_EXE_bulkhead"))
+            .args(["run", "--config", "gateway.toml"])
+            .current_dir(dir.path())
+            .env("NOTIFY_SOCKET", path("notify.sock"))
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let mut child = Gateway(child);
+        let mut told = told_until(&manager, "STATUS=no policy is in force");
+        told += &told_until(&manager, "WATCHDOG=1");
+        let reload = bulkhead(dir.path(), &["reload", "--socket", "control.sock"]);
+        assert_eq!(reload.code, 1, "{}{}", reload.out, reload.err);
+        told += &told_until(&manager, "WATCHDOG=1");
+        told += &told_until(&manager, "WATCHDOG=1");
+        assert!(!told.contains("READY=1") && !told.contains("RELOADING=1"), "{told}");
+
+        let begun = Instant::now();
+        let id = child.0.id().to_string();
+        assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
+        assert!(child.0.wait().unwrap().success());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+}

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs::{self, File};
 use std::os::unix::fs::symlink;
+use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::sync::atomic::Ordering::SeqCst;
 use std::thread;
@@ -12,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_gateway::reload::{ReloadOutcome, Trigger};
 use bulkhead_pipeline::port::Frame;
-use common::{PATIENCE, Running, policy, syn, wait};
+use common::{Loopback, PATIENCE, Running, policy, syn, wait};
 
 #[test]
 fn what_is_accepted_is_enforced_and_what_is_not_changes_nothing() {
@@ -182,6 +183,30 @@ fn a_stop_takes_less_than_a_second_and_closes_the_ports() {
     assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(cables.iter().all(|cable| cable.closed.load(SeqCst)));
     assert!(!socket.exists());
+}
+
+#[test]
+fn a_stop_during_the_launch_takes_less_than_a_second_and_raises_no_port() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let backend = Arc::new(Loopback::default());
+    backend.stalls.store(true, SeqCst);
+    let running = Running::start_over(backend.clone(), dir.path(), "enforce", "");
+    wait("a worker stalls", || backend.stalled.load(SeqCst));
+    let cables = running.with_ends(|ends| [ends[0].cable.clone(), ends[1].cable.clone()]);
+    // The worker comes to itself after the stop, and before it is given up.
+    let release = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(150));
+        backend.stalls.store(false, SeqCst);
+    });
+    let (ended, took) = running.stop();
+    release.join().unwrap();
+    ended.unwrap();
+    assert!(took < Duration::from_secs(1), "{took:?}");
+    for cable in cables {
+        assert!(!cable.started.load(SeqCst), "a port was raised after the stop");
+        assert!(cable.closed.load(SeqCst));
+    }
 }
 
 #[test]

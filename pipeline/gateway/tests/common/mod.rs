@@ -74,6 +74,10 @@ pub(crate) struct End {
 #[derive(Default)]
 pub(crate) struct Loopback {
     ends: Mutex<Vec<[End; 2]>>,
+    /// Whether workers are kept from their first round.
+    pub(crate) stalls: AtomicBool,
+    /// Whether a worker was.
+    pub(crate) stalled: AtomicBool,
 }
 
 impl Backend for Loopback {
@@ -98,6 +102,10 @@ impl Backend for Loopback {
     }
 
     fn enter_worker(&self) -> Result<Box<dyn Any>, String> {
+        while self.stalls.load(SeqCst) {
+            self.stalled.store(true, SeqCst);
+            thread::sleep(Duration::from_millis(1));
+        }
         Ok(Box::new(()))
     }
 }
@@ -114,6 +122,16 @@ impl Running {
     /// Starts a gateway in `folder`, whose `policy.yaml` may or may not be there; `more` are further
     /// lines for the head of its configuration.
     pub(crate) fn start(folder: &Path, mode: &str, more: &str) -> Self {
+        Self::start_over(Arc::default(), folder, mode, more)
+    }
+
+    /// The same over a way to the wire that was made before.
+    pub(crate) fn start_over(
+        backend: Arc<Loopback>,
+        folder: &Path,
+        mode: &str,
+        more: &str,
+    ) -> Self {
         let text = format!(
             "policy = \"policy.yaml\"\nstate-dir = \"state\"\ncontrol-socket = \"control.sock\"\n\
              clock = \"trusted\"\ngrace-s = 0\n{more}\n\
@@ -126,7 +144,6 @@ impl Running {
         };
         let config = Config::parse("gateway.toml", folder, &text).unwrap_or_else(|e| panic!("{e}"));
         let gateway = Arc::new(Gateway::new(config));
-        let backend = Arc::new(Loopback::default());
         let thread = {
             let (gateway, backend) = (gateway.clone(), backend.clone());
             thread::spawn(move || serve(&gateway, &backend))
