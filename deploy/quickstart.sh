@@ -319,7 +319,7 @@ start() {
     ip netns exec "$(ns "$host")" "$HOST" "$@" >"$RUN/$name" 2>&1 </dev/null 8>&- &
     JOBS[$name]=$!
     for _ in $(seq 100); do
-        grep -q '^ready' "$RUN/$name" && return
+        grep -qs '^ready' "$RUN/$name" && return
         kill -0 "${JOBS[$name]}" 2>/dev/null || break
         sleep 0.05
     done
