@@ -170,6 +170,9 @@ pub fn make(
     })
 }
 
+/// The most assertions that do not hold and are shown.
+const MAX_SHOWN: usize = 50;
+
 /// Checks what the policy promises about itself, from now on and for a synchronised clock: before
 /// the clock is, timed allow rules match nothing, which no promise can help.
 ///
@@ -184,12 +187,19 @@ fn check_promises(
     let now = PolicyTime { unix_ms: unix_now_ms().unwrap_or_default(), synchronised: true };
     let results = check_assertions(policy, now);
     let mut broken = Vec::new();
+    broken.extend(unchecked(policy, &results));
+    let (mut lapsing, mut unshown, mut unshown_broken) = (0, 0, false);
     for result in &results {
         let (Some(failure), Some(assertion)) =
             (&result.failure, policy.assertions().get(result.assertion))
         else {
             continue;
         };
+        if broken.len() + lapsing >= MAX_SHOWN {
+            unshown += 1;
+            unshown_broken |= assertion.must == Must::NotReach || failure.at == now;
+            continue;
+        }
         let at = &assertion.location;
         let text = files.sources.iter().find(|source| source.name == at.file);
         let text = text.map_or("", |source| source.text.as_str());
@@ -210,7 +220,23 @@ fn check_promises(
             help: None,
             rendered: format!("{severity}[assertion]: {message}\n{excerpt}\n{described}"),
         };
-        if lapses { warnings.push(finding) } else { broken.push(finding) }
+        if lapses {
+            lapsing += 1;
+            warnings.push(finding);
+        } else {
+            broken.push(finding);
+        }
+    }
+    if unshown > 0 {
+        let message = format!("{unshown} more assertions do not hold, now or later");
+        let mut finding = Finding::error("too-many-findings", message, None);
+        if unshown_broken {
+            broken.push(finding);
+        } else {
+            finding.severity = "warning".to_owned();
+            finding.rendered = finding.rendered.replacen("error", "warning", 1);
+            warnings.push(finding);
+        }
     }
     if !broken.is_empty() {
         return Err(broken);
@@ -221,6 +247,22 @@ fn check_promises(
         sampled: result.is_sampled(),
     };
     Ok(results.iter().map(assertion).collect())
+}
+
+/// The error for promises that are too much work to check: one that cannot be checked must not pass
+/// for kept.
+fn unchecked(policy: &Policy, results: &[AssertionResult]) -> Option<Finding> {
+    let mut unchecked = results.iter().filter(|result| result.unchecked > 0);
+    let first = unchecked.next()?;
+    let message = format!(
+        "{} of {} assertions could not be checked; the first: {}",
+        1 + unchecked.count(),
+        results.len(),
+        first.describe(policy),
+    );
+    let help = "assert narrower endpoints and services, state fewer assertions, or remove timed \
+                rules that have expired";
+    Some(Finding::error("limit-exceeded", message, Some(help.to_owned())))
 }
 
 /// Whole microseconds.

@@ -5,21 +5,30 @@
 //! they are not. This is no proof, and the result says so.
 
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use super::space::{Space, endpoints_meet, services_meet};
+use crate::compile::Limits;
+use crate::compile::budget::{Budget, Exceeded};
 use crate::headers::{Headers, PolicyTime};
-use crate::oracle;
 use crate::packet::in_words;
 use crate::policy::{Action, Assertion, EndpointId, Must, Policy, Rule, RuleId};
 
-/// Rule comparisons that all assertions of a policy together may take: about a second.
-const TOTAL_WORK: usize = 100_000_000;
+/// Comparisons of packets with rules that all assertions of a policy together may take: a second
+/// or a few.
+const JUDGING_WORK: usize = 100_000_000;
 
-/// Rule comparisons that one assertion may always take at one instant.
-const LEAST_WORK: usize = 50_000;
+/// Steps that finding the packets to judge may take for all assertions together: a second or a few.
+const FINDING_WORK: usize = 200_000_000;
+
+/// What all of it may take besides: the time only for the case that the work is no measure of it.
+const LIMITS: Limits = Limits { memory_bytes: 256 << 20, time: Duration::from_secs(30) };
 
 /// The most packets that one assertion is checked on at one instant.
 const MAX_PACKETS: usize = 1 << 20;
+
+/// A sample of fewer packets than this at one instant would not be worth its name.
+const LEAST_SAMPLE: usize = 64;
 
 /// What became of one assertion.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -34,6 +43,9 @@ pub struct AssertionResult {
     /// Representative packets that there are, over all instants: more than [`Self::packets`] where
     /// they were too many and a sample had to do, or where the first failure ended the check.
     pub representatives: u64,
+    /// The instants for which it was not checked at all, because the policy's assertions together
+    /// take more work than a load may. Above zero the promise cannot count as kept.
+    pub unchecked: u64,
     /// The first packet found that breaks the assertion.
     pub failure: Option<Failure>,
 }
@@ -50,9 +62,9 @@ pub struct Failure {
 }
 
 impl AssertionResult {
-    /// Whether no packet was found that breaks the assertion.
+    /// Whether it was checked for every instant and no packet was found that breaks it.
     pub fn holds(&self) -> bool {
-        self.failure.is_none()
+        self.failure.is_none() && self.unchecked == 0
     }
 
     /// Whether there were more representatives than could be judged.
@@ -83,10 +95,16 @@ impl AssertionResult {
         // Writing to a String cannot fail.
         let _ = match &self.failure {
             Some(failure) => write!(text, "broken\n  {}", failure.describe(policy)),
+            None if self.unchecked > 0 => write!(
+                text,
+                "not checked at {} of {} instants: the policy's {} assertions, at the {} instants \
+                 at which its rules start or expire, take more work than a load may",
+                self.unchecked,
+                self.unchecked.saturating_add(instants as u64),
+                policy.assertions().len(),
+                policy.schedule().len(),
+            ),
             None if self.representatives == 0 => write!(text, "no packet is in question"),
-            None if self.packets == 0 => {
-                write!(text, "not checked: its packets fall into too many classes")
-            }
             None if self.is_sampled() => write!(
                 text,
                 "no breach in a sample of {} of {} representative packets at {instants} instants \
@@ -127,51 +145,81 @@ impl Failure {
 }
 
 /// Checks every assertion of `policy`: for the instant `now`, and again just after each later
-/// instant at which a rule starts or expires. The work is bounded, see [`AssertionResult`].
+/// instant at which a rule starts or expires. The work of all of them together is bounded; what
+/// that leaves unchecked, [`AssertionResult`] says.
 pub fn check_assertions(policy: &Policy, now: PolicyTime) -> Vec<AssertionResult> {
-    let instants = instants(policy, now);
-    let shares = policy.assertions().len() * instants.len();
-    let work = (TOTAL_WORK / shares.max(1)).max(LEAST_WORK);
+    let mut work = Work { finding: Budget::with_work(LIMITS, FINDING_WORK), judging: JUDGING_WORK };
+    let count = policy.assertions().len();
     (policy.assertions().iter().enumerate())
-        .map(|(index, assertion)| check(policy, index, assertion, &instants, work))
+        .map(|(index, assertion)| {
+            let share = work.judging / (count - index);
+            check(policy, index, assertion, now, share, &mut work)
+        })
         .collect()
 }
 
-/// Now, what now becomes once the clock is synchronised, and each later change.
-fn instants(policy: &Policy, now: PolicyTime) -> Vec<PolicyTime> {
+/// What is left of the work that the assertions of a policy share.
+struct Work {
+    finding: Budget,
+    judging: usize,
+}
+
+/// Now, what now becomes once the clock is synchronised, and each later change of one of `rules`.
+fn instants(policy: &Policy, rules: &[usize], now: PolicyTime) -> Vec<PolicyTime> {
     let synchronised = |unix_ms| PolicyTime { unix_ms, synchronised: true };
-    let later = policy.schedule().into_iter().filter(|&instant| instant > now.unix_ms);
+    let changes = |&id: &usize| [policy.rules()[id].starts, policy.rules()[id].expires];
+    let mut later: Vec<i64> =
+        rules.iter().flat_map(changes).flatten().filter(|&at| at > now.unix_ms).collect();
+    later.sort_unstable();
+    later.dedup();
     let mut out = vec![now];
     if !now.synchronised {
         out.push(synchronised(now.unix_ms));
     }
-    out.extend(later.map(synchronised));
+    out.extend(later.into_iter().map(synchronised));
     out
 }
 
+/// `share` is this assertion's part of the judging; it may take more where its least sample does.
 fn check(
     policy: &Policy,
     index: usize,
     assertion: &Assertion,
-    instants: &[PolicyTime],
-    work: usize,
+    now: PolicyTime,
+    share: usize,
+    work: &mut Work,
 ) -> AssertionResult {
     let mut result = AssertionResult {
         assertion: index,
         instants: Vec::new(),
         packets: 0,
         representatives: 0,
+        unchecked: 0,
         failure: None,
     };
-    let relevant = relevant_rules(policy, assertion);
+    let Ok(relevant) = relevant_rules(policy, assertion, &mut work.finding) else {
+        result.unchecked = 1;
+        return result;
+    };
+    let instants = instants(policy, &relevant, now);
+    let reserve = work.judging.saturating_sub(share);
     let mut previous: Option<Vec<usize>> = None;
-    for &at in instants {
+    for (place, &at) in instants.iter().enumerate() {
+        let left = instants.len() - place;
+        let spent = work.finding.spend(relevant.len(), 0).and_then(|()| work.finding.check_time());
+        if spent.is_err() {
+            result.unchecked += left as u64;
+            break;
+        }
         let active = |&id: &usize| policy.rules()[id].is_active(at);
         let active: Vec<usize> = relevant.iter().copied().filter(active).collect();
         if previous.as_ref() == Some(&active) {
             continue; // The same rules decide as before.
         }
-        check_at(policy, assertion, &active, at, work, &mut result);
+        let share = work.judging.saturating_sub(reserve) / left;
+        if check_at(policy, assertion, &active, at, share, work, &mut result).is_err() {
+            result.unchecked += 1;
+        }
         if result.failure.is_some() {
             break;
         }
@@ -181,46 +229,55 @@ fn check(
 }
 
 /// The rules that may match a packet of the assertion; every other rule matches none of them.
-fn relevant_rules(policy: &Policy, assertion: &Assertion) -> Vec<usize> {
-    let endpoints = policy.endpoints();
-    let meets = |id: EndpointId| -> Vec<bool> {
-        endpoints.iter().map(|e| endpoints_meet(e, policy.endpoint(id))).collect()
+fn relevant_rules(
+    policy: &Policy,
+    assertion: &Assertion,
+    budget: &mut Budget,
+) -> Result<Vec<usize>, Exceeded> {
+    let mut meets = |id: EndpointId| -> Result<Vec<bool>, Exceeded> {
+        let asserted = policy.endpoint(id);
+        policy.endpoints().iter().map(|e| endpoints_meet(e, asserted, budget)).collect()
     };
-    let (from, to) = (meets(assertion.from), meets(assertion.to));
+    let (from, to) = (meets(assertion.from)?, meets(assertion.to)?);
     let service = policy.service(assertion.service);
-    let services: Vec<bool> =
-        policy.services().iter().map(|other| services_meet(service, other)).collect();
+    let mut services = Vec::with_capacity(policy.services().len());
+    for other in policy.services() {
+        budget.spend(service.terms.len() * other.terms.len(), 0)?;
+        services.push(services_meet(service, other));
+    }
     let is_relevant = |rule: &Rule| {
         let (a, b) = (rule.from.0 as usize, rule.to.0 as usize);
         services[rule.service.0 as usize]
             && ((from[a] && to[b]) || (rule.between && from[b] && to[a]))
     };
-    (0..policy.rules().len()).filter(|&id| is_relevant(&policy.rules()[id])).collect()
+    budget.spend(policy.rules().len(), 0)?;
+    Ok((0..policy.rules().len()).filter(|&id| is_relevant(&policy.rules()[id])).collect())
 }
 
+/// Fails where not even a sample could be judged.
 fn check_at(
     policy: &Policy,
     assertion: &Assertion,
     active: &[usize],
     at: PolicyTime,
-    work: usize,
+    share: usize,
+    work: &mut Work,
     result: &mut AssertionResult,
-) {
+) -> Result<(), Exceeded> {
     let rules: Vec<&Rule> = active.iter().map(|&id| &policy.rules()[id]).collect();
-    result.instants.push(at);
-    let limit = (work / rules.len().max(1)).clamp(1, MAX_PACKETS);
-    let Ok(space) = Space::of(policy, assertion, &rules) else {
-        // Not even the classes could be told apart within bounds: nothing was judged.
-        result.representatives = u64::MAX;
-        return;
-    };
+    let space = Space::of(policy, assertion, &rules, &mut work.finding)?;
+    let total = space.len();
+    let cost = 1 + rules.iter().map(|rule| comparison_cost(policy, rule)).sum::<usize>();
+    let least = total.min(LEAST_SAMPLE as u64) as usize;
+    let limit = (share / cost).clamp(least, MAX_PACKETS);
+    if cost.saturating_mul(least) > work.judging {
+        return Err(Exceeded::Time);
+    }
     let breaks = |headers: &Headers| {
         let deciding = rules.iter().position(|rule| rule.matches(policy, headers));
         let action = deciding.map_or(policy.default_action(), |place| rules[place].action);
         (action == Action::Allow) != (assertion.must == Must::Reach)
     };
-    let total = space.len();
-    result.representatives = result.representatives.saturating_add(total);
     let mut judged = 0;
     let mut judge = |headers: &Headers| {
         judged += 1;
@@ -233,8 +290,21 @@ fn check_at(
         let random = move || super::probes::split_mix(&mut state);
         space.some(random).take(limit).find(|headers| judge(headers))
     };
-    result.packets += judged;
-    // The whole policy's scan has the last word.
-    result.failure =
-        found.map(|headers| Failure { headers, at, rule: oracle::classify(policy, &headers, at) });
+    work.judging = work.judging.saturating_sub(cost.saturating_mul(judged));
+    result.instants.push(at);
+    result.representatives = result.representatives.saturating_add(total);
+    result.packets += judged as u64;
+    result.failure = found.map(|headers| {
+        let deciding = rules.iter().position(|rule| rule.matches(policy, &headers));
+        let rule = deciding.map_or(RuleId::DEFAULT, |place| RuleId(active[place] as u32));
+        Failure { headers, at, rule }
+    });
+    Ok(())
+}
+
+/// What comparing a packet with `rule` costs: one, and more for a rule of many alternatives.
+fn comparison_cost(policy: &Policy, rule: &Rule) -> usize {
+    let sides = policy.endpoint(rule.from).boxes.len() + policy.endpoint(rule.to).boxes.len();
+    let sides = if rule.between { 2 * sides } else { sides };
+    1 + (sides + policy.service(rule.service).terms.len()) / 4
 }

@@ -3,10 +3,8 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 use std::rc::Rc;
-use std::time::Duration;
 
 use super::probes::split_mix;
-use crate::compile::Limits;
 use crate::compile::budget::{Budget, Exceeded};
 use crate::compile::partition::{Classes, Coordinate, intervals, points};
 use crate::compile::services;
@@ -21,8 +19,8 @@ const MAX_HOSTS: usize = 1 << 14;
 /// The most comparisons of hosts with endpoints that may be spent on finding equal hosts.
 const MAX_COMPARISONS: usize = 1 << 20;
 
-/// What telling the classes of one assertion apart may take.
-const LIMITS: Limits = Limits { memory_bytes: 256 << 20, time: Duration::from_secs(5) };
+/// The most pairs of boxes that are compared to find whether two endpoints meet.
+const MAX_PAIRS: usize = 1 << 16;
 
 /// Representatives of an assertion's packets with regard to some rules: every packet of the
 /// assertion is judged as one of the packets of the space is.
@@ -48,6 +46,9 @@ struct Hosts {
     /// How many there are, if `hosts` is only a selection.
     of: u64,
 }
+
+/// What a space takes at the least: its 512 pairs of a family and an IP protocol, each looked up.
+const LEAST_STEPS: usize = 512;
 
 /// One side of a frame.
 type Host = (u128, Mac);
@@ -94,14 +95,29 @@ impl Space {
     }
 
     /// The space of `assertion` with regard to `rules`, which are all that may match its packets.
+    /// What it holds is returned to the budget's memory, since no two spaces are held at once.
     pub(super) fn of(
         policy: &Policy,
         assertion: &Assertion,
         rules: &[&Rule],
+        budget: &mut Budget,
     ) -> Result<Self, Exceeded> {
-        let mut budget = Budget::new(LIMITS);
+        let held = budget.spent_bytes();
+        let space = Self::build(policy, assertion, rules, budget);
+        budget.release(budget.spent_bytes() - held);
+        space
+    }
+
+    fn build(
+        policy: &Policy,
+        assertion: &Assertion,
+        rules: &[&Rule],
+        budget: &mut Budget,
+    ) -> Result<Self, Exceeded> {
+        budget.spend(LEAST_STEPS + rules.len() + policy.services().len(), 0)?;
         let service = policy.service(assertion.service);
-        let mut frames = frames(policy, assertion, rules, &mut budget)?;
+        let mut frames = frames(policy, assertion, rules, budget)?;
+        budget.spend(frames.len() * service.terms.len(), 0)?;
         frames.retain(|headers| service.matches(headers));
         let sides = [
             Side::new(policy, assertion.from, rules, |rule| (rule.from, rule.to)),
@@ -109,24 +125,24 @@ impl Space {
         ];
         let vlans = (rules.iter().map(|rule| &rule.vlans))
             .chain(sides.iter().flat_map(Side::boxes).map(|b| &b.vlans));
-        let tags = representatives(vlans, unnamed_tags(), &mut budget)?;
+        let tags = representatives(vlans, unnamed_tags(), budget)?;
         let wires = rules.iter().map(|rule| &rule.wires);
         let last_wire =
             if policy.knows_all_wires() { policy.wires().len().max(1) } else { 1 << 16 };
         let unnamed_wires = (0..last_wire).map(|wire| WireId(wire as u16));
-        let wires = representatives(wires, unnamed_wires, &mut budget)?;
+        let wires = representatives(wires, unnamed_wires, budget)?;
 
         let mut slices = Vec::new();
         for family in [Some(ETHER_IPV4), Some(ETHER_IPV6), None] {
             let of_family = |h: &Headers| h.is_ip().then_some(h.ether_type) == family;
             let frames: Rc<[Headers]> = frames.iter().copied().filter(of_family).collect();
             let Some(&frame) = frames.first() else { continue };
-            let src = sides[0].classes(frame.ether_type, |mac| !mac.is_group(), &mut budget)?;
-            let dst = sides[1].classes(frame.ether_type, |_| true, &mut budget)?;
+            let src = sides[0].classes(frame.ether_type, |mac| !mac.is_group(), budget)?;
+            let dst = sides[1].classes(frame.ether_type, |_| true, budget)?;
             for &tags in &tags {
                 let frame = Headers { tags, ..frame };
-                let src = sides[0].hosts(&src, &frame, &mut budget)?;
-                let dst = sides[1].hosts(&dst, &frame, &mut budget)?;
+                let src = sides[0].hosts(&src, &frame, budget)?;
+                let dst = sides[1].hosts(&dst, &frame, budget)?;
                 if src.len() > 0 && dst.len() > 0 {
                     slices.push(Slice { tags, frames: frames.clone(), src, dst });
                 }
@@ -199,6 +215,7 @@ impl<'a> Side<'a> {
         budget: &mut Budget,
     ) -> Result<(Vec<u128>, Vec<Mac>), Exceeded> {
         let mut addrs = self.addresses(ether_type, budget)?;
+        budget.spend(addrs.len() * self.asserted.boxes.len(), 0)?;
         addrs
             .retain(|&addr| self.asserted.boxes.iter().any(|b| b.addrs.contains(ether_type, addr)));
         let numbered = (1..=u32::MAX).map(|n| {
@@ -207,6 +224,7 @@ impl<'a> Side<'a> {
         });
         let unnamed = [Mac::default()].into_iter().chain(numbered);
         let mut macs = representatives(self.boxes().map(|b| &b.macs), unnamed, budget)?;
+        budget.spend(macs.len() * self.asserted.boxes.len(), 0)?;
         macs.retain(|&mac| {
             possible(mac) && self.asserted.boxes.iter().any(|b| b.macs.contains(mac))
         });
@@ -247,8 +265,10 @@ impl<'a> Side<'a> {
         }
         // Address classes differ by themselves; together with MAC classes they may not.
         let mut seen = HashSet::new();
-        if macs.len() > 1 && hosts.len() * self.compared.len() <= MAX_COMPARISONS {
-            budget.spend(hosts.len() * self.compared.len(), 0)?;
+        let boxes: usize = self.compared.iter().map(|endpoint| endpoint.boxes.len()).sum();
+        let affordable = hosts.len() * boxes <= budget.work_left() / 16;
+        if macs.len() > 1 && hosts.len() * self.compared.len() <= MAX_COMPARISONS && affordable {
+            budget.spend(hosts.len() * boxes, 0)?;
             hosts.retain(|&host| {
                 let matched: Vec<u32> = (0..self.compared.len() as u32)
                     .filter(|&place| matches(self.compared[place as usize], host))
@@ -262,6 +282,8 @@ impl<'a> Side<'a> {
     /// One address of each class.
     fn addresses(&self, ether_type: u16, budget: &mut Budget) -> Result<Vec<u128>, Exceeded> {
         let mut sets: Vec<&AddrSet> = self.boxes().map(|b| &b.addrs).collect();
+        let ranges = |set: &&AddrSet| 1 + set.v4.ranges().len() + set.v6.ranges().len();
+        budget.spend(sets.iter().map(ranges).sum(), 0)?;
         let mut ids = HashMap::new();
         sets.retain(|set| {
             let next = ids.len();
@@ -327,7 +349,10 @@ fn representatives<'a, T: Ord + Copy + Hash + 'a>(
     mut unnamed: impl Iterator<Item = T>,
     budget: &mut Budget,
 ) -> Result<Vec<T>, Exceeded> {
-    let distinct: HashSet<&FiniteSet<T>> = sets.collect();
+    let mut steps = 0;
+    let distinct: HashSet<&FiniteSet<T>> =
+        sets.inspect(|set| steps += 1 + set.named().len()).collect();
+    budget.spend(steps, 0)?;
     let mut distinct: Vec<&FiniteSet<T>> = distinct.into_iter().collect();
     distinct.sort_unstable_by(|a, b| a.named().cmp(b.named()));
     let mut classes = Classes::default();
@@ -361,15 +386,31 @@ pub(super) fn services_meet(a: &ServiceSet, b: &ServiceSet) -> bool {
 }
 
 /// Whether some host may belong to both endpoints. May err towards yes.
-pub(super) fn endpoints_meet(a: &Endpoint, b: &Endpoint) -> bool {
-    a.boxes.iter().any(|x| {
-        b.boxes.iter().any(|y| {
-            let addrs = (x.addrs.non_ip && y.addrs.non_ip)
-                || ranges_meet(x.addrs.v4.ranges(), y.addrs.v4.ranges())
-                || ranges_meet(x.addrs.v6.ranges(), y.addrs.v6.ranges());
-            addrs && finite_meet(&x.macs, &y.macs) && finite_meet(&x.vlans, &y.vlans)
-        })
-    })
+pub(super) fn endpoints_meet(
+    a: &Endpoint,
+    b: &Endpoint,
+    budget: &mut Budget,
+) -> Result<bool, Exceeded> {
+    if a.boxes.len() * b.boxes.len() > MAX_PAIRS {
+        return Ok(true);
+    }
+    for (x, y) in a.boxes.iter().flat_map(|x| b.boxes.iter().map(move |y| (x, y))) {
+        budget.spend(1 + x.macs.named().len().min(y.macs.named().len()), 0)?;
+        if !finite_meet(&x.macs, &y.macs) || !finite_meet(&x.vlans, &y.vlans) {
+            continue;
+        }
+        let (v4, v6) = (x.addrs.v4.ranges(), x.addrs.v6.ranges());
+        let steps =
+            v4.len().min(y.addrs.v4.ranges().len()) + v6.len().min(y.addrs.v6.ranges().len());
+        budget.spend(steps, 0)?;
+        if (x.addrs.non_ip && y.addrs.non_ip)
+            || ranges_meet(v4, y.addrs.v4.ranges())
+            || ranges_meet(v6, y.addrs.v6.ranges())
+        {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn finite_meet<T: Ord + Copy>(a: &FiniteSet<T>, b: &FiniteSet<T>) -> bool {

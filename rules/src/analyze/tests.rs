@@ -208,3 +208,46 @@ fn ten_thousand_rules_are_sampled_in_bounded_time() {
     assert!(results[1].holds() && !results[1].is_sampled());
     assert!(results[2].holds() && !results[2].is_sampled());
 }
+
+/// `rules` denials that end one after another, and `assertions` equal promises about everything.
+fn timed(rules: usize, assertions: usize) -> Policy {
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for n in 0..rules {
+        let (high, low, port) = (n >> 8, n & 255, n + 1);
+        let expires = jiff::Timestamp::from_second(1_893_456_000 + n as i64).expect("in 2030");
+        text.push_str(&format!(
+            "  - {{name: r{n}, from: 10.{high}.{low}.0/24, to: any, service: tcp/{port}, \
+             action: deny, expires: {expires}}}\n"
+        ));
+    }
+    text.push_str("assert:\n");
+    for _ in 0..assertions {
+        text.push_str("  - {from: any, to: any, service: any, must: not-reach}\n");
+    }
+    parse(&text)
+}
+
+#[test]
+fn assertions_times_instants_are_bounded_together_and_what_is_left_out_is_said() {
+    let policy = timed(4_000, 4_000);
+    let started = std::time::Instant::now();
+    let results = check_assertions(&policy, NOW);
+    assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
+    assert_eq!(results.len(), 4_000);
+    let last = &results[3_999];
+    assert!(last.unchecked > 0 && !last.holds() && !last.is_sampled());
+    let text = last.describe(&policy);
+    assert!(
+        text.contains("not checked at 1 of 1 instants: the policy's 4000 assertions"),
+        "{text}"
+    );
+}
+
+#[test]
+fn a_plant_s_worth_of_timed_rules_is_checked_at_every_instant() {
+    let policy = timed(40, 40);
+    for result in check_assertions(&policy, NOW) {
+        assert_eq!((result.unchecked, result.instants.len()), (0, 41));
+        assert!(result.holds());
+    }
+}

@@ -70,6 +70,7 @@ impl std::error::Error for CompileError {}
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Exceeded {
     Memory,
+    /// The time, or the work that stands for it.
     Time,
 }
 
@@ -80,6 +81,7 @@ pub(crate) struct Budget {
     started: Instant,
     spent_bytes: usize,
     until_clock: usize,
+    work_left: usize,
 }
 
 /// Units of work between two looks at the clock: about a millisecond.
@@ -87,7 +89,28 @@ const WORK_PER_LOOK: usize = 1 << 16;
 
 impl Budget {
     pub(crate) fn new(limits: Limits) -> Self {
-        Self { limits, started: Instant::now(), spent_bytes: 0, until_clock: 0 }
+        Self::with_work(limits, usize::MAX)
+    }
+
+    /// One that ends after `work` steps too, which, unlike time, are the same on every machine.
+    pub(crate) fn with_work(limits: Limits, work: usize) -> Self {
+        let started = Instant::now();
+        Self { limits, started, spent_bytes: 0, until_clock: 0, work_left: work }
+    }
+
+    /// The steps of work that are left.
+    pub(crate) fn work_left(&self) -> usize {
+        self.work_left
+    }
+
+    /// Looks at the clock now, whatever has been spent.
+    pub(crate) fn check_time(&self) -> Result<(), Exceeded> {
+        if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }
+    }
+
+    /// The bytes that are accounted for, to [`Self::release`] what comes on top.
+    pub(crate) fn spent_bytes(&self) -> usize {
+        self.spent_bytes
     }
 
     /// Accounts for `units` steps of work and `bytes` of memory that stay allocated.
@@ -96,12 +119,17 @@ impl Budget {
         if self.spent_bytes > self.limits.memory_bytes {
             return Err(Exceeded::Memory);
         }
+        let Some(work_left) = self.work_left.checked_sub(units.max(1)) else {
+            self.work_left = 0;
+            return Err(Exceeded::Time);
+        };
+        self.work_left = work_left;
         if let Some(left) = self.until_clock.checked_sub(units.max(1)) {
             self.until_clock = left;
             return Ok(());
         }
         self.until_clock = WORK_PER_LOOK;
-        if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }
+        self.check_time()
     }
 
     /// Returns memory that was accounted for and is no longer held.
