@@ -77,6 +77,8 @@ pub struct Wire {
     pub mode: Mode,
     /// Whether carrier loss on one port takes the other down.
     pub link_propagation: bool,
+    /// How long a port may take to find carrier before it counts as lost.
+    pub link_settling: Duration,
 }
 
 /// The word for a mode in configuration, metrics and logs.
@@ -344,12 +346,14 @@ impl Checker<'_> {
                 Mode::Observe,
                 &[("observe", Mode::Observe), ("enforce", Mode::Enforce)],
             );
+            let link_settling = self.seconds("link-settling-s", table.link_settling_s, 30, 1..=300);
             wires.push(Wire {
                 name,
                 inside: table.inside.into_inner().trim().to_owned(),
                 outside: table.outside.into_inner().trim().to_owned(),
                 mode,
                 link_propagation: table.link_propagation.unwrap_or(true),
+                link_settling,
             });
         }
         wires

@@ -3,6 +3,11 @@
 //!
 //! A port that we hold down has no carrier because of us, so it never counts as lost: otherwise a
 //! wire whose two ports hold each other down, or two gateways in series, would never come up again.
+//!
+//! A port that was just raised or released takes a while to find carrier: it settles, and counts as
+//! lost only after that. Where the time is too short, two slow ports, or two gateways in series, take
+//! each other down in turn for ever; so it doubles each time that it ran out, until both ports have
+//! had carrier together for longer than any such turn. A port that has found carrier has settled, and its loss crosses at once.
 
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
@@ -12,21 +17,28 @@ use tracing::{error, info, warn};
 use crate::config::Wire;
 use crate::state::{Gateway, PortHandle, WireHandle};
 
-/// How long a port that was just released may take to find carrier before it counts as lost.
-const SETTLING: Duration = Duration::from_secs(5);
+/// To how much the settling time may grow; and for how long both ports must have carrier until it is
+/// what is configured again: whatever another gateway in series still waits for has then run out.
+const LONGEST_SETTLING: Duration = Duration::from_secs(600);
 
 /// What is known of a port, and done about it.
 #[derive(Clone, Copy, Debug)]
 struct Side {
     held_down: bool,
-    /// Until when missing carrier means nothing.
-    settles: Instant,
+    /// Until when missing carrier means nothing; [`None`] once the port has had carrier.
+    settles: Option<Instant>,
 }
 
 /// The state machine of one wire.
 #[derive(Clone, Copy, Debug)]
 pub struct WireLink {
     propagates: bool,
+    /// The settling time of the configuration.
+    configured: Duration,
+    /// The settling time of the next release.
+    settling: Duration,
+    /// Since when both ports have carrier.
+    both_since: Option<Instant>,
     inside: Side,
     outside: Side,
 }
@@ -42,16 +54,33 @@ pub struct Wanted {
 
 impl WireLink {
     /// A wire whose ports were raised at `now`.
-    pub fn new(propagates: bool, now: Instant) -> Self {
-        let side = Side { held_down: false, settles: now + SETTLING };
-        Self { propagates, inside: side, outside: side }
+    pub fn new(wire: &Wire, now: Instant) -> Self {
+        let configured = wire.link_settling;
+        let side = Side { held_down: false, settles: now.checked_add(configured) };
+        Self {
+            propagates: wire.link_propagation,
+            configured,
+            settling: configured,
+            both_since: None,
+            inside: side,
+            outside: side,
+        }
     }
 
     /// What to do, given which ports have carrier at `now`. The caller does it before it asks again.
     pub fn step(&mut self, inside_carrier: bool, outside_carrier: bool, now: Instant) -> Wanted {
-        let lost = |side: &Side, carrier: bool| !carrier && !side.held_down && now >= side.settles;
-        let inside_lost = lost(&self.inside, inside_carrier);
-        let outside_lost = lost(&self.outside, outside_carrier);
+        self.inside.see(inside_carrier);
+        self.outside.see(outside_carrier);
+        if inside_carrier && outside_carrier {
+            let since = *self.both_since.get_or_insert(now);
+            if now.saturating_duration_since(since) >= LONGEST_SETTLING {
+                self.settling = self.configured;
+            }
+        } else {
+            self.both_since = None;
+        }
+        let inside_lost = self.inside.is_lost(inside_carrier, now);
+        let outside_lost = self.outside.is_lost(outside_carrier, now);
         // A side that was held down because of the other stays so until the other has carrier; while
         // the other settles, nothing changes.
         let hold = |held: bool, other_lost: bool, other_carrier: bool| {
@@ -62,17 +91,35 @@ impl WireLink {
             let both = inside_lost && outside_lost;
             let hold_inside = hold(self.inside.held_down, outside_lost, outside_carrier) && !both;
             let hold_outside = hold(self.outside.held_down, inside_lost, inside_carrier) && !both;
-            self.inside.set(hold_inside, now);
-            self.outside.set(hold_outside, now);
+            let ran_out = |hold: bool, side: &Side, cause: &Side| {
+                hold && !side.held_down && cause.settles.is_some()
+            };
+            if ran_out(hold_inside, &self.inside, &self.outside)
+                || ran_out(hold_outside, &self.outside, &self.inside)
+            {
+                self.settling = (self.settling * 2).min(LONGEST_SETTLING);
+            }
+            self.inside.set(hold_inside, now, self.settling);
+            self.outside.set(hold_outside, now, self.settling);
         }
         Wanted { hold_inside: self.inside.held_down, hold_outside: self.outside.held_down }
     }
 }
 
 impl Side {
-    fn set(&mut self, hold: bool, now: Instant) {
+    fn see(&mut self, carrier: bool) {
+        if carrier && !self.held_down {
+            self.settles = None;
+        }
+    }
+
+    fn is_lost(&self, carrier: bool, now: Instant) -> bool {
+        !carrier && !self.held_down && self.settles.is_none_or(|settles| now >= settles)
+    }
+
+    fn set(&mut self, hold: bool, now: Instant, settling: Duration) {
         if self.held_down && !hold {
-            self.settles = now + SETTLING;
+            self.settles = now.checked_add(settling);
         }
         self.held_down = hold;
     }
@@ -128,88 +175,204 @@ mod tests {
     use super::*;
 
     const UP: Wanted = Wanted { hold_inside: false, hold_outside: false };
+    const OUTSIDE_HELD: Wanted = Wanted { hold_inside: false, hold_outside: true };
 
-    /// A cable between two ports: carrier needs both ends up and the cable whole.
-    #[derive(Clone, Copy)]
-    struct Cable {
-        whole: bool,
-    }
+    /// How long a test's links take to come up, in seconds.
+    const DELAYS: [u64; 5] = [0, 3, 8, 20, 40];
 
-    impl Cable {
-        fn carries(self, left_held: bool, right_held: bool) -> bool {
-            self.whole && !left_held && !right_held
-        }
-    }
+    /// Time goes by in steps of so many milliseconds.
+    const STEP_MS: u64 = 500;
 
     fn later(now: Instant, seconds: u64) -> Instant {
         now + Duration::from_secs(seconds)
     }
 
+    fn wire(propagates: bool, begun: Instant) -> WireLink {
+        let text = format!(
+            "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"a\"\noutside = \"b\"\n\
+             link-propagation = {propagates}\n"
+        );
+        let config = crate::config::Config::parse("", std::path::Path::new(""), &text);
+        WireLink::new(&config.unwrap_or_else(|error| panic!("{error}")).wires[0], begun)
+    }
+
     #[test]
     fn lost_carrier_takes_the_other_port_down_and_back() {
         let begun = Instant::now();
-        let mut wire = WireLink::new(true, begun);
+        let mut wire = wire(true, begun);
         assert_eq!(wire.step(false, true, begun), UP, "still settling");
-        let wanted = wire.step(false, true, later(begun, 6));
-        assert_eq!(wanted, Wanted { hold_inside: false, hold_outside: true });
+        assert_eq!(wire.step(false, true, later(begun, 29)), UP, "still settling");
+        assert_eq!(wire.step(false, true, later(begun, 31)), OUTSIDE_HELD);
         // The outside port now has no carrier, because of us.
-        assert_eq!(wire.step(false, false, later(begun, 7)), wanted);
-        assert_eq!(wire.step(true, false, later(begun, 8)), UP);
-        assert_eq!(wire.step(true, false, later(begun, 9)), UP, "it may take a while to rise");
-        assert_eq!(wire.step(true, true, later(begun, 10)), UP);
+        assert_eq!(wire.step(false, false, later(begun, 32)), OUTSIDE_HELD);
+        assert_eq!(wire.step(true, false, later(begun, 33)), UP);
+        assert_eq!(wire.step(true, false, later(begun, 34)), UP, "it may take a while to rise");
+        assert_eq!(wire.step(true, true, later(begun, 35)), UP);
+        assert_eq!(wire.step(false, true, later(begun, 36)), OUTSIDE_HELD, "it had settled");
     }
 
     #[test]
     fn a_port_that_does_not_rise_again_counts_as_lost() {
         let begun = Instant::now();
-        let mut wire = WireLink::new(true, begun);
-        wire.step(false, true, later(begun, 6));
-        wire.step(true, false, later(begun, 7));
-        let wanted = wire.step(true, false, later(begun, 20));
+        let mut wire = wire(true, begun);
+        wire.step(true, true, begun);
+        assert_eq!(wire.step(false, true, later(begun, 1)), OUTSIDE_HELD);
+        assert_eq!(wire.step(true, false, later(begun, 2)), UP);
+        assert_eq!(wire.step(true, false, later(begun, 31)), UP);
+        let wanted = wire.step(true, false, later(begun, 33));
         assert_eq!(wanted, Wanted { hold_inside: true, hold_outside: false });
-        assert_eq!(wire.step(false, true, later(begun, 21)), UP);
+        assert_eq!(wire.step(false, true, later(begun, 34)), UP);
+    }
+
+    #[test]
+    fn the_settling_time_doubles_while_it_runs_out_and_is_bounded() {
+        let begun = Instant::now();
+        let mut wire = wire(true, begun);
+        let mut now = later(begun, 3600);
+        let mut expected = 30;
+        for _ in 0..10 {
+            // The inside port never settles; it comes as soon as the outside port is held.
+            assert_eq!(wire.step(false, true, now), OUTSIDE_HELD);
+            expected = (expected * 2).min(600);
+            assert_eq!(wire.settling, Duration::from_secs(expected));
+            assert_eq!(wire.step(true, false, now), UP);
+            now = later(now, expected);
+            let wanted = wire.step(true, false, now);
+            assert_eq!(wanted, Wanted { hold_inside: true, hold_outside: false });
+            expected = (expected * 2).min(600);
+            assert_eq!(wire.step(false, true, now), UP);
+            now = later(now, expected);
+        }
+        wire.step(true, true, now);
+        wire.step(true, true, later(now, 599));
+        assert_eq!(wire.settling, Duration::from_secs(600));
+        wire.step(true, true, later(now, 600));
+        assert_eq!(wire.settling, Duration::from_secs(30));
     }
 
     #[test]
     fn without_propagation_nothing_is_held() {
         let begun = Instant::now();
-        let mut wire = WireLink::new(false, begun);
+        let mut wire = wire(false, begun);
         assert_eq!(wire.step(false, true, later(begun, 60)), UP);
     }
 
-    /// host -c0- [gateway 1] -c1- [gateway 2] -c2- host, each combination of cuts and repairs.
-    #[test]
-    fn two_gateways_in_series_come_up_again_whatever_was_cut() {
-        let begun = Instant::now();
-        for order in 0..64_u32 {
-            let mut cables = [Cable { whole: true }; 3];
-            let mut gateways = [WireLink::new(true, begun), WireLink::new(true, begun)];
-            let mut held = [UP; 2];
-            let mut now = begun;
-            let mut run = |cables: &[Cable; 3], seconds: u64| {
-                for _ in 0..seconds * 2 {
-                    now += Duration::from_millis(500);
-                    let middle = cables[1].carries(held[0].hold_outside, held[1].hold_inside);
-                    let left = cables[0].carries(held[0].hold_inside, false);
-                    let right = cables[2].carries(held[1].hold_outside, false);
-                    held =
-                        [gateways[0].step(left, middle, now), gateways[1].step(middle, right, now)];
+    /// A cable: it carries once it was whole, with both its ends raised, for its delay.
+    #[derive(Clone, Copy)]
+    struct Cable {
+        delay: Duration,
+        whole: bool,
+        raised: Option<Instant>,
+    }
+
+    impl Cable {
+        fn carries(&mut self, held: bool, now: Instant) -> bool {
+            if !self.whole || held {
+                self.raised = None;
+                return false;
+            }
+            now.duration_since(*self.raised.get_or_insert(now)) >= self.delay
+        }
+    }
+
+    /// host -cable- gateway -cable- gateway ... -cable- host
+    #[derive(Clone)]
+    struct Line {
+        now: Instant,
+        cables: Vec<Cable>,
+        gateways: Vec<WireLink>,
+        held: Vec<Wanted>,
+        carriers: Vec<bool>,
+    }
+
+    impl Line {
+        fn new(delays: &[u64]) -> Self {
+            let now = Instant::now();
+            let cable =
+                |&s: &u64| Cable { delay: Duration::from_secs(s), whole: true, raised: None };
+            let gateways = delays.len() - 1;
+            Self {
+                now,
+                cables: delays.iter().map(cable).collect(),
+                gateways: vec![wire(true, now); gateways],
+                held: vec![UP; gateways],
+                carriers: vec![false; delays.len()],
+            }
+        }
+
+        fn step(&mut self) {
+            self.now += Duration::from_millis(STEP_MS);
+            for (index, cable) in self.cables.iter_mut().enumerate() {
+                let left = index.checked_sub(1).is_some_and(|g| self.held[g].hold_outside);
+                let right = self.held.get(index).is_some_and(|held| held.hold_inside);
+                self.carriers[index] = cable.carries(left || right, self.now);
+            }
+            for (index, gateway) in self.gateways.iter_mut().enumerate() {
+                let (inside, outside) = (self.carriers[index], self.carriers[index + 1]);
+                self.held[index] = gateway.step(inside, outside, self.now);
+            }
+        }
+
+        fn run(&mut self, seconds: u64) {
+            (0..seconds * 1000 / STEP_MS).for_each(|_| self.step());
+        }
+
+        fn is_up(&self) -> bool {
+            self.carriers.iter().all(|&carrier| carrier) && self.held.iter().all(|&held| held == UP)
+        }
+
+        /// Every loss of one or two cables, and every order of their mending, ends with all up.
+        fn survives_cuts(delays: &[u64]) {
+            let count = delays.len();
+            let mut up = Self::new(delays);
+            up.run(600);
+            assert!(up.is_up(), "delays {delays:?}: never comes up");
+            for case in 0..count * count * 2 {
+                let (first, second) = (case % count, case / count % count);
+                let mut line = up.clone();
+                line.cables[first].whole = false;
+                // One step for each gateway on the way to the farthest end.
+                for _ in 0..count {
+                    line.step();
                 }
-                held
-            };
-            run(&cables, 10);
-            // Cut one or two cables at two moments, then mend them in either order.
-            let (first, second) = (order % 3, order / 3 % 3);
-            cables[first as usize].whole = false;
-            run(&cables, u64::from(order % 7));
-            cables[second as usize].whole = false;
-            run(&cables, 20);
-            let (mended, last) = if order & 32 == 0 { (first, second) } else { (second, first) };
-            cables[mended as usize].whole = true;
-            run(&cables, u64::from(order % 11));
-            cables[last as usize].whole = true;
-            let held = run(&cables, 120);
-            assert_eq!(held, [UP, UP], "cut {first} then {second} stays down");
+                let others = (0..count).filter(|&cable| cable != first);
+                for cable in others {
+                    assert!(!line.carriers[cable], "delays {delays:?}: {first} not at {cable}");
+                }
+                line.run(case as u64 % 7);
+                line.cables[second].whole = false;
+                line.run(100);
+                let (mended, last) =
+                    if case < count * count { (first, second) } else { (second, first) };
+                line.cables[mended].whole = true;
+                line.run(case as u64 % 11);
+                line.cables[last].whole = true;
+                line.run(900);
+                assert!(line.is_up(), "delays {delays:?}: cut {first} then {second} stays down");
+                let carriers = line.carriers.clone();
+                line.run(100);
+                assert_eq!(line.carriers, carriers);
+            }
+        }
+    }
+
+    #[test]
+    fn one_gateway_comes_up_again_however_slow_its_ports_are() {
+        for left in DELAYS {
+            for right in DELAYS {
+                Line::survives_cuts(&[left, right]);
+            }
+        }
+    }
+
+    #[test]
+    fn two_gateways_in_series_come_up_again_however_slow_their_ports_are() {
+        for left in DELAYS {
+            for middle in DELAYS {
+                for right in DELAYS {
+                    Line::survives_cuts(&[left, middle, right]);
+                }
+            }
         }
     }
 }

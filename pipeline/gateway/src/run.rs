@@ -268,8 +268,7 @@ fn look_at_clock(gateway: &Gateway) {
 fn links(gateway: &Gateway) {
     let now = Instant::now();
     let config = &gateway.config.wires;
-    let mut machines: Vec<_> =
-        config.iter().map(|wire| WireLink::new(wire.link_propagation, now)).collect();
+    let mut machines: Vec<_> = config.iter().map(|wire| WireLink::new(wire, now)).collect();
     while !gateway.is_stopping() {
         let wires = gateway.wires().iter().zip(config).zip(&mut machines).enumerate();
         for (index, ((wire, config), machine)) in wires {

@@ -38,6 +38,7 @@ pub(super) struct Wire {
     pub(super) outside: Spanned<String>,
     pub(super) mode: Option<Spanned<String>>,
     pub(super) link_propagation: Option<bool>,
+    pub(super) link_settling_s: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -22,6 +22,7 @@ fn the_defaults_are_careful() {
     assert_eq!(config.policy, Path::new("/etc/bulkhead/policy.yaml"));
     assert_eq!(config.wires[0].mode, Mode::Observe);
     assert!(config.wires[0].link_propagation);
+    assert_eq!(config.wires[0].link_settling, Duration::from_secs(30));
     assert_eq!(config.clock, ClockTrust::Kernel);
     assert!(config.metrics.listen.unwrap().ip().is_loopback());
     assert_eq!((config.workers, config.cores.len()), (1, 0));

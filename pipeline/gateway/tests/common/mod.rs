@@ -135,7 +135,8 @@ impl Running {
         let text = format!(
             "policy = \"policy.yaml\"\nstate-dir = \"state\"\ncontrol-socket = \"control.sock\"\n\
              clock = \"trusted\"\ngrace-s = 0\n{more}\n\
-             [[wire]]\nname = \"line3\"\ninside = \"a\"\noutside = \"b\"\nmode = \"{mode}\"\n"
+             [[wire]]\nname = \"line3\"\ninside = \"a\"\noutside = \"b\"\nmode = \"{mode}\"\n\
+             link-settling-s = 3\n"
         );
         let text = if text.contains("[metrics]") {
             text
