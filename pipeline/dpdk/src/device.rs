@@ -350,7 +350,7 @@ fn open_interface(eal: &Eal, pool: &Mempool, config: &DeviceConfig, name: &str) 
     let mut kernel = KernelPort::claim(name)?;
     let mtu = settle_mtu(&mut kernel, pool, config)?;
     let mut notes = kernel.notes().to_vec();
-    match af_xdp_lanes(eal, pool, config, &mut kernel, name, mtu) {
+    match af_xdp_lanes(eal, pool, config, &mut kernel, &mut notes, mtu) {
         Ok(lanes) => finish(config, pool, lanes, Backend::AfXdp, mtu, Some(kernel), notes),
         // AF_PACKET cannot share a port between workers: the reason to tell is this one.
         Err(refusal) if config.queues > 1 => Err(refusal),
@@ -373,10 +373,11 @@ fn open_kernel_device(
 ) -> Result<Device> {
     let mut kernel = KernelPort::claim(interface)?;
     let mtu = settle_mtu(&mut kernel, pool, config)?;
-    let notes = kernel.notes().to_vec();
+    let mut notes = kernel.notes().to_vec();
     let is_xdp = devargs.starts_with("net_af_xdp");
     if is_xdp {
         check_af_xdp(pool, mtu)?;
+        notes.extend(kernel.keep_tags()?);
         kernel.set_queues(u32::from(config.queues))?;
     }
     let lane = probe(eal, devargs)?;
@@ -414,15 +415,17 @@ fn af_xdp_lanes(
     pool: &Mempool,
     config: &DeviceConfig,
     kernel: &mut KernelPort,
-    name: &str,
+    notes: &mut Vec<String>,
     mtu: u16,
 ) -> Result<Vec<Ethdev>> {
     const ATTEMPTS: u32 = 6;
     const PAUSE: Duration = Duration::from_millis(100);
 
     check_af_xdp(pool, mtu)?;
+    let note = kernel.keep_tags()?;
     kernel.set_queues(u32::from(config.queues))?;
-    (0..config.queues)
+    let name = kernel.name().to_owned();
+    let lanes: Result<Vec<_>> = (0..config.queues)
         .map(|queue| {
             let mut attempt = 1;
             loop {
@@ -445,7 +448,9 @@ fn af_xdp_lanes(
                 }
             }
         })
-        .collect()
+        .collect();
+    notes.extend(note.filter(|_| lanes.is_ok()));
+    lanes
 }
 
 /// What AF_XDP asks of the buffers.

@@ -4,7 +4,7 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use bulkhead_dpdk::{
@@ -99,6 +99,47 @@ fn frames_cross_af_packet_unchanged() {
     isolated("frames_cross_af_packet_unchanged", || {
         two_wires(1_500);
         frames_cross(AF_PACKET_PORTS, &Backend::AfPacket, &ordinary_frames());
+    });
+}
+
+#[test]
+fn a_tag_that_a_bridge_keeps_beside_the_frame_is_not_lost() {
+    isolated("a_tag_that_a_bridge_keeps_beside_the_frame_is_not_lost", || {
+        two_wires(1_500);
+        ip("link add bridge0 type bridge");
+        ip("link add far0 type veth peer name far1");
+        for interface in ["far1", "h1"] {
+            ip(&format!("link set {interface} master bridge0"));
+        }
+        for interface in ["far0", "far1", "bridge0"] {
+            ip(&format!("link set {interface} up"));
+        }
+        let (eal, pool) = environment(1_500);
+        for name in ["p1", "net_af_packet0,iface=p1"] {
+            assert!(feature("h1", "tx-vlan-offload"), "{name}: the peer was not left as it was");
+            let mut device = open(&eal, &pool, name);
+            let mut queue = only_queue(&mut device);
+            device.start().unwrap();
+            let sent = frame(200, 3, &[(0x8100, 0x6064)]);
+            assert_eq!(next_of_ours(&mut queue, &Host::on("far0"), &sent), sent, "{name}");
+        }
+    });
+}
+
+#[test]
+fn a_peer_out_of_reach_is_noted_where_tags_could_be_lost() {
+    isolated("a_peer_out_of_reach_is_noted_where_tags_could_be_lost", || {
+        two_wires(1_500);
+        let mut elsewhere = Command::new("unshare").args(["--net", "sleep", "20"]).spawn().unwrap();
+        std::thread::sleep(QUIET);
+        ip(&format!("link set h1 netns {}", elsewhere.id()));
+        ip(&format!("link set h2 netns {}", elsewhere.id()));
+        let (eal, pool) = environment(1_500);
+        let noted = |name| open(&eal, &pool, name).notes().join("; ").contains("txvlan off");
+        assert!(noted("p1") && noted("net_af_xdp0,iface=p2"));
+        assert!(!noted("net_af_packet0,iface=p1"));
+        elsewhere.kill().unwrap();
+        elsewhere.wait().unwrap();
     });
 }
 
@@ -423,6 +464,22 @@ fn next(queue: &mut DpdkPort, send: impl FnOnce()) -> Vec<u8> {
             return frame.bytes().to_vec();
         }
         std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("nothing arrived");
+}
+
+/// What arrives of a frame of [`frame`] that a host sends, again and again for a bridge may not yet
+/// forward, among the frames that the bridge sends itself.
+fn next_of_ours(queue: &mut DpdkPort, host: &Host, sent: &[u8]) -> Vec<u8> {
+    let mut burst = Burst::new();
+    for _ in 0..100 {
+        host.send(sent);
+        std::thread::sleep(Duration::from_millis(50));
+        queue.receive(&mut burst);
+        if let Some(frame) = burst.iter().find(|frame| frame.bytes().ends_with(&sent[18..])) {
+            return frame.bytes().to_vec();
+        }
+        queue.release(&mut burst);
     }
     panic!("nothing arrived");
 }

@@ -24,6 +24,10 @@ pub(crate) struct KernelPort {
     /// As it was found.
     before: Link,
     restore_offloads: Vec<Offload>,
+    /// The veth peer whose tags we have asked to come inside the frames.
+    restore_peer: Option<String>,
+    /// Why received frames lose their VLAN tag to the hardware, where they do.
+    tags_stripped: Option<String>,
     restore_channels: Option<Channels>,
     restore_ipv6: bool,
     /// What was put right at the start, for the log.
@@ -71,6 +75,8 @@ impl KernelPort {
             ethtool,
             before,
             restore_offloads: Vec::new(),
+            restore_peer: None,
+            tags_stripped: None,
             restore_channels: None,
             restore_ipv6: false,
             notes,
@@ -87,6 +93,10 @@ impl KernelPort {
     /// What was put right at the start, in sentences for the log.
     pub(crate) fn notes(&self) -> &[String] {
         &self.notes
+    }
+
+    pub(crate) fn name(&self) -> &str {
+        &self.name
     }
 
     pub(crate) fn mtu(&self) -> u32 {
@@ -110,6 +120,40 @@ impl KernelPort {
                 "set a smaller `mtu`",
             )
         })
+    }
+
+    /// Makes sure that frames reach an AF_XDP socket with their VLAN tags: the socket gets the bytes
+    /// alone, and a tag that the kernel keeps beside them would be lost without a trace. Returns
+    /// what the operator has to see to.
+    ///
+    /// # Errors
+    ///
+    /// Where the interface takes tags out of received frames and cannot be told otherwise.
+    pub(crate) fn keep_tags(&mut self) -> Result<Option<String>> {
+        if let Some(reason) = &self.tags_stripped {
+            return Err(tags_lost(&self.name, reason));
+        }
+        if !self.before.veth {
+            return Ok(None);
+        }
+        let peer = self.before.peer.and_then(|peer| self.rtnetlink.link_by_index(peer).ok());
+        let Some(peer) = peer else {
+            return Ok(Some(peer_out_of_reach(&self.name)));
+        };
+        match turn_off(
+            || self.ethtool.offload(&peer.name, Offload::TxVlan),
+            || self.ethtool.set_offload(&peer.name, Offload::TxVlan, false),
+        ) {
+            Turned::WasOff => Ok(None),
+            Turned::Off => {
+                self.restore_peer = Some(peer.name);
+                Ok(None)
+            }
+            Turned::Stuck(reason) => {
+                let reason = format!("the peer {} leaves tags out of frames: {reason}", peer.name);
+                Err(tags_lost(&self.name, &reason))
+            }
+        }
     }
 
     /// Makes frames arrive on exactly `queues` queues: AF_XDP sees only those that it has bound, and
@@ -210,14 +254,21 @@ impl KernelPort {
     /// Turns off what merges or changes frames before they reach us.
     fn quiet_offloads(&mut self) {
         for offload in [Offload::Gro, Offload::Lro, Offload::RxVlan] {
-            if self.ethtool.offload(&self.name, offload) != Some(true) {
-                continue;
-            }
-            match self.ethtool.set_offload(&self.name, offload, false) {
-                Ok(()) => self.restore_offloads.push(offload),
-                // Some drivers have it fixed on. Tags are put back where that happens; merged
-                // segments are longer than the MTU and will be counted as too long.
-                Err(error) => self.notes.push(format!("{offload:?} cannot be turned off: {error}")),
+            match turn_off(
+                || self.ethtool.offload(&self.name, offload),
+                || self.ethtool.set_offload(&self.name, offload, false),
+            ) {
+                Turned::WasOff => {}
+                Turned::Off => self.restore_offloads.push(offload),
+                // Some drivers have it fixed on. AF_PACKET puts tags back, and AF_XDP is refused;
+                // merged segments are longer than the MTU and will be counted as too long.
+                Turned::Stuck(reason) => {
+                    self.notes.push(format!("{offload:?} cannot be turned off: {reason}"));
+                    if offload == Offload::RxVlan {
+                        self.tags_stripped =
+                            Some(format!("RX VLAN stripping cannot be turned off: {reason}"));
+                    }
+                }
             }
         }
     }
@@ -264,10 +315,54 @@ impl Drop for KernelPort {
         for &offload in &self.restore_offloads {
             let _ = self.ethtool.set_offload(&self.name, offload, true);
         }
+        if let Some(peer) = &self.restore_peer {
+            let _ = self.ethtool.set_offload(peer, Offload::TxVlan, true);
+        }
         if self.restore_ipv6 {
             let _ = fs::write(self.ipv6_switch(), "0");
         }
     }
+}
+
+/// What came of an attempt to turn an offload off.
+#[derive(PartialEq, Eq, Debug)]
+enum Turned {
+    WasOff,
+    Off,
+    /// It is on still, and why.
+    Stuck(String),
+}
+
+/// Turns an offload off, and believes only what the interface says afterwards.
+fn turn_off(is_on: impl Fn() -> Option<bool>, set_off: impl FnOnce() -> io::Result<()>) -> Turned {
+    if is_on() != Some(true) {
+        return Turned::WasOff;
+    }
+    let asked = set_off();
+    match (is_on(), asked) {
+        (Some(false), _) => Turned::Off,
+        (_, Err(error)) => Turned::Stuck(error.to_string()),
+        (_, Ok(())) => Turned::Stuck("the driver took the order and left it on".to_owned()),
+    }
+}
+
+fn tags_lost(name: &str, reason: &str) -> Error {
+    Error::refused(
+        ErrorKind::Unsupported,
+        format!("AF_XDP would receive frames without their VLAN tags: {reason}"),
+        format!(
+            "configure the port as `{name}`, with one worker, and AF_PACKET takes over, or bind a \
+             PCI device to vfio-pci"
+        ),
+    )
+}
+
+fn peer_out_of_reach(name: &str) -> String {
+    format!(
+        "{name} is a veth whose other end is in another network namespace: a frame whose VLAN tag \
+         the other end keeps beside it (a bridge and VLAN interfaces do) arrives untagged over \
+         AF_XDP; run `ethtool -K INTERFACE txvlan off` on the other end where frames carry tags"
+    )
 }
 
 /// Refuses interfaces that cannot be a port of a bump in the wire.
@@ -398,4 +493,26 @@ fn require_capabilities() -> Result<()> {
         format!("this process lacks the capability {}", missing.join(" and ")),
         "run as root, or with the capabilities NET_ADMIN, NET_RAW, BPF and IPC_LOCK",
     ))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+
+    #[test]
+    fn an_offload_that_stays_on_is_never_taken_for_off() {
+        let fixed = || Err(io::Error::from_raw_os_error(libc::EINVAL));
+        assert_eq!(turn_off(|| None, fixed), Turned::WasOff);
+        assert_eq!(turn_off(|| Some(false), fixed), Turned::WasOff);
+        assert!(matches!(turn_off(|| Some(true), fixed), Turned::Stuck(_)));
+        assert!(matches!(turn_off(|| Some(true), || Ok(())), Turned::Stuck(_)));
+        let on = Cell::new(true);
+        let set = || {
+            on.set(false);
+            Ok(())
+        };
+        assert_eq!(turn_off(|| Some(on.get()), set), Turned::Off);
+    }
 }

@@ -8,7 +8,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage, LinkXdp, XdpAttached};
+use netlink_packet_route::link::{
+    InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage, LinkXdp, XdpAttached,
+};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
 /// An interface as the kernel describes it.
@@ -26,6 +28,10 @@ pub(crate) struct Link {
     /// The bridge, bond or VRF that it belongs to.
     pub(crate) controller: Option<u32>,
     pub(crate) promiscuity: u32,
+    /// A veth: one of two ends.
+    pub(crate) veth: bool,
+    /// The interface at the other end of a veth, where it is in this network namespace.
+    pub(crate) peer: Option<u32>,
     /// Programs attached: their mode and number.
     pub(crate) xdp: Vec<(XdpMode, u32)>,
 }
@@ -210,8 +216,14 @@ fn link_of(message: &LinkMessage) -> Link {
         loopback: flags.contains(LinkFlags::Loopback),
         ..Link::default()
     };
+    let (mut lower, mut elsewhere) = (None, false);
     for attribute in &message.attributes {
         match attribute {
+            LinkAttribute::Link(index) => lower = Some(*index),
+            LinkAttribute::LinkNetNsId(_) => elsewhere = true,
+            LinkAttribute::LinkInfo(info) => {
+                link.veth = info.contains(&LinkInfo::Kind(InfoKind::Veth));
+            }
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
             LinkAttribute::MaxMtu(mtu) => link.max_mtu = *mtu,
@@ -221,6 +233,7 @@ fn link_of(message: &LinkMessage) -> Link {
             _ => {}
         }
     }
+    link.peer = lower.filter(|_| link.veth && !elsewhere);
     link
 }
 

@@ -16,6 +16,8 @@ pub(crate) enum Offload {
     Lro,
     /// VLAN tags taken out of received frames by hardware.
     RxVlan,
+    /// VLAN tags of sent frames left to hardware: on a veth the other end gets them beside the frame.
+    TxVlan,
 }
 
 const ETHTOOL_GGRO: u32 = 0x2b;
@@ -24,6 +26,7 @@ const ETHTOOL_GFLAGS: u32 = 0x25;
 const ETHTOOL_SFLAGS: u32 = 0x26;
 const ETHTOOL_GCHANNELS: u32 = 0x3c;
 const ETHTOOL_SCHANNELS: u32 = 0x3d;
+const ETH_FLAG_TXVLAN: u32 = 1 << 7;
 const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 const ETH_FLAG_LRO: u32 = 1 << 15;
 
@@ -83,7 +86,7 @@ impl Ethtool {
     pub(crate) fn offload(&self, name: &str, offload: Offload) -> Option<bool> {
         match offload {
             Offload::Gro => self.value(name, ETHTOOL_GGRO, 0).ok().map(|value| value != 0),
-            Offload::Lro | Offload::RxVlan => {
+            Offload::Lro | Offload::RxVlan | Offload::TxVlan => {
                 self.value(name, ETHTOOL_GFLAGS, 0).ok().map(|flags| flags & flag(offload) != 0)
             }
         }
@@ -138,6 +141,7 @@ fn flag(offload: Offload) -> u32 {
         Offload::Gro => 0,
         Offload::Lro => ETH_FLAG_LRO,
         Offload::RxVlan => ETH_FLAG_RXVLAN,
+        Offload::TxVlan => ETH_FLAG_TXVLAN,
     }
 }
 
