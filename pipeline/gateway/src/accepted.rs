@@ -110,7 +110,7 @@ mod tests {
 
     fn files(list: &[(&str, &str)]) -> PolicyFiles {
         let source = |&(name, text): &(&str, &str)| Source::new(name, text);
-        PolicyFiles { sources: list.iter().map(source).collect() }
+        PolicyFiles { sources: list.iter().map(source).collect(), left_out: Vec::new() }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! `check`, `explain`, a start and a reload all come through here, so that what `check` accepts is
 //! what a gateway accepts.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -104,6 +105,17 @@ impl Finding {
     }
 }
 
+impl Finding {
+    /// A warning: `path` lies in the policy's folder and is not part of the policy.
+    fn left_out(path: &Path) -> Self {
+        let path = path.display();
+        let message = format!("{path} is not part of the policy: only *.yaml and *.yml files are");
+        let rendered = format!("warning[left-out]: {message}");
+        let finding = Self::error("left-out", message, None);
+        Self { severity: "warning".to_owned(), rendered, ..finding }
+    }
+}
+
 impl From<&syntax::Diagnostic> for Finding {
     fn from(diagnostic: &syntax::Diagnostic) -> Self {
         let location = diagnostic.location();
@@ -129,6 +141,26 @@ impl From<&syntax::Diagnostic> for Finding {
 ///
 /// Everything that is wrong; never empty.
 pub fn make(
+    files: &PolicyFiles,
+    wires: Option<&[Arc<str>]>,
+    limits: &Limits,
+) -> Result<Candidate, Vec<Finding>> {
+    let mut left_out: Vec<Finding> =
+        files.left_out.iter().map(|path| Finding::left_out(path)).collect();
+    match make_of_what_was_read(files, wires, limits) {
+        Ok(mut candidate) => {
+            left_out.append(&mut candidate.warnings);
+            candidate.warnings = left_out;
+            Ok(candidate)
+        }
+        Err(mut found) => {
+            found.append(&mut left_out);
+            Err(found)
+        }
+    }
+}
+
+fn make_of_what_was_read(
     files: &PolicyFiles,
     wires: Option<&[Arc<str>]>,
     limits: &Limits,

@@ -20,18 +20,23 @@ use crate::config::Limits;
 pub struct PolicyFiles {
     /// Each is named by its path as an operator would type it; never empty.
     pub sources: Vec<Source>,
+    /// What lies in the folder, is not hidden, and is not read: perhaps it was meant to be.
+    pub left_out: Vec<PathBuf>,
 }
 
 impl PolicyFiles {
-    /// Reads `path`: a file, or a folder whose `*.yaml` and `*.yml` files are read in the order of
-    /// their names; folders inside it are not entered, files that start with a dot are left out.
+    /// Reads `path`: a file, or a folder whose `*.yaml` and `*.yml` files, in any case, are read in the order
+    /// of their names; folders inside it are not entered, files that start with a dot are left out.
     ///
     /// # Errors
     ///
     /// Which file, what is wrong with it and what to do.
     pub fn read(path: &Path, limits: &Limits) -> Result<Self, ReadError> {
         let metadata = fs::metadata(path).map_err(|error| ReadError::io(path, &error))?;
-        let paths = if metadata.is_dir() { list(path, limits)? } else { vec![path.to_path_buf()] };
+        let (paths, left_out) = match metadata.is_dir() {
+            true => list(path, limits)?,
+            false => (vec![path.to_path_buf()], Vec::new()),
+        };
         let mut left = limits.policy_bytes;
         let mut sources = Vec::with_capacity(paths.len());
         for path in paths {
@@ -44,7 +49,7 @@ impl PolicyFiles {
             left -= text.len() as u64;
             sources.push(Source::new(path.display().to_string(), text));
         }
-        Ok(Self { sources })
+        Ok(Self { sources, left_out })
     }
 
     /// The hash by which the policy is known: SHA-256 over short names and texts.
@@ -193,9 +198,11 @@ impl fmt::Display for ReadError {
 
 impl std::error::Error for ReadError {}
 
-/// The policy files of a folder, sorted by the bytes of their names.
-fn list(folder: &Path, limits: &Limits) -> Result<Vec<PathBuf>, ReadError> {
+/// The policy files of a folder, and what else is there and not hidden, each sorted by the bytes of
+/// their names.
+fn list(folder: &Path, limits: &Limits) -> Result<(Vec<PathBuf>, Vec<PathBuf>), ReadError> {
     let mut names: Vec<OsString> = Vec::new();
+    let mut others: Vec<OsString> = Vec::new();
     let entries = fs::read_dir(folder).map_err(|error| ReadError::io(folder, &error))?;
     for (index, entry) in entries.enumerate() {
         if index >= limits.policy_files {
@@ -205,18 +212,24 @@ fn list(folder: &Path, limits: &Limits) -> Result<Vec<PathBuf>, ReadError> {
         let name = entry.map_err(|error| ReadError::io(folder, &error))?.file_name();
         if is_policy_name(Path::new(&name)) && !folder.join(&name).is_dir() {
             names.push(name);
+        } else if !name.as_encoded_bytes().starts_with(b".") {
+            others.push(name);
         }
     }
     if names.is_empty() {
         return Err(ReadError { path: folder.to_path_buf(), kind: ErrorKind::NoFiles });
     }
-    names.sort();
-    Ok(names.into_iter().map(|name| folder.join(name)).collect())
+    let sorted = |mut names: Vec<OsString>| {
+        names.sort();
+        names.into_iter().map(|name| folder.join(name)).collect()
+    };
+    Ok((sorted(names), sorted(others)))
 }
 
 fn is_policy_name(name: &Path) -> bool {
     let hidden = name.as_os_str().as_encoded_bytes().starts_with(b".");
-    !hidden && name.extension().is_some_and(|extension| extension == "yaml" || extension == "yml")
+    let is = |extension: &str| name.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension));
+    !hidden && (is("yaml") || is("yml"))
 }
 
 /// At most `limit` bytes, however the file grows meanwhile; [`None`] when there are more.
@@ -240,15 +253,25 @@ mod tests {
     #[test]
     fn a_folder_is_read_in_the_order_of_names() {
         let dir = tempfile::tempdir().unwrap();
-        for (name, text) in
-            [("80-b.yaml", "b"), ("00-a.yml", "a"), (".hidden.yaml", "x"), ("notes.txt", "x")]
-        {
+        for (name, text) in [
+            ("80-b.YAML", "b"),
+            ("90-c.Yml", "c"),
+            ("00-a.yml", "a"),
+            (".hidden.yaml", "x"),
+            ("notes.txt", "x"),
+        ] {
             fs::write(dir.path().join(name), text).unwrap();
         }
         fs::create_dir(dir.path().join("sub.yaml")).unwrap();
         let read = PolicyFiles::read(dir.path(), &limits()).unwrap();
         let texts: Vec<&str> = read.sources.iter().map(|source| source.text.as_str()).collect();
-        assert_eq!(texts, ["a", "b"]);
+        assert_eq!(texts, ["a", "b", "c"]);
+        let left_out = ["notes.txt", "sub.yaml"].map(|name| dir.path().join(name));
+        assert_eq!(read.left_out, left_out);
+        let found = crate::candidate::make(&read, None, &limits()).unwrap_err();
+        let warned =
+            |f: &crate::candidate::Finding| f.code == "left-out" && f.severity == "warning";
+        assert_eq!(found.iter().filter(|finding| warned(finding)).count(), 2, "{found:?}");
     }
 
     #[test]
@@ -316,7 +339,7 @@ mod tests {
     fn the_hash_sees_names_and_texts_but_not_folders() {
         let files = |list: &[(&str, &str)]| {
             let source = |&(name, text): &(&str, &str)| Source::new(name, text);
-            PolicyFiles { sources: list.iter().map(source).collect() }.hash()
+            PolicyFiles { sources: list.iter().map(source).collect(), left_out: Vec::new() }.hash()
         };
         assert_eq!(files(&[("/a/p.yaml", "x")]), files(&[("/b/p.yaml", "x")]));
         assert_ne!(files(&[("p.yaml", "x")]), files(&[("p.yaml", "y")]));
