@@ -33,8 +33,10 @@ const MAX_CONNECTIONS: usize = 32;
 /// How long a client may take to send a request's head.
 const HEAD_LIMIT: Duration = Duration::from_secs(5);
 
-/// How long a connection may last: a scraper opens another one.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(300);
+/// How long a connection may last, whatever its client reads or writes meanwhile: one request and
+/// its answer. It is long enough for a scrape over a slow line, and short enough that clients that
+/// dawdle cannot keep the places from a scraper whose patience is its interval.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(15);
 
 /// Opens the endpoint.
 ///
@@ -83,9 +85,12 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_LIMIT)
         .max_buf_size(16 << 10)
+        .keep_alive(false)
         .serve_connection(TokioIo::new(stream), service);
-    if let Ok(Err(error)) = timeout(CONNECTION_LIMIT, connection).await {
-        debug!("a client of the metrics endpoint was left: {error}");
+    match timeout(CONNECTION_LIMIT, connection).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => debug!("a client of the metrics endpoint was left: {error}"),
+        Err(_) => debug!("a client of the metrics endpoint was too slow"),
     }
 }
 
