@@ -163,6 +163,23 @@ fn large_policy() -> String {
     })
 }
 
+/// Rules that each take 6,000 other devices out of 6,000 devices.
+fn many_cuts(rules: usize) -> String {
+    let mut text = "version: 1\ndevices:\n".to_owned();
+    for n in 0..12_000usize {
+        let (high, low) = (n >> 8, n & 255);
+        let mac = format!("02:00:00:00:{high:02x}:{low:02x}");
+        let _ = writeln!(text, "  d{n}: {{mac: \"{mac}\", ip: 10.0.{high}.{low}}}");
+    }
+    let list =
+        |from: usize| (from..from + 6_000).map(|n| format!("d{n}")).collect::<Vec<_>>().join(", ");
+    let _ = writeln!(text, "groups:\n  left: [{}]\n  right: [{}]\nrules:", list(0), list(6_000));
+    numbered(&text, rules, |text, number| {
+        let from = format!("{{in: left, except: [right, 192.168.0.{number}]}}");
+        let _ = writeln!(text, "  - {{name: r{number}, from: {from}, action: deny}}");
+    })
+}
+
 /// Small texts that stand for much.
 fn explosions() {
     let chain = numbered("version: 1\ngroups:\n  g0: 10.0.0.1\n", 10_000, |text, number| {
@@ -194,6 +211,19 @@ fn explosions() {
     let _ = writeln!(text, "groups:\n  left: {{in: [{a}], except: [{b}]}}");
     let _ = writeln!(text, "  rest: {{in: any, except: [{a}]}}");
     accepted("devices cut from devices", text);
+    refused("much cut from much", many_cuts(20), "limit-exceeded");
+    let mut misses = "version: 1\ndevices:\n".to_owned();
+    devices(&mut misses, 'a', 0);
+    let addresses: Vec<String> =
+        (0..20_000).map(|n| format!("10.1.{}.{}", n / 128, n % 128 * 2)).collect();
+    let _ = writeln!(misses, "groups:\n  devices: [{}]", list('a'));
+    let _ = writeln!(misses, "  wide: [{}]", addresses.join(", "));
+    let misses = numbered(&(misses + "rules:\n"), 100, |text, number| {
+        let except = format!("[devices, 192.168.0.{number}]");
+        let from = format!("{{in: wide, except: {except}}}");
+        let _ = writeln!(text, "  - {{name: r{number}, from: {from}, action: deny}}");
+    });
+    refused("much cut from what it misses", misses, "limit-exceeded");
     let mut services = "version: 1\nservices:\n  s0: [".to_owned();
     (1..30_000).for_each(|n| write!(services, "{{tcp: 1, from-port: {n}}}, ").expect("memory"));
     services.push_str("]\n");

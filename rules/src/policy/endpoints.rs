@@ -54,6 +54,9 @@ pub(super) struct Endpoints<'d> {
     endpoints: Vec<Endpoint>,
     limits: Limits,
     ranges_left: usize,
+    steps_left: usize,
+    /// The most steps that one `except` took, and where it is.
+    costliest: Option<(usize, Span)>,
     /// Set once the budget is gone: everything after it fails without another message.
     exhausted: bool,
 }
@@ -94,6 +97,8 @@ impl<'d> Endpoints<'d> {
             interned: HashMap::new(),
             endpoints: Vec::new(),
             ranges_left: limits.ranges,
+            steps_left: limits.steps,
+            costliest: None,
             limits,
             exhausted: false,
         }
@@ -260,22 +265,64 @@ impl<'d> Endpoints<'d> {
         span: Span,
         findings: &mut Findings,
     ) -> Option<Vec<EndpointBox>> {
-        let mut rest = within;
-        for hole in except {
-            let mut next = Vec::with_capacity(rest.len() + 2);
-            for piece in rest {
-                let cut = pierce(piece, hole, &mut next);
-                if cut && !self.spend(weight(&next[next.len().saturating_sub(3)..]), span, findings)
-                {
+        let holes = Holes::new(except);
+        let before = self.steps_left;
+        let mut rest = Vec::with_capacity(within.len());
+        for piece in within {
+            let hit = holes.meeting(&piece);
+            let mut parts = vec![piece];
+            for hole in hit {
+                let mut next = Vec::with_capacity(parts.len() + 2);
+                let steps = parts.len() * weight(std::slice::from_ref(hole)) + weight(&parts);
+                if !self.step(steps, before, span, findings) {
                     return None;
                 }
+                for part in parts {
+                    let cut = pierce(part, hole, &mut next);
+                    let pushed = &next[next.len().saturating_sub(3)..];
+                    if cut && !self.spend(weight(pushed), span, findings) {
+                        return None;
+                    }
+                }
+                if !self.check_boxes(&next, span, findings) {
+                    return None;
+                }
+                parts = next;
             }
-            if !self.check_boxes(&next, span, findings) {
+            rest.append(&mut parts);
+            if !self.check_boxes(&rest, span, findings) {
                 return None;
             }
-            rest = next;
+        }
+        let took = before - self.steps_left;
+        if self.costliest.is_none_or(|(most, _)| took > most) {
+            self.costliest = Some((took, span));
         }
         Some(normalise(rest))
+    }
+
+    /// Takes `amount` steps from those that `except` may take in all. Where they are gone, says
+    /// which `except` took most, once; the one at `span` began with `before` of them left.
+    fn step(&mut self, amount: usize, before: usize, span: Span, findings: &mut Findings) -> bool {
+        if let Some(left) = self.steps_left.checked_sub(amount) {
+            self.steps_left = left;
+            return true;
+        }
+        if !std::mem::replace(&mut self.exhausted, true) {
+            let limit = self.limits.steps;
+            let message = format!("taking out what `except` names takes more than {limit} steps");
+            let here = (before, span);
+            let (took, place) = self.costliest.filter(|&(took, _)| took > before).unwrap_or(here);
+            let help = "name fewer devices or addresses in it, or give the devices either MAC or \
+                        IP addresses";
+            findings.push(
+                Problem::error(Code::LimitExceeded, span, message)
+                    .label(place, format!("the costliest `except`: {took} steps or more"))
+                    .help(help),
+            );
+        }
+        self.steps_left = 0;
+        false
     }
 
     fn check_boxes(&self, boxes: &[EndpointBox], span: Span, findings: &mut Findings) -> bool {
@@ -312,6 +359,44 @@ impl<'d> Endpoints<'d> {
         }
         self.ranges_left = 0;
         false
+    }
+}
+
+/// What an `except` takes out, by MAC address: of thousands of devices that have one, a piece with a
+/// MAC address of its own is compared with its namesakes only.
+struct Holes<'b> {
+    holes: &'b [EndpointBox],
+    /// For each MAC address that a hole holds alone or with some others the hole's place, ascending.
+    named: Vec<(Mac, usize)>,
+    /// The places of the other holes.
+    others: Vec<usize>,
+}
+
+impl<'b> Holes<'b> {
+    fn new(holes: &'b [EndpointBox]) -> Self {
+        let (mut named, mut others) = (Vec::new(), Vec::new());
+        for (place, hole) in holes.iter().enumerate() {
+            match &hole.macs {
+                FiniteSet::Only(macs) => named.extend(macs.iter().map(|&mac| (mac, place))),
+                FiniteSet::AllBut(_) => others.push(place),
+            }
+        }
+        named.sort_unstable();
+        Self { holes, named, others }
+    }
+
+    /// The holes that may cut `piece`, in their order.
+    fn meeting(&self, piece: &EndpointBox) -> Vec<&'b EndpointBox> {
+        let FiniteSet::Only(macs) = &piece.macs else { return self.holes.iter().collect() };
+        let mut places = self.others.clone();
+        for &mac in macs {
+            let first = self.named.partition_point(|&(named, _)| named < mac);
+            let of_mac = self.named[first..].iter().take_while(|&&(named, _)| named == mac);
+            places.extend(of_mac.map(|&(_, place)| place));
+        }
+        places.sort_unstable();
+        places.dedup();
+        places.into_iter().map(|place| &self.holes[place]).collect()
     }
 }
 

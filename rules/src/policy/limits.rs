@@ -24,6 +24,8 @@ pub struct Limits {
     /// Address ranges and MAC addresses that resolving may handle in all: groups
     /// within groups can stand for far more than is written.
     pub ranges: usize,
+    /// Comparisons of ranges, MAC addresses and VLANs that all `except` together may take.
+    pub steps: usize,
     /// Service terms that resolving may handle in all, for the same reason.
     pub terms: usize,
     /// Alternatives of one endpoint: devices with both a MAC and an IP address take one each.
@@ -44,6 +46,7 @@ impl Default for Limits {
             services: 20_000,
             depth: 32,
             ranges: 10_000_000,
+            steps: 200_000_000,
             terms: 1_000_000,
             boxes: 20_000,
             findings: 50,
