@@ -174,14 +174,16 @@ pub struct Rule {
 
 impl Rule {
     /// Whether the rule is in force at `at`. While the clock is not synchronised a timed allow is
-    /// not: a wrong clock must not open a door.
+    /// not and a timed deny or reject is, whatever their times say: a clock that nobody trusts must
+    /// neither open a door nor lift a denial.
     pub fn is_active(&self, at: PolicyTime) -> bool {
         if self.starts.is_none() && self.expires.is_none() {
             return true;
         }
-        let trusted = at.synchronised || self.action != Action::Allow;
-        trusted
-            && self.starts.is_none_or(|starts| starts <= at.unix_ms)
+        if !at.synchronised {
+            return self.action != Action::Allow;
+        }
+        self.starts.is_none_or(|starts| starts <= at.unix_ms)
             && self.expires.is_none_or(|expires| at.unix_ms < expires)
     }
 

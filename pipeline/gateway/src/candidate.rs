@@ -205,8 +205,9 @@ fn make_of_what_was_read(
 /// The most assertions that do not hold and are shown.
 const MAX_SHOWN: usize = 50;
 
-/// Checks what the policy promises about itself, from now on and for a synchronised clock: before
-/// the clock is, timed allow rules match nothing, which no promise can help.
+/// Checks what the policy promises about itself, from now on and for a synchronised clock. Before
+/// the clock is, timed allow rules match nothing and timed denials always: nothing is allowed then
+/// that is not allowed later, and what is closed no promise can help.
 ///
 /// A broken promise that something is closed refuses the policy, however far away. A promise that
 /// something is open refuses it when it is broken now; that it ends with a rule's `expires` is worth

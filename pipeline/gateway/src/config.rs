@@ -47,7 +47,7 @@ pub struct Config {
     pub cores: Vec<usize>,
     /// How a worker waits for frames.
     pub poll: Poll,
-    /// When the clock counts as synchronised, so that timed allow rules match.
+    /// When the clock counts as synchronised, so that the times of rules are heeded.
     pub clock: ClockTrust,
     /// How long after start and after observe → enforce a TCP connection is adopted mid-stream.
     pub grace: Duration,

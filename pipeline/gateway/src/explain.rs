@@ -83,7 +83,9 @@ fn explain(args: &ExplainArgs) -> Result<Explanation, (String, u8)> {
     let unix_ms = packet.at_ms.or_else(unix_now_ms).unwrap_or_default();
     let at = PolicyTime { unix_ms, synchronised: true };
     if !candidate.policy.schedule().is_empty() {
-        notes.push("a synchronised clock: without one, timed allow rules match nothing".to_owned());
+        let note = "a synchronised clock: without one, timed allow rules match nothing and timed \
+                    denials always";
+        notes.push(note.to_owned());
     }
     let rule = decide(&candidate, &packet.headers, at)?;
     let others = others(&candidate.policy, &packet.headers, at, rule);

@@ -58,7 +58,8 @@ pub struct PolicyStatus {
     pub age_s: u64,
     /// Whether the last accepted policy stands in for bad files.
     pub fallback: bool,
-    /// Whether the clock counts as synchronised; timed allow rules match nothing while it does not.
+    /// Whether the clock counts as synchronised; while it does not, timed allow rules match nothing
+    /// and timed denials always.
     pub clock_synchronised: bool,
     /// Flows that ended since because it forbids them.
     pub flows_revoked: u64,

@@ -45,7 +45,8 @@ pub(crate) struct Check {
 pub(crate) struct Times {
     pub(crate) starts: Option<i64>,
     pub(crate) expires: Option<i64>,
-    pub(crate) needs_synchronised: bool,
+    /// Whether it is while the clock is not synchronised, whatever the times say.
+    pub(crate) unsynchronised: bool,
 }
 
 /// Every rule is in one of the parts, once for each pair of a part of its source and a part of its
@@ -193,8 +194,10 @@ impl Parts {
 
 impl Times {
     fn hold(self, at: PolicyTime) -> bool {
-        (at.synchronised || !self.needs_synchronised)
-            && self.starts.is_none_or(|starts| starts <= at.unix_ms)
+        if !at.synchronised {
+            return self.unsynchronised;
+        }
+        self.starts.is_none_or(|starts| starts <= at.unix_ms)
             && self.expires.is_none_or(|expires| at.unix_ms < expires)
     }
 }

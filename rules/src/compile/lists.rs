@@ -263,6 +263,6 @@ fn times(rule: &Rule) -> Option<Times> {
     timed.then(|| Times {
         starts: rule.starts,
         expires: rule.expires,
-        needs_synchronised: rule.action == Action::Allow,
+        unsynchronised: rule.action != Action::Allow,
     })
 }

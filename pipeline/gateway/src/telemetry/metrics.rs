@@ -368,7 +368,7 @@ fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
     families
         .gauge(
             "clock_synchronised",
-            "Whether the clock counts as synchronised; timed allow rules match nothing while not.",
+            "Whether the clock counts as synchronised; while not, timed allow rules match nothing and timed denials always.",
         )
         .add(&[], flag(now.synchronised));
     if let Some(publisher) = &state.publisher {
