@@ -162,8 +162,12 @@ struct Resolver<'d, 'f> {
 
 impl<'d> Resolver<'d, '_> {
     fn check_rule_name(&mut self, name: &'d Name, names: &mut HashMap<&'d str, Span>) {
-        if &***name == "default" {
-            let message = "`default` names what happens where no rule matches".to_owned();
+        let taken = match &***name {
+            "default" => Some("`default` names what happens where no rule matches"),
+            "other" => Some("`other` names what metrics sum up"),
+            _ => None,
+        };
+        if let Some(message) = taken.map(str::to_owned) {
             let problem = Problem::error(Code::ReservedName, name.span, message);
             self.findings.push(problem.help("choose another name for the rule"));
         }

@@ -584,7 +584,16 @@ impl Parse<'_> {
                 let help = format!("at most {PROSE_BYTES} bytes fit here");
                 return Err(Invalid::new(Code::InvalidValue, message).help(help));
             }
-            Ok(Arc::from(text))
+            match text.chars().find(|&c| !is_prose(c)) {
+                None => Ok(Arc::from(text)),
+                Some(c) => {
+                    let code = u32::from(c);
+                    let message = format!("a text with the control character U+{code:04X}");
+                    let help = "it could forge what terminals and logs show: write plain text on \
+                                one line (a folded one begins with `>-`)";
+                    Err(Invalid::new(Code::InvalidValue, message).help(help))
+                }
+            }
         })
     }
 
@@ -756,4 +765,14 @@ fn colon_trap(node: &Node<'_>) -> Option<Problem> {
         Problem::error(Code::YamlSyntax, *span, message)
             .help(format!("quote the address: \"{key}:\""))
     })
+}
+
+/// Whether a character may stand in prose: none that moves the cursor, ends a line or turns the
+/// direction of the text around.
+fn is_prose(c: char) -> bool {
+    let turns = matches!(
+        c,
+        '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}'
+    );
+    !(c.is_control() || turns || matches!(c, '\u{2028}' | '\u{2029}'))
 }
