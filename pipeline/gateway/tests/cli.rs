@@ -127,7 +127,7 @@ fn explain_names_the_rule_and_its_line() {
          |\n  \
          7 |   - name: hmi-to-plc\n    \
          |           ^^^^^^^^^^\n  \
-         taken for granted: a synchronised clock: without one, timed allow rules match nothing\n  \
+         taken for granted: a synchronised clock: without one, timed allow rules match nothing and timed denials always\n  \
          a packet of a flow that exists already is judged by the flow's state\n"
     );
     assert_eq!(output.code, 0);
