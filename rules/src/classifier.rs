@@ -16,9 +16,12 @@ use std::fmt;
 use crate::headers::{Headers, PolicyTime};
 use crate::policy::{Action, RuleId};
 
+mod changes;
 pub(crate) mod hosts;
 pub(crate) mod parts;
 pub(crate) mod services;
+
+pub use changes::{Changes, FOOTPRINTS, Footprint};
 
 /// The largest batch that one call of [`Classifier::classify`] takes: a worker's burst.
 pub const MAX_BATCH: usize = 64;
@@ -52,6 +55,15 @@ impl Default for Scratch {
 impl fmt::Debug for Scratch {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Scratch").finish_non_exhaustive()
+    }
+}
+
+impl Scratch {
+    /// Where the frame at `place` of the last batch was judged. Holds for [`Changes`] of the
+    /// classifier that judged it and of those that edits make of it.
+    pub fn footprint(&self, place: usize) -> Footprint {
+        let keys = &self.keys[place];
+        Footprint::of_classes(keys.src[0], keys.dst[0])
     }
 }
 
