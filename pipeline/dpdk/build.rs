@@ -12,6 +12,8 @@ const LIBRARIES: [&str; 5] = ["rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring
 fn main() {
     println!("cargo::rerun-if-changed=src/shim.c");
     println!("cargo::rerun-if-changed=src/shim.h");
+    println!("cargo::rerun-if-changed=src/acl.c");
+    println!("cargo::rerun-if-changed=src/acl.h");
     println!("cargo::rerun-if-env-changed=PKG_CONFIG");
     println!("cargo::rerun-if-env-changed=PKG_CONFIG_PATH");
 
@@ -27,6 +29,10 @@ fn main() {
         fail("`pkg-config --cflags libdpdk` failed: a library that DPDK needs is missing");
     };
     let mut shim = cc::Build::new();
+    let acl = env::var_os("CARGO_FEATURE_ACL").is_some();
+    if acl {
+        shim.file("src/acl.c");
+    }
     shim.file("src/shim.c").opt_level(3).std("gnu11").warnings(true).extra_warnings(true);
     for flag in cflags.split_whitespace() {
         // System headers, so that warnings are about the shim and not about DPDK.
@@ -42,7 +48,7 @@ fn main() {
             println!("cargo::rustc-link-search=native={folder}");
         }
     }
-    for library in LIBRARIES {
+    for library in acl.then_some("rte_acl").iter().chain(&LIBRARIES) {
         println!("cargo::rustc-link-lib=dylib={library}");
     }
 }

@@ -4,8 +4,12 @@
 //! buffers; [`device`](Device) opens a port by its [`name`](PortName) and hands out queues;
 //! [`port`](DpdkPort) is one queue pair, as the worker sees it. `kernel` looks after interfaces that
 //! the kernel drives, `pci` after devices that it does not. `ffi` mirrors `shim.h`, and only it,
-//! `ethdev`, `eal`, `pool`, `port`, `log` and `kernel::sys` hold unsafe code.
+//! `ethdev`, `eal`, `pool`, `port`, `log`, `kernel::sys` and `acl` hold unsafe code.
+//!
+//! [`acl`](Acl), with the feature of that name, is the competitor that benchmarks measure beside us.
 
+#[cfg(feature = "acl")]
+mod acl;
 mod device;
 mod eal;
 mod error;
@@ -18,6 +22,8 @@ mod pci;
 mod pool;
 mod port;
 
+#[cfg(feature = "acl")]
+pub use acl::{Acl, AclAlgorithm, AclFamily, AclKey, AclKeys, AclLimits, AclRule};
 pub use device::{Backend, Device, DeviceConfig, LinkState};
 pub use eal::{Eal, EalConfig, HugePages, RegisteredWorker, register_worker};
 pub use error::{Error, ErrorKind, Result};
