@@ -6,6 +6,8 @@ mod endpoints;
 mod limits;
 mod nesting;
 mod normal;
+mod order;
+mod pages;
 mod resolve;
 mod services;
 
@@ -14,8 +16,13 @@ use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 use crate::syntax::{Diagnostic, Source};
 
 pub use limits::Limits;
+pub use pages::{Pages, PagesIter};
 
-/// The index of a rule in its policy: the lower, the earlier it decides.
+use order::Order;
+
+/// The index of a rule in [`Policy::rules`]. It stays the same for as long as the rule exists, over
+/// all edits. Which of two rules decides first is told by [`Policy::rank`], not by their indices;
+/// in a policy that was loaded and not edited the two agree.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct RuleId(pub u32);
 
@@ -50,7 +57,7 @@ pub struct Endpoint {
     pub label: String,
     /// The alternatives; a host matches when one of them holds. All addresses without a MAC or
     /// VLAN condition are in one box, so that a group of addresses is a single box.
-    pub boxes: Vec<EndpointBox>,
+    pub boxes: Arc<Vec<EndpointBox>>,
 }
 
 /// One alternative of an endpoint; its conditions are ANDed.
@@ -170,13 +177,23 @@ pub struct Rule {
     pub reason: Option<Arc<str>>,
     /// Where its name is written.
     pub location: Location,
+    pub(crate) removed: bool,
 }
 
 impl Rule {
+    /// Whether an edit has taken the rule out of the policy. What is left in its place never matches
+    /// and is never in force; a later edit may put another rule there.
+    pub fn is_removed(&self) -> bool {
+        self.removed
+    }
+
     /// Whether the rule is in force at `at`. While the clock is not synchronised a timed allow is
     /// not and a timed deny or reject is, whatever their times say: a clock that nobody trusts must
     /// neither open a door nor lift a denial.
     pub fn is_active(&self, at: PolicyTime) -> bool {
+        if self.removed {
+            return false;
+        }
         if self.starts.is_none() && self.expires.is_none() {
             return true;
         }
@@ -195,7 +212,8 @@ impl Rule {
             from.matches(h.ether_type, h.src, h.src_mac, h.tags)
                 && to.matches(h.ether_type, h.dst, h.dst_mac, h.tags)
         };
-        self.wires.contains(h.wire)
+        !self.removed
+            && self.wires.contains(h.wire)
             && self.vlans.contains(h.tags)
             && policy.service(self.service).matches(h)
             && (opens(from, to) || (self.between && opens(to, from)))
@@ -226,9 +244,23 @@ pub struct Assertion {
     pub location: Location,
 }
 
-/// A checked policy. The only way to one is through a document, see [`crate::syntax`].
+/// A checked policy. The only way to one is through a document, see [`crate::syntax`]. It is cheap to
+/// clone: the copies share everything but what edits make different.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Policy {
+    default: Action,
+    rules: Pages<Arc<Rule>>,
+    order: Order,
+    endpoints: Pages<Arc<Endpoint>>,
+    services: Pages<Arc<ServiceSet>>,
+    assertions: Arc<Vec<Assertion>>,
+    wires: Arc<Vec<Arc<str>>>,
+    wires_known: bool,
+}
+
+/// What a policy is made of, checked, with the rules in the order in which they decide.
+#[derive(Debug)]
+pub(crate) struct Parts {
     pub(crate) default: Action,
     pub(crate) rules: Vec<Rule>,
     pub(crate) endpoints: Vec<Endpoint>,
@@ -280,29 +312,71 @@ impl Policy {
         Self::load(&[source], &LoadOptions::default()).map(|loaded| loaded.policy)
     }
 
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            default: parts.default,
+            order: Order::of(&parts.rules),
+            rules: parts.rules.into_iter().map(Arc::new).collect(),
+            endpoints: parts.endpoints.into_iter().map(Arc::new).collect(),
+            services: parts.services.into_iter().map(Arc::new).collect(),
+            assertions: Arc::new(parts.assertions),
+            wires: Arc::new(parts.wires),
+            wires_known: parts.wires_known,
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn with_assertions(self, assertions: Vec<Assertion>) -> Self {
+        Self { assertions: Arc::new(assertions), ..self }
+    }
+
     /// What happens where no rule matches: [`Action::Deny`] or [`Action::Reject`] or, with a
     /// warning, [`Action::Allow`].
     pub fn default_action(&self) -> Action {
         self.default
     }
 
-    /// The rules in the order in which they decide.
-    pub fn rules(&self) -> &[Rule] {
+    /// The rules by their [`RuleId`]. In a policy that was edited some may be removed
+    /// ([`Rule::is_removed`]), and [`Self::order`] is the order in which they decide.
+    pub fn rules(&self) -> &Pages<Arc<Rule>> {
         &self.rules
+    }
+
+    /// One of [`Self::rules`]; [`None`] for [`RuleId::DEFAULT`].
+    pub fn rule(&self, rule: RuleId) -> Option<&Rule> {
+        self.rules.get(rule.0 as usize).map(|rule| &**rule)
+    }
+
+    /// How many rules there are, removed ones left out.
+    pub fn rule_count(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The rules that are not removed, in the order in which they decide.
+    pub fn order(&self) -> impl DoubleEndedIterator<Item = RuleId> + Clone {
+        self.order.iter()
+    }
+
+    /// Where the rule stands in the deciding order: of two rules the one with the lower rank
+    /// decides. Ranks have gaps for rules to come. The default has the highest of all; that of a
+    /// removed rule means nothing.
+    pub fn rank(&self, rule: RuleId) -> u32 {
+        self.order.rank(rule)
     }
 
     /// The action of a rule, or of the default.
     pub fn action(&self, rule: RuleId) -> Action {
-        self.rules.get(rule.0 as usize).map_or(self.default, |rule| rule.action)
+        self.rule(rule).map_or(self.default, |rule| rule.action)
     }
 
     /// The name of a rule; `default` for the default.
     pub fn rule_name(&self, rule: RuleId) -> &str {
-        self.rules.get(rule.0 as usize).map_or("default", |rule| &rule.name)
+        self.rule(rule).map_or("default", |rule| &rule.name)
     }
 
-    /// The distinct sides of rules and assertions.
-    pub fn endpoints(&self) -> &[Endpoint] {
+    /// The distinct sides of rules and assertions by their [`EndpointId`]. One that no rule and no
+    /// assertion names any more, after edits, has no boxes.
+    pub fn endpoints(&self) -> &Pages<Arc<Endpoint>> {
         &self.endpoints
     }
 
@@ -311,8 +385,9 @@ impl Policy {
         &self.endpoints[id.0 as usize]
     }
 
-    /// The distinct service sets of rules and assertions.
-    pub fn services(&self) -> &[ServiceSet] {
+    /// The distinct service sets of rules and assertions by their [`ServiceId`]. One that no rule
+    /// and no assertion names any more, after edits, has no terms.
+    pub fn services(&self) -> &Pages<Arc<ServiceSet>> {
         &self.services
     }
 
@@ -340,10 +415,6 @@ impl Policy {
     /// The instants at which some rule comes into force or ceases to be, ascending, distinct, in
     /// milliseconds since the Unix epoch. Between two of them every verdict is constant.
     pub fn schedule(&self) -> Vec<i64> {
-        let mut instants: Vec<i64> =
-            self.rules.iter().flat_map(|rule| [rule.starts, rule.expires]).flatten().collect();
-        instants.sort_unstable();
-        instants.dedup();
-        instants
+        self.order.schedule()
     }
 }

@@ -227,7 +227,7 @@ fn policy_of(rules: &str) -> Policy {
 
 fn only_rule(rules: &str) -> (Policy, Rule) {
     let policy = policy_of(rules);
-    let rule = policy.rules()[0].clone();
+    let rule = Rule::clone(&policy.rules()[0]);
     (policy, rule)
 }
 
@@ -258,7 +258,7 @@ fn equal_references_share_one_endpoint_and_one_service() {
         "  - {name: r, from: [a, g], to: any, service: [web, dns], action: deny}\n  \
          - {name: s, to: [g, a, g], service: [dns, web], action: deny}\n",
     );
-    let [first, second] = policy.rules() else { panic!("two rules") };
+    let (first, second) = (&policy.rules()[0], &policy.rules()[1]);
     assert_eq!(first.from, second.to);
     assert_eq!(first.to, second.from);
     assert_eq!(first.service, second.service);

@@ -110,7 +110,7 @@ fn summary(files: &PolicyFiles, candidate: &Candidate) -> Summary {
         hash: candidate.hash.to_string(),
         files: files.sources.len(),
         text_bytes: files.sources.iter().map(|source| source.text.len()).sum(),
-        rules: policy.rules().len(),
+        rules: policy.rule_count(),
         endpoints: policy.endpoints().len(),
         services: policy.services().len(),
         assertions: candidate.assertions.clone(),

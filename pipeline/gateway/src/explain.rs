@@ -7,7 +7,7 @@ use bulkhead_rules::classifier::Scratch;
 use bulkhead_rules::headers::{Headers, PolicyTime, WireId};
 use bulkhead_rules::oracle;
 use bulkhead_rules::packet::Packet;
-use bulkhead_rules::policy::{Action, Endpoint, Policy, Rule, RuleId};
+use bulkhead_rules::policy::{Action, Policy, Rule, RuleId};
 use serde_json::json;
 
 use crate::candidate::{self, Candidate, unix_now_ms};
@@ -75,7 +75,7 @@ fn explain(args: &ExplainArgs) -> Result<Explanation, (String, u8)> {
     })?;
 
     let mut notes = std::mem::take(&mut packet.assumed);
-    if !candidate.policy.endpoints().iter().any(Endpoint::tests_mac) {
+    if !candidate.policy.endpoints().iter().any(|e| e.tests_mac()) {
         notes.retain(|note| !note.starts_with("MAC addresses"));
     }
     packet.headers.wire = wire(&candidate.policy, packet.wire.as_deref(), &mut notes)
@@ -154,8 +154,8 @@ fn others(
     at: PolicyTime,
     decided: RuleId,
 ) -> Vec<(RuleId, &'static str)> {
-    let matching = (policy.rules().iter().enumerate())
-        .map(|(index, rule)| (RuleId(index as u32), rule))
+    let matching = (policy.order())
+        .filter_map(|id| policy.rule(id).map(|rule| (id, rule)))
         .filter(|(id, rule)| *id != decided && rule.matches(policy, headers));
     matching
         .map(|(id, rule)| match why_not(rule, at) {
@@ -212,7 +212,7 @@ impl Explanation {
             Action::Reject => "REJECT: dropped, and answered as the denied host would",
         };
         let mut out = format!("{verdict}\n  packet: {}\n", self.packet_in_words());
-        match policy.rules().get(self.rule.0 as usize) {
+        match policy.rule(self.rule) {
             Some(rule) => {
                 out.push_str(&format!("  rule:   {} (number {})\n", rule.name, self.rule.0 + 1));
                 out.push_str(&format!("  because {}\n", because(policy, rule)));
@@ -224,7 +224,7 @@ impl Explanation {
             None => out.push_str("  rule:   none matches, so the policy's default decides\n"),
         }
         for (id, why) in &self.others {
-            let Some(rule) = policy.rules().get(id.0 as usize) else { continue };
+            let Some(rule) = policy.rule(*id) else { continue };
             let at = &rule.location;
             out.push_str(&format!(
                 "  also:   {} ({}:{}) {why}: {}\n",
@@ -235,7 +235,7 @@ impl Explanation {
             ));
         }
         for (id, failed) in &self.nearest {
-            let Some(rule) = policy.rules().get(id.0 as usize) else { continue };
+            let Some(rule) = policy.rule(*id) else { continue };
             let at = &rule.location;
             out.push_str(&format!(
                 "  almost: {} ({}:{}) matches but for its {failed}: {}\n",
@@ -277,7 +277,7 @@ impl Explanation {
 
     fn json(&self) -> serde_json::Value {
         let policy = &self.candidate.policy;
-        let rule = policy.rules().get(self.rule.0 as usize);
+        let rule = policy.rule(self.rule);
         json!({
             "verdict": action_word(self.action()),
             "packet": self.packet_in_words(),

@@ -282,7 +282,7 @@ impl Reloader {
         match self.candidate(&files) {
             Ok(candidate) => {
                 report.outcome = ReloadOutcome::Accepted;
-                report.rules = Some(candidate.policy.rules().len());
+                report.rules = Some(candidate.policy.rule_count());
                 report.cost = Some(candidate.cost);
                 report.findings = candidate.warnings.iter().take(MAX_FINDINGS).cloned().collect();
                 self.install(candidate, path.display().to_string(), false);

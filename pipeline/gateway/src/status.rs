@@ -188,7 +188,7 @@ fn policy_status(gateway: &Gateway, state: &PolicyState) -> Option<PolicyStatus>
         source: current.source.clone(),
         hash: current.candidate.hash.to_string(),
         epoch: snapshot.map(|snapshot| snapshot.epoch_at(now)),
-        rules: current.candidate.policy.rules().len(),
+        rules: current.candidate.policy.rule_count(),
         age_s: current.since.elapsed().as_secs(),
         fallback: state.fallback,
         clock_synchronised: now.synchronised,

@@ -251,7 +251,8 @@ fn relevant_rules(
             && ((from[a] && to[b]) || (rule.between && from[b] && to[a]))
     };
     budget.spend(policy.rules().len(), 0)?;
-    Ok((0..policy.rules().len()).filter(|&id| is_relevant(&policy.rules()[id])).collect())
+    let deciding = policy.order().map(|id| id.0 as usize);
+    Ok(deciding.filter(|&id| is_relevant(&policy.rules()[id])).collect())
 }
 
 /// Fails where not even a sample could be judged.
@@ -264,7 +265,7 @@ fn check_at(
     work: &mut Work,
     result: &mut AssertionResult,
 ) -> Result<(), Exceeded> {
-    let rules: Vec<&Rule> = active.iter().map(|&id| &policy.rules()[id]).collect();
+    let rules: Vec<&Rule> = active.iter().map(|&id| &*policy.rules()[id]).collect();
     let space = Space::of(policy, assertion, &rules, &mut work.finding)?;
     let total = space.len();
     let cost = 1 + rules.iter().map(|rule| comparison_cost(policy, rule)).sum::<usize>();

@@ -70,10 +70,10 @@ impl Explanation {
 /// Explains what `policy` does with `headers` at the instant `at`, by the linear scan.
 pub fn explain(policy: &Policy, headers: &Headers, at: PolicyTime) -> Explanation {
     let rule = oracle::classify(policy, headers, at);
-    let before = policy.rules().iter().take(rule.0 as usize).enumerate();
-    let misses = before.map(|(index, rule)| Miss {
-        rule: RuleId(index as u32),
-        failed: failed(policy, rule, headers, at),
+    let before = policy.order().take_while(|&id| id != rule);
+    let misses = before.filter_map(|id| {
+        let rule = policy.rule(id)?;
+        Some(Miss { rule: id, failed: failed(policy, rule, headers, at) })
     });
     Explanation { rule, misses: misses.collect() }
 }

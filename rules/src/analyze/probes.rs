@@ -49,11 +49,10 @@ impl<'a> Probes<'a> {
     }
 
     fn of_some_rule(&mut self) -> Headers {
-        let Some(rule) = self.pick_index(self.policy.rules().len()) else {
-            return self.anything();
-        };
-        let rule = &self.policy.rules()[rule];
         let mut headers = self.anything();
+        // What an edit removed had edges too.
+        let Some(rule) = self.pick_index(self.policy.rules().len()) else { return headers };
+        let rule = &self.policy.rules()[rule];
         let service = self.policy.service(rule.service);
         if let Some(term) = self.pick_index(service.terms.len()) {
             self.service(&service.terms[term], &mut headers);

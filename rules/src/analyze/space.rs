@@ -202,7 +202,7 @@ impl<'a> Side<'a> {
     }
 
     fn boxes(&self) -> impl Iterator<Item = &'a EndpointBox> {
-        let compared = self.compared.iter().flat_map(|endpoint| &endpoint.boxes);
+        let compared = self.compared.iter().flat_map(|endpoint| &*endpoint.boxes);
         self.asserted.boxes.iter().chain(compared)
     }
 

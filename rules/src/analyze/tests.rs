@@ -47,7 +47,7 @@ proptest! {
         unix_ms in -1..5i64,
         synchronised in any::<bool>(),
     ) {
-        let policy = Policy { assertions: vec![assertion.clone()], ..policy };
+        let policy = policy.with_assertions(vec![assertion.clone()]);
         let now = PolicyTime { unix_ms, synchronised };
         let result = check_assertions(&policy, now).remove(0);
         if let Some(failure) = result.failure {

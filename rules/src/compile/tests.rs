@@ -1,5 +1,6 @@
 //! The classifier against the oracle over small dense policies.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -12,7 +13,7 @@ use crate::classifier::{MAX_BATCH, Scratch};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId};
 use crate::oracle;
 use crate::policy::{
-    Action, Endpoint, EndpointBox, EndpointId, Location, Policy, Rule, RuleId, ServiceId,
+    Action, Endpoint, EndpointBox, EndpointId, Location, Parts, Policy, Rule, RuleId, ServiceId,
     ServiceSet, ServiceTerm,
 };
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
@@ -85,7 +86,7 @@ fn endpoint() -> impl Strategy<Value = Endpoint> {
         vlans,
     });
     vec(prop_oneof![plain, any_box], 0..4)
-        .prop_map(|boxes| Endpoint { label: "generated".into(), boxes })
+        .prop_map(|boxes| Endpoint { label: "generated".into(), boxes: Arc::new(boxes) })
 }
 
 fn ports() -> impl Strategy<Value = RangeSet<u16>> {
@@ -130,20 +131,23 @@ fn rule() -> impl Strategy<Value = Rule> {
             expires,
             reason: None,
             location: Location { file: "generated".into(), line: 1, column: 1 },
+            removed: false,
         },
     )
 }
 
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
     (vec(rule(), 0..24), vec(endpoint(), 5), vec(service(), 4)).prop_map(
-        |(rules, endpoints, services)| Policy {
-            default: Action::Deny,
-            rules,
-            endpoints,
-            services,
-            assertions: Vec::new(),
-            wires: Vec::new(),
-            wires_known: false,
+        |(rules, endpoints, services)| {
+            Policy::new(Parts {
+                default: Action::Deny,
+                rules,
+                endpoints,
+                services,
+                assertions: Vec::new(),
+                wires: Vec::new(),
+                wires_known: false,
+            })
         },
     )
 }
@@ -191,7 +195,7 @@ proptest! {
 
 #[test]
 fn an_empty_policy_leaves_everything_to_the_default() {
-    let policy = Policy {
+    let policy = Policy::new(Parts {
         default: Action::Reject,
         rules: Vec::new(),
         endpoints: Vec::new(),
@@ -199,7 +203,7 @@ fn an_empty_policy_leaves_everything_to_the_default() {
         assertions: Vec::new(),
         wires: Vec::new(),
         wires_known: false,
-    };
+    });
     compare(&policy, 1, 1000).unwrap();
     let classifier = compile(&policy, &Limits::default()).unwrap();
     assert_eq!(classifier.action(RuleId::DEFAULT), Action::Reject);
@@ -214,7 +218,7 @@ fn limits_are_errors_that_name_what_costs_most() {
     };
     let sprawling = Endpoint {
         label: "sprawling".into(),
-        boxes: vec![EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() }],
+        boxes: Arc::new(vec![EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() }]),
     };
     let term = ServiceTerm {
         ether_types: FiniteSet::any(),
@@ -236,8 +240,9 @@ fn limits_are_errors_that_name_what_costs_most() {
         expires: None,
         reason: None,
         location: Location { file: "test".into(), line: 1, column: 1 },
+        removed: false,
     };
-    let policy = Policy {
+    let policy = Policy::new(Parts {
         default: Action::Deny,
         rules: vec![rule],
         endpoints: vec![sprawling],
@@ -245,7 +250,7 @@ fn limits_are_errors_that_name_what_costs_most() {
         assertions: Vec::new(),
         wires: Vec::new(),
         wires_known: false,
-    };
+    });
     let limits = Limits { memory_bytes: 1 << 19, ..Limits::default() };
     let error = compile(&policy, &limits).unwrap_err().to_string();
     assert!(error.contains("more than the limit of 0 MiB"), "{error}");

@@ -129,7 +129,7 @@ impl<'d> Endpoints<'d> {
         let boxes = self.selection(selector, findings);
         let id = boxes.map(|boxes| {
             let label = print::selector_label(selector);
-            self.endpoints.push(Endpoint { label, boxes });
+            self.endpoints.push(Endpoint { label, boxes: Arc::new(boxes) });
             EndpointId(self.endpoints.len() as u32 - 1)
         });
         self.interned.insert(key, id);

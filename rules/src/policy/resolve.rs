@@ -6,7 +6,8 @@ use std::sync::Arc;
 use super::endpoints::{Endpoints, duplicate};
 use super::services::Services;
 use super::{
-    Action, Assertion, EndpointId, Limits, LoadOptions, Loaded, Location, Policy, Rule, ServiceId,
+    Action, Assertion, EndpointId, Limits, LoadOptions, Loaded, Location, Parts, Policy, Rule,
+    ServiceId,
 };
 use crate::headers::WireId;
 use crate::sets::{FiniteSet, VlanSet};
@@ -114,7 +115,7 @@ fn resolve(
         let message = "the policy has no rule: its default decides everything".to_owned();
         resolver.findings.push(Problem::warning(Code::NoRules, None, message));
     }
-    complete.then(|| Policy {
+    let parts = complete.then(|| Parts {
         default,
         rules,
         endpoints: resolver.endpoints.into_endpoints(),
@@ -122,7 +123,8 @@ fn resolve(
         assertions,
         wires: resolver.wires.names,
         wires_known: options.wires.is_some(),
-    })
+    });
+    parts.map(Policy::new)
 }
 
 /// The names of hosts and of services, for telling that one was used as the other.
@@ -205,6 +207,7 @@ impl<'d> Resolver<'d, '_> {
             expires: rule.expires.map(|at| at.value),
             reason: rule.reason.as_ref().map(|reason| Arc::clone(&reason.value)),
             location: self.map.location(rule.name.span),
+            removed: false,
         })
     }
 

@@ -55,6 +55,8 @@ fn assert_same_meaning(one: &Policy, other: &Policy) {
     assert_eq!(one.rules().len(), other.rules().len());
     for (rule, again) in one.rules().iter().zip(other.rules()) {
         let location = again.location.clone();
-        assert_eq!(&bulkhead_rules::policy::Rule { location, ..rule.clone() }, again);
+        let mut rule = bulkhead_rules::policy::Rule::clone(rule);
+        rule.location = location;
+        assert_eq!(&rule, &**again);
     }
 }

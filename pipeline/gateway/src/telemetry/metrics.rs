@@ -386,7 +386,7 @@ fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
         .add(&[], current.since.elapsed().as_secs_f64());
     families
         .gauge("policy_rules", "Rules of the policy in force.")
-        .add(&[], current.candidate.policy.rules().len() as f64);
+        .add(&[], current.candidate.policy.rule_count() as f64);
     families
         .gauge("policy_warnings", "Warnings about the policy in force.")
         .add(&[], current.candidate.warnings.len() as f64);
