@@ -371,7 +371,7 @@ struct Members {
 impl Members {
     fn of(policy: &Policy) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for b in policy.endpoints().iter().flat_map(|endpoint| &endpoint.boxes) {
+        for b in policy.endpoints().iter().flat_map(|endpoint| endpoint.boxes.iter()) {
             if !b.addrs.is_any() {
                 v4.extend_from_slice(b.addrs.v4.ranges());
                 v6.extend_from_slice(b.addrs.v6.ranges());
