@@ -13,9 +13,10 @@ use std::time::Instant;
 
 use bulkhead_pipeline::conntrack::Connection;
 use bulkhead_pipeline::flow_table::{
-    Candidates, FlowHash, FlowKey, FlowTable, FlowTableConfig, NewFlow,
+    Candidates, FlowHash, FlowKey, FlowTable, FlowTableConfig, Judgement, NewFlow,
 };
 use bulkhead_pipeline::parse::{Kind, Parsed};
+use bulkhead_rules::classifier::Footprint;
 use bulkhead_rules::headers::{ETHER_IPV4, Headers, protocol};
 use bulkhead_rules::policy::RuleId;
 
@@ -77,15 +78,14 @@ fn open(table: &mut FlowTable, flow: u64) {
     let parsed = packet(flow, false);
     let (key, initiator) = FlowKey::of(&parsed, 0);
     let connection = Connection::of_first(&parsed, None).expect("UDP opens a flow");
-    let new = NewFlow {
-        initiator,
-        headers: parsed.headers,
+    let judgement = Judgement {
         rule: RuleId(1),
+        footprint: Footprint::default(),
         epoch: 1,
         permitted: true,
         mac_sensitive: false,
-        connection,
     };
+    let new = NewFlow { initiator, headers: parsed.headers, judgement, connection };
     table.insert(table.hash(&key), &key, new, 0).expect("there is room, or it is made");
 }
 

@@ -166,6 +166,9 @@ pub struct WorkerCounters {
     pub flow_adopted: Counter,
     /// Flows classified again because the policy had changed.
     pub flow_reclassified: Counter,
+    /// Flows that kept their verdict without being classified again, because no edit of the policy
+    /// had touched them.
+    pub flow_reaffirmed: Counter,
     /// Verdict events for logging that found their ring full.
     pub events_lost: Counter,
 }

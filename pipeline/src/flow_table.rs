@@ -38,7 +38,7 @@ mod sources;
 
 use ahash::RandomState;
 
-pub use self::entry::{FlowEntry, NewFlow};
+pub use self::entry::{FlowEntry, Judgement, NewFlow};
 pub use self::key::{End, FlowKey};
 use self::sources::SourceCounts;
 use crate::conntrack::{Phase, Timeouts};
@@ -121,6 +121,22 @@ impl From<InsertError> for DropReason {
     }
 }
 
+/// The epochs whose judgements may still hold, by their low 32 bits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TrustedEpochs {
+    /// The first of them.
+    pub oldest: u32,
+    /// The last: the present one.
+    pub newest: u32,
+}
+
+impl TrustedEpochs {
+    /// Whether `epoch`, which is less than 2^32 epochs old, is one of them.
+    fn contains(self, epoch: u32) -> bool {
+        self.newest.wrapping_sub(epoch) <= self.newest.wrapping_sub(self.oldest)
+    }
+}
+
 /// What one call of [`FlowTable::age`] did.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Aged {
@@ -166,6 +182,8 @@ pub struct FlowTable {
     len: usize,
     /// The clock hand: the set that [`FlowTable::age`] looks at next.
     hand: usize,
+    passes: u64,
+    trusted: TrustedEpochs,
     /// What the table did since it was made.
     pub counters: FlowTableCounters,
 }
@@ -189,6 +207,8 @@ impl FlowTable {
             per_source_limit: config.per_source_limit.max(1),
             len: 0,
             hand: 0,
+            passes: 0,
+            trusted: TrustedEpochs { oldest: 0, newest: u32::MAX },
             counters: FlowTableCounters::default(),
         }
     }
@@ -219,6 +239,24 @@ impl FlowTable {
     /// Replaces the timeouts; they hold for every flow from now on.
     pub fn set_timeouts(&mut self, timeouts: &Timeouts) {
         self.timeout_ticks = timeout_ticks(timeouts);
+    }
+
+    /// Replaces the epochs that are trusted. Ageing moves every entry of an older epoch up to the one
+    /// just below them, so that the wrap-around of epochs never makes it trusted.
+    pub fn trust(&mut self, epochs: TrustedEpochs) {
+        self.trusted = epochs;
+    }
+
+    /// Moves every entry to just below the trusted epochs, at once: for a caller that let so many
+    /// epochs go by that ageing could not keep up.
+    pub fn distrust_all(&mut self) {
+        let epoch = self.trusted.oldest.wrapping_sub(1);
+        self.entries.iter_mut().for_each(|entry| entry.set_epoch(epoch));
+    }
+
+    /// How often [`Self::age`] has passed the whole table.
+    pub fn passes(&self) -> u64 {
+        self.passes
     }
 
     /// Where a flow with this key would be.
@@ -333,7 +371,7 @@ impl FlowTable {
         }
     }
 
-    /// Ends the expired flows of the next sets, as many sets as hold `budget` entries (at least
+    /// Ends the expired flows of the next sets, and sees to the epochs of the others, as many sets as hold `budget` entries (at least
     /// one), where the last call left off. Call it regularly, such that the whole table is passed in
     /// less than the shortest timeout that matters.
     pub fn age(&mut self, now_ns: u64, budget: usize) -> Aged {
@@ -342,6 +380,7 @@ impl FlowTable {
         for _ in 0..budget.div_ceil(WAYS).clamp(1, self.tags.len()) {
             let set = self.hand;
             self.hand = (set + 1) & self.set_mask as usize;
+            self.passes += u64::from(self.hand == 0);
             for index in self.hand * WAYS..(self.hand + 1) * WAYS {
                 self.entries[index].prefetch_age();
             }
@@ -353,6 +392,8 @@ impl FlowTable {
                 if self.is_expired(&self.entries[index], now) {
                     aged.expired[self.entries[index].connection().phase() as usize] += 1;
                     self.expire(index);
+                } else if !self.trusted.contains(self.entries[index].epoch()) {
+                    self.entries[index].set_epoch(self.trusted.oldest.wrapping_sub(1));
                 }
             }
         }

@@ -5,20 +5,26 @@
 //! known flow and about flows that an older epoch judged. [`Judge::decide`] then goes through the
 //! frames in their order, because a frame can change what a later one of the same burst meets.
 
-use bulkhead_rules::classifier::{MAX_BATCH, Scratch};
+use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
 use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::Columns;
 use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
-use crate::flow_table::{Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, NewFlow};
+use crate::flow_table::{
+    Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
+};
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::snapshot::{Mode, Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
+
+mod epochs;
+
+use self::epochs::Epochs;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
 
@@ -35,34 +41,23 @@ const FRAGMENTS_AGED_PER_LOOP: usize = 8;
 pub struct Moment<'a> {
     snapshot: &'a Snapshot,
     at: PolicyTime,
-    epoch: u32,
+    epoch: u64,
     now_ns: u64,
     group: u16,
     /// Whether TCP connections may be taken up in their middle.
     adopts: bool,
 }
 
-impl<'a> Moment<'a> {
-    /// The moment `now_ns` of the worker's clock, which is `at`, on a wire.
-    pub fn new(
-        snapshot: &'a Snapshot,
-        at: PolicyTime,
-        now_ns: u64,
-        wire: WirePolicy,
-        group: u16,
-    ) -> Self {
-        // An observing wire adopts always: a lockdown brings its own grace time, and until then a
-        // session that was there before the gateway is no denial to report.
-        let adopts = wire.mode == Mode::Observe || now_ns < wire.grace_until_ns;
-        Self { snapshot, at, epoch: snapshot.epoch_at(at), now_ns, group, adopts }
-    }
-
+impl Moment<'_> {
     fn permits(&self, rule: RuleId) -> bool {
         self.snapshot.content.classifier.action(rule) == Action::Allow
     }
 
-    fn is_mac_sensitive(&self, rule: RuleId) -> bool {
-        self.snapshot.content.classifier.is_mac_sensitive(rule)
+    /// What a flow's entry is to say of a permitted flow.
+    fn judgement(&self, answer: Answer) -> Judgement {
+        let Answer { rule, footprint } = answer;
+        let mac_sensitive = self.snapshot.content.classifier.is_mac_sensitive(rule);
+        Judgement { rule, footprint, epoch: self.epoch as u32, permitted: true, mac_sensitive }
     }
 
     /// The verdict where `rule` forbids: `silent` unless the sender is to be answered.
@@ -74,15 +69,22 @@ impl<'a> Moment<'a> {
     }
 }
 
-/// What the classifier said about a frame ahead of its turn.
+/// What the classifier said about some headers.
 #[derive(Clone, Copy, Debug)]
-enum Answer {
-    /// Nothing was asked.
-    None,
-    /// The rule for the frame's own headers.
-    Frame(RuleId),
-    /// The rule for the headers that opened the frame's flow.
-    Initiator(RuleId),
+struct Answer {
+    rule: RuleId,
+    footprint: Footprint,
+}
+
+/// What was asked about a frame ahead of its turn, and the answer.
+#[derive(Clone, Copy, Debug)]
+enum Asked {
+    /// Nothing.
+    Nothing,
+    /// About the frame's own headers.
+    Frame(Answer),
+    /// About the headers that opened the frame's flow.
+    Initiator(Answer),
 }
 
 /// The tables and the working memory of one worker.
@@ -95,16 +97,18 @@ pub struct Judge {
     candidates: [Candidates; MAX_BURST],
     senders: [End; MAX_BURST],
     found: [Option<FlowIndex>; MAX_BURST],
-    answers: [Answer; MAX_BURST],
+    asked: [Asked; MAX_BURST],
     batch: Batch,
     /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
     /// elsewhere.
     is_moved: bool,
     /// When ageing goes on.
     age_next_ns: u64,
+    epochs: Epochs,
     revoked: u64,
     adopted: u64,
     reclassified: u64,
+    reaffirmed: u64,
 }
 
 /// What is asked of the classifier at once.
@@ -134,7 +138,7 @@ impl Judge {
             candidates: [Candidates::default(); MAX_BURST],
             senders: [sender; MAX_BURST],
             found: [None; MAX_BURST],
-            answers: [Answer::None; MAX_BURST],
+            asked: [Asked::Nothing; MAX_BURST],
             batch: Batch {
                 headers: [Headers::default(); MAX_BURST],
                 rules: [RuleId::DEFAULT; MAX_BURST],
@@ -143,15 +147,40 @@ impl Judge {
             },
             is_moved: false,
             age_next_ns: 0,
+            epochs: Epochs::new(),
             revoked: 0,
             adopted: 0,
             reclassified: 0,
+            reaffirmed: 0,
         }
     }
 
     /// Flows that the table has room for.
     pub fn flow_capacity(&self) -> usize {
         self.flows.capacity()
+    }
+
+    /// Moves on to the moment `now_ns` of the worker's clock, which is `at`, on a wire.
+    pub fn enter<'a>(
+        &mut self,
+        snapshot: &'a Snapshot,
+        at: PolicyTime,
+        now_ns: u64,
+        wire: WirePolicy,
+        group: u16,
+    ) -> Moment<'a> {
+        if self.epochs.advance(snapshot, at) {
+            self.flows.trust(self.epochs.trusted());
+            if self.epochs.is_in_doubt() {
+                self.flows.distrust_all();
+                self.epochs.seen_all();
+                self.epochs.seen_all();
+            }
+        }
+        // An observing wire adopts always: a lockdown brings its own grace time, and until then a
+        // session that was there before the gateway is no denial to report.
+        let adopts = wire.mode == Mode::Observe || now_ns < wire.grace_until_ns;
+        Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, adopts }
     }
 
     /// Finds the flow of every frame that has one.
@@ -184,21 +213,20 @@ impl Judge {
     pub fn classify(&mut self, columns: &Columns, moment: &Moment<'_>) {
         self.batch.len = 0;
         for place in 0..columns.count {
-            self.answers[place] = Answer::None;
+            self.asked[place] = Asked::Nothing;
             if !rides_flows(columns, place) {
                 continue;
             }
             let parsed = &columns.parsed[place];
             match self.found[place] {
                 Some(index) => {
-                    let entry = self.flows.entry(index);
-                    if entry.epoch() != moment.epoch {
-                        self.answers[place] = Answer::Initiator(RuleId::DEFAULT);
-                        self.batch.push(place, entry.initiator_headers());
+                    if !self.is_current(index, moment) {
+                        self.asked[place] = Asked::Initiator(Answer::DEFAULT);
+                        self.batch.push(place, self.flows.entry(index).initiator_headers());
                     }
                 }
                 None if moment.adopts || Connection::of_first(parsed, None).is_ok() => {
-                    self.answers[place] = Answer::Frame(RuleId::DEFAULT);
+                    self.asked[place] = Asked::Frame(Answer::DEFAULT);
                     self.batch.push(place, parsed.headers);
                 }
                 None => {}
@@ -210,10 +238,12 @@ impl Judge {
         }
         let classifier = &moment.snapshot.content.classifier;
         classifier.classify(&headers[..*len], moment.at, &mut self.scratch, &mut rules[..*len]);
-        for (place, answered) in places[..*len].iter().zip(rules.iter()) {
-            match &mut self.answers[usize::from(*place)] {
-                Answer::Frame(rule) | Answer::Initiator(rule) => *rule = *answered,
-                Answer::None => {}
+        for (nth, (place, &rule)) in places[..*len].iter().zip(rules.iter()).enumerate() {
+            match &mut self.asked[usize::from(*place)] {
+                Asked::Frame(answer) | Asked::Initiator(answer) => {
+                    *answer = Answer { rule, footprint: self.scratch.footprint(nth) };
+                }
+                Asked::Nothing => {}
             }
         }
     }
@@ -247,7 +277,11 @@ impl Judge {
     /// Ends flows and fragments that were silent for too long, a few at a time.
     pub fn age(&mut self, now_ns: u64) {
         if now_ns >= self.age_next_ns {
+            let passes = self.flows.passes();
             self.flows.age(now_ns, AGED_AT_ONCE);
+            if self.flows.passes() != passes {
+                self.epochs.seen_all();
+            }
             let steps = (self.flows.capacity() / AGED_AT_ONCE).max(1) as u64;
             self.age_next_ns = now_ns + AGEING_SWEEP_NS / steps;
         }
@@ -265,17 +299,34 @@ impl Judge {
         counters.flow_revoked.set(self.revoked);
         counters.flow_adopted.set(self.adopted);
         counters.flow_reclassified.set(self.reclassified);
+        counters.flow_reaffirmed.set(self.reaffirmed);
     }
 
     fn find(&mut self, place: usize, moment: &Moment<'_>) -> Option<FlowIndex> {
         self.flows.find(self.hashes[place], &self.keys[place], moment.now_ns)
     }
 
-    fn classify_one(&mut self, headers: &Headers, moment: &Moment<'_>) -> RuleId {
+    fn classify_one(&mut self, headers: &Headers, moment: &Moment<'_>) -> Answer {
         let mut rule = [RuleId::DEFAULT];
         let classifier = &moment.snapshot.content.classifier;
         classifier.classify(std::slice::from_ref(headers), moment.at, &mut self.scratch, &mut rule);
-        rule[0]
+        Answer { rule: rule[0], footprint: self.scratch.footprint(0) }
+    }
+
+    /// Whether the flow's entry says what the present policy says. An entry of an older epoch that
+    /// nothing has touched since is brought up to date without asking the classifier.
+    #[inline]
+    fn is_current(&mut self, index: FlowIndex, moment: &Moment<'_>) -> bool {
+        let entry = self.flows.entry(index);
+        if entry.epoch() == moment.epoch as u32 {
+            return true;
+        }
+        let holds = self.epochs.holds(entry, moment.snapshot);
+        if holds {
+            self.flows.entry_mut(index).set_epoch(moment.epoch as u32);
+            self.reaffirmed += 1;
+        }
+        holds
     }
 
     /// A packet that rides a flow, or opens one.
@@ -292,8 +343,8 @@ impl Judge {
         let Some(index) = self.found[place] else {
             return self.open(place, parsed, len, moment);
         };
-        let answer = match self.answers[place] {
-            Answer::Initiator(rule) => Some(rule),
+        let answer = match self.asked[place] {
+            Asked::Initiator(answer) => Some(answer),
             _ => None,
         };
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
@@ -343,33 +394,34 @@ impl Judge {
             Err(reason) => return (Verdict::Drop(reason), None),
         }
         let headers = parsed.headers;
-        let rule = match self.answers[place] {
-            Answer::Frame(rule) => rule,
+        let answer = match self.asked[place] {
+            Asked::Frame(answer) => answer,
             _ => self.classify_one(&headers, moment),
         };
+        let rule = answer.rule;
         let sender = self.senders[place];
         if let Ok(connection) = first {
             if !moment.permits(rule) {
                 return (moment.forbidden(rule, DropReason::Policy), Some(rule));
             }
-            let opening =
-                Opening { rule, headers, initiator: sender, connection, direction: FROM_INITIATOR };
+            let direction = FROM_INITIATOR;
+            let opening = Opening { answer, headers, initiator: sender, connection, direction };
             return self.insert(place, opening, len, moment);
         }
         // From the middle of a connection: taken up in the direction that the policy permits.
         let backward = headers.reversed();
-        let (rule, headers, initiator, direction) = if moment.permits(rule) {
-            (rule, headers, sender, FROM_INITIATOR)
+        let (answer, headers, initiator, direction) = if moment.permits(rule) {
+            (answer, headers, sender, FROM_INITIATOR)
         } else {
             let other = self.classify_one(&backward, moment);
-            if !moment.permits(other) {
+            if !moment.permits(other.rule) {
                 return (moment.forbidden(rule, DropReason::Policy), Some(rule));
             }
             (other, backward, sender.opposite(), Direction::FromResponder)
         };
         match Connection::of_first(parsed, Some(direction)) {
             Ok(connection) => {
-                let opening = Opening { rule, headers, initiator, connection, direction };
+                let opening = Opening { answer, headers, initiator, connection, direction };
                 let decided = self.insert(place, opening, len, moment);
                 self.adopted += u64::from(decided.0 == Verdict::Forward);
                 decided
@@ -385,22 +437,15 @@ impl Judge {
         len: usize,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
-        let Opening { rule, headers, initiator, connection, direction } = opening;
-        let new = NewFlow {
-            initiator,
-            headers,
-            rule,
-            epoch: moment.epoch,
-            permitted: true,
-            mac_sensitive: moment.is_mac_sensitive(rule),
-            connection,
-        };
+        let Opening { answer, headers, initiator, connection, direction } = opening;
+        let judgement = moment.judgement(answer);
+        let new = NewFlow { initiator, headers, judgement, connection };
         let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
         match inserted {
             Ok(index) => {
                 self.is_moved = true;
                 self.flows.entry_mut(index).count(direction, len, true, moment.now_ns);
-                (Verdict::Forward, Some(rule))
+                (Verdict::Forward, Some(answer.rule))
             }
             Err(error) => (Verdict::Drop(error.into()), None),
         }
@@ -410,14 +455,15 @@ impl Judge {
     fn judge_again(
         &mut self,
         index: FlowIndex,
-        answer: Option<RuleId>,
+        answer: Option<Answer>,
         moment: &Moment<'_>,
     ) -> Result<(), (Verdict, RuleId)> {
-        if self.flows.entry(index).epoch() == moment.epoch {
+        if self.is_current(index, moment) {
             return Ok(());
         }
         let headers = self.flows.entry(index).initiator_headers();
-        let rule = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
+        let answer = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
+        let rule = answer.rule;
         self.reclassified += 1;
         if !moment.permits(rule) {
             self.flows.remove(index);
@@ -426,8 +472,7 @@ impl Judge {
             return Err((moment.forbidden(rule, DropReason::Revoked), rule));
         }
         let macs = [headers.src_mac, headers.dst_mac];
-        let sensitive = moment.is_mac_sensitive(rule);
-        self.flows.entry_mut(index).judged(rule, moment.epoch, true, sensitive, macs);
+        self.flows.entry_mut(index).judged(moment.judgement(answer), macs);
         Ok(())
     }
 
@@ -450,12 +495,12 @@ impl Judge {
             Direction::FromResponder => [headers.dst_mac, headers.src_mac],
         };
         let opened = Headers { src_mac: macs[0], dst_mac: macs[1], ..entry.initiator_headers() };
-        let rule = self.classify_one(&opened, moment);
+        let answer = self.classify_one(&opened, moment);
+        let rule = answer.rule;
         if !moment.permits(rule) {
             return Err((moment.forbidden(rule, DropReason::Policy), rule));
         }
-        let sensitive = moment.is_mac_sensitive(rule);
-        self.flows.entry_mut(index).judged(rule, moment.epoch, true, sensitive, macs);
+        self.flows.entry_mut(index).judged(moment.judgement(answer), macs);
         Ok(())
     }
 
@@ -546,12 +591,16 @@ const FROM_INITIATOR: Direction = Direction::FromInitiator;
 
 /// A flow about to be inserted.
 struct Opening {
-    rule: RuleId,
+    answer: Answer,
     headers: Headers,
     initiator: End,
     connection: Connection,
     /// The direction of the packet at hand.
     direction: Direction,
+}
+
+impl Answer {
+    const DEFAULT: Self = Self { rule: RuleId::DEFAULT, footprint: Footprint { src: 0, dst: 0 } };
 }
 
 impl Batch {

@@ -76,7 +76,7 @@ pub struct VerdictEvent {
     /// The rule that decided, in the policy of `epoch`.
     pub rule: RuleId,
     /// The epoch of the snapshot that judged.
-    pub epoch: u32,
+    pub epoch: u64,
     /// The verdict of an enforcing wire.
     pub verdict: Verdict,
     /// Whether the wire enforced it.

@@ -12,11 +12,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use bulkhead_rules::classifier::Classifier;
+use bulkhead_rules::classifier::{Changes, Classifier, Footprint};
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::policy::{Policy, RuleId};
 
+use self::marks::Marks;
 use crate::counters::Counter;
+
+mod marks;
 
 /// What a wire does with what it judges.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -67,6 +70,19 @@ pub struct Content {
     pub clock: WallClock,
 }
 
+/// What the control thread publishes when an edit was made to the policy in force. Wires and clock
+/// stay as they are.
+#[derive(Clone, Debug)]
+pub struct EditedContent {
+    /// The edited policy. A rule that the edit left alone keeps its [`RuleId`].
+    pub policy: Arc<Policy>,
+    /// Its compiled form.
+    pub classifier: Arc<Classifier>,
+    /// The footprints, by the classifier in force, of every frame that the two judge differently at
+    /// any time or that the new one gives another footprint.
+    pub changes: Changes,
+}
+
 /// How often a rule decided: flows that it opened, and packets that it kept from opening one.
 #[derive(Debug, Default)]
 pub struct RuleHits {
@@ -81,7 +97,10 @@ pub struct RuleHits {
 #[derive(Debug)]
 pub struct Snapshot {
     generation: u64,
-    first_epoch: u32,
+    /// The generation of the whole policy of which edits made this one.
+    whole_generation: u64,
+    first_epoch: u64,
+    marks: Arc<Marks>,
     schedule: Vec<i64>,
     logs: Vec<bool>,
     hits: Vec<Box<[RuleHits]>>,
@@ -89,13 +108,24 @@ pub struct Snapshot {
     pub content: Content,
 }
 
+/// A snapshot's place in the sequence of all.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    generation: u64,
+    whole_generation: u64,
+    first_epoch: u64,
+}
+
 impl Snapshot {
-    fn new(content: Content, generation: u64, first_epoch: u32, workers: usize) -> Self {
+    fn new(content: Content, place: Place, marks: Arc<Marks>, workers: usize) -> Self {
         let rules = content.policy.rules().len();
         let row = || (0..=rules).map(|_| RuleHits::default()).collect();
+        let Place { generation, whole_generation, first_epoch } = place;
         Self {
             generation,
+            whole_generation,
             first_epoch,
+            marks,
             schedule: content.policy.schedule(),
             logs: content.policy.rules().iter().map(|rule| rule.log).collect(),
             hits: (0..workers).map(|_| row()).collect(),
@@ -107,14 +137,39 @@ impl Snapshot {
     /// comes into force or ceases to be, and with every snapshot, so that an entry of an older epoch
     /// is known to need another look. Within a snapshot the workers' clock never goes back; a wall
     /// clock that does is published anew.
-    pub fn epoch_at(&self, at: PolicyTime) -> u32 {
-        let passed = self.schedule.partition_point(|&instant| instant <= at.unix_ms);
-        self.first_epoch.wrapping_add(passed as u32)
+    pub fn epoch_at(&self, at: PolicyTime) -> u64 {
+        self.first_epoch + self.passed_at(at) as u64
     }
 
-    /// The epoch of the snapshot's first moment, for metrics.
-    pub fn first_epoch(&self) -> u32 {
+    /// The epoch of the snapshot's first moment.
+    pub fn first_epoch(&self) -> u64 {
         self.first_epoch
+    }
+
+    /// The number of the snapshot: each has one more than its predecessor.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Whether nothing but edits made this snapshot of the one with this generation.
+    pub fn is_edited_from(&self, generation: u64) -> bool {
+        generation >= self.whole_generation
+    }
+
+    /// Whether no rule comes into force or ceases to be after `earlier` and up to `later`.
+    pub fn is_constant_between(&self, earlier: PolicyTime, later: PolicyTime) -> bool {
+        self.passed_at(earlier) == self.passed_at(later)
+    }
+
+    /// Whether an edit after `epoch`, up to this snapshot or later, may have changed the verdict of
+    /// flows with this footprint.
+    #[inline]
+    pub fn has_changed_since(&self, footprint: Footprint, epoch: u64) -> bool {
+        self.marks.is_touched_after(footprint, epoch)
+    }
+
+    fn passed_at(&self, at: PolicyTime) -> usize {
+        self.schedule.partition_point(|&instant| instant <= at.unix_ms)
     }
 
     /// Whether the verdicts of a rule are to be logged.
@@ -200,12 +255,19 @@ pub struct Publisher {
     live: Vec<Arc<Snapshot>>,
     /// Hits of snapshots that were freed.
     retired: HashMap<Arc<str>, RuleTotals>,
+    edits: u64,
 }
 
 impl Publisher {
     /// Publishes the first snapshot to `workers` workers.
     pub fn new(content: Content, workers: usize) -> (Self, Vec<Reader>) {
-        let first = Arc::new(Snapshot::new(content, 1, 1, workers));
+        Self::starting_at(content, workers, 1)
+    }
+
+    /// [`Self::new`] with another first epoch than 1, so that tests can meet large ones.
+    pub fn starting_at(content: Content, workers: usize, first_epoch: u64) -> (Self, Vec<Reader>) {
+        let place = Place { generation: 1, whole_generation: 1, first_epoch };
+        let first = Arc::new(Snapshot::new(content, place, Arc::new(Marks::new()), workers));
         let shared = Arc::new(Shared {
             current: ArcSwap::new(first.clone()),
             generation: AtomicU64::new(first.generation),
@@ -214,7 +276,7 @@ impl Publisher {
         let readers = (0..workers)
             .map(|worker| Reader { shared: shared.clone(), worker, snapshot: first.clone() })
             .collect();
-        (Self { shared, live: vec![first], retired: HashMap::new() }, readers)
+        (Self { shared, live: vec![first], retired: HashMap::new(), edits: 0 }, readers)
     }
 
     /// The snapshot that was published last.
@@ -222,17 +284,53 @@ impl Publisher {
         &self.live[self.live.len() - 1]
     }
 
-    /// Replaces the snapshot. Workers judge their next burst by the new one.
+    /// How often [`Self::publish_edit`] was called.
+    pub fn edits(&self) -> u64 {
+        self.edits
+    }
+
+    /// Replaces the snapshot. Workers judge their next burst by the new one, and every flow again at
+    /// its next packet.
     pub fn publish(&mut self, content: Content) -> &Arc<Snapshot> {
+        let place = self.next_place();
+        let place = Place { whole_generation: place.generation, ..place };
+        self.install(content, place)
+    }
+
+    /// Replaces the snapshot by one that an edit made of it. Workers judge their next burst by the
+    /// new one; at its next packet a flow is judged again only if its footprint is among the
+    /// changes, of this edit or of another since the flow was last judged.
+    pub fn publish_edit(&mut self, edited: EditedContent) -> &Arc<Snapshot> {
+        let EditedContent { policy, classifier, changes } = edited;
         let before = self.current();
-        let epochs = before.schedule.len() as u32 + 1;
-        let first_epoch = before.first_epoch.wrapping_add(epochs);
-        let workers = self.shared.reached.len();
-        let next = Snapshot::new(content, before.generation + 1, first_epoch, workers);
-        let next = Arc::new(next);
+        let mut place = self.next_place();
+        // Before the generation: who sees that sees the marks.
+        if !before.marks.note(&changes, place.first_epoch) {
+            place.whole_generation = place.generation;
+        }
+        let wires = before.content.wires.clone();
+        let content = Content { policy, classifier, wires, clock: before.content.clock };
+        self.edits += 1;
+        self.install(content, place)
+    }
+
+    /// The place of an edit of the current snapshot.
+    fn next_place(&self) -> Place {
+        let before = self.current();
+        Place {
+            generation: before.generation + 1,
+            whole_generation: before.whole_generation,
+            // Wherever in its schedule a worker still judges by the one before, its epoch is older.
+            first_epoch: before.first_epoch + before.schedule.len() as u64 + 1,
+        }
+    }
+
+    fn install(&mut self, content: Content, place: Place) -> &Arc<Snapshot> {
+        let (marks, workers) = (self.current().marks.clone(), self.shared.reached.len());
+        let next = Arc::new(Snapshot::new(content, place, marks, workers));
         self.live.push(next.clone());
-        self.shared.current.store(next.clone());
-        self.shared.generation.store(next.generation, Ordering::Release);
+        self.shared.current.store(next);
+        self.shared.generation.store(place.generation, Ordering::Release);
         self.current()
     }
 

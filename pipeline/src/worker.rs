@@ -15,7 +15,7 @@ use crate::burst::Columns;
 use crate::counters::{LinkState, PortCounters, WorkerCounters};
 use crate::flow_table::FlowTableConfig;
 use crate::fragment::FragmentTableConfig;
-use crate::judge::{Judge, Moment};
+use crate::judge::Judge;
 use crate::observe::{Recorder, VerdictEvent};
 use crate::port::{Burst, Frame, Port};
 use crate::reject::{Answer, RejectLimiter};
@@ -230,7 +230,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 }
                 let at = snapshot.content.clock.at(now_ns);
                 let mode = snapshot.content.wires[wire.id.0 as usize];
-                let moment = Moment::new(snapshot, at, now_ns, mode, wire.group);
+                let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group);
                 self.columns.parse(&self.received, wire.id);
                 self.judge.look_up(&self.columns, &moment);
                 self.judge.classify(&self.columns, &moment);

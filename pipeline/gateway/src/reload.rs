@@ -109,7 +109,7 @@ pub struct ReloadReport {
     /// Rules of the policy, where it was accepted.
     pub rules: Option<usize>,
     /// The first epoch of the policy, where it was published.
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// What it took to read and compile the policy, where it was accepted.
     pub cost: Option<Cost>,
     /// Microseconds from publication until the last worker judged by the policy.

@@ -51,7 +51,7 @@ pub struct PolicyStatus {
     /// Its hash.
     pub hash: String,
     /// Its epoch now; absent until workers run.
-    pub epoch: Option<u32>,
+    pub epoch: Option<u64>,
     /// Its rules.
     pub rules: usize,
     /// Seconds since it was accepted.

@@ -55,7 +55,7 @@ fn rule_name(gateway: &Gateway, event: &VerdictEvent) -> String {
     let snapshot = state.publisher.as_ref().map(|publisher| publisher.current());
     match snapshot {
         // The epochs of a snapshot start at its first one.
-        Some(snapshot) if event.epoch.wrapping_sub(snapshot.first_epoch()) < u32::MAX / 2 => {
+        Some(snapshot) if event.epoch >= snapshot.first_epoch() => {
             snapshot.content.policy.rule_name(event.rule).to_owned()
         }
         _ => format!("rule {} of an earlier policy", event.rule.0),

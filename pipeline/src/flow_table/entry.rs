@@ -3,6 +3,7 @@
 use std::hash::{BuildHasher, Hasher};
 
 use ahash::RandomState;
+use bulkhead_rules::classifier::{FOOTPRINTS, Footprint};
 use bulkhead_rules::headers::{Headers, Mac, WireId, protocol};
 use bulkhead_rules::policy::RuleId;
 
@@ -11,6 +12,22 @@ use super::key::{End, FlowKey, TAIL_MASK};
 use crate::conntrack::{Connection, Direction, Phase};
 use crate::intrinsics::prefetch;
 
+/// What a policy said about a flow.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Judgement {
+    /// The rule that decided.
+    pub rule: RuleId,
+    /// Where in the policy it did: a later edit elsewhere leaves the judgement standing.
+    pub footprint: Footprint,
+    /// The low 32 bits of the epoch in which it did.
+    pub epoch: u32,
+    /// Whether the flow is permitted (in observe, forbidden ones have entries too).
+    pub permitted: bool,
+    /// Whether the deciding rule, or one before it, tests a MAC address, so that other addresses
+    /// have to be judged again.
+    pub mac_sensitive: bool,
+}
+
 /// What a new flow starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct NewFlow {
@@ -18,15 +35,8 @@ pub struct NewFlow {
     pub initiator: End,
     /// The headers of the initiator's packet: MAC addresses, wire, ICMP type and code are kept.
     pub headers: Headers,
-    /// The rule that decided.
-    pub rule: RuleId,
-    /// The epoch of the snapshot that decided.
-    pub epoch: u32,
-    /// Whether the flow is permitted (in observe, forbidden ones have entries too).
-    pub permitted: bool,
-    /// Whether the deciding rule, or one before it, tests a MAC address, so that other addresses
-    /// have to be judged again.
-    pub mac_sensitive: bool,
+    /// What the policy said about these headers.
+    pub judgement: Judgement,
     /// The state after the first packet, which is not yet counted: see [`FlowEntry::count`].
     pub connection: Connection,
 }
@@ -35,15 +45,17 @@ pub struct NewFlow {
 #[derive(Clone, Copy)]
 #[repr(C, align(128))]
 pub struct FlowEntry {
-    // The first line has all that lookup, ageing and eviction ask for.
+    // The first line has all that lookup, ageing and eviction ask for, and the epoch.
     key_words: [u64; 5],
     /// The key's tail below, the wire in the upper 16 bits.
     key_tail: u64,
     last_seen: u32,
-    connection: Connection,
-    bytes: [u64; 2],
     epoch: u32,
+    connection: Connection,
     rule: u32,
+    /// For each direction its bytes in the upper 52 bits; below them half of the footprint, that of
+    /// the source beside the initiator's bytes, that of the destination beside the responder's.
+    volume: [u64; 2],
     created: u32,
     /// Packets are counted in 40 bits; the connection has room for the upper eight.
     packets_low: [u32; 2],
@@ -52,6 +64,11 @@ pub struct FlowEntry {
 
 const _: () = assert!(size_of::<FlowEntry>() == 128 && align_of::<FlowEntry>() == 128);
 const _: () = assert!(std::mem::offset_of!(FlowEntry, connection) + Connection::PHASE_OFFSET < 64);
+
+/// The bits of half a footprint.
+const FOOTPRINT_BITS: u32 = FOOTPRINTS.trailing_zeros();
+const FOOTPRINT_MASK: u64 = FOOTPRINTS as u64 - 1;
+const _: () = assert!(FOOTPRINTS.is_power_of_two() && FOOTPRINT_BITS == 12);
 
 const INITIATOR_HIGH: u8 = 0x01;
 const MAC_SENSITIVE: u8 = 0x02;
@@ -64,33 +81,29 @@ impl FlowEntry {
         key_tail: 0,
         last_seen: 0,
         epoch: 0,
-        rule: 0,
-        created: 0,
         connection: Connection::NONE,
-        bytes: [0; 2],
+        rule: 0,
+        volume: [0; 2],
+        created: 0,
         packets_low: [0; 2],
         macs: [Mac([0; 6]); 2],
     };
 
     pub(super) fn new(key: &FlowKey, new: NewFlow, now: u32) -> Self {
-        let mut connection = new.connection;
-        connection.entry_flags = (INITIATOR_HIGH * new.initiator as u8)
-            | if new.mac_sensitive { MAC_SENSITIVE } else { 0 }
-            | if new.permitted { PERMITTED } else { 0 };
-        if matches!(new.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
-            connection.attempt_or_icmp = new.headers.dst_port;
-        }
-        Self {
+        let mut entry = Self {
             key_words: key.words,
             key_tail: key.tail | u64::from(new.headers.wire.0) << 48,
             last_seen: now,
-            epoch: new.epoch,
-            rule: new.rule.0,
             created: now,
-            connection,
-            macs: [new.headers.src_mac, new.headers.dst_mac],
+            connection: new.connection,
             ..Self::VACANT
+        };
+        entry.connection.entry_flags = INITIATOR_HIGH * new.initiator as u8;
+        if matches!(new.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
+            entry.connection.attempt_or_icmp = new.headers.dst_port;
         }
+        entry.judged(new.judgement, [new.headers.src_mac, new.headers.dst_mac]);
+        entry
     }
 
     #[inline]
@@ -155,24 +168,35 @@ impl FlowEntry {
         }
     }
 
-    /// Records that a policy has judged the flow again: by which rule, in which epoch, and the MAC
-    /// addresses (initiator's, responder's) that it saw.
-    pub fn judged(
-        &mut self,
-        rule: RuleId,
-        epoch: u32,
-        permitted: bool,
-        mac_sensitive: bool,
-        macs: [Mac; 2],
-    ) {
+    /// Records what a policy said about the flow, and the MAC addresses (initiator's, responder's)
+    /// that it saw.
+    pub fn judged(&mut self, judgement: Judgement, macs: [Mac; 2]) {
+        let Judgement { rule, footprint, epoch, permitted, mac_sensitive } = judgement;
         (self.rule, self.epoch, self.macs) = (rule.0, epoch, macs);
+        for (word, half) in self.volume.iter_mut().zip([footprint.src, footprint.dst]) {
+            *word = (*word & !FOOTPRINT_MASK) | (u64::from(half) & FOOTPRINT_MASK);
+        }
         let flags = &mut self.connection.entry_flags;
         *flags &= INITIATOR_HIGH;
         *flags |= if mac_sensitive { MAC_SENSITIVE } else { 0 };
         *flags |= if permitted { PERMITTED } else { 0 };
     }
 
-    /// The epoch of the snapshot that judged the flow last.
+    /// Moves the judgement to another epoch: a later one in which it still holds, or one so early
+    /// that no policy trusts it.
+    #[inline]
+    pub fn set_epoch(&mut self, epoch: u32) {
+        self.epoch = epoch;
+    }
+
+    /// Where in the policy the flow was judged last.
+    #[inline]
+    pub fn footprint(&self) -> Footprint {
+        let [src, dst] = self.volume.map(|word| (word & FOOTPRINT_MASK) as u16);
+        Footprint { src, dst }
+    }
+
+    /// The low bits of the epoch in which the flow was judged last.
     #[inline]
     pub fn epoch(&self) -> u32 {
         self.epoch
@@ -213,7 +237,7 @@ impl FlowEntry {
     #[inline]
     pub fn count(&mut self, direction: Direction, len: usize, refresh: bool, now_ns: u64) {
         let at = direction as usize;
-        self.bytes[at] = self.bytes[at].wrapping_add(len as u64);
+        self.volume[at] = self.volume[at].wrapping_add((len as u64) << FOOTPRINT_BITS);
         let (low, carry) = self.packets_low[at].overflowing_add(1);
         self.packets_low[at] = low;
         let high = &mut self.connection.entry_packets_high[at];
@@ -237,9 +261,10 @@ impl FlowEntry {
         self.connection.entry_packets_high[at] = (packets >> 32) as u8;
     }
 
-    /// Bytes of the frames of one direction, without FCS.
+    /// Bytes of the frames of one direction, without FCS, modulo 2^52: at 100 Gbit/s that is four
+    /// days.
     pub fn bytes(&self, direction: Direction) -> u64 {
-        self.bytes[direction as usize]
+        self.volume[direction as usize] >> FOOTPRINT_BITS
     }
 
     /// Nanoseconds since the flow was opened, to a tick, modulo 2.28 years.

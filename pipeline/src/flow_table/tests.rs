@@ -1,6 +1,7 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use bulkhead_rules::classifier::Footprint;
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
 use bulkhead_rules::policy::RuleId;
 use proptest::prelude::*;
@@ -33,12 +34,14 @@ fn new_flow(parsed: &Parsed, initiator: End) -> NewFlow {
     NewFlow {
         initiator,
         headers: parsed.headers,
-        rule: RuleId(7),
-        epoch: 1,
-        permitted: true,
-        mac_sensitive: false,
+        judgement: judgement(RuleId(7), 1),
         connection: Connection::of_first(parsed, None).unwrap(),
     }
+}
+
+fn judgement(rule: RuleId, epoch: u32) -> Judgement {
+    let footprint = Footprint { src: 4095, dst: 77 };
+    Judgement { rule, footprint, epoch, permitted: true, mac_sensitive: false }
 }
 
 fn config(capacity: usize) -> FlowTableConfig {
@@ -243,7 +246,9 @@ fn an_entry_counts_and_remembers_what_judged_it() {
     let [a, b, c] = [1, 2, 3].map(|last| Mac([2, 0, 0, 0, 0, last]));
     let entry = table.entry_mut(index);
     assert!(entry.admits_macs(Direction::FromInitiator, c, c), "no rule tests a MAC address");
-    entry.judged(RuleId(9), 2, false, true, [a, b]);
+    assert_eq!(entry.footprint(), Footprint { src: 4095, dst: 77 });
+    let again = judgement(RuleId(9), 2);
+    entry.judged(Judgement { permitted: false, mac_sensitive: true, ..again }, [a, b]);
     assert_eq!((entry.rule(), entry.epoch(), entry.is_permitted()), (RuleId(9), 2, false));
     assert!(entry.admits_macs(Direction::FromInitiator, a, b));
     assert!(entry.admits_macs(Direction::FromResponder, b, a));
@@ -257,6 +262,13 @@ fn an_entry_counts_and_remembers_what_judged_it() {
     assert_eq!(entry.packets(Direction::FromInitiator), 1);
     assert_eq!(entry.bytes(Direction::FromInitiator), 1500);
     assert_eq!(entry.packets(Direction::FromResponder), 2);
+    assert_eq!(entry.bytes(Direction::FromResponder), 120);
+    entry.judged(
+        Judgement { footprint: Footprint { src: 0, dst: 4095 }, ..judgement(RuleId(9), 3) },
+        [a, b],
+    );
+    assert_eq!(entry.footprint(), Footprint { src: 0, dst: 4095 }, "and no byte is forgotten");
+    assert_eq!(entry.bytes(Direction::FromInitiator), 1500);
     assert_eq!(entry.bytes(Direction::FromResponder), 120);
     let near = |ns: u64, expected: u64| ns.abs_diff(expected) <= TICK;
     assert!(near(entry.silent_ns(20 * SECOND), 7 * SECOND));
@@ -337,10 +349,7 @@ fn a_flow_of_any_phase_lives_for_its_timeout_and_no_longer() {
                 let new = NewFlow {
                     initiator: sender,
                     headers: parsed.headers,
-                    rule: RuleId(0),
-                    epoch: 0,
-                    permitted: true,
-                    mac_sensitive: false,
+                    judgement: judgement(RuleId(0), 0),
                     connection,
                 };
                 table.insert(hash, &key, new, began).unwrap();
@@ -625,4 +634,26 @@ proptest! {
         table.age(now, capacity);
         prop_assert!(table.is_empty());
     }
+}
+
+#[test]
+fn ageing_keeps_old_epochs_from_coming_round_again() {
+    let mut table = table(256);
+    let old = insert(&mut table, &udp(1, 2, 3, 4), 0).unwrap();
+    let kept = insert(&mut table, &udp(5, 6, 7, 8), 0).unwrap();
+    let mut now = 1_u64 << 32;
+    table.entry_mut(old).set_epoch(now as u32 - 3);
+    // Four billion epochs go by; the one flow is judged again now and then, the other never.
+    for _ in 0..40 {
+        now += 1 << 28;
+        table.entry_mut(kept).set_epoch(now as u32);
+        table.trust(TrustedEpochs { oldest: now as u32 - 2, newest: now as u32 });
+        let capacity = table.capacity();
+        table.age(0, capacity);
+        assert_eq!(table.entry(kept).epoch(), now as u32);
+        assert_eq!(table.entry(old).epoch(), now as u32 - 3, "just below the oldest trusted one");
+    }
+    assert_eq!(table.passes(), 40);
+    table.distrust_all();
+    assert_eq!(table.entry(kept).epoch(), now as u32 - 3);
 }

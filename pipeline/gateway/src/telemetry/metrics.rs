@@ -374,7 +374,7 @@ fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
     if let Some(publisher) = &state.publisher {
         families
             .gauge("policy_epoch", "The epoch in which packets are judged.")
-            .add(&[], f64::from(publisher.current().epoch_at(now)));
+            .add(&[], publisher.current().epoch_at(now) as f64);
     }
     let Some(current) = &state.current else { return };
     let hash = current.candidate.hash.to_string();
