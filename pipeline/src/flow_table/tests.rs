@@ -642,18 +642,19 @@ fn ageing_keeps_old_epochs_from_coming_round_again() {
     let old = insert(&mut table, &udp(1, 2, 3, 4), 0).unwrap();
     let kept = insert(&mut table, &udp(5, 6, 7, 8), 0).unwrap();
     let mut now = 1_u64 << 32;
-    table.entry_mut(old).set_epoch(now as u32 - 3);
+    table.entry_mut(old).set_epoch((now as u32).wrapping_sub(3));
     // Four billion epochs go by; the one flow is judged again now and then, the other never.
     for _ in 0..40 {
         now += 1 << 28;
         table.entry_mut(kept).set_epoch(now as u32);
-        table.trust(TrustedEpochs { oldest: now as u32 - 2, newest: now as u32 });
+        table.trust(TrustedEpochs { oldest: (now as u32).wrapping_sub(2), newest: now as u32 });
         let capacity = table.capacity();
         table.age(0, capacity);
         assert_eq!(table.entry(kept).epoch(), now as u32);
-        assert_eq!(table.entry(old).epoch(), now as u32 - 3, "just below the oldest trusted one");
+        let below = (now as u32).wrapping_sub(3);
+        assert_eq!(table.entry(old).epoch(), below, "just below the oldest trusted one");
     }
     assert_eq!(table.passes(), 40);
     table.distrust_all();
-    assert_eq!(table.entry(kept).epoch(), now as u32 - 3);
+    assert_eq!(table.entry(kept).epoch(), (now as u32).wrapping_sub(3));
 }
