@@ -46,11 +46,16 @@ impl Gateway {
 
     /// A gateway with all that can be chosen.
     pub(crate) fn with(content: Content, config: &WorkerConfig) -> Self {
+        Self::starting_at(content, config, 1)
+    }
+
+    /// A gateway whose epochs begin elsewhere.
+    pub(crate) fn starting_at(content: Content, config: &WorkerConfig, first_epoch: u64) -> Self {
         let (inside_port, inside) = loopback::pair(loopback::Options::default());
         let (outside_port, outside) = loopback::pair(loopback::Options::default());
         let ports =
             WirePorts { wire: WireId(0), group: 0, inside: inside_port, outside: outside_port };
-        let (publisher, mut readers) = Publisher::new(content, 1);
+        let (publisher, mut readers) = Publisher::starting_at(content, 1, first_epoch);
         let (recorder, observer) = observe::channel(64);
         let clock = VirtualClock::default();
         let counters = Arc::new(WorkerCounters::new(1));

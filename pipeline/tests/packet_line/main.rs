@@ -4,6 +4,7 @@ mod common;
 
 #[allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 mod allocation;
+mod edits;
 mod faults;
 mod reload;
 mod worker;
