@@ -4,20 +4,36 @@
 //! `@src/len dst/len sport : sport dport : dport protocol/mask flags/mask`. Prefixes, port ranges
 //! and the protocol become a rule's `from`, `to` and `service`; the TCP flags have no counterpart
 //! and are left out. Actions alternate between allow and deny.
+//!
+//! There are no such sets for IPv6. Ours have the same structure over the whole of the space: see
+//! [`spread`].
 
 use std::fmt::Write as _;
+use std::io::{self, Read};
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::path::Path;
 
-/// Which addresses the policy is about.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Family {
-    /// As in the set.
-    V4,
-    /// Each prefix `a.b.c.d/n` becomes `2001:db8:aabb:ccdd::/32+n`.
-    V6,
+use flate2::read::GzDecoder;
+
+pub use crate::five_tuples::Family;
+use crate::random::mix;
+
+/// The text of a file that may be compressed with gzip.
+///
+/// # Errors
+///
+/// Where the file cannot be read or is no text.
+pub fn read(path: &Path) -> io::Result<String> {
+    let bytes = std::fs::read(path)?;
+    if !bytes.starts_with(&[0x1f, 0x8b]) {
+        return String::from_utf8(bytes).map_err(io::Error::other);
+    }
+    let mut text = String::new();
+    GzDecoder::new(&bytes[..]).read_to_string(&mut text)?;
+    Ok(text)
 }
 
-/// The policy of a rule set.
+/// The policy of a rule set. For [`Family::V6`] its prefixes are [`spread`].
 ///
 /// # Errors
 ///
@@ -37,6 +53,28 @@ pub fn policy_text(set: &str, family: Family) -> Result<String, String> {
         );
     }
     Ok(out)
+}
+
+/// The IPv6 prefix that stands for an IPv4 prefix. 0.0.0.0/0 is ::/0; a longer one, of n bits, has
+/// 16 + 3.5 n: one fixed half of a group, then each bit of the address followed by two or three that
+/// depend on the bits before it. So order and containment are kept (children are inside of
+/// their parents, siblings disjoint), lengths are spread over /19 to /128, and no run of bits is
+/// the same in all addresses but the first 16.
+pub fn spread(address: u32, len: u32) -> (u128, u32) {
+    const SEED: u64 = 0x6275_6c6b_6865_6164;
+    let mut out = 0x2a0c_u128;
+    for bit in 0..len {
+        let before = address.checked_shr(32 - bit).unwrap_or(0);
+        let own = address >> (31 - bit) & 1;
+        let more = 2 + bit % 2;
+        let noise = mix(SEED ^ u64::from(bit) << 40 ^ u64::from(before) << 1 ^ u64::from(own));
+        let noise = u128::from(noise) & ((1 << more) - 1);
+        out = (out << 1 | u128::from(own)) << more | noise;
+    }
+    match 16 + 7 * len / 2 {
+        16 => (0, 0),
+        bits => (out << (128 - bits), bits),
+    }
 }
 
 struct Rule {
@@ -99,10 +137,9 @@ fn parse_prefix(text: &str) -> Option<(Ipv4Addr, u32)> {
 fn prefix((address, length): (Ipv4Addr, u32), family: Family) -> String {
     match family {
         Family::V4 => format!("{address}/{length}"),
-        Family::V6 if length == 0 => "::/0".to_owned(),
         Family::V6 => {
-            let bits = 0x2001_0db8 << 96 | u128::from(address.to_bits()) << 64;
-            format!("{}/{}", Ipv6Addr::from_bits(bits), 32 + length)
+            let (bits, length) = spread(address.to_bits(), length);
+            format!("{}/{length}", Ipv6Addr::from_bits(bits))
         }
     }
 }
@@ -110,7 +147,8 @@ fn prefix((address, length): (Ipv4Addr, u32), family: Family) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use bulkhead_rules::headers::PolicyTime;
+    use crate::random::Random;
+    use bulkhead_rules::headers::{ETHER_IPV6, PolicyTime};
     use bulkhead_rules::oracle;
     use bulkhead_rules::packet::Packet;
     use bulkhead_rules::policy::{Policy, RuleId};
@@ -124,36 +162,53 @@ mod tests {
 
     #[test]
     fn a_rule_means_in_the_policy_what_it_means_in_the_set() {
-        for (family, packets) in [
-            (
-                Family::V4,
-                [
-                    ("udp 10.1.200.1:53 -> 192.0.2.1:1024", Some(0)),
-                    ("udp 10.1.200.1:54 -> 192.0.2.1:1024", None),
-                    ("tcp 198.51.100.1 -> 192.0.2.255:80", Some(1)),
-                    ("ip/47 10.255.0.1 -> 198.51.100.1", Some(2)),
-                    ("icmp 10.9.0.1 -> 198.51.100.1", Some(3)),
-                ],
-            ),
-            (
-                Family::V6,
-                [
-                    ("udp [2001:db8:a01:c801::1]:53 -> [2001:db8:c000:201::1]:1024", Some(0)),
-                    ("udp [2001:db8:a01:c801::1]:54 -> [2001:db8:c000:201::1]:1024", None),
-                    ("tcp fd00::1 -> [2001:db8:c000:2ff::1]:80", Some(1)),
-                    ("ip/47 2001:db8:aff::1 -> fd00::1", Some(2)),
-                    ("icmp 2001:db8:a09::1 -> fd00::1", Some(3)),
-                ],
-            ),
-        ] {
+        let packets = [
+            ("udp 10.1.200.1:53 -> 192.0.2.1:1024", Some(0)),
+            ("udp 10.1.200.1:54 -> 192.0.2.1:1024", None),
+            ("tcp 198.51.100.1 -> 192.0.2.255:80", Some(1)),
+            ("ip/47 10.255.0.1 -> 198.51.100.1", Some(2)),
+            ("icmp 10.9.0.1 -> 198.51.100.1", Some(3)),
+        ];
+        for family in [Family::V4, Family::V6] {
             let policy = Policy::parse(&policy_text(SET, family).unwrap()).unwrap();
             let at = PolicyTime { unix_ms: 0, synchronised: true };
             for (words, rule) in packets {
-                let headers = Packet::read(words).unwrap().headers;
+                let mut headers = Packet::read(words).unwrap().headers;
+                if family == Family::V6 {
+                    headers.ether_type = ETHER_IPV6;
+                    (headers.src, headers.dst) =
+                        (spread(headers.src as u32, 32).0, spread(headers.dst as u32, 32).0);
+                }
                 let expected = rule.map_or(RuleId::DEFAULT, RuleId);
                 assert_eq!(oracle::classify(&policy, &headers, at), expected, "{words}");
             }
         }
+    }
+
+    #[test]
+    fn spreading_keeps_order_and_containment() {
+        let mut random = Random::new(1);
+        let mut lengths = [0_u32; 129];
+        for _ in 0..10_000 {
+            // Two prefixes that often have a part in common.
+            let shared = random.below(33) as u32;
+            let mask = u32::MAX.checked_shl(32 - shared).unwrap_or(0);
+            let a = random.bits() as u32;
+            let b = a & mask | random.bits() as u32 & !mask;
+            let (m, n) = (random.below(33) as u32, random.below(33) as u32);
+            let v4 = |len| Family::V4.mask(len as u8) as u32;
+            let (a, b) = (a & v4(m), b & v4(n));
+            let ((a6, m6), (b6, n6)) = (spread(a, m), spread(b, n));
+            lengths[m6 as usize] += 1;
+            let contains = m <= n && b & v4(m) == a;
+            assert_eq!(contains, m6 <= n6 && b6 & Family::V6.mask(m6 as u8) == a6);
+            assert_eq!(a6 & !Family::V6.mask(m6 as u8), 0, "no bits beyond the length");
+            if m > 0 && n > 0 {
+                assert_eq!(a.cmp(&b).is_lt() && !contains, a6.cmp(&b6).is_lt() && !contains);
+            }
+        }
+        assert_eq!(lengths.iter().filter(|&&count| count > 0).count(), 33);
+        assert!(lengths[0] > 0 && lengths[19] > 0 && lengths[128] > 0);
     }
 
     #[test]

@@ -5,7 +5,6 @@ use std::{env, io};
 
 use bulkhead_rules::policy::{LoadOptions, Policy};
 use bulkhead_rules::syntax::Source;
-use flate2::read::GzDecoder;
 
 use crate::classbench::{self, Family};
 
@@ -47,8 +46,8 @@ pub fn examples() -> io::Result<Vec<(String, Policy)>> {
 /// Where the file cannot be read or is no rule set.
 pub fn classbench(folder: &Path, kind: &str, rules: u32, family: Family) -> io::Result<Policy> {
     let path = folder.join(format!("classbench/{kind}_{rules}.gz"));
-    let text = io::read_to_string(GzDecoder::new(std::fs::File::open(&path)?))?;
-    let text = classbench::policy_text(&text, family).map_err(io::Error::other)?;
+    let text =
+        classbench::policy_text(&classbench::read(&path)?, family).map_err(io::Error::other)?;
     load(&path.to_string_lossy(), text)
 }
 

@@ -10,6 +10,7 @@
 
 pub mod classbench;
 pub mod data;
+pub mod five_tuples;
 pub mod forwarding;
 pub mod random;
 pub mod segmentation;
