@@ -1,17 +1,23 @@
 //! Side-by-side benchmarks and the generators that feed them.
 //!
 //! 1. [`data`]: where the data folder is, and the rule sets in it.
-//! 2. [`classbench`]: ClassBench rule sets to policy text.
-//! 3. [`verify`]: the classifier against the linear scan, packet by packet.
-//! 4. [`segmentation`]: policies of groups and services at scale, and headers for them.
-//! 5. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
+//! 2. [`classbench`]: ClassBench rule sets to policy text; [`trace`]: headers for them.
+//! 3. [`segmentation`]: policies of groups and services at scale, and headers for them.
+//! 4. [`five_tuples`]: policies multiplied out to what other engines can load.
+//! 5. [`tuple_space`]: tuple space search, a baseline and a second opinion.
+//! 6. [`verify`]: the classifier against the linear scan, packet by packet.
+//! 7. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //!
-//! [`random`] is where all of them get their seeded numbers from.
+//! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
+//! measured.
 
 pub mod classbench;
 pub mod data;
 pub mod five_tuples;
 pub mod forwarding;
+pub mod heap;
 pub mod random;
 pub mod segmentation;
+pub mod trace;
+pub mod tuple_space;
 pub mod verify;
