@@ -18,6 +18,8 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
+use crate::machine::{self, Machine, median};
+
 /// What to measure, and with what.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Options {
@@ -108,19 +110,6 @@ struct Outcome {
     runs: Vec<Run>,
 }
 
-/// What the numbers were measured on.
-#[derive(Debug, Serialize)]
-struct Machine {
-    processor: String,
-    mhz: f64,
-    cores: usize,
-    kernel: String,
-    dpdk: String,
-    commit: String,
-    load_before: String,
-    load_after: String,
-}
-
 /// Everything, as it is written to the file.
 #[derive(Debug, Serialize)]
 struct Results {
@@ -137,7 +126,7 @@ struct Results {
 /// A program is missing or says something unexpected, or a file cannot be written.
 pub fn run(options: &Options) -> io::Result<()> {
     let folder = Folder::new()?;
-    let load_before = load();
+    let load_before = machine::load();
     let mut outcomes = Vec::new();
     for traffic in TRAFFIC {
         let capture = folder.0.join("traffic.pcap");
@@ -159,7 +148,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         }
     }
     let results = Results {
-        machine: machine(load_before)?,
+        machine: Machine::read(load_before)?,
         frame_bytes: FRAME_BYTES,
         seconds: options.seconds,
         outcomes,
@@ -172,7 +161,7 @@ pub fn run(options: &Options) -> io::Result<()> {
 }
 
 fn summarise(traffic: Traffic, runs: [Vec<Run>; CONTENDERS.len()]) -> Vec<Outcome> {
-    let hertz = processor_mhz() * 1e6;
+    let hertz = machine::processor_mhz() * 1e6;
     let rates = runs.each_ref().map(|runs| median(runs.iter().map(Run::rate).collect()));
     CONTENDERS
         .iter()
@@ -475,50 +464,6 @@ fn datagram(port: u16, host: u8) -> [u8; FRAME_BYTES] {
     frame
 }
 
-fn machine(load_before: String) -> io::Result<Machine> {
-    let first_line = |program: &str, arguments: &[&str]| {
-        let output = Command::new(program).args(arguments).output();
-        let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
-        text.unwrap_or_default().lines().next().unwrap_or("unknown").trim().to_owned()
-    };
-    Ok(Machine {
-        processor: cpuinfo("model name").unwrap_or_default(),
-        mhz: processor_mhz(),
-        cores: thread::available_parallelism()?.get(),
-        kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
-        dpdk: format!("DPDK {}", first_line("pkg-config", &["--modversion", "libdpdk"])),
-        commit: first_line("git", &["rev-parse", "--short", "HEAD"]),
-        load_before,
-        load_after: load(),
-    })
-}
-
-fn processor_mhz() -> f64 {
-    cpuinfo("cpu MHz").and_then(|mhz| mhz.parse().ok()).unwrap_or(f64::NAN)
-}
-
-fn cpuinfo(key: &str) -> Option<String> {
-    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
-    let line = text.lines().find(|line| line.starts_with(key))?;
-    line.split(':').nth(1).map(|value| value.trim().to_owned())
-}
-
-/// What the machine has to do, over one, five and fifteen minutes.
-fn load() -> String {
-    let text = fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    text.split(' ').take(3).collect::<Vec<_>>().join(" ")
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    let middle = values.len() / 2;
-    match values.len() {
-        0 => f64::NAN,
-        odd if odd % 2 == 1 => values[middle],
-        _ => (values[middle - 1] + values[middle]) / 2.0,
-    }
-}
-
 fn said(program: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{program}: {error}"))
 }
@@ -555,12 +500,6 @@ mod tests {
         assert_ne!(frame, datagram(1_025, 11));
         let file = capture_of(TRAFFIC[0]);
         assert_eq!(file.len(), 24 + 1_024 * (16 + FRAME_BYTES));
-    }
-
-    #[test]
-    fn the_median_is_the_middle() {
-        assert_eq!(median(vec![3.0, 1.0, 2.0]), 2.0);
-        assert_eq!(median(vec![4.0, 1.0, 2.0, 3.0]), 2.5);
     }
 
     #[test]

@@ -9,13 +9,14 @@
 //! 7. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
-//! measured.
+//! measured, [`machine`] what the figures were measured on.
 
 pub mod classbench;
 pub mod data;
 pub mod five_tuples;
 pub mod forwarding;
 pub mod heap;
+pub mod machine;
 pub mod random;
 pub mod segmentation;
 pub mod trace;
