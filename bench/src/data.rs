@@ -51,6 +51,20 @@ pub fn classbench(folder: &Path, kind: &str, rules: u32, family: Family) -> io::
     load(&path.to_string_lossy(), text)
 }
 
+/// The ClassBench sets of the folder, the small ones first.
+///
+/// # Errors
+///
+/// Where there is no data folder.
+pub fn classbench_files() -> io::Result<Vec<PathBuf>> {
+    let folder = folder().ok_or_else(|| {
+        io::Error::other("no data folder: BULKHEAD_DATA names it; or name rule sets with --rules")
+    })?;
+    let sizes = [1_000, 10_000, 100_000].into_iter();
+    let sets = sizes.flat_map(|rules| CLASSBENCH_KINDS.map(|kind| format!("{kind}_{rules}.gz")));
+    Ok(sets.map(|set| folder.join("classbench").join(set)).collect())
+}
+
 fn load(name: &str, text: String) -> io::Result<Policy> {
     match Policy::load(&[Source::new(name, text)], &LoadOptions::default()) {
         Ok(loaded) => Ok(loaded.policy),

@@ -5,19 +5,27 @@
 //! 3. [`segmentation`]: policies of groups and services at scale, and headers for them.
 //! 4. [`five_tuples`]: policies multiplied out to what other engines can load.
 //! 5. [`tuple_space`]: tuple space search, a baseline and a second opinion.
-//! 6. [`verify`]: the classifier against the linear scan, packet by packet.
-//! 7. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
+//! 6. [`classify`]: the classifier beside its competitors; [`contest`] measures them in turns,
+//!    [`instructions`] counts, [`report`] and [`plot`] tell.
+//! 7. [`verify`]: the classifier against the linear scan, packet by packet.
+//! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
-//! measured, [`machine`] what the figures were measured on.
+//! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on.
 
 pub mod classbench;
+pub mod classify;
+pub mod contest;
 pub mod data;
 pub mod five_tuples;
 pub mod forwarding;
 pub mod heap;
+pub mod huge_pages;
+pub mod instructions;
 pub mod machine;
+pub mod plot;
 pub mod random;
+pub mod report;
 pub mod segmentation;
 pub mod trace;
 pub mod tuple_space;

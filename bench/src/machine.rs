@@ -73,6 +73,32 @@ pub fn median(mut values: Vec<f64>) -> f64 {
     }
 }
 
+/// The most resident memory that the process has from a moment on, beyond what it had then.
+#[derive(Debug)]
+pub struct PeakMemory {
+    before: u64,
+}
+
+impl PeakMemory {
+    /// From now on.
+    pub fn start() -> Self {
+        // Resets the kernel's note of the peak (proc_pid_clear_refs(5)).
+        let _ = fs::write("/proc/self/clear_refs", "5");
+        Self { before: status_bytes("VmRSS:") }
+    }
+
+    /// Bytes so far.
+    pub fn bytes(&self) -> u64 {
+        status_bytes("VmHWM:").saturating_sub(self.before)
+    }
+}
+
+fn status_bytes(key: &str) -> u64 {
+    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
+    value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
+}
+
 fn cpuinfo(key: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/cpuinfo").ok()?;
     let line = text.lines().find(|line| line.starts_with(key))?;

@@ -5,11 +5,14 @@ use std::process::ExitCode;
 
 use bulkhead_bench::classbench::Family;
 use bulkhead_bench::verify::{Report, compare};
-use bulkhead_bench::{data, forwarding};
+use bulkhead_bench::{classify, data, forwarding, heap};
 use bulkhead_rules::headers::{ETHER_IPV6, Headers};
 use bulkhead_rules::packet::in_words;
 use bulkhead_rules::policy::Policy;
 use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static HEAP: heap::Counting = heap::Counting;
 
 #[derive(Parser)]
 #[command(about = "Measurements and long verifications of Bulkhead", version)]
@@ -34,6 +37,9 @@ enum Command {
         #[arg(long, default_value_t = 1)]
         seed: u64,
     },
+    /// Measure the classifier beside librte_acl and tuple space search, on ClassBench sets and on
+    /// segmentation policies: the same rules, the same headers, in turns, all answers compared.
+    Classify(classify::Options),
     /// Measure the gateway against dpdk-testpmd on the same pair of DPDK devices, in turns. Needs
     /// huge pages, or root, and a release build of the gateway.
     Forwarding(forwarding::Options),
@@ -44,6 +50,7 @@ fn main() -> ExitCode {
         Command::VerifyClassifier { packets, packets_100k, seed } => {
             verify_classifier(packets, packets_100k, seed)
         }
+        Command::Classify(options) => classify::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
     };
     match result {

@@ -196,6 +196,11 @@ impl Acl {
         self.bytes
     }
 
+    /// Which addresses it is about.
+    pub fn family(&self) -> AclFamily {
+        self.family
+    }
+
     /// Has lookups made by `algorithm`.
     ///
     /// # Errors
