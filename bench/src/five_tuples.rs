@@ -190,7 +190,7 @@ fn is_plain(rule: &Rule) -> bool {
 /// The prefixes of one side; [`None`] where it tests more than addresses.
 fn prefixes(endpoint: &Endpoint, family: Family) -> Option<Vec<(u128, u8)>> {
     let mut out = Vec::new();
-    for EndpointBox { addrs, macs, vlans } in &endpoint.boxes {
+    for EndpointBox { addrs, macs, vlans } in endpoint.boxes.iter() {
         if !(macs.is_any() && vlans.is_any()) {
             return None;
         }

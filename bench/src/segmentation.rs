@@ -431,13 +431,13 @@ impl Members {
     }
 
     fn v4_of(&self, endpoint: &Endpoint, random: &mut Random) -> Option<u32> {
-        let b = random.pick(&endpoint.boxes);
+        let b = random.pick(&endpoint.boxes[..]);
         let ranges = if b.addrs.is_any() { &*self.v4 } else { b.addrs.v4.ranges() };
         (!ranges.is_empty()).then(|| v4_in(random.pick(ranges), random))
     }
 
     fn v6_of(&self, endpoint: &Endpoint, random: &mut Random) -> Option<u128> {
-        let b = random.pick(&endpoint.boxes);
+        let b = random.pick(&endpoint.boxes[..]);
         let ranges = if b.addrs.is_any() { &*self.v6 } else { b.addrs.v6.ranges() };
         (!ranges.is_empty()).then(|| v6_in(random.pick(ranges), random))
     }
