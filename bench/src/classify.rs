@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bulkhead_dpdk::{AclLimits, Eal, EalConfig, HugePages};
+use bulkhead_dpdk::{AclAlgorithm, AclLimits, Eal, EalConfig, HugePages};
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{Limits, compile};
 use bulkhead_rules::headers::Headers;
@@ -14,7 +14,8 @@ use bulkhead_rules::policy::{LoadOptions, Policy, RuleId};
 use bulkhead_rules::syntax::Source;
 
 use crate::contest::{AT, OUR_BATCH, Outcome, Rival, measure};
-use crate::five_tuples::{Family, FiveTuple, expand};
+use crate::external::{External, Program};
+use crate::five_tuples::{Family, FiveTuple, expand, key};
 use crate::huge_pages::Reserved;
 use crate::machine::{self, Machine, median};
 use crate::report::{Line, Report};
@@ -53,6 +54,10 @@ pub struct Options {
     /// Leave librte_acl out.
     #[arg(long)]
     pub without_acl: bool,
+    /// Another engine in a program of its own, called once a round for IPv4: see the module
+    /// `external` of this crate for what it is given and has to print.
+    #[arg(long, value_name = "NAME=PROGRAM")]
+    pub external: Vec<Program>,
     /// Memory in MiB that one build of librte_acl may take before it counts as failed.
     #[arg(long, default_value_t = 10_240, value_name = "MIB")]
     pub acl_build_mib: u64,
@@ -285,8 +290,24 @@ fn measure_case(case: &Case, eal: Option<&Eal>, options: &Options) -> io::Result
     };
     for order in orders {
         let headers = case.headers(*order, options.seed, options.headers);
-        let mut outcome =
-            measure(&built.classifier, rival.as_mut(), space.as_ref(), &headers, options.rounds);
+        let mut external = match (order, &case.tuples, &space) {
+            (Order::Uniform, Ok((Family::V4, tuples)), Some(space)) => {
+                let keys: Vec<_> = headers.iter().map(key).collect();
+                let programs = options.external.iter();
+                programs
+                    .map(|p| External::new(p, tuples, space, &keys))
+                    .collect::<io::Result<_>>()?
+            }
+            _ => Vec::new(),
+        };
+        let mut outcome = measure(
+            &built.classifier,
+            rival.as_mut(),
+            space.as_ref(),
+            &mut external,
+            &headers,
+            options.rounds,
+        )?;
         if rival.is_none() && space.is_none() {
             outcome.wrong = wrong_by_scan(case, &built.classifier, &headers);
         }
@@ -362,7 +383,8 @@ fn best_rival(
         match built {
             Ok(mut rival) => {
                 let keys = rival.keys(headers);
-                let (_, each) = rival.best_algorithm(&keys, 256);
+                let fastest = rival.fastest(&keys, 256, &AclAlgorithm::ALL);
+                let each = fastest.map_or(f64::INFINITY, |(_, each)| each);
                 if best.as_ref().is_none_or(|(least, ..)| each < *least) {
                     best = Some((each, rival, cost));
                 }

@@ -1,5 +1,6 @@
 //! The classifier and its competitors on the same headers, in turns.
 
+use std::io;
 use std::time::Duration;
 
 use bulkhead_dpdk::{
@@ -9,7 +10,9 @@ use bulkhead_rules::classifier::{Classifier, Scratch};
 use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::policy::RuleId;
 use rustix::time::{ClockId, clock_gettime};
+use serde::Serialize;
 
+use crate::external::{External, Figures};
 use crate::five_tuples::{Family, FiveTuple, key};
 use crate::machine::median;
 use crate::tuple_space::TupleSpace;
@@ -27,7 +30,7 @@ pub const ACL_BATCHES: [usize; 2] = [32, 256];
 const TRIAL: usize = 100_000;
 
 /// What one engine took, in nanoseconds a lookup, round by round.
-#[derive(Clone, PartialEq, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize)]
 pub struct Rounds(pub Vec<f64>);
 
 impl Rounds {
@@ -76,20 +79,26 @@ impl Rival {
         self.acl.size_bytes()
     }
 
-    /// The fastest implementation for batches of this size, and what it takes, in nanoseconds.
-    pub fn best_algorithm(&mut self, keys: &AclKeys, batch: usize) -> (AclAlgorithm, f64) {
+    /// The fastest of the implementations for batches of this size, and what it takes, in
+    /// nanoseconds; none where this processor has none of them.
+    pub fn fastest(
+        &mut self,
+        keys: &AclKeys,
+        batch: usize,
+        among: &[AclAlgorithm],
+    ) -> Option<(AclAlgorithm, f64)> {
         let mut out = vec![0; keys.len()];
         let trial = keys.len().min(TRIAL);
-        let mut best = (AclAlgorithm::Scalar, f64::INFINITY);
-        for algorithm in AclAlgorithm::ALL {
+        let mut best: Option<(AclAlgorithm, f64)> = None;
+        for &algorithm in among {
             if self.acl.set_algorithm(algorithm).is_err() {
                 continue;
             }
             for _ in 0..3 {
                 let took = busy(|| acl_pass(&self.acl, keys, trial, batch, &mut out));
                 let each = nanoseconds(took, trial);
-                if each < best.1 {
-                    best = (algorithm, each);
+                if best.is_none_or(|(_, least)| each < least) {
+                    best = Some((algorithm, each));
                 }
             }
         }
@@ -134,10 +143,13 @@ pub struct AclRounds {
 pub struct Outcome {
     /// Ours.
     pub ours: Rounds,
-    /// `librte_acl`'s, for each of [`ACL_BATCHES`]; none where it could not build.
+    /// `librte_acl`'s, for each of [`ACL_BATCHES`], with the best SIMD and with AVX2; none where it
+    /// could not build.
     pub acl: Vec<AclRounds>,
     /// Tuple space search; none where there are no five-tuples.
     pub tuple_space: Option<Rounds>,
+    /// What programs outside said.
+    pub external: Vec<Figures>,
     /// Headers of which a rule decided.
     pub matched: usize,
     /// Headers on which another engine found another rule than ours.
@@ -150,6 +162,12 @@ impl Outcome {
         self.acl.iter().min_by(|a, b| a.rounds.median().total_cmp(&b.rounds.median()))
     }
 
+    /// `librte_acl` at its best with AVX2, which more processors have than what may be faster.
+    pub fn best_avx2(&self) -> Option<&AclRounds> {
+        let avx2 = self.acl.iter().filter(|acl| acl.algorithm == AclAlgorithm::Avx2);
+        avx2.min_by(|a, b| a.rounds.median().total_cmp(&b.rounds.median()))
+    }
+
     /// How many times the lookups of `librte_acl` ours makes in the same time.
     pub fn ratio(&self) -> Option<f64> {
         self.best_acl().map(|acl| acl.rounds.median() / self.ours.median())
@@ -158,13 +176,18 @@ impl Outcome {
 
 /// Measures in turns, `rounds` times each, after one round that is not counted and whose answers are
 /// compared one by one.
+///
+/// # Errors
+///
+/// Where a program outside fails.
 pub fn measure(
     classifier: &Classifier,
     mut rival: Option<&mut Rival>,
     tuple_space: Option<&TupleSpace>,
+    external: &mut [External],
     headers: &[Headers],
     rounds: usize,
-) -> Outcome {
+) -> io::Result<Outcome> {
     let mut outcome = Outcome::default();
     let mut scratch = Scratch::default();
     let mut found = vec![RuleId(u32::MAX - 1); headers.len()];
@@ -177,10 +200,17 @@ pub fn measure(
     let acl_keys = rival.as_ref().map(|rival| rival.keys(headers));
     if let (Some(rival), Some(acl_keys)) = (&mut rival, &acl_keys) {
         for batch in ACL_BATCHES {
-            let (algorithm, _) = rival.best_algorithm(acl_keys, batch);
-            outcome.acl.push(AclRounds { batch, algorithm, rounds: Rounds::default() });
-            rival.choose(algorithm);
-            acl_pass(&rival.acl, acl_keys, keys.len(), batch, &mut answers);
+            for among in [&AclAlgorithm::ALL[..], &[AclAlgorithm::Avx2]] {
+                let Some((algorithm, _)) = rival.fastest(acl_keys, batch, among) else { continue };
+                let known = |acl: &AclRounds| (acl.batch, acl.algorithm) == (batch, algorithm);
+                if !outcome.acl.iter().any(known) {
+                    outcome.acl.push(AclRounds { batch, algorithm, rounds: Rounds::default() });
+                }
+            }
+        }
+        for AclRounds { batch, algorithm, .. } in &outcome.acl {
+            rival.choose(*algorithm);
+            acl_pass(&rival.acl, acl_keys, keys.len(), *batch, &mut answers);
             for ((found, answer), differs) in found.iter().zip(&answers).zip(&mut differs) {
                 *differs |= *found != rival.rule_of(*answer);
             }
@@ -212,8 +242,12 @@ pub fn measure(
             let took = busy(|| space_pass(space, few, &mut answers));
             rounds.0.push(nanoseconds(took, few.len()));
         }
+        for program in &mut *external {
+            program.round()?;
+        }
     }
-    outcome
+    outcome.external = external.iter().map(|program| program.figures.clone()).collect();
+    Ok(outcome)
 }
 
 fn acl_family(family: Family) -> AclFamily {

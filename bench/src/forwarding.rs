@@ -125,16 +125,16 @@ struct Results {
 ///
 /// A program is missing or says something unexpected, or a file cannot be written.
 pub fn run(options: &Options) -> io::Result<()> {
-    let folder = Folder::new()?;
+    let folder = tempfile::tempdir()?;
     let load_before = machine::load();
     let mut outcomes = Vec::new();
     for traffic in TRAFFIC {
-        let capture = folder.0.join("traffic.pcap");
+        let capture = folder.path().join("traffic.pcap");
         fs::write(&capture, capture_of(traffic))?;
         let mut runs = [const { Vec::new() }; CONTENDERS.len()];
         for round in 0..options.repeat {
             for (contender, runs) in CONTENDERS.iter().zip(&mut runs) {
-                let run = measure(*contender, &capture, &folder.0, options, None)?;
+                let run = measure(*contender, &capture, folder.path(), options, None)?;
                 eprintln!("{}, {}, round {}: {run:?}", traffic.name, contender.name(), round + 1);
                 runs.push(run);
             }
@@ -143,7 +143,7 @@ pub fn run(options: &Options) -> io::Result<()> {
         if let Some(profile) = &options.profile {
             let report =
                 profile.with_extension(format!("{}.txt", traffic.name.replace([',', ' '], "")));
-            measure(Contender::Enforce, &capture, &folder.0, options, Some(&report))?;
+            measure(Contender::Enforce, &capture, folder.path(), options, Some(&report))?;
             println!("profile: {}", report.display());
         }
     }
@@ -466,23 +466,6 @@ fn datagram(port: u16, host: u8) -> [u8; FRAME_BYTES] {
 
 fn said(program: &str, error: &io::Error) -> io::Error {
     io::Error::new(error.kind(), format!("{program}: {error}"))
-}
-
-/// A folder of this run's own, removed at the end.
-struct Folder(PathBuf);
-
-impl Folder {
-    fn new() -> io::Result<Self> {
-        let path = std::env::temp_dir().join(format!("bulkhead-bench-{}", std::process::id()));
-        fs::create_dir_all(&path)?;
-        Ok(Self(path))
-    }
-}
-
-impl Drop for Folder {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,7 @@
 //! 4. [`five_tuples`]: policies multiplied out to what other engines can load.
 //! 5. [`tuple_space`]: tuple space search, a baseline and a second opinion.
 //! 6. [`classify`]: the classifier beside its competitors; [`contest`] measures them in turns,
-//!    [`instructions`] counts, [`report`] and [`plot`] tell.
+//!    [`external`] those that run in processes of their own, [`instructions`] counts, [`report`] and [`plot`] tell.
 //! 7. [`verify`]: the classifier against the linear scan, packet by packet.
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //!
@@ -17,6 +17,7 @@ pub mod classbench;
 pub mod classify;
 pub mod contest;
 pub mod data;
+pub mod external;
 pub mod five_tuples;
 pub mod forwarding;
 pub mod heap;

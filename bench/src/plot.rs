@@ -6,14 +6,14 @@ use std::fmt::Write as _;
 #[derive(Clone, Debug)]
 pub struct Bar {
     /// Who; the colour follows from its place in the group.
-    pub engine: &'static str,
+    pub engine: String,
     /// The length; none where there is nothing to show.
     pub value: Option<f64>,
     /// From, to; drawn where both are finite.
     pub spread: (f64, f64),
 }
 
-/// Bars about one thing, each group with the same engines.
+/// Bars about one thing. All groups have their engines in the same order.
 #[derive(Clone, Debug)]
 pub struct Group {
     /// What they are about.
@@ -109,7 +109,7 @@ pub fn svg(title: &str, groups: &[Group]) -> String {
 }
 
 fn legend(groups: &[Group], out: &mut String) {
-    let Some(group) = groups.first() else { return };
+    let Some(group) = groups.iter().max_by_key(|group| group.bars.len()) else { return };
     for (place, bar) in group.bars.iter().enumerate() {
         let at = LEFT + 150.0 * place as f64;
         let colour = COLOURS[place % COLOURS.len()];
@@ -118,7 +118,7 @@ fn legend(groups: &[Group], out: &mut String) {
             "<rect x=\"{at}\" y=\"34\" width=\"10\" height=\"10\" fill=\"{colour}\"/>\n\
              <text x=\"{}\" y=\"43\">{}</text>",
             at + 15.0,
-            escaped(bar.engine)
+            escaped(&bar.engine)
         );
     }
 }
@@ -133,7 +133,11 @@ mod tests {
 
     #[test]
     fn longer_times_are_longer_bars_and_names_are_escaped() {
-        let bar = |value| Bar { engine: "ours", value, spread: (f64::INFINITY, f64::NEG_INFINITY) };
+        let bar = |value| Bar {
+            engine: "ours".to_owned(),
+            value,
+            spread: (f64::INFINITY, f64::NEG_INFINITY),
+        };
         let groups = [
             Group { name: "a & b".to_owned(), bars: vec![bar(Some(20.0))] },
             Group { name: "c".to_owned(), bars: vec![bar(Some(200.0)), bar(None)] },

@@ -8,6 +8,7 @@ use serde::Serialize;
 
 use crate::classify::{Built, Case, Options, RivalBuild, checked};
 use crate::contest::{OUR_BATCH, Outcome, Rival, Rounds};
+use crate::external::Figures;
 use crate::instructions::Counts;
 use crate::machine::Machine;
 use crate::plot::{self, Bar, Group};
@@ -38,6 +39,8 @@ pub struct Line {
     pub librte_acl_batch: Option<usize>,
     pub librte_acl_algorithm: Option<String>,
     pub librte_acl_max_size: Option<usize>,
+    pub librte_acl_avx2_ns: Option<f64>,
+    pub external: Vec<Figures>,
     pub five_tuples: Option<usize>,
     pub tuple_space_ns: Option<f64>,
     pub pareto_ns: Option<f64>,
@@ -89,6 +92,8 @@ impl Line {
             librte_acl_batch: acl.map(|acl| acl.batch),
             librte_acl_algorithm: acl.map(|acl| acl.algorithm.to_string()),
             librte_acl_max_size: rival.map(|rival| rival.max_size),
+            librte_acl_avx2_ns: uniform.best_avx2().map(|acl| acl.rounds.median()),
+            external: uniform.external.clone(),
             five_tuples: case.tuples.as_ref().ok().map(|(_, tuples)| tuples.len()),
             tuple_space_ns: uniform.tuple_space.as_ref().map(Rounds::median),
             pareto_ns: pareto.map(|pareto| pareto.ours.median()),
@@ -221,7 +226,7 @@ impl Report {
                 ("tuple space search", line.tuple_space_ns, &Vec::new()),
             ];
             let bars = bars.into_iter().map(|(engine, value, rounds)| Bar {
-                engine,
+                engine: engine.to_owned(),
                 value,
                 spread: Rounds(rounds.clone()).spread(),
             });
@@ -236,11 +241,11 @@ fn name(line: &Line) -> String {
 }
 
 const HEAD: &str = "\
-set                          fam    rules |    ours (spread) | librte_acl (spread) ratio | tuple sp. | pareto ratio |  build ms  acl |   MiB   acl | peak   acl | wrong";
+set                          fam    rules |    ours (spread) | librte_acl (spread) ratio   AVX2 | tuple sp. | pareto ratio |  build ms  acl |   MiB   acl | peak   acl | wrong";
 
 const MARKDOWN_HEAD: &str = "\
-| set | rules | ours ns | spread | librte_acl ns | spread | batch, SIMD | ratio | tuple space ns | Pareto ours, librte_acl ns | load ms | build ms | librte_acl | size MiB | librte_acl | peak MiB | librte_acl | instructions | librte_acl | wrong |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| set | rules | ours ns | spread | librte_acl ns | spread | batch, SIMD | ratio | with AVX2 ns | tuple space ns | Pareto ours, librte_acl ns | load ms | build ms | librte_acl | size MiB | librte_acl | peak MiB | librte_acl | instructions | librte_acl | wrong |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 fn row(line: &Line) -> String {
     let spread = |rounds: &[f64]| {
@@ -251,7 +256,7 @@ fn row(line: &Line) -> String {
         format!("({low:.0}-{high:.0})")
     };
     format!(
-        "{:<28} {:<5} {:>6} | {:>6.1} {:>9} | {:>8} {:>11} {:>5} | {:>9} | {:>6} {:>5} | {:>9.1} {:>6} | {:>5.1} {:>6} | {:>4.0} {:>5} | {:>5}",
+        "{:<28} {:<5} {:>6} | {:>6.1} {:>9} | {:>8} {:>11} {:>5} {:>6} | {:>9} | {:>6} {:>5} | {:>9.1} {:>6} | {:>5.1} {:>6} | {:>4.0} {:>5} | {:>5}",
         line.set,
         line.family,
         line.rules,
@@ -260,6 +265,7 @@ fn row(line: &Line) -> String {
         number(line.librte_acl_ns, 1),
         spread(&line.librte_acl_rounds),
         number(line.ratio, 2),
+        number(line.librte_acl_avx2_ns, 0),
         number(line.tuple_space_ns, 0),
         number(line.pareto_ns, 1),
         number(line.pareto_ratio, 2),
@@ -294,6 +300,7 @@ fn cells(line: &Line) -> Vec<String> {
         spread(&line.librte_acl_rounds),
         batch,
         number(line.ratio, 2),
+        number(line.librte_acl_avx2_ns, 1),
         number(line.tuple_space_ns, 0),
         format!("{}, {}", number(line.pareto_ns, 1), number(line.pareto_librte_acl_ns, 1)),
         format!("{:.0}", line.load_ms),
@@ -309,7 +316,7 @@ fn cells(line: &Line) -> Vec<String> {
     ]
 }
 
-fn remarks(line: &Line) -> impl Iterator<Item = String> {
+fn remarks(line: &Line) -> impl Iterator<Item = String> + '_ {
     let error = line.librte_acl_error.as_ref().map(|error| format!("librte_acl: {error}"));
     let counts = line.instructions.map(|ours| match line.librte_acl_instructions {
         Some(acl) => format!("instructions a lookup: {ours:.0}, librte_acl {acl:.0}"),
@@ -320,7 +327,19 @@ fn remarks(line: &Line) -> impl Iterator<Item = String> {
         line.load_ms, line.wrong_checked_against
     );
     let load = line.set.starts_with("segmentation").then_some(load);
-    [error, counts, load].into_iter().flatten()
+    let external = line.external.iter().map(|figures| {
+        let Figures { name, rounds, build_ms, bytes, wrong } = figures;
+        let (low, high) = rounds.spread();
+        format!(
+            "{name}: {:.1} ns ({low:.0}-{high:.0}), ratio {:.2}; build {} ms, {} MiB, wrong {}",
+            rounds.median(),
+            rounds.median() / line.ns_per_lookup,
+            number(*build_ms, 0),
+            number(bytes.map(mebibytes), 1),
+            number(*wrong, 0),
+        )
+    });
+    [error, counts, load].into_iter().flatten().chain(external)
 }
 
 fn number(value: Option<f64>, decimals: usize) -> String {

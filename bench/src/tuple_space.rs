@@ -44,6 +44,12 @@ impl TupleSpace {
 
     /// The first rule that matches, or [`RuleId::DEFAULT`].
     pub fn classify(&self, key: &AclKey) -> RuleId {
+        let first = self.first_tuple(key);
+        first.map_or(RuleId::DEFAULT, |index| self.tuples[index].rule)
+    }
+
+    /// The index of the first tuple that matches.
+    pub fn first_tuple(&self, key: &AclKey) -> Option<usize> {
         let mut best = u32::MAX;
         for table in &self.tables {
             if table.first >= best {
@@ -56,7 +62,7 @@ impl TupleSpace {
                 .find(|&tuple| self.tuples[tuple as usize].matches(self.family, key));
             best = found.unwrap_or(best);
         }
-        self.tuples.get(best as usize).map_or(RuleId::DEFAULT, |tuple| tuple.rule)
+        (best != u32::MAX).then_some(best as usize)
     }
 
     /// How many tables there are.
