@@ -6,20 +6,22 @@
 //! a later one, so the last reference is always dropped on the control thread: no destructor runs on
 //! a worker.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use bulkhead_rules::classifier::{Changes, Classifier, Footprint};
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::policy::{Policy, RuleId};
 
-use self::marks::Marks;
-use crate::counters::Counter;
-
+mod hits;
 mod marks;
+mod publisher;
+
+use self::hits::HitTable;
+pub use self::hits::{RuleHits, RuleTotals};
+use self::marks::Marks;
+pub use self::publisher::{Publisher, Stalled};
 
 /// What a wire does with what it judges.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -81,29 +83,22 @@ pub struct EditedContent {
     /// The footprints, by the classifier in force, of every frame that the two judge differently at
     /// any time or that the new one gives another footprint.
     pub changes: Changes,
-}
-
-/// How often a rule decided: flows that it opened, and packets that it kept from opening one.
-#[derive(Debug, Default)]
-pub struct RuleHits {
-    /// On enforcing wires.
-    pub enforced: Counter,
-    /// On observing wires.
-    pub observed: Counter,
+    /// The rules that the edit brought, in free places or at the end.
+    pub rules_added: Vec<RuleId>,
+    /// The rules that it took away; one in the same place may be among the added ones.
+    pub rules_removed: Vec<RuleId>,
 }
 
 /// One whole policy, as workers see it. Immutable but for the hit counters, of which each worker has
-/// its own row.
+/// its own, and for the marks of later edits.
 #[derive(Debug)]
 pub struct Snapshot {
-    generation: u64,
-    /// The generation of the whole policy of which edits made this one.
-    whole_generation: u64,
-    first_epoch: u64,
+    place: Place,
     marks: Arc<Marks>,
-    schedule: Vec<i64>,
-    logs: Vec<bool>,
-    hits: Vec<Box<[RuleHits]>>,
+    schedule: Arc<[i64]>,
+    /// A bit for each rule.
+    logs: Arc<[u64]>,
+    hits: HitTable,
     /// What was published.
     pub content: Content,
 }
@@ -112,24 +107,67 @@ pub struct Snapshot {
 #[derive(Clone, Copy, Debug)]
 struct Place {
     generation: u64,
+    /// The generation of the last snapshot that was published whole.
+    loaded_generation: u64,
+    /// That of the last from which on there were only edits that marks tell: the same one, or an
+    /// edit that touched everything.
     whole_generation: u64,
     first_epoch: u64,
 }
 
 impl Snapshot {
-    fn new(content: Content, place: Place, marks: Arc<Marks>, workers: usize) -> Self {
-        let rules = content.policy.rules().len();
-        let row = || (0..=rules).map(|_| RuleHits::default()).collect();
-        let Place { generation, whole_generation, first_epoch } = place;
+    /// A snapshot that owes nothing to another. Costs time and memory for every rule.
+    fn whole(content: Content, place: Place, marks: Arc<Marks>, workers: usize) -> Self {
+        let policy = &content.policy;
+        let mut logs = vec![0; policy.rules().len().div_ceil(64)];
+        for (rule, _) in policy.rules().iter().enumerate().filter(|(_, rule)| rule.log) {
+            logs[rule / 64] |= 1 << (rule % 64);
+        }
         Self {
-            generation,
-            whole_generation,
-            first_epoch,
+            place,
             marks,
-            schedule: content.policy.schedule(),
-            logs: content.policy.rules().iter().map(|rule| rule.log).collect(),
-            hits: (0..workers).map(|_| row()).collect(),
+            schedule: policy.schedule().into(),
+            logs: logs.into(),
+            hits: HitTable::new(policy.rules().len(), workers),
             content,
+        }
+    }
+
+    /// The snapshot that an edit makes of this one. Shares all that the edit leaves alone.
+    fn edited(&self, edited: EditedContent, place: Place) -> Self {
+        let EditedContent { policy, classifier, rules_added, rules_removed, .. } = edited;
+        let touched = rules_added.iter().filter_map(|&rule| policy.rule(rule));
+        let gone = rules_removed.iter().filter_map(|&rule| self.content.policy.rule(rule));
+        let (mut timed, mut logged) = (false, false);
+        for rule in touched.chain(gone) {
+            timed |= rule.starts.is_some() || rule.expires.is_some();
+            logged |= rule.log;
+        }
+        let mut logs = self.logs.clone();
+        if logged {
+            let mut words = logs.to_vec();
+            words.resize(words.len().max(policy.rules().len().div_ceil(64)), 0);
+            for &rule in rules_removed.iter().chain(&rules_added) {
+                let (word, bit) = (rule.0 as usize / 64, 1 << (rule.0 % 64));
+                let logs = policy.rule(rule).is_some_and(|rule| rule.log && !rule.is_removed());
+                if let Some(word) = words.get_mut(word) {
+                    *word = if logs { *word | bit } else { *word & !bit };
+                }
+            }
+            logs = words.into();
+        }
+        Self {
+            place,
+            marks: self.marks.clone(),
+            schedule: if timed { policy.schedule().into() } else { self.schedule.clone() },
+            logs,
+            hits: self.hits.edited(policy.rules().len(), &rules_removed),
+            content: Content {
+                policy,
+                classifier,
+                wires: self.content.wires.clone(),
+                clock: self.content.clock,
+            },
         }
     }
 
@@ -138,22 +176,22 @@ impl Snapshot {
     /// is known to need another look. Within a snapshot the workers' clock never goes back; a wall
     /// clock that does is published anew.
     pub fn epoch_at(&self, at: PolicyTime) -> u64 {
-        self.first_epoch + self.passed_at(at) as u64
+        self.place.first_epoch + self.passed_at(at) as u64
     }
 
     /// The epoch of the snapshot's first moment.
     pub fn first_epoch(&self) -> u64 {
-        self.first_epoch
+        self.place.first_epoch
     }
 
     /// The number of the snapshot: each has one more than its predecessor.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.place.generation
     }
 
     /// Whether nothing but edits made this snapshot of the one with this generation.
     pub fn is_edited_from(&self, generation: u64) -> bool {
-        generation >= self.whole_generation
+        generation >= self.place.whole_generation
     }
 
     /// Whether no rule comes into force or ceases to be after `earlier` and up to `later`.
@@ -174,13 +212,13 @@ impl Snapshot {
 
     /// Whether the verdicts of a rule are to be logged.
     pub fn is_logged(&self, rule: RuleId) -> bool {
-        self.logs.get(rule.0 as usize).copied().unwrap_or(false)
+        let word = self.logs.get(rule.0 as usize / 64).copied().unwrap_or(0);
+        word >> (rule.0 % 64) & 1 != 0
     }
 
-    /// Where `worker` counts the decisions of `rule`; the default has the last place.
+    /// Where `worker` counts the decisions of `rule`.
     pub fn hits(&self, worker: usize, rule: RuleId) -> &RuleHits {
-        let row = &self.hits[worker];
-        &row[(rule.0 as usize).min(row.len() - 1)]
+        self.hits.of(worker, rule)
     }
 }
 
@@ -208,12 +246,12 @@ impl Reader {
     /// The snapshot to judge the next burst by. Says to the publisher that this worker has passed
     /// all older ones. One atomic load and one store where nothing has changed.
     pub fn refresh(&mut self) -> &Arc<Snapshot> {
-        if self.shared.generation.load(Ordering::Acquire) != self.snapshot.generation {
+        if self.shared.generation.load(Ordering::Acquire) != self.snapshot.place.generation {
             // The publisher still holds the old one: this drop frees nothing.
             self.snapshot = self.shared.current.load_full();
         }
         let reached = &self.shared.reached[self.worker].0;
-        reached.store(self.snapshot.generation, Ordering::Release);
+        reached.store(self.snapshot.place.generation, Ordering::Release);
         &self.snapshot
     }
 
@@ -227,186 +265,5 @@ impl Drop for Reader {
     fn drop(&mut self) {
         // A worker that has ended holds nothing back.
         self.shared.reached[self.worker].0.store(u64::MAX, Ordering::Release);
-    }
-}
-
-/// A worker that did not reach the published snapshot in time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Stalled {
-    /// Its index.
-    pub worker: usize,
-}
-
-/// How often a rule decided since the gateway started, for as long as a rule of that name has been
-/// in every policy since.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct RuleTotals {
-    /// On enforcing wires.
-    pub enforced: u64,
-    /// On observing wires.
-    pub observed: u64,
-}
-
-/// The control thread's end: publishes snapshots and frees those that no worker can see any more.
-#[derive(Debug)]
-pub struct Publisher {
-    shared: Arc<Shared>,
-    /// Every snapshot that a worker may still read, oldest first; the last is the current one.
-    live: Vec<Arc<Snapshot>>,
-    /// Hits of snapshots that were freed.
-    retired: HashMap<Arc<str>, RuleTotals>,
-    edits: u64,
-}
-
-impl Publisher {
-    /// Publishes the first snapshot to `workers` workers.
-    pub fn new(content: Content, workers: usize) -> (Self, Vec<Reader>) {
-        Self::starting_at(content, workers, 1)
-    }
-
-    /// [`Self::new`] with another first epoch than 1, so that tests can meet large ones.
-    pub fn starting_at(content: Content, workers: usize, first_epoch: u64) -> (Self, Vec<Reader>) {
-        let place = Place { generation: 1, whole_generation: 1, first_epoch };
-        let first = Arc::new(Snapshot::new(content, place, Arc::new(Marks::new()), workers));
-        let shared = Arc::new(Shared {
-            current: ArcSwap::new(first.clone()),
-            generation: AtomicU64::new(first.generation),
-            reached: (0..workers).map(|_| Reached::default()).collect(),
-        });
-        let readers = (0..workers)
-            .map(|worker| Reader { shared: shared.clone(), worker, snapshot: first.clone() })
-            .collect();
-        (Self { shared, live: vec![first], retired: HashMap::new(), edits: 0 }, readers)
-    }
-
-    /// The snapshot that was published last.
-    pub fn current(&self) -> &Arc<Snapshot> {
-        &self.live[self.live.len() - 1]
-    }
-
-    /// How often [`Self::publish_edit`] was called.
-    pub fn edits(&self) -> u64 {
-        self.edits
-    }
-
-    /// Replaces the snapshot. Workers judge their next burst by the new one, and every flow again at
-    /// its next packet.
-    pub fn publish(&mut self, content: Content) -> &Arc<Snapshot> {
-        let place = self.next_place();
-        let place = Place { whole_generation: place.generation, ..place };
-        self.install(content, place)
-    }
-
-    /// Replaces the snapshot by one that an edit made of it. Workers judge their next burst by the
-    /// new one; at its next packet a flow is judged again only if its footprint is among the
-    /// changes, of this edit or of another since the flow was last judged.
-    pub fn publish_edit(&mut self, edited: EditedContent) -> &Arc<Snapshot> {
-        let EditedContent { policy, classifier, changes } = edited;
-        let before = self.current();
-        let mut place = self.next_place();
-        // Before the generation: who sees that sees the marks.
-        if !before.marks.note(&changes, place.first_epoch) {
-            place.whole_generation = place.generation;
-        }
-        let wires = before.content.wires.clone();
-        let content = Content { policy, classifier, wires, clock: before.content.clock };
-        self.edits += 1;
-        self.install(content, place)
-    }
-
-    /// The place of an edit of the current snapshot.
-    fn next_place(&self) -> Place {
-        let before = self.current();
-        Place {
-            generation: before.generation + 1,
-            whole_generation: before.whole_generation,
-            // Wherever in its schedule a worker still judges by the one before, its epoch is older.
-            first_epoch: before.first_epoch + before.schedule.len() as u64 + 1,
-        }
-    }
-
-    fn install(&mut self, content: Content, place: Place) -> &Arc<Snapshot> {
-        let (marks, workers) = (self.current().marks.clone(), self.shared.reached.len());
-        let next = Arc::new(Snapshot::new(content, place, marks, workers));
-        self.live.push(next.clone());
-        self.shared.current.store(next);
-        self.shared.generation.store(place.generation, Ordering::Release);
-        self.current()
-    }
-
-    /// Waits until every worker judges by the current snapshot, or `timeout` is over.
-    ///
-    /// # Errors
-    ///
-    /// The first worker that has not reached it.
-    pub fn wait(&self, timeout: Duration) -> Result<Duration, Stalled> {
-        let start = Instant::now();
-        let generation = self.current().generation;
-        loop {
-            let behind = (self.shared.reached.iter())
-                .position(|reached| reached.0.load(Ordering::Acquire) < generation);
-            match behind {
-                None => return Ok(start.elapsed()),
-                Some(worker) if start.elapsed() >= timeout => return Err(Stalled { worker }),
-                Some(_) => std::thread::sleep(Duration::from_micros(20)),
-            }
-        }
-    }
-
-    /// Frees, here and now, the snapshots that all workers have passed. Returns how many.
-    pub fn collect(&mut self) -> usize {
-        let reached = (self.shared.reached.iter())
-            .map(|reached| reached.0.load(Ordering::Acquire))
-            .min()
-            .unwrap_or(u64::MAX);
-        let last = self.live.len() - 1;
-        let free = self.live[..last].iter().take_while(|s| s.generation < reached).count();
-        let freed: Vec<_> = self.live.drain(..free).collect();
-        for snapshot in &freed {
-            add_hits(&mut self.retired, snapshot);
-        }
-        if free > 0 {
-            // Names that no live policy has are forgotten, or endless edits would fill the memory.
-            let live: std::collections::HashSet<&str> = (self.live.iter())
-                .flat_map(|s| s.content.policy.rules())
-                .map(|rule| &*rule.name)
-                .collect();
-            self.retired.retain(|name, _| &**name == DEFAULT_NAME || live.contains(&**name));
-        }
-        freed.len()
-    }
-
-    /// The decisions of each rule of the current policy, the default last under the name `default`.
-    pub fn rule_totals(&self) -> Vec<(Arc<str>, RuleTotals)> {
-        let mut totals = self.retired.clone();
-        for snapshot in &self.live {
-            add_hits(&mut totals, snapshot);
-        }
-        let names = self.current().content.policy.rules().iter().map(|rule| rule.name.clone());
-        (names.chain([Arc::from(DEFAULT_NAME)]))
-            .map(|name| {
-                let total = totals.get(&name).copied().unwrap_or_default();
-                (name, total)
-            })
-            .collect()
-    }
-}
-
-/// What the default is called where rules are named. No rule may have this name.
-const DEFAULT_NAME: &str = "default";
-
-fn add_hits(totals: &mut HashMap<Arc<str>, RuleTotals>, snapshot: &Snapshot) {
-    let policy = &snapshot.content.policy;
-    for worker in 0..snapshot.hits.len() {
-        for index in 0..=policy.rules().len() {
-            let (name, id) = match policy.rules().get(index) {
-                Some(rule) => (rule.name.clone(), RuleId(index as u32)),
-                None => (Arc::from(DEFAULT_NAME), RuleId::DEFAULT),
-            };
-            let hits = snapshot.hits(worker, id);
-            let total = totals.entry(name).or_default();
-            total.enforced += hits.enforced.value();
-            total.observed += hits.observed.value();
-        }
     }
 }

@@ -605,7 +605,13 @@ impl Run {
 
 fn edited(next: &Content, changes: Changes) -> EditedContent {
     let (policy, classifier) = (next.policy.clone(), next.classifier.clone());
-    EditedContent { policy, classifier, changes }
+    EditedContent {
+        policy,
+        classifier,
+        changes,
+        rules_added: Vec::new(),
+        rules_removed: Vec::new(),
+    }
 }
 
 fn probe_frame(a: usize, b: usize) -> Vec<u8> {
