@@ -87,6 +87,47 @@ macro_rules! range_set {
                 }
                 Self(out)
             }
+
+            /// The values of the set that are not in `other`.
+            pub fn difference(&self, other: &Self) -> Self {
+                let mut out = Vec::new();
+                let mut holes = other.0.as_slice();
+                for &(lo, hi) in &self.0 {
+                    holes = &holes[holes.partition_point(|&(_, end)| end < lo)..];
+                    let (mut next, mut rest) = (Some(lo), holes);
+                    while let (Some(start), Some(&(low, high))) = (next, rest.first()) {
+                        if start > hi || low > hi {
+                            break;
+                        }
+                        if low > start {
+                            out.push((start, low - 1));
+                        }
+                        (next, rest) = (high.checked_add(1), &rest[1..]);
+                    }
+                    out.extend(next.filter(|&start| start <= hi).map(|start| (start, hi)));
+                }
+                Self(out)
+            }
+
+            /// Whether no value is in both sets.
+            pub fn is_disjoint(&self, other: &Self) -> bool {
+                let (few, many) =
+                    if self.0.len() < other.0.len() { (self, other) } else { (other, self) };
+                let mut many = many.0.as_slice();
+                few.0.iter().all(|&(lo, hi)| {
+                    many = &many[many.partition_point(|&(_, end)| end < lo)..];
+                    many.first().is_none_or(|&(low, _)| low > hi)
+                })
+            }
+
+            /// Whether every value of the set is in `other`.
+            pub fn is_subset(&self, other: &Self) -> bool {
+                let mut many = other.0.as_slice();
+                self.0.iter().all(|&(lo, hi)| {
+                    many = &many[many.partition_point(|&(_, end)| end < lo)..];
+                    many.first().is_some_and(|&(low, high)| low <= lo && hi <= high)
+                })
+            }
         }
     };
 }
@@ -244,3 +285,31 @@ pub type MacSet = FiniteSet<Mac>;
 
 /// A set of VLAN tag stacks, each compared whole: `vlan: 30` is one tag with VID 30.
 pub type VlanSet = FiniteSet<VlanTags>;
+
+#[cfg(test)]
+mod tests {
+    use proptest::collection::vec;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn ranges() -> impl Strategy<Value = RangeSet<u16>> {
+        let edge =
+            (0..12u16, any::<bool>()).prop_map(|(n, low)| if low { n } else { u16::MAX - n });
+        vec((edge.clone(), edge), 0..6).prop_map(RangeSet::<u16>::from_ranges)
+    }
+
+    proptest! {
+        #[test]
+        fn range_sets_agree_with_their_definitions(a in ranges(), b in ranges()) {
+            let outside = a.intersection(&b.complement());
+            prop_assert_eq!(a.is_subset(&b), outside.is_empty());
+            prop_assert_eq!(a.is_disjoint(&b), a.intersection(&b).is_empty());
+            prop_assert_eq!(a.difference(&b), outside);
+            let either = a.union(&b);
+            for value in (0..16).chain(u16::MAX - 16..=u16::MAX) {
+                prop_assert_eq!(either.contains(value), a.contains(value) || b.contains(value));
+            }
+        }
+    }
+}
