@@ -3,11 +3,17 @@
 
 mod assertions;
 mod explain;
+mod findings;
+mod model;
 mod probes;
+mod region;
 mod space;
 #[cfg(test)]
 mod tests;
+mod universe;
+mod work;
 
 pub use assertions::{AssertionResult, Failure, check_assertions};
 pub use explain::{Condition, Explanation, Miss, explain};
+pub use findings::{Finding, FindingKind, Findings, findings};
 pub use probes::Probes;
