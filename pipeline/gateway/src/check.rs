@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::analysis::{self, Analysis};
 use crate::candidate::{self, Assertion, Candidate, Cost, Finding};
 use crate::cli::{CheckArgs, exit};
 use crate::config::{Config, ConfigError, Limits};
@@ -19,6 +20,9 @@ struct Report {
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<Summary>,
     findings: Vec<Finding>,
+    /// Of an accepted policy what is odd about its rules.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    analysis: Option<Analysis>,
 }
 
 #[derive(Debug, Serialize)]
@@ -63,7 +67,7 @@ pub fn main(args: &CheckArgs) -> u8 {
         }
     }
     let reports: Vec<Report> =
-        paths.iter().map(|path| check(path, wires.as_deref(), &limits)).collect();
+        paths.iter().map(|path| check(path, wires.as_deref(), &limits, args)).collect();
     for report in &reports {
         worst = worse(worst, exit_code(report, args.deny_warnings));
     }
@@ -83,14 +87,15 @@ pub fn main(args: &CheckArgs) -> u8 {
     worst
 }
 
-fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits) -> Report {
+fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits, args: &CheckArgs) -> Report {
     let shown = path.display().to_string();
     let files = match PolicyFiles::read(path, limits) {
         Ok(files) => files,
         Err(error) => {
             let finding = Finding::error("unreadable", error.to_string(), None);
             let result = "unreadable";
-            return Report { path: shown, result, summary: None, findings: vec![finding] };
+            let findings = vec![finding];
+            return Report { path: shown, result, summary: None, findings, analysis: None };
         }
     };
     match candidate::make(&files, wires, limits) {
@@ -98,9 +103,12 @@ fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits) -> Report {
             path: shown,
             result: "accepted",
             summary: Some(summary(&files, &candidate)),
+            analysis: Some(analysis::analyse(&candidate.policy, &files, args.correlations)),
             findings: candidate.warnings,
         },
-        Err(findings) => Report { path: shown, result: "refused", summary: None, findings },
+        Err(findings) => {
+            Report { path: shown, result: "refused", summary: None, findings, analysis: None }
+        }
     }
 }
 
@@ -123,17 +131,22 @@ fn print(report: &Report) {
     for finding in &report.findings {
         println!("{}\n", finding.rendered);
     }
+    if let Some(analysis) = &report.analysis {
+        print_analysis(analysis);
+    }
     for assertion in report.summary.iter().flat_map(|summary| &summary.assertions) {
         println!("{}", assertion.text);
     }
-    let count = |severity| report.findings.iter().filter(|f| f.severity == severity).count();
-    let (errors, warnings) = (count("error"), count("warning"));
+    let count = |severity| all_findings(report).filter(|f| f.severity == severity).count();
+    let (errors, warnings, notes) = (count("error"), count("warning"), count("note"));
+    let analysed = report.analysis.as_ref().map_or(0, |analysis| analysis.took_ms);
     match &report.summary {
         Some(summary) => println!(
-            "{}: accepted with {}: {}, {}, {}, {}; loaded in {}, asserted in {}, compiled in {} to \
-             {} KiB; hash {}",
+            "{}: accepted with {} and {}: {}, {}, {}, {}; loaded in {}, asserted in {}, compiled in \
+             {} to {} KiB, analysed in {analysed} ms; hash {}",
             report.path,
             counted(warnings, "warning"),
+            counted(notes, "note"),
             counted(summary.rules, "rule"),
             counted(summary.endpoints, "distinct endpoint"),
             counted(summary.services, "distinct service"),
@@ -152,6 +165,40 @@ fn print(report: &Report) {
             counted(warnings, "warning"),
         ),
     }
+}
+
+/// The most findings about rules that are printed.
+const MAX_PRINTED: usize = 50;
+
+/// The most rules that are named one by one.
+const MAX_NAMED: usize = 10;
+
+fn print_analysis(analysis: &Analysis) {
+    for found in analysis.findings.iter().take(MAX_PRINTED) {
+        println!("{}\n", found.finding.rendered);
+    }
+    if let Some(more @ 1..) = analysis.findings.len().checked_sub(MAX_PRINTED) {
+        println!("{more} more findings about rules: --json lists them all\n");
+    }
+    let unknown = &analysis.not_analysed;
+    if !unknown.is_empty() {
+        let mut names: Vec<&str> = unknown.iter().take(MAX_NAMED).map(String::as_str).collect();
+        if unknown.len() > names.len() {
+            names.push("…");
+        }
+        println!(
+            "{} not analysed, because deciding it takes too much work; nothing is claimed about: \
+             {}\n",
+            counted(unknown.len(), "rule"),
+            names.join(", "),
+        );
+    }
+}
+
+/// The findings about the text and those about the rules.
+fn all_findings(report: &Report) -> impl Iterator<Item = &Finding> {
+    let analysis = report.analysis.iter().flat_map(|analysis| &analysis.findings);
+    report.findings.iter().chain(analysis.map(|found| &found.finding))
 }
 
 struct ConfigReport {
@@ -193,7 +240,9 @@ fn config_refused(path: &Path, error: &ConfigError) -> ConfigReport {
 
 fn exit_code(report: &Report, deny_warnings: bool) -> u8 {
     match report.result {
-        "accepted" if deny_warnings && !report.findings.is_empty() => exit::WARNINGS,
+        "accepted" if deny_warnings && all_findings(report).any(|f| f.severity == "warning") => {
+            exit::WARNINGS
+        }
         "accepted" => exit::OK,
         "refused" => exit::REFUSED,
         _ => exit::UNAVAILABLE,

@@ -98,6 +98,11 @@ pub enum LogFormat {
 
 /// What `check` is told.
 #[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Beside mistakes, check reports rules that never decide (impossible, shadowed, \
+    contradicted: warnings) or that make no difference (redundant: a note), each with the rules that \
+    cause it. What it reports is exact: it holds for every packet at every instant."
+)]
 pub struct CheckArgs {
     /// Policies, each a file or a folder of *.yaml files; without any, the one that the
     /// configuration names
@@ -106,9 +111,13 @@ pub struct CheckArgs {
     /// A configuration to check too: its wires are then those that rules may name
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Treat warnings as a failure (exit code 3)
+    /// Treat warnings as a failure (exit code 3); notes never are
     #[arg(long)]
     pub deny_warnings: bool,
+    /// Report rules with different actions that overlap without either matching all that the other
+    /// does, too
+    #[arg(long)]
+    pub correlations: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -10,6 +10,7 @@ use bulkhead_rules::packet::Packet;
 use bulkhead_rules::policy::{Action, Policy, Rule, RuleId};
 use serde_json::json;
 
+use crate::analysis::action_word;
 use crate::candidate::{self, Candidate, unix_now_ms};
 use crate::cli::{Expectation, ExplainArgs, exit};
 use crate::config::{Config, Limits};
@@ -306,12 +307,4 @@ fn because(policy: &Policy, rule: &Rule) -> String {
     let verb = if rule.between { "between" } else { "from" };
     let joint = if rule.between { "and" } else { "to" };
     format!("{verb} {from} {joint} {to}, service {service}: {}", action_word(rule.action))
-}
-
-fn action_word(action: Action) -> &'static str {
-    match action {
-        Action::Allow => "allow",
-        Action::Deny => "deny",
-        Action::Reject => "reject",
-    }
 }

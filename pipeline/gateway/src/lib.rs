@@ -12,10 +12,11 @@
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads.
 //! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
-//! [`check`], [`explain`] and [`replay`] answer questions without a running gateway. [`diagnostic`] is
-//! how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
+//! [`check`] (with [`analysis`]), [`explain`] and [`replay`] answer questions without a running gateway.
+//! [`diagnostic`] is how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
 
 pub mod accepted;
+pub mod analysis;
 pub mod candidate;
 pub mod check;
 pub mod cli;
