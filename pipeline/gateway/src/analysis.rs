@@ -101,7 +101,7 @@ impl Writer<'_> {
         };
         let (message, help) = self.words(found);
         let name = self.policy.rule_name(found.rule);
-        let place = self.policy.rules().get(found.rule.0 as usize).map(|rule| &rule.location);
+        let place = self.policy.rule(found.rule).map(|rule| &rule.location);
         let excerpt = place.map(|at| {
             if !with_excerpt {
                 return format!(" --> {}:{}:{}", at.file, at.line, at.column);
@@ -213,7 +213,7 @@ impl Writer<'_> {
                 if several { "say" } else { "says" }
             ),
         };
-        let logs = |id: &RuleId| self.policy.rules().get(id.0 as usize).is_some_and(|r| r.log);
+        let logs = |id: &RuleId| self.policy.rule(id).is_some_and(|r| r.log);
         let mut help = if logs(&found.rule) && !found.causes.iter().all(logs) {
             "removing it changes no verdict, but what it decides would be logged no more".to_owned()
         } else {
@@ -259,7 +259,7 @@ impl Writer<'_> {
     /// A line for each cause: what it does and where it is.
     fn places(&self, causes: &[RuleId]) -> String {
         let line = |&id: &RuleId| {
-            let rule = self.policy.rules().get(id.0 as usize)?;
+            let rule = self.policy.rule(id)?;
             let (at, action) = (&rule.location, action_word(rule.action));
             Some(format!("\n  = `{}`: {action}, {}:{}:{}", rule.name, at.file, at.line, at.column))
         };
@@ -267,7 +267,7 @@ impl Writer<'_> {
     }
 
     fn cause(&self, id: RuleId) -> Cause {
-        let place = self.policy.rules().get(id.0 as usize).map(|rule| &rule.location);
+        let place = self.policy.rule(id).map(|rule| &rule.location);
         Cause {
             rule: self.policy.rule_name(id).to_owned(),
             action: action_word(self.policy.action(id)),

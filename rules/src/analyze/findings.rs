@@ -404,6 +404,7 @@ mod tests {
     use crate::analyze::Probes;
     use crate::compile::tests::policy;
     use crate::oracle;
+    use crate::policy::{Endpoint, Parts, ServiceSet};
 
     /// The verdict, which is all that a removed rule may change.
     fn verdict(policy: &Policy, headers: &Headers, at: PolicyTime) -> Action {
@@ -411,13 +412,16 @@ mod tests {
     }
 
     fn without(policy: &Policy, rules: &[RuleId]) -> Policy {
-        let mut rest = policy.clone();
-        let mut place = 0;
-        rest.rules.retain(|_| {
-            place += 1;
-            !rules.contains(&RuleId(place - 1))
-        });
-        rest
+        let kept = policy.order().filter(|id| !rules.contains(id));
+        Policy::new(Parts {
+            default: policy.default_action(),
+            rules: kept.filter_map(|id| policy.rule(id).cloned()).collect(),
+            endpoints: policy.endpoints().iter().map(|e| Endpoint::clone(e)).collect(),
+            services: policy.services().iter().map(|s| ServiceSet::clone(s)).collect(),
+            assertions: Vec::new(),
+            wires: policy.wires().to_vec(),
+            wires_known: policy.knows_all_wires(),
+        })
     }
 
     fn removable(finding: &Finding) -> bool {

@@ -16,7 +16,7 @@ const MAX_ROW_BYTES: usize = 64 << 20;
 
 /// The rules of a policy in the order in which they decide.
 pub(super) fn in_order(policy: &Policy) -> impl Iterator<Item = (RuleId, &Rule)> {
-    policy.rules().iter().enumerate().map(|(id, rule)| (RuleId(id as u32), rule))
+    policy.order().filter_map(|id| policy.rule(id).map(|rule| (id, rule)))
 }
 
 /// One or two policies as boxes.

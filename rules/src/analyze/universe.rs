@@ -145,13 +145,19 @@ impl Universe {
         let mut services = Vec::with_capacity(policies.len());
         let (mut sets, mut known) = (Vec::new(), HashMap::new());
         for policy in policies {
-            services.push(intern(policy.services(), |s| &s.terms, &mut sets, &mut known));
+            let of_policy = policy.services().iter().map(|service| {
+                *known.entry(&service.terms).or_insert_with(|| {
+                    sets.push(&**service);
+                    sets.len() as u32 - 1
+                })
+            });
+            services.push(of_policy.collect());
         }
         let frames = Frames::new(&sets, work)?;
 
         let mut endpoints: Vec<Vec<[Option<u32>; 2]>> = Vec::with_capacity(policies.len());
         let mut sides: [Vec<&Endpoint>; 2] = Default::default();
-        let mut known: [HashMap<&Vec<EndpointBox>, u32>; 2] = Default::default();
+        let mut known: [HashMap<&[EndpointBox], u32>; 2] = Default::default();
         for policy in policies {
             let mut of_policy = vec![[None; 2]; policy.endpoints().len()];
             for (id, side) in uses(policy) {
@@ -284,23 +290,6 @@ impl Universe {
 /// A source port as clients choose it, where it may be one (RFC 6335 section 6).
 fn preferred_port((low, high): (u16, u16)) -> u16 {
     if (low..=high).contains(&49_152) { 49_152 } else { low }
-}
-
-/// The places of `items` among `all`, where equal ones share one.
-fn intern<'a, T, K: std::hash::Hash + Eq>(
-    items: &'a [T],
-    key: impl Fn(&'a T) -> &'a K,
-    all: &mut Vec<&'a T>,
-    known: &mut HashMap<&'a K, u32>,
-) -> Vec<u32> {
-    (items.iter())
-        .map(|item| {
-            *known.entry(key(item)).or_insert_with(|| {
-                all.push(item);
-                all.len() as u32 - 1
-            })
-        })
-        .collect()
 }
 
 /// Which endpoints rules and assertions use as sources (0) and as destinations (1).
@@ -447,7 +436,7 @@ impl Tags {
             for (_, rule) in super::model::in_order(policy) {
                 named.extend(rule.vlans.named());
             }
-            for one in policy.endpoints().iter().flat_map(|endpoint| &endpoint.boxes) {
+            for one in policy.endpoints().iter().flat_map(|endpoint| endpoint.boxes.iter()) {
                 named.extend(one.vlans.named());
             }
         }

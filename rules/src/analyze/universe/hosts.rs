@@ -188,7 +188,7 @@ fn group<'a>(endpoints: &[&'a Endpoint]) -> (Vec<(usize, &'a VlanSet)>, Vec<Plac
     let (mut parts, mut boxes) = (Vec::new(), Vec::new());
     for (place, endpoint) in endpoints.iter().enumerate() {
         let mut of_vlans: HashMap<&VlanSet, u32> = HashMap::new();
-        for one in &endpoint.boxes {
+        for one in endpoint.boxes.iter() {
             let part = *of_vlans.entry(&one.vlans).or_insert_with(|| {
                 parts.push((place, &one.vlans));
                 parts.len() as u32 - 1
