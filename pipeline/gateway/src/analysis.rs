@@ -213,7 +213,7 @@ impl Writer<'_> {
                 if several { "say" } else { "says" }
             ),
         };
-        let logs = |id: &RuleId| self.policy.rule(id).is_some_and(|r| r.log);
+        let logs = |id: &RuleId| self.policy.rule(*id).is_some_and(|r| r.log);
         let mut help = if logs(&found.rule) && !found.causes.iter().all(logs) {
             "removing it changes no verdict, but what it decides would be logged no more".to_owned()
         } else {

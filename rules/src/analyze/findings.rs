@@ -41,8 +41,9 @@ pub struct Finding {
     pub causes: Vec<RuleId>,
     /// How many causes are left out.
     pub more_causes: usize,
-    /// For [`FindingKind::Redundant`] and [`FindingKind::Correlated`] a packet that the rule
-    /// decides, or that both match, and when.
+    /// A packet that shows it, and when: for [`FindingKind::Redundant`] one that the rule decides,
+    /// and whose verdict would change without all of the rules reported so far, if there is any;
+    /// for [`FindingKind::Correlated`] one that both match and the cause decides.
     pub witness: Option<(Headers, PolicyTime)>,
 }
 
@@ -361,6 +362,9 @@ impl Search {
             let found = work.share(RULE_WORK, |work| self.removal(place, work));
             *independently = matches!(found, Ok(Removal::Nothing(_)));
             self.gone[place] = *independently;
+            if let Ok(Removal::Changes(point)) = found {
+                finding.witness = Some(self.model.universe.example(&point, None));
+            }
         }
     }
 
