@@ -13,6 +13,7 @@
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
 //! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on.
 
+pub mod analysis;
 pub mod classbench;
 pub mod classify;
 pub mod contest;

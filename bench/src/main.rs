@@ -43,6 +43,8 @@ enum Command {
     /// Measure the gateway against dpdk-testpmd on the same pair of DPDK devices, in turns. Needs
     /// huge pages, or root, and a release build of the gateway.
     Forwarding(forwarding::Options),
+    /// Compare the analysis of policies with the truth of the linear scan, and time it.
+    Analysis(bulkhead_bench::analysis::Options),
 }
 
 fn main() -> ExitCode {
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
             verify_classifier(packets, packets_100k, seed)
         }
         Command::Classify(options) => classify::run(&options),
+        Command::Analysis(options) => bulkhead_bench::analysis::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
     };
     match result {

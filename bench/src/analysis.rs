@@ -1,0 +1,301 @@
+//! The analysis of policies against the truth of the linear scan.
+//!
+//! The addresses, ports and families that the rules of a set tell apart are so few that one packet
+//! of each kind can be judged by the scan: what a rule decides, and what would be decided without
+//! it, is then known of every rule, and so is every difference between two policies.
+
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
+use std::io;
+use std::time::{Duration, Instant};
+
+use bulkhead_rules::analyze::{self, FindingKind};
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, protocol};
+use bulkhead_rules::policy::{Action, LoadOptions, Policy, Rule, RuleId};
+use bulkhead_rules::syntax::Source;
+use serde::Serialize;
+
+use crate::classbench::Family;
+use crate::data;
+use crate::random::Random;
+
+/// Hosts on either side that rules name: 10.0.0.0 and up, 10.1.0.0 and up.
+const HOSTS: u32 = 96;
+
+/// Ports that rules name: 1 and up.
+const PORTS: u16 = 4;
+
+/// What is measured.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Options {
+    /// Rules of the generated policies.
+    #[arg(long, default_value_t = 10_000)]
+    rules: usize,
+    /// Rules of them that are planted to be shadowed, and as many to be contradicted.
+    #[arg(long, default_value_t = 100)]
+    planted: usize,
+    /// Seed of the policies.
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Print JSON, a line for each set.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Findings against the truth.
+#[derive(Clone, Debug, Default, Serialize)]
+struct Report {
+    set: String,
+    rules: usize,
+    packets: usize,
+    /// Rules that never decide, and rules that decide and make no difference, by the scan.
+    shadowed: usize,
+    redundant: usize,
+    planted: usize,
+    planted_found: usize,
+    /// True of a rule and not reported, reported and not true.
+    missed: usize,
+    wrong: usize,
+    not_analysed: usize,
+    check_ms: f64,
+}
+
+/// Runs everything and returns the number of wrong answers.
+///
+/// # Errors
+///
+/// Where a set cannot be read or is no policy.
+pub fn run(options: &Options) -> io::Result<u64> {
+    let mut wrong = 0;
+    let dense = Dense::generate(options.rules, options.planted, options.seed);
+    let policy = dense.policy()?;
+    let mut report = findings(&format!("dense {}", options.rules), &policy);
+    judge(&policy, &dense.planted, &mut report);
+    wrong += print(&report.0, options.json)?;
+    if let Some(folder) = data::folder() {
+        for kind in data::CLASSBENCH_KINDS {
+            for rules in [1_000, 10_000] {
+                let policy = data::classbench(&folder, kind, rules, Family::V4)?;
+                wrong += print(&findings(&format!("{kind} {rules}"), &policy).0, options.json)?;
+            }
+        }
+    } else {
+        println!("skipped: ClassBench sets: no data folder; BULKHEAD_DATA names it");
+    }
+    Ok(wrong)
+}
+
+/// A report, and what was found.
+type Found = (Report, analyze::Findings);
+
+fn findings(set: &str, policy: &Policy) -> Found {
+    let begun = Instant::now();
+    let found = analyze::findings(policy, false);
+    let report = Report {
+        set: set.to_owned(),
+        rules: policy.rule_count(),
+        not_analysed: found.not_analysed.len(),
+        check_ms: milliseconds(begun.elapsed()),
+        ..Report::default()
+    };
+    (report, found)
+}
+
+/// Counts what was found against what the scan says of every packet.
+fn judge(policy: &Policy, planted: &BTreeSet<u32>, (report, found): &mut Found) {
+    let truth = Truth::of(policy);
+    report.packets = truth.packets;
+    report.planted = planted.len();
+    let (mut shadowed, mut redundant) = (BTreeSet::new(), BTreeSet::new());
+    for finding in &found.findings {
+        match finding.kind {
+            FindingKind::Redundant { .. } => redundant.insert(finding.rule),
+            _ => shadowed.insert(finding.rule),
+        };
+    }
+    report.shadowed = truth.shadowed.len();
+    report.redundant = truth.redundant.len();
+    report.missed = truth.shadowed.difference(&shadowed).count()
+        + truth.redundant.difference(&redundant).count();
+    report.wrong = shadowed.difference(&truth.shadowed).count()
+        + redundant.difference(&truth.redundant).count();
+    report.planted_found = planted.iter().filter(|&&id| shadowed.contains(&RuleId(id))).count();
+}
+
+fn print(report: &Report, json: bool) -> io::Result<u64> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+    } else {
+        println!(
+            "{:<16} {:>6} rules, check {:>8.1} ms; by the scan of {} packets {} shadowed and {} \
+             redundant; {} missed, {} wrong, {} of {} planted found, {} not analysed",
+            report.set,
+            report.rules,
+            report.check_ms,
+            report.packets,
+            report.shadowed,
+            report.redundant,
+            report.missed,
+            report.wrong,
+            report.planted_found,
+            report.planted,
+            report.not_analysed,
+        );
+    }
+    let lost = report.planted - report.planted_found;
+    Ok((report.missed + report.wrong + lost) as u64)
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    duration.as_secs_f64() * 1000.0
+}
+
+/// A policy whose rules overlap all the time, as text.
+#[derive(Clone, Debug)]
+struct Dense {
+    rules: Vec<Line>,
+    /// The places of rules that earlier ones take whole.
+    planted: BTreeSet<u32>,
+}
+
+/// One rule: hosts `from.0..=from.1` and so on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Line {
+    from: Option<(u32, u32)>,
+    to: Option<(u32, u32)>,
+    ports: (u16, u16),
+    action: Action,
+}
+
+impl Dense {
+    fn generate(rules: usize, planted: usize, seed: u64) -> Self {
+        let mut random = Random::new(seed);
+        let mut dense = Self { rules: Vec::with_capacity(rules), planted: BTreeSet::new() };
+        let plain = rules.saturating_sub(2 * planted);
+        let mut left = 2 * planted;
+        for n in 0..plain {
+            dense.rules.push(Line::random(&mut random));
+            // Spread what is planted evenly over the policy, behind what it is taken by.
+            while n > 0 && left > 0 && (2 * planted - left) * plain < n * 2 * planted {
+                left -= 1;
+                dense.plant(&mut random, left % 2 == 0);
+            }
+        }
+        dense
+    }
+
+    /// Adds a rule within an earlier one, with the same action or another.
+    fn plant(&mut self, random: &mut Random, contradicts: bool) {
+        let cause = self.rules[random.below(self.rules.len())];
+        let narrow = |range: Option<(u32, u32)>, random: &mut Random| {
+            let (low, high) = range.unwrap_or((3, 40));
+            let within = low + random.below((high - low + 1) as usize) as u32;
+            Some((within, high))
+        };
+        let action = match cause.action {
+            other if !contradicts => other,
+            Action::Allow => Action::Deny,
+            _ => Action::Allow,
+        };
+        self.planted.insert(self.rules.len() as u32);
+        let (from, to) = (narrow(cause.from, random), narrow(cause.to, random));
+        self.rules.push(Line { from, to, action, ..cause });
+    }
+
+    fn policy(&self) -> io::Result<Policy> {
+        let mut text = "version: 1\nrules:\n".to_owned();
+        for (n, line) in self.rules.iter().enumerate() {
+            let host = |range: Option<(u32, u32)>, net: u32| match range {
+                None => "any".to_owned(),
+                Some((low, high)) if low == high => format!("10.{net}.0.{low}"),
+                Some((low, high)) => format!("10.{net}.0.{low}-10.{net}.0.{high}"),
+            };
+            let (from, to) = (host(line.from, 0), host(line.to, 1));
+            let ports = match line.ports {
+                (low, high) if low == high => low.to_string(),
+                (low, high) => format!("{low}-{high}"),
+            };
+            let action = match line.action {
+                Action::Allow => "allow",
+                Action::Deny => "deny",
+                Action::Reject => "reject",
+            };
+            // Writing to a String cannot fail.
+            let _ = writeln!(
+                text,
+                "  - {{name: r{n}, from: {from}, to: {to}, service: tcp/{ports}, action: {action}}}"
+            );
+        }
+        match Policy::load(&[Source::new("dense.yaml", text)], &LoadOptions::default()) {
+            Ok(loaded) => Ok(loaded.policy),
+            Err(found) => Err(io::Error::other(format!("{:?}", found.first()))),
+        }
+    }
+}
+
+impl Line {
+    fn random(random: &mut Random) -> Self {
+        let mut hosts = || {
+            if random.below(200) == 0 {
+                return None;
+            }
+            let low = random.below(HOSTS as usize) as u32;
+            Some((low, (low + random.below(3) as u32).min(HOSTS - 1)))
+        };
+        let (from, to) = (hosts(), hosts());
+        let low = 1 + random.below(usize::from(PORTS)) as u16;
+        let ports = (low, if random.percent(20) { PORTS } else { low });
+        let action = [Action::Allow, Action::Allow, Action::Deny, Action::Reject][random.below(4)];
+        Self { from, to, ports, action }
+    }
+}
+
+/// One packet of every kind that dense policies tell apart.
+fn packets() -> Vec<Headers> {
+    let sources = (0..=HOSTS).map(|host| 0x0a00_0000 + u128::from(host));
+    let tcp = Headers { protocol: protocol::TCP, src_port: 49_152, ..Headers::default() };
+    let mut out = Vec::new();
+    let ports = 1..=PORTS + 1;
+    for src in sources {
+        for dst in (0..=HOSTS).map(|host| 0x0a01_0000 + u128::from(host)) {
+            let of_port = |dst_port| Headers { ether_type: ETHER_IPV4, src, dst, dst_port, ..tcp };
+            out.extend(ports.clone().map(of_port));
+        }
+    }
+    out.extend(ports.map(|dst_port| Headers { ether_type: ETHER_IPV6, dst_port, ..tcp }));
+    out.push(Headers { protocol: protocol::UDP, ..out[0] });
+    out.push(Headers { ether_type: 0x88b5, ..Headers::default() });
+    out
+}
+
+/// What the linear scan says of every rule.
+struct Truth {
+    packets: usize,
+    shadowed: BTreeSet<RuleId>,
+    redundant: BTreeSet<RuleId>,
+}
+
+impl Truth {
+    /// Judges one packet of every kind; the rules have no times.
+    fn of(policy: &Policy) -> Self {
+        let packets = packets();
+        let rules: Vec<(RuleId, &Rule)> =
+            policy.order().filter_map(|id| Some((id, policy.rule(id)?))).collect();
+        let (mut decides, mut matters) = (BTreeSet::new(), BTreeSet::new());
+        for packet in &packets {
+            let mut matching = rules.iter().filter(|(_, rule)| rule.matches(policy, packet));
+            let Some((first, rule)) = matching.next() else { continue };
+            let without = matching.next().map_or(policy.default_action(), |(_, next)| next.action);
+            decides.insert(*first);
+            if without != rule.action {
+                matters.insert(*first);
+            }
+        }
+        let ids: BTreeSet<RuleId> = policy.order().collect();
+        Self {
+            packets: packets.len(),
+            shadowed: ids.difference(&decides).copied().collect(),
+            redundant: decides.difference(&matters).copied().collect(),
+        }
+    }
+}
