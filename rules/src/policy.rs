@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+mod boxes;
+pub mod edit;
 mod endpoints;
 mod limits;
 mod nesting;
@@ -18,6 +20,9 @@ use crate::syntax::{Diagnostic, Source};
 pub use limits::Limits;
 pub use pages::{Pages, PagesIter};
 
+pub use edit::{Delta, Edit, EndpointChange};
+
+use edit::{Definitions, Editing};
 use order::Order;
 
 /// The index of a rule in [`Policy::rules`]. It stays the same for as long as the rule exists, over
@@ -256,6 +261,7 @@ pub struct Policy {
     assertions: Arc<Vec<Assertion>>,
     wires: Arc<Vec<Arc<str>>>,
     wires_known: bool,
+    editing: Editing,
 }
 
 /// What a policy is made of, checked, with the rules in the order in which they decide.
@@ -322,7 +328,12 @@ impl Policy {
             assertions: Arc::new(parts.assertions),
             wires: Arc::new(parts.wires),
             wires_known: parts.wires_known,
+            editing: Editing::default(),
         }
+    }
+
+    fn with_definitions(self, definitions: Definitions) -> Self {
+        Self { editing: Editing::of(definitions), ..self }
     }
 
     #[cfg(test)]

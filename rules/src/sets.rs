@@ -128,6 +128,56 @@ macro_rules! range_set {
                     many.first().is_some_and(|&(low, high)| low <= lo && hi <= high)
                 })
             }
+
+            /// The set as it is outside of `region`, with `inside`, of which all is in `region`,
+            /// within it. Takes a copy of the set and a few steps for each range of the other two.
+            pub fn replaced(&self, region: &Self, inside: &Self) -> Self {
+                let mut out = Vec::with_capacity(self.0.len() + region.0.len() + inside.0.len());
+                let (mut rest, mut inside) = (&self.0[..], &inside.0[..]);
+                // What the last range of `region` left of a range that it cut.
+                let mut cut: Option<($t, $t)> = None;
+                for &(low, high) in &region.0 {
+                    if let Some((start, end)) = cut.take() {
+                        join_range(&mut out, (start, end.min(low - 1)));
+                        if end > high {
+                            cut = Some((high + 1, end));
+                        }
+                    }
+                    let before = rest.partition_point(|&(_, end)| end < low);
+                    join_ranges(&mut out, &rest[..before]);
+                    rest = &rest[before..];
+                    let hit = rest.partition_point(|&(start, _)| start <= high);
+                    if let Some(&(start, _)) = rest[..hit].first().filter(|first| first.0 < low) {
+                        join_range(&mut out, (start, low - 1));
+                    }
+                    if let Some(&(_, end)) = rest[..hit].last().filter(|last| last.1 > high) {
+                        cut = Some((high + 1, end));
+                    }
+                    rest = &rest[hit..];
+                    let here = inside.partition_point(|&(start, _)| start <= high);
+                    join_ranges(&mut out, &inside[..here]);
+                    inside = &inside[here..];
+                }
+                if let Some(cut) = cut {
+                    join_range(&mut out, cut);
+                }
+                join_ranges(&mut out, rest);
+                return Self(out);
+
+                /// Appends ranges of which the first is after the last of `out`.
+                fn join_ranges(out: &mut Vec<($t, $t)>, ranges: &[($t, $t)]) {
+                    let Some((&first, others)) = ranges.split_first() else { return };
+                    join_range(out, first);
+                    out.extend_from_slice(others);
+                }
+
+                fn join_range(out: &mut Vec<($t, $t)>, range: ($t, $t)) {
+                    match out.last_mut() {
+                        Some(last) if last.1.checked_add(1) == Some(range.0) => last.1 = range.1,
+                        _ => out.push(range),
+                    }
+                }
+            }
         }
     };
 }
@@ -310,6 +360,17 @@ mod tests {
             for value in (0..16).chain(u16::MAX - 16..=u16::MAX) {
                 prop_assert_eq!(either.contains(value), a.contains(value) || b.contains(value));
             }
+        }
+
+        #[test]
+        fn a_region_is_replaced_and_nothing_else(
+            before in ranges(),
+            region in ranges(),
+            inside in ranges(),
+        ) {
+            let inside = inside.intersection(&region);
+            let expected = before.intersection(&region.complement()).union(&inside);
+            prop_assert_eq!(before.replaced(&region, &inside), expected);
         }
     }
 }

@@ -17,3 +17,5 @@ pub use assertions::{AssertionResult, Failure, check_assertions};
 pub use explain::{Condition, Explanation, Miss, explain};
 pub use findings::{Finding, FindingKind, Findings, findings};
 pub use probes::Probes;
+
+pub(crate) use probes::split_mix;

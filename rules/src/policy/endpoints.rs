@@ -1,15 +1,12 @@
 //! Selectors to endpoints: names looked up, unions and differences taken, equal references shared.
 
 use std::collections::{HashMap, HashSet};
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::boxes::{Meter, Union, device_box, weight};
 use super::nesting::{Nesting, Visit};
-use super::normal::join;
 use super::{Endpoint, EndpointBox, EndpointId, Limits};
-use crate::headers::Mac;
-use crate::sets::{AddrSet, FiniteSet, RangeSet, VlanSet};
-use crate::syntax::document::{Addresses, Device, Group, Member, Name, Selector};
+use crate::syntax::document::{Device, Group, Member, Name, Selector};
 use crate::syntax::print;
 use crate::syntax::span::{Span, Spanned};
 use crate::syntax::{Code, Findings, Problem, nearest, quoted};
@@ -50,19 +47,13 @@ pub(super) struct Endpoints<'d> {
     services: HashSet<&'d str>,
     device_used: Vec<bool>,
     nesting: Nesting<'d, Arc<Vec<EndpointBox>>>,
+    meter: Meter,
     interned: HashMap<Key, Option<EndpointId>>,
     endpoints: Vec<Endpoint>,
-    limits: Limits,
-    ranges_left: usize,
-    steps_left: usize,
-    /// The most steps that one `except` took, and where it is.
-    costliest: Option<(usize, Span)>,
-    /// Set once the budget is gone: everything after it fails without another message.
-    exhausted: bool,
 }
 
 /// Members and exceptions, sorted and distinct.
-type Key = (Vec<Member>, Vec<Member>);
+pub(super) type Key = (Vec<Member>, Vec<Member>);
 
 impl<'d> Endpoints<'d> {
     /// Takes the definitions; a name that is defined twice is reported.
@@ -96,11 +87,7 @@ impl<'d> Endpoints<'d> {
             services: HashSet::new(),
             interned: HashMap::new(),
             endpoints: Vec::new(),
-            ranges_left: limits.ranges,
-            steps_left: limits.steps,
-            costliest: None,
-            limits,
-            exhausted: false,
+            meter: Meter::new(limits),
         }
     }
 
@@ -138,9 +125,7 @@ impl<'d> Endpoints<'d> {
 
     /// The endpoint that everything belongs to, for a key that was left out.
     pub(super) fn any(&mut self, findings: &mut Findings) -> Option<EndpointId> {
-        let any = Spanned::unplaced(Member::Name(Arc::from("any")));
-        let span = Spanned::unplaced(());
-        self.endpoint(&Selector { members: vec![any], except: Vec::new(), span }, findings)
+        self.endpoint(&any_selector(), findings)
     }
 
     /// Resolves what nothing used, for its errors, and warns of it where all rules were understood.
@@ -160,8 +145,15 @@ impl<'d> Endpoints<'d> {
         }
     }
 
-    pub(super) fn into_endpoints(self) -> Vec<Endpoint> {
-        self.endpoints
+    /// The endpoints, and the members and exceptions of each.
+    pub(super) fn into_endpoints(self) -> (Vec<Endpoint>, Vec<Key>) {
+        let mut keys = vec![Key::default(); self.endpoints.len()];
+        for (key, id) in self.interned {
+            if let Some(id) = id {
+                keys[id.0 as usize] = key;
+            }
+        }
+        (self.endpoints, keys)
     }
 
     fn selection(
@@ -174,7 +166,8 @@ impl<'d> Endpoints<'d> {
             return within;
         }
         let except = self.union(&selector.except, findings);
-        let boxes = self.subtract(within?, &except?, selector.span(), findings)?;
+        let largest = || largest(&self.nesting);
+        let boxes = self.meter.subtract(within?, &except?, selector.span(), &largest, findings)?;
         if boxes.is_empty() {
             let message = "`except` leaves nothing of the selection".to_owned();
             let problem = Problem::error(Code::EmptySelection, selector.span(), message);
@@ -199,7 +192,7 @@ impl<'d> Endpoints<'d> {
                 Member::Name(name) => {
                     let boxes = self.named(name, member.span, findings);
                     match boxes {
-                        Some(boxes) if self.spend(weight(&boxes), member.span, findings) => {
+                        Some(boxes) if self.spend(&boxes, member.span, findings) => {
                             union.boxes.extend(boxes.iter().cloned());
                         }
                         _ => complete = false,
@@ -209,7 +202,7 @@ impl<'d> Endpoints<'d> {
         }
         let boxes = complete.then(|| union.finish())?;
         let span = members.first()?.span;
-        self.check_boxes(&boxes, span, findings).then_some(boxes)
+        self.meter.check_boxes(&boxes, span, findings).then_some(boxes)
     }
 
     fn named(
@@ -226,20 +219,15 @@ impl<'d> Endpoints<'d> {
             Some(&Host::Group(index)) => self.group(index, span, findings),
             None if self.broken.contains(name) => None,
             None => {
-                let known = self.names.keys().copied();
-                let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
-                let message = format!("nothing is named {}", quoted(name));
-                let problem = Problem::error(Code::UnknownName, span, message);
-                findings.push(problem.help(match near {
-                    _ if self.services.contains(name) => {
-                        "it is a service: write it under `service`".to_owned()
-                    }
-                    Some(near) => format!("did you mean `{near}`?"),
-                    None => "define it under `devices` or `groups`".to_owned(),
-                }));
+                let is_service = self.services.contains(name);
+                findings.push(unknown(name, span, self.names.keys().copied(), is_service));
                 None
             }
         }
+    }
+
+    fn spend(&mut self, boxes: &[EndpointBox], span: Span, findings: &mut Findings) -> bool {
+        self.meter.spend(weight(boxes), span, &|| largest(&self.nesting), findings)
     }
 
     fn group(
@@ -257,352 +245,39 @@ impl<'d> Endpoints<'d> {
             }
         }
     }
-
-    fn subtract(
-        &mut self,
-        within: Vec<EndpointBox>,
-        except: &[EndpointBox],
-        span: Span,
-        findings: &mut Findings,
-    ) -> Option<Vec<EndpointBox>> {
-        let holes = Holes::new(except);
-        let before = self.steps_left;
-        let mut rest = Vec::with_capacity(within.len());
-        for piece in within {
-            let hit = holes.meeting(&piece);
-            let mut parts = vec![piece];
-            for hole in hit {
-                let mut next = Vec::with_capacity(parts.len() + 2);
-                let steps = parts.len() * weight(std::slice::from_ref(hole)) + weight(&parts);
-                if !self.step(steps, before, span, findings) {
-                    return None;
-                }
-                for part in parts {
-                    let cut = pierce(part, hole, &mut next);
-                    let pushed = &next[next.len().saturating_sub(3)..];
-                    if cut && !self.spend(weight(pushed), span, findings) {
-                        return None;
-                    }
-                }
-                if !self.check_boxes(&next, span, findings) {
-                    return None;
-                }
-                parts = next;
-            }
-            rest.append(&mut parts);
-            if !self.check_boxes(&rest, span, findings) {
-                return None;
-            }
-        }
-        let took = before - self.steps_left;
-        if self.costliest.is_none_or(|(most, _)| took > most) {
-            self.costliest = Some((took, span));
-        }
-        Some(normalise(rest))
-    }
-
-    /// Takes `amount` steps from those that `except` may take in all. Where they are gone, says
-    /// which `except` took most, once; the one at `span` began with `before` of them left.
-    fn step(&mut self, amount: usize, before: usize, span: Span, findings: &mut Findings) -> bool {
-        if let Some(left) = self.steps_left.checked_sub(amount) {
-            self.steps_left = left;
-            return true;
-        }
-        if !std::mem::replace(&mut self.exhausted, true) {
-            let limit = self.limits.steps;
-            let message = format!("taking out what `except` names takes more than {limit} steps");
-            let here = (before, span);
-            let (took, place) = self.costliest.filter(|&(took, _)| took > before).unwrap_or(here);
-            let help = "name fewer devices or addresses in it, or give the devices either MAC or \
-                        IP addresses";
-            findings.push(
-                Problem::error(Code::LimitExceeded, span, message)
-                    .label(place, format!("the costliest `except`: {took} steps or more"))
-                    .help(help),
-            );
-        }
-        self.steps_left = 0;
-        false
-    }
-
-    fn check_boxes(&self, boxes: &[EndpointBox], span: Span, findings: &mut Findings) -> bool {
-        if boxes.len() <= self.limits.boxes {
-            return true;
-        }
-        let message = format!(
-            "{} alternatives of MAC and IP address where {} are the limit",
-            boxes.len(),
-            self.limits.boxes
-        );
-        let help = "give the devices either MAC or IP addresses, or split the group";
-        findings.push(Problem::error(Code::LimitExceeded, span, message).help(help));
-        false
-    }
-
-    /// Takes `amount` from the budget. Where it is gone, says which group costs most, once.
-    fn spend(&mut self, amount: usize, span: Span, findings: &mut Findings) -> bool {
-        if let Some(left) = self.ranges_left.checked_sub(amount) {
-            self.ranges_left = left;
-            return true;
-        }
-        if !std::mem::replace(&mut self.exhausted, true) {
-            let limit = self.limits.ranges;
-            let message = format!("the groups stand for more than {limit} addresses and ranges");
-            let problem = Problem::error(Code::LimitExceeded, span, message);
-            let resolved = self.nesting.values().map(|(name, boxes)| (weight(boxes), name));
-            findings.push(match resolved.max_by_key(|&(weight, _)| weight) {
-                Some((weight, name)) => problem
-                    .label(name.span, format!("the largest group: {weight} ranges"))
-                    .help("summarise its addresses as prefixes, or use it in fewer places"),
-                None => problem,
-            });
-        }
-        self.ranges_left = 0;
-        false
-    }
 }
 
-/// What an `except` takes out, by MAC address: of thousands of devices that have one, a piece with a
-/// MAC address of its own is compared with its namesakes only.
-struct Holes<'b> {
-    holes: &'b [EndpointBox],
-    /// For each MAC address that a hole holds alone or with some others the hole's place, ascending.
-    named: Vec<(Mac, usize)>,
-    /// The places of the other holes.
-    others: Vec<usize>,
+/// What stands for a side that was left out.
+pub(super) fn any_selector() -> Selector {
+    let any = Spanned::unplaced(Member::Name(Arc::from("any")));
+    Selector { members: vec![any], except: Vec::new(), span: Spanned::unplaced(()) }
 }
 
-impl<'b> Holes<'b> {
-    fn new(holes: &'b [EndpointBox]) -> Self {
-        let (mut named, mut others) = (Vec::new(), Vec::new());
-        for (place, hole) in holes.iter().enumerate() {
-            match &hole.macs {
-                FiniteSet::Only(macs) => named.extend(macs.iter().map(|&mac| (mac, place))),
-                FiniteSet::AllBut(_) => others.push(place),
-            }
-        }
-        named.sort_unstable();
-        Self { holes, named, others }
-    }
-
-    /// The holes that may cut `piece`, in their order.
-    fn meeting(&self, piece: &EndpointBox) -> Vec<&'b EndpointBox> {
-        let FiniteSet::Only(macs) = &piece.macs else { return self.holes.iter().collect() };
-        let mut places = self.others.clone();
-        for &mac in macs {
-            let first = self.named.partition_point(|&(named, _)| named < mac);
-            let of_mac = self.named[first..].iter().take_while(|&&(named, _)| named == mac);
-            places.extend(of_mac.map(|&(_, place)| place));
-        }
-        places.sort_unstable();
-        places.dedup();
-        places.into_iter().map(|place| &self.holes[place]).collect()
-    }
+/// What the largest group so far weighs, and where it is.
+fn largest(nesting: &Nesting<'_, Arc<Vec<EndpointBox>>>) -> Option<(usize, Span)> {
+    nesting
+        .values()
+        .map(|(name, boxes)| (weight(boxes), name.span))
+        .max_by_key(|&(weight, _)| weight)
 }
 
-/// The alternatives of a union while they are collected.
-#[derive(Default)]
-struct Union {
-    v4: Vec<(u32, u32)>,
-    v6: Vec<(u128, u128)>,
-    non_ip: bool,
-    macs: Vec<Mac>,
-    boxes: Vec<EndpointBox>,
+/// A name for hosts that none of the `known` ones is.
+pub(super) fn unknown<'n>(
+    name: &str,
+    span: Span,
+    known: impl Iterator<Item = &'n str>,
+    is_service: bool,
+) -> Problem {
+    let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
+    let message = format!("nothing is named {}", quoted(name));
+    Problem::error(Code::UnknownName, span, message).help(match near {
+        _ if is_service => "it is a service: write it under `service`".to_owned(),
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "define it under `devices` or `groups`".to_owned(),
+    })
 }
 
-impl Union {
-    fn addresses(&mut self, addresses: Addresses) {
-        let (first, last) = match addresses {
-            Addresses::One(address) => (address, address),
-            Addresses::Prefix(base, length) => (base, last_of(base, length)),
-            Addresses::Range(first, last) => (first, last),
-        };
-        match (first, last) {
-            (IpAddr::V4(first), IpAddr::V4(last)) => self.v4.push((first.into(), last.into())),
-            (IpAddr::V6(first), IpAddr::V6(last)) => self.v6.push((first.into(), last.into())),
-            // Ranges of two families do not parse.
-            _ => {}
-        }
-    }
-
-    /// Adds what a built-in name stands for; false where it is none.
-    fn built_in(&mut self, name: &str) -> bool {
-        match name {
-            "any" => {
-                self.v4.push((0, u32::MAX));
-                self.v6.push((0, u128::MAX));
-                self.non_ip = true;
-            }
-            "any-ipv4" => self.v4.push((0, u32::MAX)),
-            "any-ipv6" => self.v6.push((0, u128::MAX)),
-            "unspecified" => {
-                self.v4.push((0, 0));
-                self.v6.push((0, 0));
-            }
-            "broadcast" => {
-                self.v4.push((u32::MAX, u32::MAX));
-                self.macs.push(Mac([0xff; 6]));
-            }
-            "multicast" => {
-                self.built_in("multicast-ipv4");
-                self.built_in("multicast-ipv6");
-            }
-            "multicast-ipv4" => self.v4.push((0xe000_0000, 0xefff_ffff)),
-            "multicast-ipv6" => self.v6.push((0xff << 120, u128::MAX)),
-            "link-local" => {
-                self.v4.push((0xa9fe_0000, 0xa9fe_ffff));
-                self.v6.push((0xfe80 << 112, (0xfec0 << 112) - 1));
-            }
-            "link-local-multicast" => {
-                self.v4.push((0xe000_0000, 0xe000_00ff));
-                self.v6.push((0xff02 << 112, (0xff03 << 112) - 1));
-            }
-            "private" => {
-                self.v4.push((0x0a00_0000, 0x0aff_ffff));
-                self.v4.push((0xac10_0000, 0xac1f_ffff));
-                self.v4.push((0xc0a8_0000, 0xc0a8_ffff));
-                self.v6.push((0xfc << 120, (0xfe << 120) - 1));
-            }
-            _ => return false,
-        }
-        true
-    }
-
-    fn finish(self) -> Vec<EndpointBox> {
-        let mut boxes = self.boxes;
-        let addrs = AddrSet {
-            v4: RangeSet::<u32>::from_ranges(self.v4),
-            v6: RangeSet::<u128>::from_ranges(self.v6),
-            non_ip: self.non_ip,
-        };
-        if !addrs.is_empty() {
-            boxes.push(EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any() });
-        }
-        if !self.macs.is_empty() {
-            let macs = FiniteSet::only(self.macs);
-            boxes.push(EndpointBox { addrs: AddrSet::any(), macs, vlans: VlanSet::any() });
-        }
-        normalise(boxes)
-    }
-}
-
-fn last_of(base: IpAddr, length: u8) -> IpAddr {
-    match base {
-        IpAddr::V4(a) => {
-            let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-            IpAddr::V4((u32::from(a) | host).into())
-        }
-        IpAddr::V6(a) => {
-            let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-            IpAddr::V6((u128::from(a) | host).into())
-        }
-    }
-}
-
-/// A device's fields, ANDed. A frame that is not IP has no address to contradict: where the device
-/// has a MAC address, that alone identifies it.
-fn device_box(device: &Device) -> EndpointBox {
-    let has_mac = !device.macs.is_empty();
-    let addrs = if device.addresses.is_empty() {
-        AddrSet::any()
-    } else {
-        let mut union = Union::default();
-        device.addresses.iter().for_each(|addresses| union.addresses(addresses.value));
-        AddrSet {
-            v4: RangeSet::<u32>::from_ranges(union.v4),
-            v6: RangeSet::<u128>::from_ranges(union.v6),
-            non_ip: has_mac,
-        }
-    };
-    let macs = if has_mac {
-        FiniteSet::only(device.macs.iter().map(|mac| mac.value))
-    } else {
-        FiniteSet::any()
-    };
-    let vlans = device
-        .vlans
-        .as_ref()
-        .map_or(VlanSet::any(), |tags| FiniteSet::only(tags.value.iter().copied()));
-    EndpointBox { addrs, macs, vlans }
-}
-
-/// Pushes what is left of `piece` outside of `hole`, up to three disjoint boxes; tells whether
-/// anything was cut off. MAC addresses are split first: devices with one each then cut each other's
-/// remains no further.
-fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) -> bool {
-    let macs = piece.macs.intersection(&hole.macs);
-    let vlans = piece.vlans.intersection(&hole.vlans);
-    if macs.is_empty() || vlans.is_empty() {
-        out.push(piece);
-        return false;
-    }
-    let addrs = piece.addrs.intersection(&hole.addrs);
-    if addrs.is_empty() {
-        out.push(piece);
-        return false;
-    }
-    let outside_macs = piece.macs.intersection(&hole.macs.complement());
-    let outside_vlans = piece.vlans.intersection(&hole.vlans.complement());
-    let outside_addrs = piece.addrs.intersection(&hole.addrs.complement());
-    if !outside_addrs.is_empty() {
-        let (macs, vlans) = (macs.clone(), vlans.clone());
-        out.push(EndpointBox { addrs: outside_addrs, macs, vlans });
-    }
-    if !outside_vlans.is_empty() {
-        out.push(EndpointBox { addrs: piece.addrs.clone(), macs, vlans: outside_vlans });
-    }
-    if !outside_macs.is_empty() {
-        out.push(EndpointBox { addrs: piece.addrs, macs: outside_macs, vlans: piece.vlans });
-    }
-    true
-}
-
-/// Joins boxes that differ in one condition only, so that a group of addresses is one box, and so is
-/// one of MAC addresses.
-fn normalise(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
-    if boxes.len() < 2 {
-        return boxes;
-    }
-    if let Some(all) = boxes.iter().find(|b| b.is_any()) {
-        return vec![all.clone()];
-    }
-    let joined = join(
-        boxes,
-        |b| ((b.macs, b.vlans), b.addrs),
-        |(macs, vlans), parts: Vec<AddrSet>| EndpointBox { addrs: join_addrs(&parts), macs, vlans },
-    );
-    let joined = join(
-        joined,
-        |b| ((b.addrs, b.vlans), b.macs),
-        |(addrs, vlans), parts| EndpointBox { addrs, macs: FiniteSet::union_all(parts), vlans },
-    );
-    join(
-        joined,
-        |b| ((b.addrs, b.macs), b.vlans),
-        |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: FiniteSet::union_all(parts) },
-    )
-}
-
-fn join_addrs(parts: &[AddrSet]) -> AddrSet {
-    AddrSet {
-        v4: RangeSet::<u32>::from_ranges(parts.iter().flat_map(|p| p.v4.ranges()).copied()),
-        v6: RangeSet::<u128>::from_ranges(parts.iter().flat_map(|p| p.v6.ranges()).copied()),
-        non_ip: parts.iter().any(|p| p.non_ip),
-    }
-}
-
-/// What handling the boxes costs.
-fn weight(boxes: &[EndpointBox]) -> usize {
-    let one = |b: &EndpointBox| {
-        1 + b.addrs.v4.ranges().len()
-            + b.addrs.v6.ranges().len()
-            + b.macs.named().len()
-            + b.vlans.named().len()
-    };
-    boxes.iter().map(one).sum()
-}
-
-fn sorted(members: &[Spanned<Member>]) -> Vec<Member> {
+pub(super) fn sorted(members: &[Spanned<Member>]) -> Vec<Member> {
     let mut members: Vec<Member> = members.iter().map(|member| member.value.clone()).collect();
     members.sort_unstable();
     members.dedup();

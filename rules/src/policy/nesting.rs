@@ -109,10 +109,7 @@ impl<'d, T: Clone> Nesting<'d, T> {
         let start = self.open.iter().position(|&(open, _)| open == index).unwrap_or(0);
         let cycle = &self.open[start..];
         let names: Vec<&str> = cycle.iter().map(|&(open, _)| &***self.names[open]).collect();
-        let first = names.first().copied().unwrap_or("");
-        let path = names.iter().chain([&first]).copied().collect::<Vec<_>>().join(" → ");
-        let message = format!("the {} {} contains itself: {path}", self.kind, quoted(first));
-        let problem = Problem::error(Code::Cycle, reference, message);
+        let problem = contains_itself(self.kind, &names, reference);
         let inner = cycle.iter().zip(&names).skip(1).take(8);
         inner.fold(problem, |problem, (&(_, span), name)| {
             problem.label(span, format!("{} comes in here", quoted(name)))
@@ -120,10 +117,23 @@ impl<'d, T: Clone> Nesting<'d, T> {
     }
 
     fn too_deep(&self, index: usize) -> Problem {
-        let (name, kind, limit) = (self.names[index], self.kind, self.limit);
-        let message =
-            format!("{kind}s within {kind}s are more than {limit} levels deep at {}", quoted(name));
-        let problem = Problem::error(Code::LimitExceeded, name.span, message);
-        problem.help("name the members directly instead of through other names")
+        let name = self.names[index];
+        too_deep(self.kind, name, self.limit, name.span)
     }
+}
+
+/// Definitions of which each contains the next, and the last one the first.
+pub(super) fn contains_itself(kind: &str, names: &[&str], span: Span) -> Problem {
+    let first = names.first().copied().unwrap_or("");
+    let path = names.iter().chain([&first]).copied().collect::<Vec<_>>().join(" → ");
+    let message = format!("the {kind} {} contains itself: {path}", quoted(first));
+    Problem::error(Code::Cycle, span, message)
+}
+
+/// A definition with more levels of others within it than the limit.
+pub(super) fn too_deep(kind: &str, name: &str, limit: usize, span: Span) -> Problem {
+    let message =
+        format!("{kind}s within {kind}s are more than {limit} levels deep at {}", quoted(name));
+    let problem = Problem::error(Code::LimitExceeded, span, message);
+    problem.help("name the members directly instead of through other names")
 }

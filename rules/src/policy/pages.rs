@@ -52,10 +52,10 @@ impl<T> Pages<T> {
 }
 
 impl<T: Clone> Pages<T> {
-    /// Replaces the item at `index`, which there is.
-    pub(crate) fn set(&mut self, index: usize, item: T) {
+    /// The item at `index`, which there is, to be changed in this version.
+    pub(crate) fn get_mut(&mut self, index: usize) -> &mut T {
         let page = &mut Arc::make_mut(&mut self.pages)[index / PAGE];
-        Arc::make_mut(page)[index % PAGE] = item;
+        &mut Arc::make_mut(page)[index % PAGE]
     }
 
     /// Appends an item.
@@ -205,8 +205,28 @@ impl<T: Ord + Clone> Sorted<T> {
     /// items and of no later one.
     pub(crate) fn from(&self, below: impl Fn(&T) -> bool) -> impl Iterator<Item = &T> {
         let (page, place) = self.place(below);
-        let rest = self.pages.get(page..).unwrap_or_default();
-        rest.iter().flat_map(|page| page.iter()).skip(place)
+        let first = self.pages.get(page).map_or(&[][..], |page| &page[place..]);
+        let rest = self.pages.get(page + 1..).unwrap_or_default();
+        first.iter().chain(rest.iter().flat_map(|page| page.iter()))
+    }
+
+    /// Changes the items from the first one on for which `below` is false for as long as `within` is
+    /// true of them. Their order must stay as it is.
+    pub(crate) fn update(
+        &mut self,
+        below: impl Fn(&T) -> bool,
+        within: impl Fn(&T) -> bool,
+        mut change: impl FnMut(&mut T),
+    ) {
+        let (first, mut place) = self.place(below);
+        for page in Arc::make_mut(&mut self.pages).iter_mut().skip(first) {
+            let end = page.partition_point(&within);
+            if end <= place {
+                return;
+            }
+            Arc::make_mut(page)[place..end].iter_mut().for_each(&mut change);
+            place = 0;
+        }
     }
 
     /// The last item for which `below` is true; see [`Self::from`].
@@ -216,6 +236,11 @@ impl<T: Ord + Clone> Sorted<T> {
             Some(place) => self.pages.get(page)?.get(place),
             None => self.pages.get(page.checked_sub(1)?)?.last(),
         }
+    }
+
+    pub(crate) fn contains(&self, item: &T) -> bool {
+        let (page, place) = self.place(|other| other < item);
+        self.pages.get(page).and_then(|page| page.get(place)) == Some(item)
     }
 
     /// Adds an item; false where it was there.
@@ -323,7 +348,7 @@ mod tests {
                 }
                 let index = index.index(model.len());
                 model[index] = item;
-                pages.set(index, item);
+                *pages.get_mut(index) = item;
             }
             prop_assert!(before.iter().eq(&start));
             prop_assert!(pages.iter().eq(&model) && pages.iter().rev().eq(model.iter().rev()));

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
+use super::edit::Definitions;
 use super::endpoints::{Endpoints, duplicate};
 use super::services::Services;
 use super::{
@@ -43,9 +44,14 @@ pub(super) fn load(sources: &[Source], options: &LoadOptions) -> Result<Loaded, 
     if !whole || !within_limits(&documents, limits, &mut findings) {
         return Err(findings.into_diagnostics(&map));
     }
-    let policy = resolve(&documents, &broken, options, &map, &mut findings);
-    match policy {
-        Some(policy) if !findings.has_errors() => {
+    let resolved = resolve(&documents, &broken, options, &map, &mut findings);
+    match resolved {
+        Some((policy, mut definitions)) if !findings.has_errors() => {
+            for document in documents {
+                definitions.devices.extend(document.devices);
+                definitions.groups.extend(document.groups);
+            }
+            let policy = policy.with_definitions(definitions);
             Ok(Loaded { policy, warnings: findings.into_diagnostics(&map) })
         }
         _ => Err(findings.into_diagnostics(&map)),
@@ -57,8 +63,7 @@ fn within_limits(documents: &[Document], limits: &Limits, findings: &mut Finding
     let mut check = |what: &str, limit: usize, count: &dyn Fn(&Document) -> usize| {
         let total: usize = documents.iter().map(count).sum();
         if total > limit {
-            let message = format!("the policy has {total} {what} where {limit} are the limit");
-            findings.push(Problem::error(Code::LimitExceeded, None, message));
+            findings.push(too_many(what, total, limit));
             within = false;
         }
     };
@@ -70,13 +75,20 @@ fn within_limits(documents: &[Document], limits: &Limits, findings: &mut Finding
     within
 }
 
+/// So many of `what` where fewer are the limit.
+pub(super) fn too_many(what: &str, count: usize, limit: usize) -> Problem {
+    let message = format!("the policy has {count} {what} where {limit} are the limit");
+    Problem::error(Code::LimitExceeded, None, message)
+}
+
+/// The policy, and what edits need of it besides what the documents define.
 fn resolve(
     documents: &[Document],
     broken: &HashSet<Arc<str>>,
     options: &LoadOptions,
     map: &SourceMap<'_>,
     findings: &mut Findings,
-) -> Option<Policy> {
+) -> Option<(Policy, Definitions)> {
     let devices = documents.iter().flat_map(|d| &d.devices).collect();
     let groups = documents.iter().flat_map(|d| &d.groups).collect();
     let services = documents.iter().flat_map(|d| &d.services).collect();
@@ -86,7 +98,7 @@ fn resolve(
         endpoints: Endpoints::new(devices, groups, options.limits, findings)
             .with_known(broken, service_names),
         services: Services::new(services, &options.limits, findings).with_known(broken, hosts),
-        wires: Wires::new(options.wires.as_deref()),
+        wires: Wires::of(options.wires.as_deref().unwrap_or_default(), options.wires.is_some()),
         now_unix_ms: options.now_unix_ms,
         map,
         findings,
@@ -115,16 +127,24 @@ fn resolve(
         let message = "the policy has no rule: its default decides everything".to_owned();
         resolver.findings.push(Problem::warning(Code::NoRules, None, message));
     }
-    let parts = complete.then(|| Parts {
+    if !complete {
+        return None;
+    }
+    let (endpoints, selectors) = resolver.endpoints.into_endpoints();
+    let (services, terms, named, terms_spent) = resolver.services.into_sets();
+    let policy = Policy::new(Parts {
         default,
         rules,
-        endpoints: resolver.endpoints.into_endpoints(),
-        services: resolver.services.into_sets(),
+        endpoints,
+        services,
         assertions,
         wires: resolver.wires.names,
         wires_known: options.wires.is_some(),
     });
-    parts.map(Policy::new)
+    let (limits, services) = (options.limits, named);
+    let definitions =
+        Definitions { services, selectors, terms, terms_spent, limits, ..Definitions::default() };
+    Some((policy, definitions))
 }
 
 /// The names of hosts and of services, for telling that one was used as the other.
@@ -164,14 +184,8 @@ struct Resolver<'d, 'f> {
 
 impl<'d> Resolver<'d, '_> {
     fn check_rule_name(&mut self, name: &'d Name, names: &mut HashMap<&'d str, Span>) {
-        let taken = match &***name {
-            "default" => Some("`default` names what happens where no rule matches"),
-            "other" => Some("`other` names what metrics sum up"),
-            _ => None,
-        };
-        if let Some(message) = taken.map(str::to_owned) {
-            let problem = Problem::error(Code::ReservedName, name.span, message);
-            self.findings.push(problem.help("choose another name for the rule"));
+        if let Some(problem) = reserved_rule_name(name) {
+            self.findings.push(problem);
         }
         if let Some(&first) = names.get(&***name) {
             self.findings.push(duplicate("the rule", name, first));
@@ -189,26 +203,9 @@ impl<'d> Resolver<'d, '_> {
         };
         let service = self.service(rule.service.as_ref());
         let wires = self.wires.resolve(&rule.wires, self.findings);
-        self.check_times(rule);
-        Some(Rule {
-            name: Arc::clone(&rule.name.value),
-            from: from?,
-            to: to?,
-            between,
-            service: service?,
-            vlans: rule
-                .vlans
-                .as_ref()
-                .map_or(VlanSet::any(), |tags| FiniteSet::only(tags.value.iter().copied())),
-            wires: wires?,
-            action: rule.action.value,
-            log: rule.log.unwrap_or(false),
-            starts: rule.starts.map(|at| at.value),
-            expires: rule.expires.map(|at| at.value),
-            reason: rule.reason.as_ref().map(|reason| Arc::clone(&reason.value)),
-            location: self.map.location(rule.name.span),
-            removed: false,
-        })
+        check_times(rule, self.now_unix_ms, self.findings);
+        let location = self.map.location(rule.name.span);
+        Some(assemble(rule, (from?, to?, between), service?, wires?, location))
     }
 
     fn assertion(&mut self, assertion: &document::Assertion) -> Option<Assertion> {
@@ -233,28 +230,71 @@ impl<'d> Resolver<'d, '_> {
             None => self.services.any(self.findings),
         }
     }
+}
 
-    fn check_times(&mut self, rule: &document::Rule) {
-        if let (Some(starts), Some(expires)) = (rule.starts, rule.expires) {
-            if starts.value >= expires.value {
-                let message = "the rule expires before it starts".to_owned();
-                let problem = Problem::error(Code::TimeOrder, expires.span, message)
-                    .label(starts.span, "starts here");
-                self.findings.push(problem.help("`expires` must be later than `starts`"));
-            }
+/// A name that no rule may have, and why.
+pub(super) fn reserved_rule_name(name: &Name) -> Option<Problem> {
+    let message = match &***name {
+        "default" => "`default` names what happens where no rule matches",
+        "other" => "`other` names what metrics sum up",
+        _ => return None,
+    };
+    let problem = Problem::error(Code::ReservedName, name.span, message.to_owned());
+    Some(problem.help("choose another name for the rule"))
+}
+
+/// Looks at `starts` and `expires`; warns of a rule that has expired at `now_unix_ms`.
+pub(super) fn check_times(
+    rule: &document::Rule,
+    now_unix_ms: Option<i64>,
+    findings: &mut Findings,
+) {
+    if let (Some(starts), Some(expires)) = (rule.starts, rule.expires) {
+        if starts.value >= expires.value {
+            let message = "the rule expires before it starts".to_owned();
+            let problem = Problem::error(Code::TimeOrder, expires.span, message)
+                .label(starts.span, "starts here");
+            findings.push(problem.help("`expires` must be later than `starts`"));
         }
-        if let (Some(now), Some(expires)) = (self.now_unix_ms, rule.expires) {
-            if expires.value <= now {
-                let message = format!("the rule {} has expired", quoted(&rule.name));
-                let problem = Problem::warning(Code::Expired, expires.span, message);
-                self.findings.push(problem.help("remove it, or give it a later `expires`"));
-            }
+    }
+    if let (Some(now), Some(expires)) = (now_unix_ms, rule.expires) {
+        if expires.value <= now {
+            let message = format!("the rule {} has expired", quoted(&rule.name));
+            let problem = Problem::warning(Code::Expired, expires.span, message);
+            findings.push(problem.help("remove it, or give it a later `expires`"));
         }
     }
 }
 
+/// The rule, with what its names stand for. `sides` are `from`, `to`, and whether either may open.
+pub(super) fn assemble(
+    rule: &document::Rule,
+    (from, to, between): (EndpointId, EndpointId, bool),
+    service: ServiceId,
+    wires: FiniteSet<WireId>,
+    location: Location,
+) -> Rule {
+    let tags = rule.vlans.as_ref().map(|tags| FiniteSet::only(tags.value.iter().copied()));
+    Rule {
+        name: Arc::clone(&rule.name.value),
+        from,
+        to,
+        between,
+        service,
+        vlans: tags.unwrap_or(VlanSet::any()),
+        wires,
+        action: rule.action.value,
+        log: rule.log.unwrap_or(false),
+        starts: rule.starts.map(|at| at.value),
+        expires: rule.expires.map(|at| at.value),
+        reason: rule.reason.as_ref().map(|reason| Arc::clone(&reason.value)),
+        location,
+        removed: false,
+    }
+}
+
 /// The wires that rules may name.
-struct Wires {
+pub(super) struct Wires {
     names: Vec<Arc<str>>,
     ids: HashMap<Arc<str>, WireId>,
     /// Whether `names` is all there is, rather than what the policy mentioned so far.
@@ -262,13 +302,22 @@ struct Wires {
 }
 
 impl Wires {
-    fn new(known: Option<&[Arc<str>]>) -> Self {
-        let names: Vec<Arc<str>> = known.unwrap_or_default().to_vec();
+    /// These names; they are all that there are where the list is `closed`.
+    pub(super) fn of(names: &[Arc<str>], closed: bool) -> Self {
         let ids = names.iter().enumerate().map(|(i, name)| (Arc::clone(name), WireId(i as u16)));
-        Self { ids: ids.collect(), names, closed: known.is_some() }
+        Self { ids: ids.collect(), names: names.to_vec(), closed }
     }
 
-    fn resolve(&mut self, wires: &[Name], findings: &mut Findings) -> Option<FiniteSet<WireId>> {
+    /// The names so far.
+    pub(super) fn names(&self) -> &[Arc<str>] {
+        &self.names
+    }
+
+    pub(super) fn resolve(
+        &mut self,
+        wires: &[Name],
+        findings: &mut Findings,
+    ) -> Option<FiniteSet<WireId>> {
         if wires.is_empty() {
             return Some(FiniteSet::any());
         }

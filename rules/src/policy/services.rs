@@ -117,8 +117,7 @@ impl<'d> Services<'d> {
 
     /// The service that everything belongs to, for a key that was left out.
     pub(super) fn any(&mut self, findings: &mut Findings) -> Option<ServiceId> {
-        let any = Spanned::unplaced(Term::Name(Arc::from("any")));
-        self.service(&Terms { terms: vec![any], span: Spanned::unplaced(()) }, findings)
+        self.service(&any_terms(), findings)
     }
 
     /// Resolves what nothing used, for its errors, and warns of it where all rules were understood.
@@ -134,8 +133,17 @@ impl<'d> Services<'d> {
         }
     }
 
-    pub(super) fn into_sets(self) -> Vec<ServiceSet> {
-        self.sets
+    /// The sets; and, for edits, what each was made of, what the named services stand for, and how
+    /// many terms resolving took.
+    pub(super) fn into_sets(self) -> (Vec<ServiceSet>, Vec<Vec<Term>>, Named, usize) {
+        let mut keys = vec![Vec::new(); self.sets.len()];
+        for (key, id) in self.interned {
+            keys[id.0 as usize] = key;
+        }
+        let named = self.nesting.values();
+        let named = named.map(|(name, terms)| (Arc::clone(&name.value), Arc::clone(terms)));
+        let named = named.collect();
+        (self.sets, keys, named, self.limit - self.terms_left)
     }
 
     fn union(
@@ -156,7 +164,8 @@ impl<'d> Services<'d> {
                 Some(&index) => self.named(index, term.span, findings),
                 None if self.broken.contains(name) => None,
                 None => {
-                    findings.push(self.unknown(name, term.span));
+                    let known = self.names.keys().copied();
+                    findings.push(unknown(name, term.span, known, self.hosts.contains(&**name)));
                     None
                 }
             };
@@ -168,19 +177,6 @@ impl<'d> Services<'d> {
             }
         }
         complete.then(|| normalise(union))
-    }
-
-    fn unknown(&self, name: &str, span: Span) -> Problem {
-        let known = self.names.keys().copied();
-        let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
-        let message = format!("no service is named {}", quoted(name));
-        Problem::error(Code::UnknownName, span, message).help(match near {
-            _ if self.hosts.contains(name) => {
-                "it is a device or a group: write it under `from` or `to`".to_owned()
-            }
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "define it under `services`, or write it as tcp/502".to_owned(),
-        })
     }
 
     fn named(
@@ -206,11 +202,76 @@ impl<'d> Services<'d> {
         }
         self.terms_left = 0;
         if !std::mem::replace(&mut self.exhausted, true) {
-            let message = format!("the services stand for more than {} terms", self.limit);
-            findings.push(Problem::error(Code::LimitExceeded, span, message));
+            findings.push(too_many_terms(self.limit, span));
         }
         false
     }
+}
+
+/// What stands for a service that was left out.
+pub(super) fn any_terms() -> Terms {
+    let any = Spanned::unplaced(Term::Name(Arc::from("any")));
+    Terms { terms: vec![any], span: Spanned::unplaced(()) }
+}
+
+fn too_many_terms(limit: usize, span: Span) -> Problem {
+    let message = format!("the services stand for more than {limit} terms");
+    Problem::error(Code::LimitExceeded, span, message)
+}
+
+/// A name for services that none of the `known` ones is.
+fn unknown<'n>(
+    name: &str,
+    span: Span,
+    known: impl Iterator<Item = &'n str>,
+    is_host: bool,
+) -> Problem {
+    let near = nearest(name, known.chain(BUILT_IN.iter().map(|(name, _)| *name)));
+    let message = format!("no service is named {}", quoted(name));
+    Problem::error(Code::UnknownName, span, message).help(match near {
+        _ if is_host => "it is a device or a group: write it under `from` or `to`".to_owned(),
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "define it under `services`, or write it as tcp/502".to_owned(),
+    })
+}
+
+/// Named services as they were resolved.
+pub(super) type Named = HashMap<Arc<str>, Arc<Vec<ServiceTerm>>>;
+
+/// What the terms of a rule stand for where the named services are resolved already, and how many
+/// terms that took of at most `left`.
+pub(super) fn resolve(
+    terms: &Terms,
+    services: &Named,
+    is_host: impl Fn(&str) -> bool,
+    (left, limit): (usize, usize),
+    findings: &mut Findings,
+) -> Option<(Vec<ServiceTerm>, usize)> {
+    let (mut union, mut spent, mut known) = (Vec::with_capacity(terms.terms.len()), 0, true);
+    for term in &terms.terms {
+        let Term::Name(name) = &term.value else {
+            warn_never_matching(&term.value, term.span, findings);
+            union.extend(simple_term(&term.value));
+            continue;
+        };
+        match (simple_term(&term.value), services.get(name)) {
+            (Some(simple), _) => union.push(simple),
+            (None, Some(resolved)) => {
+                spent += resolved.len();
+                if spent > left {
+                    findings.push(too_many_terms(limit, term.span));
+                    return None;
+                }
+                union.extend(resolved.iter().cloned());
+            }
+            (None, None) => {
+                let names = services.keys().map(|name| &**name);
+                findings.push(unknown(name, term.span, names, is_host(name)));
+                known = false;
+            }
+        }
+    }
+    known.then(|| (normalise(union), spent))
 }
 
 /// What a term stands for that is no defined name.
