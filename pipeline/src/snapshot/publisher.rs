@@ -71,8 +71,9 @@ impl Publisher {
         let generation = place.generation;
         let place = Place { loaded_generation: generation, whole_generation: generation, ..place };
         let (marks, workers) = (self.current().marks.clone(), self.shared.reached.len());
-        // Names are compared anew when the last snapshot from before is freed.
-        self.departed.clear();
+        for rule in content.policy.rules().iter().filter(|rule| !rule.is_removed()) {
+            self.departed.remove(&rule.name);
+        }
         self.install(Snapshot::whole(content, place, marks, workers))
     }
 
