@@ -7,7 +7,9 @@ use std::net::Ipv4Addr;
 use crate::common::{Gateway, content};
 use bulkhead_pipeline::conntrack::flag;
 use bulkhead_pipeline::frames::FrameBuilder;
-use bulkhead_pipeline::snapshot::Mode;
+use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode};
+use bulkhead_rules::classifier::Changes;
+use bulkhead_rules::policy::RuleId;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
@@ -75,6 +77,20 @@ fn no_packet_makes_a_worker_allocate_or_free() {
             if let Some(content) = publications.next() {
                 gateway.publisher.publish(content);
             }
+        } else if polls % 2 == 0 {
+            // Both rules go and come: what counted for them is replaced, and freed elsewhere.
+            let Content { policy, classifier, .. } = gateway.publisher.current().content.clone();
+            let rules = vec![RuleId(0), RuleId(1)];
+            gateway.publisher.publish_edit(EditedContent {
+                policy,
+                classifier,
+                changes: Changes::Footprints { src: vec![0, 1], dst: Vec::new() },
+                rules_added: rules.clone(),
+                rules_removed: rules,
+            });
+        }
+        if polls % 3 == 0 {
+            gateway.publisher.collect();
         }
         let before = CALLS.get();
         gateway.worker.poll();
@@ -87,5 +103,6 @@ fn no_packet_makes_a_worker_allocate_or_free() {
     gateway.publisher.collect();
     let counters = gateway.worker.counters();
     assert!(counters.flow_inserts.value() > 200 && counters.flow_revoked.value() > 10);
+    assert!(gateway.publisher.edits() > 10);
     assert!(gateway.inside_counters().originated.packets.value() > 10);
 }

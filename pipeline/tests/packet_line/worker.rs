@@ -7,9 +7,10 @@ use crate::common::{Gateway, content, received};
 use bulkhead_pipeline::conntrack::flag;
 use bulkhead_pipeline::frames::{DEFAULT_DST_MAC, DEFAULT_SRC_MAC, FrameBuilder};
 use bulkhead_pipeline::parse::parse;
-use bulkhead_pipeline::snapshot::Mode;
+use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode};
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_pipeline::worker::WorkerConfig;
+use bulkhead_rules::classifier::Changes;
 use bulkhead_rules::headers::{Mac, WireId};
 
 const HMI: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 11);
@@ -366,6 +367,23 @@ fn no_snapshot_is_freed_on_a_worker() {
     assert!(old.upgrade().is_some(), "passing it on the worker must not free it");
     assert_eq!(gateway.publisher.collect(), 1);
     assert!(old.upgrade().is_none(), "the control thread frees it");
+
+    let first = std::sync::Arc::downgrade(gateway.publisher.current());
+    for _ in 0..3 {
+        let Content { policy, classifier, .. } = gateway.publisher.current().content.clone();
+        gateway.publisher.publish_edit(EditedContent {
+            policy,
+            classifier,
+            changes: Changes::Everything,
+            rules_added: Vec::new(),
+            rules_removed: Vec::new(),
+        });
+    }
+    assert_eq!(gateway.publisher.collect(), 0, "the worker may still read what was edited");
+    gateway.worker.poll();
+    assert!(first.upgrade().is_some(), "nor does passing edits free anything");
+    assert_eq!(gateway.publisher.collect(), 3);
+    assert!(first.upgrade().is_none());
 }
 
 #[test]

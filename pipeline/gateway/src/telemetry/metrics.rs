@@ -318,6 +318,14 @@ fn flows(gateway: &Gateway, families: &mut Families) {
     by_worker(gateway, |name, worker| {
         again.add(&[("worker", name)], worker.counters.flow_reclassified.value() as f64);
     });
+    let mut kept = families.counter(
+        "flow_reaffirmed_total",
+        "Flows that kept their verdict after an edit of the policy without being classified again, \
+         because the edit had not touched them.",
+    );
+    by_worker(gateway, |name, worker| {
+        kept.add(&[("worker", name)], worker.counters.flow_reaffirmed.value() as f64);
+    });
 }
 
 fn histograms(gateway: &Gateway, families: &mut Families) {
@@ -375,6 +383,9 @@ fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
         families
             .gauge("policy_epoch", "The epoch in which packets are judged.")
             .add(&[], publisher.current().epoch_at(now) as f64);
+        families
+            .counter("policy_edits_total", "Edits of the policy in force that were published.")
+            .add(&[], publisher.edits() as f64);
     }
     let Some(current) = &state.current else { return };
     let hash = current.candidate.hash.to_string();
