@@ -368,10 +368,21 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
 
 /// Joins boxes that differ in one condition only, so that a group of addresses is one box, and so is
 /// one of MAC addresses.
-fn normalise(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
-    if boxes.len() < 2 {
-        return boxes;
+fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
+    loop {
+        let before = boxes.len();
+        if before < 2 {
+            return boxes;
+        }
+        boxes = join_once(boxes);
+        // Boxes that a join has freed of a condition may have others like them now.
+        if boxes.len() == before {
+            return boxes;
+        }
     }
+}
+
+fn join_once(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
     if let Some(all) = boxes.iter().find(|b| b.is_any()) {
         return vec![all.clone()];
     }

@@ -159,7 +159,7 @@ fn is_plain(endpoint: &Endpoint) -> bool {
 
 /// Equal boxes, or, where the order of members made other boxes of the same hosts, equal hosts.
 fn same_endpoint(one: &Endpoint, other: &Endpoint, world: &[(u16, u128, Mac, VlanTags)]) -> bool {
-    if is_plain(one) || is_plain(other) {
+    if is_plain(one) && is_plain(other) {
         return one.boxes == other.boxes;
     }
     let holds = |e: &Endpoint, &(ether, addr, mac, tags): &_| e.matches(ether, addr, mac, tags);
