@@ -56,8 +56,8 @@ pub struct Assertion {
     pub text: String,
     /// Whether it holds now and at every later change of the policy.
     pub holds: bool,
-    /// Whether there were too many packets to judge one of every kind.
-    pub sampled: bool,
+    /// For how many instants that is proved: now, and after each later change that could matter.
+    pub instants: usize,
 }
 
 /// A finding as it is printed and as it travels over the control socket.
@@ -220,7 +220,7 @@ fn check_promises(
     let now = PolicyTime { unix_ms: unix_now_ms().unwrap_or_default(), synchronised: true };
     let results = check_assertions(policy, now);
     let mut broken = Vec::new();
-    broken.extend(unchecked(policy, &results));
+    broken.extend(undecided(policy, &results));
     let (mut lapsing, mut unshown, mut unshown_broken) = (0, 0, false);
     for result in &results {
         let (Some(failure), Some(assertion)) =
@@ -277,19 +277,19 @@ fn check_promises(
     let assertion = |result: &AssertionResult| Assertion {
         text: result.describe(policy),
         holds: result.holds(),
-        sampled: result.is_sampled(),
+        instants: result.instants.len(),
     };
     Ok(results.iter().map(assertion).collect())
 }
 
-/// The error for promises that are too much work to check: one that cannot be checked must not pass
-/// for kept.
-fn unchecked(policy: &Policy, results: &[AssertionResult]) -> Option<Finding> {
-    let mut unchecked = results.iter().filter(|result| result.unchecked > 0);
-    let first = unchecked.next()?;
+/// The error for promises whose proof is too much work: one that is not proved must not pass for
+/// kept.
+fn undecided(policy: &Policy, results: &[AssertionResult]) -> Option<Finding> {
+    let mut undecided = results.iter().filter(|result| !result.is_decided());
+    let first = undecided.next()?;
     let message = format!(
-        "{} of {} assertions could not be checked; the first: {}",
-        1 + unchecked.count(),
+        "{} of {} assertions could not be decided; the first: {}",
+        1 + undecided.count(),
         results.len(),
         first.describe(policy),
     );

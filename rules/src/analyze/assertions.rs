@@ -1,52 +1,38 @@
-//! Whether a policy keeps the promises that it makes about itself.
+//! Whether a policy keeps the promises that it makes about itself: proved, or refuted by a packet.
 //!
-//! An assertion is checked on one packet of every class that the policy tells apart, by the rules'
-//! own linear scan: exactly where the classes are few enough to judge them all, by a sample where
-//! they are not. This is no proof, and the result says so.
+//! An assertion and the rules are boxes (see `model`). That nothing reaches is proved by showing
+//! that the denials before each permission cover what both it and the assertion hold; that
+//! everything reaches, by the same of the permissions before each denial and the default.
 
 use std::fmt::Write as _;
-use std::time::Duration;
 
-use super::space::{Space, endpoints_meet, services_meet};
-use crate::compile::Limits;
-use crate::compile::budget::{Budget, Exceeded};
+use super::model::{Model, Query};
+use super::region::{Dimension, Region};
+use super::work::{TooMuchWork, Work};
 use crate::headers::{Headers, PolicyTime};
+use crate::oracle;
 use crate::packet::in_words;
-use crate::policy::{Action, Assertion, EndpointId, Must, Policy, Rule, RuleId};
+use crate::policy::{Action, Assertion, Must, Policy, RuleId};
+use crate::sets::RangeSet;
 
-/// Comparisons of packets with rules that all assertions of a policy together may take: a second
-/// or a few.
-const JUDGING_WORK: usize = 100_000_000;
+/// Steps that the proofs of all assertions of a policy may take together: a few seconds.
+const WORK: usize = 400_000_000;
 
-/// Steps that finding the packets to judge may take for all assertions together: a second or a few.
-const FINDING_WORK: usize = 200_000_000;
-
-/// What all of it may take besides: the time only for the case that the work is no measure of it.
-const LIMITS: Limits = Limits { memory_bytes: 256 << 20, time: Duration::from_secs(30) };
-
-/// The most packets that one assertion is checked on at one instant.
-const MAX_PACKETS: usize = 1 << 20;
-
-/// A sample of fewer packets than this at one instant would not be worth its name.
-const LEAST_SAMPLE: usize = 64;
+/// Every assertion may take so many steps of them, whatever is left for the others.
+const LEAST_WORK: usize = 100_000;
 
 /// What became of one assertion.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct AssertionResult {
     /// Its place in [`Policy::assertions`].
     pub assertion: usize,
-    /// The instants for which it was checked: now, and each later one at which a rule that could
-    /// matter starts or expires.
+    /// The instants for which it was decided: now, and each later one at which a rule that could
+    /// matter starts or expires. Empty where deciding it takes more work than a load may: then the
+    /// promise cannot count as kept.
     pub instants: Vec<PolicyTime>,
-    /// Representative packets that were judged, over all instants.
-    pub packets: u64,
-    /// Representative packets that there are, over all instants: more than [`Self::packets`] where
-    /// they were too many and a sample had to do, or where the first failure ended the check.
-    pub representatives: u64,
-    /// The instants for which it was not checked at all, because the policy's assertions together
-    /// take more work than a load may. Above zero the promise cannot count as kept.
-    pub unchecked: u64,
-    /// The first packet found that breaks the assertion.
+    /// Whether it speaks of any packet that there can be.
+    pub in_question: bool,
+    /// The first packet that breaks it, at the earliest instant at which one does.
     pub failure: Option<Failure>,
 }
 
@@ -62,14 +48,14 @@ pub struct Failure {
 }
 
 impl AssertionResult {
-    /// Whether it was checked for every instant and no packet was found that breaks it.
+    /// Whether it is proved for every packet at every instant.
     pub fn holds(&self) -> bool {
-        self.failure.is_none() && self.unchecked == 0
+        self.failure.is_none() && self.is_decided()
     }
 
-    /// Whether there were more representatives than could be judged.
-    pub fn is_sampled(&self) -> bool {
-        self.holds() && self.packets < self.representatives
+    /// Whether it is proved or refuted: [`false`] where that takes more work than a load may.
+    pub fn is_decided(&self) -> bool {
+        !self.instants.is_empty()
     }
 
     /// What was found, for people: one line if the assertion holds, else two.
@@ -91,31 +77,17 @@ impl AssertionResult {
             policy.endpoint(assertion.to).label,
             policy.service(assertion.service).label,
         );
-        let instants = self.instants.len();
         // Writing to a String cannot fail.
-        let _ = match &self.failure {
-            Some(failure) => write!(text, "broken\n  {}", failure.describe(policy)),
-            None if self.unchecked > 0 => write!(
+        let _ = match (&self.failure, self.instants.len()) {
+            (Some(failure), _) => write!(text, "broken\n  {}", failure.describe(policy)),
+            (None, 0) => write!(text, "not decided: the proof takes more work than a load may"),
+            (None, _) if !self.in_question => write!(text, "holds: no packet is in question"),
+            (None, 1) => write!(text, "holds, proved for every packet"),
+            (None, instants) => write!(
                 text,
-                "not checked at {} of {} instants: the policy's {} assertions, at the {} instants \
-                 at which its rules start or expire, take more work than a load may",
-                self.unchecked,
-                self.unchecked.saturating_add(instants as u64),
-                policy.assertions().len(),
-                policy.schedule().len(),
-            ),
-            None if self.representatives == 0 => write!(text, "no packet is in question"),
-            None if self.is_sampled() => write!(
-                text,
-                "no breach in a sample of {} of {} representative packets at {instants} instants \
-                 (sampled, not proved)",
-                self.packets, self.representatives,
-            ),
-            None => write!(
-                text,
-                "holds for all {} representative packets at {instants} instants \
-                 (checked by representatives, not proved)",
-                self.packets,
+                "holds, proved for every packet now and after each of {} later starts and \
+                 expiries of rules",
+                instants - 1
             ),
         };
         text
@@ -129,7 +101,7 @@ impl Failure {
             Action::Deny => "denied",
             Action::Reject => "rejected",
         };
-        let by = match policy.rules().get(self.rule.0 as usize) {
+        let by = match policy.rule(self.rule) {
             Some(rule) => {
                 let place = &rule.location;
                 format!("rule `{}` ({}:{}:{})", rule.name, place.file, place.line, place.column)
@@ -144,168 +116,168 @@ impl Failure {
     }
 }
 
-/// Checks every assertion of `policy`: for the instant `now`, and again just after each later
-/// instant at which a rule starts or expires. The work of all of them together is bounded; what
-/// that leaves unchecked, [`AssertionResult`] says.
+/// Decides every assertion of `policy`: for the instant `now`, and again after each later instant at
+/// which a rule starts or expires. While the clock is not synchronised now, both for that case and
+/// for a synchronised one. The work of all of them together is bounded; what that leaves undecided,
+/// [`AssertionResult`] says.
 pub fn check_assertions(policy: &Policy, now: PolicyTime) -> Vec<AssertionResult> {
-    let mut work = Work { finding: Budget::with_work(LIMITS, FINDING_WORK), judging: JUDGING_WORK };
     let count = policy.assertions().len();
-    (policy.assertions().iter().enumerate())
-        .map(|(index, assertion)| {
-            let share = work.judging / (count - index);
-            check(policy, index, assertion, now, share, &mut work)
-        })
-        .collect()
-}
-
-/// What is left of the work that the assertions of a policy share.
-struct Work {
-    finding: Budget,
-    judging: usize,
-}
-
-/// Now, what now becomes once the clock is synchronised, and each later change of one of `rules`.
-fn instants(policy: &Policy, rules: &[usize], now: PolicyTime) -> Vec<PolicyTime> {
-    let synchronised = |unix_ms| PolicyTime { unix_ms, synchronised: true };
-    let changes = |&id: &usize| [policy.rules()[id].starts, policy.rules()[id].expires];
-    let mut later: Vec<i64> =
-        rules.iter().flat_map(changes).flatten().filter(|&at| at > now.unix_ms).collect();
-    later.sort_unstable();
-    later.dedup();
-    let mut out = vec![now];
-    if !now.synchronised {
-        out.push(synchronised(now.unix_ms));
+    if count == 0 {
+        return Vec::new();
     }
-    out.extend(later.into_iter().map(synchronised));
-    out
+    let mut work = Work::new(WORK);
+    let mut model = Model::new(&[policy], &mut work).ok();
+    let mut results = Vec::with_capacity(count);
+    for (index, assertion) in policy.assertions().iter().enumerate() {
+        let undecided = AssertionResult {
+            assertion: index,
+            instants: Vec::new(),
+            in_question: true,
+            failure: None,
+        };
+        let share = (work.left() / (count - index)).max(LEAST_WORK);
+        let decided = model.as_mut().and_then(|model| {
+            let mut proof = Proof { policy, model, assertion, now };
+            work.share(share, |work| proof.decide(index, work)).ok()
+        });
+        results.push(decided.unwrap_or(undecided));
+    }
+    results
 }
 
-/// `share` is this assertion's part of the judging; it may take more where its least sample does.
-fn check(
-    policy: &Policy,
-    index: usize,
-    assertion: &Assertion,
+/// The proof of one assertion.
+struct Proof<'a> {
+    policy: &'a Policy,
+    model: &'a mut Model,
+    assertion: &'a Assertion,
     now: PolicyTime,
-    share: usize,
-    work: &mut Work,
-) -> AssertionResult {
-    let mut result = AssertionResult {
-        assertion: index,
-        instants: Vec::new(),
-        packets: 0,
-        representatives: 0,
-        unchecked: 0,
-        failure: None,
-    };
-    let Ok(relevant) = relevant_rules(policy, assertion, &mut work.finding) else {
-        result.unchecked = 1;
-        return result;
-    };
-    let instants = instants(policy, &relevant, now);
-    let reserve = work.judging.saturating_sub(share);
-    let mut previous: Option<Vec<usize>> = None;
-    for (place, &at) in instants.iter().enumerate() {
-        let left = instants.len() - place;
-        let spent = work.finding.spend(relevant.len(), 0).and_then(|()| work.finding.check_time());
-        if spent.is_err() {
-            result.unchecked += left as u64;
-            break;
-        }
-        let active = |&id: &usize| policy.rules()[id].is_active(at);
-        let active: Vec<usize> = relevant.iter().copied().filter(active).collect();
-        if previous.as_ref() == Some(&active) {
-            continue; // The same rules decide as before.
-        }
-        let share = work.judging.saturating_sub(reserve) / left;
-        if check_at(policy, assertion, &active, at, share, work, &mut result).is_err() {
-            result.unchecked += 1;
-        }
-        if result.failure.is_some() {
-            break;
-        }
-        previous = Some(active);
-    }
-    result
 }
 
-/// The rules that may match a packet of the assertion; every other rule matches none of them.
-fn relevant_rules(
-    policy: &Policy,
-    assertion: &Assertion,
-    budget: &mut Budget,
-) -> Result<Vec<usize>, Exceeded> {
-    let mut meets = |id: EndpointId| -> Result<Vec<bool>, Exceeded> {
-        let asserted = policy.endpoint(id);
-        policy.endpoints().iter().map(|e| endpoints_meet(e, asserted, budget)).collect()
-    };
-    let (from, to) = (meets(assertion.from)?, meets(assertion.to)?);
-    let service = policy.service(assertion.service);
-    let mut services = Vec::with_capacity(policy.services().len());
-    for other in policy.services() {
-        budget.spend(service.terms.len() * other.terms.len(), 0)?;
-        services.push(services_meet(service, other));
-    }
-    let is_relevant = |rule: &Rule| {
-        let (a, b) = (rule.from.0 as usize, rule.to.0 as usize);
-        services[rule.service.0 as usize]
-            && ((from[a] && to[b]) || (rule.between && from[b] && to[a]))
-    };
-    budget.spend(policy.rules().len(), 0)?;
-    let deciding = policy.order().map(|id| id.0 as usize);
-    Ok(deciding.filter(|&id| is_relevant(&policy.rules()[id])).collect())
+/// A box that the assertion speaks of, and the boxes of the rules that overlap it.
+struct Case {
+    region: Region,
+    overlapping: Vec<u32>,
 }
 
-/// Fails where not even a sample could be judged.
-fn check_at(
-    policy: &Policy,
-    assertion: &Assertion,
-    active: &[usize],
-    at: PolicyTime,
-    share: usize,
-    work: &mut Work,
-    result: &mut AssertionResult,
-) -> Result<(), Exceeded> {
-    let rules: Vec<&Rule> = active.iter().map(|&id| &*policy.rules()[id]).collect();
-    let space = Space::of(policy, assertion, &rules, &mut work.finding)?;
-    let total = space.len();
-    let cost = 1 + rules.iter().map(|rule| comparison_cost(policy, rule)).sum::<usize>();
-    let least = total.min(LEAST_SAMPLE as u64) as usize;
-    let limit = (share / cost).clamp(least, MAX_PACKETS);
-    if cost.saturating_mul(least) > work.judging {
-        return Err(Exceeded::Time);
+impl Proof<'_> {
+    fn decide(&mut self, index: usize, work: &mut Work) -> Result<AssertionResult, TooMuchWork> {
+        let periods = self.periods();
+        let times = RangeSet::<u32>::from_ranges(periods.iter().map(|&p| (p, p)));
+        let queries = self.model.assertion(0, self.assertion, &times);
+        let in_question = !queries.is_empty();
+        let cases = self.cases(queries, work)?;
+        let instants = self.instants(&cases);
+        let failure = match self.breach(&cases, &times, work)? {
+            Some(point) => Some(self.earliest(&cases, &periods, point, work)?),
+            None => None,
+        };
+        Ok(AssertionResult { assertion: index, instants, in_question, failure })
     }
-    let breaks = |headers: &Headers| {
-        let deciding = rules.iter().position(|rule| rule.matches(policy, headers));
-        let action = deciding.map_or(policy.default_action(), |place| rules[place].action);
-        (action == Action::Allow) != (assertion.must == Must::Reach)
-    };
-    let mut judged = 0;
-    let mut judge = |headers: &Headers| {
-        judged += 1;
-        breaks(headers)
-    };
-    let found = if total <= limit as u64 {
-        space.all().find(|headers| judge(headers))
-    } else {
-        let mut state = 0;
-        let random = move || super::probes::split_mix(&mut state);
-        space.some(random).take(limit).find(|headers| judge(headers))
-    };
-    work.judging = work.judging.saturating_sub(cost.saturating_mul(judged));
-    result.instants.push(at);
-    result.representatives = result.representatives.saturating_add(total);
-    result.packets += judged as u64;
-    result.failure = found.map(|headers| {
-        let deciding = rules.iter().position(|rule| rule.matches(policy, &headers));
-        let rule = deciding.map_or(RuleId::DEFAULT, |place| RuleId(active[place] as u32));
-        Failure { headers, at, rule }
-    });
-    Ok(())
-}
 
-/// What comparing a packet with `rule` costs: one, and more for a rule of many alternatives.
-fn comparison_cost(policy: &Policy, rule: &Rule) -> usize {
-    let sides = policy.endpoint(rule.from).boxes.len() + policy.endpoint(rule.to).boxes.len();
-    let sides = if rule.between { 2 * sides } else { sides };
-    1 + (sides + policy.service(rule.service).terms.len()) / 4
+    /// The classes of instants in question, in the order in which they matter.
+    fn periods(&self) -> Vec<u32> {
+        let instants = &self.model.universe.instants;
+        let trusted = instants.class(PolicyTime { synchronised: true, ..self.now });
+        let untrusted = instants.class(PolicyTime { synchronised: false, ..self.now });
+        let first = (!self.now.synchronised).then_some(untrusted);
+        first.into_iter().chain(trusted..untrusted).collect()
+    }
+
+    fn cases(&mut self, queries: Vec<Query>, work: &mut Work) -> Result<Vec<Case>, TooMuchWork> {
+        let all = 0..self.model.rules.len();
+        let mut cases = Vec::with_capacity(queries.len());
+        for query in queries {
+            let overlapping = self.model.overlapping_query(&query, all.clone(), work)?;
+            cases.push(Case { region: query.region, overlapping });
+        }
+        Ok(cases)
+    }
+
+    /// Now, what now becomes once the clock is synchronised, and each later change of a rule that
+    /// could matter.
+    fn instants(&self, cases: &[Case]) -> Vec<PolicyTime> {
+        let synchronised = |unix_ms| PolicyTime { unix_ms, synchronised: true };
+        let boxes = cases.iter().flat_map(|case| &case.overlapping);
+        let owners = boxes.map(|&at| self.model.owners[at as usize] as usize);
+        let rules = owners.filter_map(|owner| self.policy.rule(self.model.rules[owner].id));
+        let mut later: Vec<i64> = rules
+            .flat_map(|rule| [rule.starts, rule.expires])
+            .flatten()
+            .filter(|&at| at > self.now.unix_ms)
+            .collect();
+        later.sort_unstable();
+        later.dedup();
+        let mut out = vec![self.now];
+        if !self.now.synchronised {
+            out.push(synchronised(self.now.unix_ms));
+        }
+        out.extend(later.into_iter().map(synchronised));
+        out
+    }
+
+    /// A point that breaks the assertion during `times`.
+    fn breach(
+        &self,
+        cases: &[Case],
+        times: &RangeSet<u32>,
+        work: &mut Work,
+    ) -> Result<Option<Region>, TooMuchWork> {
+        let (model, times) = (&*self.model, std::sync::Arc::new(times.clone()));
+        for case in cases {
+            let region = case.region.with(Dimension::Time, times.clone());
+            let (breaking, keeping): (Vec<u32>, Vec<u32>) =
+                (case.overlapping.iter()).partition(|&&at| {
+                    self.breaks(model.rules[model.owners[at as usize] as usize].action)
+                });
+            work.spend(case.overlapping.len())?;
+            let cut = model.cut();
+            if self.breaks(self.policy.default_action()) {
+                let found = cut.uncovered(&region, &keeping, &mut Vec::new(), work)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+            for at in breaking {
+                work.spend(1)?;
+                let Some(part) = region.intersection(&model.boxes[at as usize]) else { continue };
+                // Earlier rules that break it too are no excuse: they are looked at themselves.
+                let before = keeping
+                    .partition_point(|&k| model.owners[k as usize] < model.owners[at as usize]);
+                let found = cut.uncovered(&part, &keeping[..before], &mut Vec::new(), work)?;
+                if found.is_some() {
+                    return Ok(found);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The failure at the earliest of `periods` at which there is one; `point` is some breach.
+    fn earliest(
+        &self,
+        cases: &[Case],
+        periods: &[u32],
+        point: Region,
+        work: &mut Work,
+    ) -> Result<Failure, TooMuchWork> {
+        let time = |point: &Region| point.get(Dimension::Time).ranges()[0].0;
+        let place = |class: u32| periods.iter().position(|&p| p == class).unwrap_or(0);
+        let (mut low, mut high, mut found) = (0, place(time(&point)), point);
+        while low < high {
+            // The first is tried alone: what is broken is mostly broken now.
+            let middle = if low == 0 { 0 } else { low + (high - low) / 2 };
+            let times = periods[low..=middle].iter().map(|&p| (p, p));
+            let times = RangeSet::<u32>::from_ranges(times);
+            match self.breach(cases, &times, work)? {
+                Some(point) => (high, found) = (place(time(&point)).min(middle), point),
+                None => low = middle + 1,
+            }
+        }
+        let (headers, at) = self.model.universe.example(&found, Some(self.now.unix_ms));
+        Ok(Failure { headers, at, rule: oracle::classify(self.policy, &headers, at) })
+    }
+
+    fn breaks(&self, action: Action) -> bool {
+        (action == Action::Allow) != (self.assertion.must == Must::Reach)
+    }
 }

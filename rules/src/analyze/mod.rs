@@ -1,5 +1,6 @@
-//! Questions about a policy: does it keep its promises ([`check_assertions`]), why does it decide as
-//! it does ([`explain()`]), and which packets are worth asking it about ([`Probes`]).
+//! Questions about a policy: does it keep its promises ([`check_assertions`]), which of its rules do
+//! nothing ([`findings()`]), why does it decide as it does ([`explain()`]), and which packets are worth
+//! asking it about ([`Probes`]).
 
 mod assertions;
 mod explain;
@@ -7,7 +8,6 @@ mod findings;
 mod model;
 mod probes;
 mod region;
-mod space;
 #[cfg(test)]
 mod tests;
 mod universe;
