@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use bulkhead_dpdk::{AclAlgorithm, AclLimits, Eal, EalConfig, HugePages};
+use bulkhead_dpdk::{AclAlgorithm, AclLimits, Eal};
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{Limits, compile};
 use bulkhead_rules::headers::Headers;
@@ -16,7 +16,7 @@ use bulkhead_rules::syntax::Source;
 use crate::contest::{AT, OUR_BATCH, Outcome, Rival, measure};
 use crate::external::{External, Program};
 use crate::five_tuples::{Family, FiveTuple, expand, key};
-use crate::huge_pages::Reserved;
+use crate::huge_pages::Environment;
 use crate::machine::{self, Machine, median};
 use crate::report::{Line, Report};
 use crate::segmentation::{self, Families, Shape};
@@ -140,7 +140,11 @@ pub fn run(options: &Options) -> io::Result<u64> {
         return instructions::count_only(options, engine).map(|()| 0);
     }
     let load_before = machine::load();
-    let eal = if options.without_acl { None } else { Some(Environment::start(options)?) };
+    let eal = if options.without_acl {
+        None
+    } else {
+        Some(Environment::start(options.huge_pages_mib << 20)?)
+    };
     let mut report = Report::new(Machine::read(load_before)?, options);
     report.print_head(options.json);
     for_each_case(options, |case| {
@@ -152,30 +156,6 @@ pub fn run(options: &Options) -> io::Result<u64> {
         report.write(folder)?;
     }
     Ok(report.lines.iter().map(|line| line.wrong as u64).sum())
-}
-
-/// DPDK, and the huge pages that were reserved for it.
-#[derive(Debug)]
-pub struct Environment {
-    /// Proof that it is up.
-    pub eal: Eal,
-    _pages: Option<Reserved>,
-}
-
-impl Environment {
-    /// Starts it.
-    ///
-    /// # Errors
-    ///
-    /// Where DPDK does not start.
-    pub fn start(options: &Options) -> io::Result<Self> {
-        let bytes = options.huge_pages_mib << 20;
-        let pages = Reserved::at_least(bytes);
-        let config =
-            EalConfig { huge_pages: HugePages::Auto, memory_bytes: bytes * 7 / 8, pci: false };
-        let eal = Eal::init(&config).map_err(io::Error::other)?;
-        Ok(Self { eal, _pages: pages })
-    }
 }
 
 /// Calls `each` with one policy after the other: the large ones are not held together.

@@ -115,6 +115,13 @@ impl Rival {
         AclKeys::new(self.acl.family(), headers.iter().map(key))
     }
 
+    /// The first rules that match the headers.
+    pub fn rules_of(&self, headers: &[Headers]) -> Vec<RuleId> {
+        let mut answers = vec![u32::MAX; headers.len()];
+        self.pass(&self.keys(headers), ACL_BATCHES[1], &mut answers);
+        answers.into_iter().map(|answer| self.rule_of(answer)).collect()
+    }
+
     fn choose(&mut self, algorithm: AclAlgorithm) {
         // It was chosen because it works here.
         let chosen = self.acl.set_algorithm(algorithm);

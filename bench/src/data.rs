@@ -65,7 +65,12 @@ pub fn classbench_files() -> io::Result<Vec<PathBuf>> {
     Ok(sets.map(|set| folder.join("classbench").join(set)).collect())
 }
 
-fn load(name: &str, text: String) -> io::Result<Policy> {
+/// A policy of generated text.
+///
+/// # Errors
+///
+/// Where it is no policy.
+pub fn load(name: &str, text: String) -> io::Result<Policy> {
     match Policy::load(&[Source::new(name, text)], &LoadOptions::default()) {
         Ok(loaded) => Ok(loaded.policy),
         Err(diagnostics) => {

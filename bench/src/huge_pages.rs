@@ -1,9 +1,35 @@
-//! Huge pages for as long as a benchmark needs them.
+//! Huge pages for as long as a benchmark needs them, and DPDK in them.
 
-use std::fs;
+use std::{fs, io};
+
+use bulkhead_dpdk::{Eal, EalConfig, HugePages};
 
 const COUNT: &str = "/proc/sys/vm/nr_hugepages";
 const PAGE_BYTES: u64 = 2 << 20;
+
+/// DPDK, and the huge pages that were reserved for it.
+#[derive(Debug)]
+pub struct Environment {
+    /// Proof that it is up.
+    pub eal: Eal,
+    _pages: Option<Reserved>,
+}
+
+impl Environment {
+    /// Starts it with so many bytes for contexts of `librte_acl`.
+    ///
+    /// # Errors
+    ///
+    /// Where DPDK does not start.
+    pub fn start(bytes: u64) -> io::Result<Self> {
+        let pages = Reserved::at_least(bytes);
+        // An eighth is left for what EAL itself needs.
+        let memory_bytes = bytes / 8 * 7;
+        let config = EalConfig { huge_pages: HugePages::Auto, memory_bytes, pci: false };
+        let eal = Eal::init(&config).map_err(io::Error::other)?;
+        Ok(Self { eal, _pages: pages })
+    }
+}
 
 /// Huge pages of 2 MiB that were reserved on top of those that were there; given back when dropped.
 #[derive(Debug)]

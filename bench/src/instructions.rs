@@ -9,8 +9,9 @@ use bulkhead_rules::classifier::Scratch;
 use bulkhead_rules::compile::{Limits, compile};
 use bulkhead_rules::policy::RuleId;
 
-use crate::classify::{Case, Environment, Options, Origin, for_each_case};
+use crate::classify::{Case, Options, Origin, for_each_case};
 use crate::contest::{Rival, our_pass};
+use crate::huge_pages::Environment;
 use crate::trace::Order;
 
 /// Whose instructions are counted.
@@ -99,7 +100,7 @@ pub fn count_only(options: &Options, engine: Engine) -> io::Result<()> {
                 our_pass(&classifier, &headers, &mut Scratch::default(), &mut out);
             }
             (Engine::Acl, Ok((family, tuples))) => {
-                let environment = Environment::start(options)?;
+                let environment = Environment::start(options.huge_pages_mib << 20)?;
                 let limits = AclLimits { max_size: 0, build_bytes: options.acl_build_mib << 20 };
                 let rival = Rival::build(&environment.eal, *family, tuples, limits)
                     .map_err(io::Error::other)?;

@@ -3,7 +3,7 @@
 
 use bulkhead_bench::classbench::Family;
 use bulkhead_bench::data;
-use bulkhead_bench::verify::compare;
+use bulkhead_bench::verify::{SecondEngine, compare};
 use bulkhead_rules::headers::{ETHER_IPV6, Headers};
 use bulkhead_rules::policy::Policy;
 
@@ -40,6 +40,21 @@ fn classbench_1k() {
         for family in [Family::V4, Family::V6] {
             let Some(policy) = classbench(kind, 1_000, family) else { return };
             assert_equal(kind, &policy, 50_000, |_| true);
+        }
+    }
+}
+
+/// Hundreds of thousands a second: more packets than the linear scan takes.
+#[test]
+fn classbench_against_tuple_space_search() {
+    for family in [Family::V4, Family::V6] {
+        for kind in data::CLASSBENCH_KINDS {
+            let Some(policy) = classbench(kind, 1_000, family) else { return };
+            let second = SecondEngine::new(&policy, family, None).expect(kind);
+            let report = second.compare(&policy, 200_000, 7).expect(kind);
+            assert_eq!(report.first_wrong, None, "{kind}");
+            assert_eq!(report.packets, 200_000, "{kind}");
+            assert!(report.matched > 100_000, "{kind}: {} matched", report.matched);
         }
     }
 }
