@@ -3,7 +3,8 @@
 //! One rule a line, the first match wins:
 //! `@src/len dst/len sport : sport dport : dport protocol/mask flags/mask`. Prefixes, port ranges
 //! and the protocol become a rule's `from`, `to` and `service`; the TCP flags have no counterpart
-//! and are left out. Actions alternate between allow and deny.
+//! and are left out. Policies have no port 0: a range that starts there starts at 1, and a rule on
+//! port 0 alone is left out. Actions alternate between allow and deny.
 //!
 //! There are no such sets for IPv6. Ours have the same structure over the whole of the space: see
 //! [`spread`].
@@ -44,7 +45,7 @@ pub fn policy_text(set: &str, family: Family) -> Result<String, String> {
         let rule = Rule::parse(line).ok_or_else(|| format!("line {}: `{line}`", index + 1))?;
         let action = if index % 2 == 0 { "allow" } else { "deny" };
         let (from, to) = (prefix(rule.from, family), prefix(rule.to, family));
-        let service = rule.service();
+        let Some(service) = rule.service() else { continue };
         // Writing to a String cannot fail.
         let _ = writeln!(
             out,
@@ -110,19 +111,23 @@ impl Rule {
         })
     }
 
-    fn service(&self) -> String {
+    /// [`None`] for one on port 0 alone.
+    fn service(&self) -> Option<String> {
         let name = match self.protocol {
-            None => return "any".to_owned(),
+            None => return Some("any".to_owned()),
             Some(6) => "tcp",
             Some(17) => "udp",
-            Some(number) => return format!("ip/{number}"),
+            Some(number) => return Some(format!("ip/{number}")),
         };
+        if self.src_ports.1 == 0 || self.dst_ports.1 == 0 {
+            return None;
+        }
         let ports = |(low, high): (u16, u16)| match (low.max(1), high) {
             (1, u16::MAX) => "any".to_owned(),
             (low, high) if low == high => low.to_string(),
             (low, high) => format!("{low}-{high}"),
         };
-        format!("{{{name}: {}, from-port: {}}}", ports(self.dst_ports), ports(self.src_ports))
+        Some(format!("{{{name}: {}, from-port: {}}}", ports(self.dst_ports), ports(self.src_ports)))
     }
 }
 
@@ -209,6 +214,15 @@ mod tests {
         }
         assert_eq!(lengths.iter().filter(|&&count| count > 0).count(), 33);
         assert!(lengths[0] > 0 && lengths[19] > 0 && lengths[128] > 0);
+    }
+
+    #[test]
+    fn port_0_is_left_out() {
+        let set = "@10.0.0.0/8 0.0.0.0/0 0 : 65535 0 : 0 0x06/0xFF\n\
+                   @10.0.0.0/8 0.0.0.0/0 0 : 9 0 : 65535 0x11/0xFF\n";
+        let text = policy_text(set, Family::V4).unwrap();
+        assert!(text.contains("service: {udp: any, from-port: 1-9}"), "{text}");
+        assert_eq!(text.matches("name:").count(), 1, "{text}");
     }
 
     #[test]

@@ -203,6 +203,11 @@ fn classbench_case(file: &Path, family: Family) -> io::Result<Case> {
     let set = classbench::read(file).map_err(|error| context(&error))?;
     let text = classbench::policy_text(&set, family).map_err(|error| context(&error))?;
     let (policy, load) = load(text).map_err(|error| context(&error))?;
+    let left_out =
+        set.lines().filter(|line| !line.trim().is_empty()).count() - policy.rules().len();
+    if left_out > 0 {
+        eprintln!("{}: {left_out} rules on port 0 alone are left out", file.display());
+    }
     let tuples = expand(&policy, family, MOST_TUPLES);
     let name = file.file_name().unwrap_or_default().to_string_lossy();
     Ok(Case {
