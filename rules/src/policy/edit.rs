@@ -238,10 +238,13 @@ impl Editor<'_> {
             let near = nearest(name, graph.group_names());
             let message = format!("no group is named {}", quoted(name));
             let problem = Problem::error(Code::UnknownName, name.span, message);
-            self.findings.push(match near {
-                Some(near) => problem.help(format!("did you mean `{near}`?")),
-                None => problem.help("members can be added to and removed from groups"),
-            });
+            self.findings.push(problem.help(match near {
+                _ if graph.names().is_host(name) => {
+                    "it is a device: only groups have members".to_owned()
+                }
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "define it under `groups`".to_owned(),
+            }));
             return None;
         };
         let (has, count) =

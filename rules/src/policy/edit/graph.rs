@@ -152,6 +152,11 @@ impl Node {
         self.difference.as_ref().unwrap_or(&self.within.counts)
     }
 
+    /// What it takes that an endpoint is this group.
+    fn reference(&self) -> usize {
+        if self.name.is_some() && self.endpoint.is_some() { self.weight } else { 0 }
+    }
+
     fn is_plain(&self) -> bool {
         self.boxes.is_none()
     }
@@ -292,7 +297,11 @@ impl Graph {
     /// Forgets the selector of an endpoint that nothing uses.
     pub(super) fn remove_selector(&mut self, node: u32) {
         if self.nodes[node as usize].name.is_some() {
-            self.node_mut(node).endpoint = None;
+            let group = self.node_mut(node);
+            let weight = group.reference();
+            group.spent -= weight;
+            group.endpoint = None;
+            self.spent -= weight;
             return;
         }
         self.link(node, false);
@@ -498,9 +507,11 @@ impl Graph {
         node.difference = None;
         node.weight = weight(&boxes);
         node.boxes = Some(Arc::new(boxes));
-        (node.spent, node.steps) = (after.0 - before.0, after.1 - before.1);
-        self.spent = spent + after.0 - before.0;
-        self.steps = steps + after.1 - before.1;
+        node.spent = after.0 - before.0 + node.reference();
+        node.steps = after.1 - before.1;
+        let (spent_now, steps_now) = (node.spent, node.steps);
+        self.spent = spent + spent_now;
+        self.steps = steps + steps_now;
         Some(())
     }
 
@@ -509,7 +520,7 @@ impl Graph {
         let node = self.node_mut(id);
         let (spent, steps) = (node.spent, node.steps);
         node.weight = node.counts().weight();
-        (node.spent, node.steps) = (node.named, 0);
+        (node.spent, node.steps) = (node.named + node.reference(), 0);
         if node.difference.is_some() {
             node.spent += node.weight;
             node.steps = node.within.counts.weight() + node.except.counts.weight();
@@ -598,7 +609,11 @@ impl Graph {
     ) -> u32 {
         if let ([Member::Name(name)], []) = (within.as_slice(), except.as_slice()) {
             if let Some(group) = self.names.group(name) {
-                self.node_mut(group).endpoint = Some(endpoint);
+                let node = self.node_mut(group);
+                node.endpoint = Some(endpoint);
+                let weight = node.reference();
+                node.spent += weight;
+                self.spent += weight;
                 return group;
             }
         }
@@ -625,7 +640,7 @@ impl Graph {
 
     fn check(&mut self, node: u32, before: (usize, usize), report: &mut Report<'_>) -> bool {
         if self.nodes[node as usize].name.is_some() {
-            return true;
+            return self.check_limits(before, report);
         }
         if self.resolve(node, report).is_none() {
             return false;
