@@ -100,7 +100,7 @@ impl Candidates {
 }
 
 /// Where an entry is, until the table next inserts, removes or ages.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowIndex(u32);
 
 /// Why a flow got no entry.

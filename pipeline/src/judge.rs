@@ -212,6 +212,8 @@ impl Judge {
     /// Asks the classifier, in one batch, what will be needed to decide.
     pub fn classify(&mut self, columns: &Columns, moment: &Moment<'_>) {
         self.batch.len = 0;
+        // Which flows are of an older epoch is what no branch predictor can know after an edit.
+        let (mut aged, mut aged_len) = ([(0, FlowIndex::default()); MAX_BURST], 0);
         for place in 0..columns.count {
             self.asked[place] = Asked::Nothing;
             if !rides_flows(columns, place) {
@@ -220,16 +222,21 @@ impl Judge {
             let parsed = &columns.parsed[place];
             match self.found[place] {
                 Some(index) => {
-                    if !self.is_current(index, moment) {
-                        self.asked[place] = Asked::Initiator(Answer::DEFAULT);
-                        self.batch.push(place, self.flows.entry(index).initiator_headers());
-                    }
+                    aged[aged_len] = (place, index);
+                    let epoch = self.flows.entry(index).epoch();
+                    aged_len += usize::from(epoch != moment.epoch as u32);
                 }
                 None if moment.adopts || Connection::of_first(parsed, None).is_ok() => {
                     self.asked[place] = Asked::Frame(Answer::DEFAULT);
                     self.batch.push(place, parsed.headers);
                 }
                 None => {}
+            }
+        }
+        for &(place, index) in &aged[..aged_len] {
+            if !self.is_current(index, moment) {
+                self.asked[place] = Asked::Initiator(Answer::DEFAULT);
+                self.batch.push(place, self.flows.entry(index).initiator_headers());
             }
         }
         let Batch { headers, rules, places, len } = &mut self.batch;

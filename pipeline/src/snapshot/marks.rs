@@ -12,8 +12,8 @@ use bulkhead_rules::classifier::{Changes, FOOTPRINTS, Footprint};
 /// mark is of a later epoch than any of its entries, so it judges such flows again by its own
 /// policy, which is right if needless, and once more when it takes up the edit.
 pub(super) struct Marks {
-    src: Box<[AtomicU64]>,
-    dst: Box<[AtomicU64]>,
+    src: [AtomicU64; FOOTPRINTS],
+    dst: [AtomicU64; FOOTPRINTS],
 }
 
 impl std::fmt::Debug for Marks {
@@ -25,7 +25,7 @@ impl std::fmt::Debug for Marks {
 impl Marks {
     /// Nothing was ever touched.
     pub(super) fn new() -> Self {
-        let side = || (0..FOOTPRINTS).map(|_| AtomicU64::new(0)).collect();
+        let side = || [const { AtomicU64::new(0) }; FOOTPRINTS];
         Self { src: side(), dst: side() }
     }
 
@@ -44,8 +44,9 @@ impl Marks {
     /// Whether an edit has touched `footprint` after `epoch`.
     #[inline]
     pub(super) fn is_touched_after(&self, footprint: Footprint, epoch: u64) -> bool {
-        let mark =
-            |side: &[AtomicU64], half: u16| side[usize::from(half) % FOOTPRINTS].load(Relaxed);
-        mark(&self.src, footprint.src) > epoch || mark(&self.dst, footprint.dst) > epoch
+        let mark = |side: &[AtomicU64; FOOTPRINTS], half: u16| {
+            side[usize::from(half) % FOOTPRINTS].load(Relaxed)
+        };
+        mark(&self.src, footprint.src).max(mark(&self.dst, footprint.dst)) > epoch
     }
 }
