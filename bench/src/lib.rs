@@ -9,6 +9,7 @@
 //!    [`external`] those that run in processes of their own, [`instructions`] counts, [`report`] and [`plot`] tell.
 //! 7. [`verify`]: the classifier against the linear scan, packet by packet.
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
+//! 9. [`edits`]: what edits of the policy cost the flows that are there.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
 //! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on.
@@ -18,6 +19,7 @@ pub mod classbench;
 pub mod classify;
 pub mod contest;
 pub mod data;
+pub mod edits;
 pub mod external;
 pub mod five_tuples;
 pub mod forwarding;

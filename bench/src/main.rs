@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bulkhead_bench::{analysis, classify, forwarding, heap, verify};
+use bulkhead_bench::{analysis, classify, edits, forwarding, heap, verify};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -27,6 +27,8 @@ enum Command {
     /// Measure the gateway against dpdk-testpmd on the same pair of DPDK devices, in turns. Needs
     /// huge pages, or root, and a release build of the gateway.
     Forwarding(forwarding::Options),
+    /// Measure what a packet of a known flow costs while the policy is edited, and while it is not.
+    Edits(edits::Options),
     /// Compare the analysis of policies with the truth of the linear scan, and time it.
     Analysis(analysis::Options),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Command::Classify(options) => classify::run(&options),
         Command::Analysis(options) => analysis::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
+        Command::Edits(options) => edits::run(&options).map(|()| 0),
     };
     match result {
         Ok(0) => ExitCode::SUCCESS,
