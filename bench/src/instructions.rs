@@ -10,7 +10,7 @@ use bulkhead_rules::compile::{Limits, compile};
 use bulkhead_rules::policy::RuleId;
 
 use crate::classify::{Case, Options, Origin, for_each_case};
-use crate::contest::{Rival, our_pass};
+use crate::contest::{Rival, our_batches};
 use crate::huge_pages::Environment;
 use crate::trace::Order;
 
@@ -55,9 +55,10 @@ pub fn count(case: &Case, options: &Options, acl: bool) -> io::Result<Counts> {
 }
 
 fn count_of(case: &Case, options: &Options, engine: Engine) -> io::Result<f64> {
+    // The names of the functions in `contest`, whatever the compiler makes of their paths.
     let (pass, name) = match engine {
-        Engine::Ours => ("*contest*our_pass*", "ours"),
-        Engine::Acl => ("*contest*acl_pass*", "acl"),
+        Engine::Ours => ("*our_batches*", "ours"),
+        Engine::Acl => ("*acl_batches*", "acl"),
     };
     let mut command = Command::new("valgrind");
     command
@@ -97,7 +98,7 @@ pub fn count_only(options: &Options, engine: Engine) -> io::Result<()> {
                 let classifier =
                     compile(&case.policy, &Limits::default()).map_err(io::Error::other)?;
                 let mut out = vec![RuleId::DEFAULT; headers.len()];
-                our_pass(&classifier, &headers, &mut Scratch::default(), &mut out);
+                our_batches(&classifier, &headers, &mut Scratch::default(), &mut out);
             }
             (Engine::Acl, Ok((family, tuples))) => {
                 let environment = Environment::start(options.huge_pages_mib << 20)?;
@@ -105,7 +106,7 @@ pub fn count_only(options: &Options, engine: Engine) -> io::Result<()> {
                 let rival = Rival::build(&environment.eal, *family, tuples, limits)
                     .map_err(io::Error::other)?;
                 let keys = rival.keys(&headers);
-                rival.pass(&keys, ACL_BATCH, &mut vec![0; headers.len()]);
+                rival.look_up(&keys, ACL_BATCH, &mut vec![0; headers.len()]);
             }
             (Engine::Acl, Err(reason)) => return Err(io::Error::other(reason.clone())),
         }

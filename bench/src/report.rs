@@ -182,7 +182,7 @@ impl Report {
             "{processor} at {mhz:.0} MHz, one core; Linux {kernel}, {dpdk}, commit {commit}, load \
              {load_before} at the start.\n{} headers in uniformly random order, ours in batches of \
              {OUR_BATCH}, librte_acl at its best; medians of {} rounds in turns, nanoseconds a \
-             lookup of the thread's processor time.",
+             lookup.",
             self.headers, self.rounds
         )
     }
@@ -201,7 +201,8 @@ impl Report {
             let _ = writeln!(out, "| {} |", cells(line).join(" | "));
         }
         out.push_str(
-            "\nSpread is the fastest and the slowest round. Pareto is the same with headers repeated as \
+            "\nTime is taken block by block of 256 lookups; before each, its headers are copied into the first \
+             cache, where a worker has them too. Spread is the fastest and the slowest round. Pareto is the same with headers repeated as \
              in ClassBench's traces. The peak of our compile is live heap; librte_acl's is resident \
              memory without huge pages, and its size includes its copy of the rules. Tuple space is \
              this crate's own tuple space search with merged tuples, one packet at a time. `wrong` \

@@ -121,6 +121,26 @@ impl AclKeys {
         Self { family, bytes, pointers }
     }
 
+    /// Room for so many packets, all of zeros at first: a burst that is filled again and again.
+    pub fn room(family: AclFamily, packets: usize) -> Self {
+        let zeros = AclKey { src: 0, dst: 0, src_port: 0, dst_port: 0, protocol: 0 };
+        Self::new(family, std::iter::repeat_n(zeros, packets))
+    }
+
+    /// Fills the first places with the packets of `range`.
+    ///
+    /// # Panics
+    ///
+    /// Where the other family's are given, or more than there is room for.
+    pub fn copy_from(&mut self, from: &Self, range: Range<usize>) {
+        assert_eq!(self.family, from.family, "keys of the other family");
+        let size = self.family.key_bytes();
+        let bytes = &from.bytes[range.start * size..range.end * size];
+        self.bytes[..bytes.len()].copy_from_slice(bytes);
+        self.pointers.clear();
+        self.pointers.extend(self.bytes.chunks_exact(size).map(<[u8]>::as_ptr));
+    }
+
     /// How many there are.
     pub fn len(&self) -> usize {
         self.pointers.len()
