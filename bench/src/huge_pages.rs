@@ -23,12 +23,24 @@ impl Environment {
     /// Where DPDK does not start.
     pub fn start(bytes: u64) -> io::Result<Self> {
         let pages = Reserved::at_least(bytes);
-        // An eighth is left for what EAL itself needs.
-        let memory_bytes = bytes / 8 * 7;
-        let config = EalConfig { huge_pages: HugePages::Auto, memory_bytes, pci: false };
-        let eal = Eal::init(&config).map_err(io::Error::other)?;
-        Ok(Self { eal, _pages: pages })
+        Ok(Self { eal: eal(HugePages::Auto, bytes)?, _pages: pages })
     }
+
+    /// Starts it in ordinary memory: slower, but it works where little address space is left, as under
+    /// valgrind.
+    ///
+    /// # Errors
+    ///
+    /// Where DPDK does not start.
+    pub fn start_without(bytes: u64) -> io::Result<Self> {
+        Ok(Self { eal: eal(HugePages::Never, bytes)?, _pages: None })
+    }
+}
+
+fn eal(huge_pages: HugePages, bytes: u64) -> io::Result<Eal> {
+    // An eighth is left for what EAL itself needs.
+    let config = EalConfig { huge_pages, memory_bytes: bytes / 8 * 7, pci: false };
+    Eal::init(&config).map_err(io::Error::other)
 }
 
 /// Huge pages of 2 MiB that were reserved on top of those that were there; given back when dropped.

@@ -35,6 +35,9 @@ pub struct Counts {
 /// Headers that are looked up.
 const HEADERS: usize = 4_096;
 
+/// Memory for its tries.
+const ACL_BYTES: u64 = 512 << 20;
+
 /// Packets that `librte_acl` is given at once.
 const ACL_BATCH: usize = 256;
 
@@ -101,7 +104,7 @@ pub fn count_only(options: &Options, engine: Engine) -> io::Result<()> {
                 our_batches(&classifier, &headers, &mut Scratch::default(), &mut out);
             }
             (Engine::Acl, Ok((family, tuples))) => {
-                let environment = Environment::start(options.huge_pages_mib << 20)?;
+                let environment = Environment::start_without(ACL_BYTES)?;
                 let limits = AclLimits { max_size: 0, build_bytes: options.acl_build_mib << 20 };
                 let rival = Rival::build(&environment.eal, *family, tuples, limits)
                     .map_err(io::Error::other)?;
