@@ -49,16 +49,13 @@ fn write_event(gateway: &Gateway, event: &VerdictEvent) {
     );
 }
 
-/// The rule's name in the policy that judged, as long as that one is in force.
+/// The rule's name in the policy that judged.
 fn rule_name(gateway: &Gateway, event: &VerdictEvent) -> String {
     let state = gateway.policy();
-    let snapshot = state.publisher.as_ref().map(|publisher| publisher.current());
-    match snapshot {
-        // The epochs of a snapshot start at its first one.
-        Some(snapshot) if event.epoch >= snapshot.first_epoch() => {
-            snapshot.content.policy.rule_name(event.rule).to_owned()
-        }
-        _ => format!("rule {} of an earlier policy", event.rule.0),
+    let name = state.publisher.as_ref().and_then(|p| p.rule_name(event.rule, event.epoch));
+    match name {
+        Some(name) => name.to_owned(),
+        None => format!("rule {} of an earlier policy", event.rule.0),
     }
 }
 

@@ -87,3 +87,66 @@ impl Epochs {
         judged >= self.oldest_trusted && !snapshot.has_changed_since(entry.footprint(), judged)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bulkhead_rules::compile::{Limits, compile};
+    use bulkhead_rules::policy::{Policy, RuleId};
+
+    use super::*;
+    use crate::conntrack::Connection;
+    use crate::flow_table::{FlowKey, NewFlow};
+    use crate::judge::{Answer, Judge};
+    use crate::parse::{Kind, Parsed};
+    use crate::snapshot::{Content, Mode, Publisher, WallClock, WirePolicy};
+    use crate::worker::WorkerConfig;
+
+    const AT: PolicyTime = PolicyTime { unix_ms: 0, synchronised: true };
+    const WIRE: WirePolicy = WirePolicy { mode: Mode::Enforce, grace_until_ns: 0 };
+
+    fn publisher(first_epoch: u64) -> Publisher {
+        let text =
+            "version: 1\nrules:\n  - {name: a, from: any, to: any, service: any, action: allow}\n";
+        let policy = Policy::parse(text).expect("the test's policy is one");
+        let classifier = compile(&policy, &Limits::default()).expect("it compiles");
+        let content = Content {
+            policy: Arc::new(policy),
+            classifier: Arc::new(classifier),
+            wires: vec![WIRE],
+            clock: WallClock::default(),
+        };
+        Publisher::starting_at(content, 1, first_epoch).0
+    }
+
+    #[test]
+    fn no_entry_is_trusted_for_epochs_that_come_round_again() {
+        // From the first publisher to the second is a jump that no sequence of edits is likely to
+        // make; to the worker it looks like one edit.
+        for (jump, holds) in
+            [(0, true), (1, true), (1 << 30, true), ((1 << 30) + 1, false)].into_iter().chain(
+                [1 << 31, (1 << 31) + 1, (1 << 32) - 1, 1 << 32, (1 << 32) + 1, 3 << 32]
+                    .map(|j| (j, false)),
+            )
+        {
+            let (one, other) = (publisher(7), publisher(7 + jump));
+            let mut judge = Judge::new(&WorkerConfig::default());
+            let moment = judge.enter(one.current(), AT, 0, WIRE, 0);
+            let parsed = Parsed { kind: Kind::Other, ..Parsed::default() };
+            let (key, initiator) = FlowKey::of(&parsed, 0);
+            let answer = Answer { rule: RuleId(0), ..Answer::DEFAULT };
+            let new = NewFlow {
+                initiator,
+                headers: parsed.headers,
+                judgement: moment.judgement(answer),
+                connection: Connection::of_first(&parsed, None).expect("it opens a flow"),
+            };
+            let hash = judge.flows.hash(&key);
+            let index = judge.flows.insert(hash, &key, new, 0).expect("there is room");
+            assert!(judge.is_current(index, &moment));
+            let later = judge.enter(other.current(), AT, 0, WIRE, 0);
+            assert_eq!(judge.is_current(index, &later), holds, "after {jump} epochs");
+        }
+    }
+}

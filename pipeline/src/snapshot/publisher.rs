@@ -29,6 +29,10 @@ pub struct Publisher {
     settled: HashMap<Arc<str>, RuleTotals>,
     /// Names that edits took away and none brought back, and the first generation without them.
     departed: HashMap<Arc<str>, u64>,
+    /// Rules that edits brought or took since the last whole publication, and the first epoch in
+    /// which they were there or not.
+    changed_rules: HashMap<RuleId, u64>,
+    loaded_epoch: u64,
     edits: u64,
 }
 
@@ -50,8 +54,16 @@ impl Publisher {
         let readers = (0..workers)
             .map(|worker| Reader { shared: shared.clone(), worker, snapshot: first.clone() })
             .collect();
-        let (settled, departed) = (HashMap::new(), HashMap::new());
-        (Self { shared, live: vec![first], settled, departed, edits: 0 }, readers)
+        let publisher = Self {
+            shared,
+            live: vec![first],
+            settled: HashMap::new(),
+            departed: HashMap::new(),
+            changed_rules: HashMap::new(),
+            loaded_epoch: first_epoch,
+            edits: 0,
+        };
+        (publisher, readers)
     }
 
     /// The snapshot that was published last.
@@ -74,6 +86,8 @@ impl Publisher {
         for rule in content.policy.rules().iter().filter(|rule| !rule.is_removed()) {
             self.departed.remove(&rule.name);
         }
+        self.changed_rules.clear();
+        self.loaded_epoch = place.first_epoch;
         self.install(Snapshot::whole(content, place, marks, workers))
     }
 
@@ -96,6 +110,9 @@ impl Publisher {
         }
         for &rule in &edited.rules_added {
             self.departed.remove(edited.policy.rule_name(rule));
+        }
+        for &rule in edited.rules_removed.iter().chain(&edited.rules_added) {
+            self.changed_rules.insert(rule, place.first_epoch);
         }
         self.edits += 1;
         self.install(before.edited(edited, place))
@@ -178,6 +195,22 @@ impl Publisher {
                 .collect();
             self.settled.retain(|name, _| live.contains(name));
         }
+    }
+
+    /// The name that a rule had in the policy that judged in `epoch`; [`None`] where nobody knows any
+    /// more.
+    pub fn rule_name(&self, rule: RuleId, epoch: u64) -> Option<&str> {
+        // Snapshots are freed in their order: where an older one lives, the one that judged does.
+        let judged = self.live.iter().rev().find(|snapshot| snapshot.first_epoch() <= epoch);
+        let snapshot = judged.or_else(|| {
+            let oldest = &self.live[0];
+            let is_same_load = self.current().place.loaded_generation
+                == oldest.place.loaded_generation
+                && epoch >= self.loaded_epoch;
+            let is_same_rule = self.changed_rules.get(&rule).is_none_or(|&since| since <= epoch);
+            (is_same_load && is_same_rule).then_some(oldest)
+        });
+        snapshot.map(|snapshot| snapshot.content.policy.rule_name(rule))
     }
 
     /// The decisions of each rule of the current policy, in the order in which they decide; the

@@ -7,15 +7,16 @@ use std::net::Ipv4Addr;
 use crate::common::{Gateway, content};
 use bulkhead_pipeline::conntrack::flag;
 use bulkhead_pipeline::frames::FrameBuilder;
-use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode};
+use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode, Publisher};
 use bulkhead_rules::classifier::Changes;
 use bulkhead_rules::policy::RuleId;
 
 thread_local! {
     static CALLS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<usize> = const { Cell::new(0) };
 }
 
-/// Counts the calls of each thread.
+/// Counts the calls of each thread, and the bytes that it asks for.
 struct Counting;
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a thread-local
@@ -23,6 +24,7 @@ struct Counting;
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         CALLS.set(CALLS.get() + 1);
+        BYTES.set(BYTES.get() + layout.size());
         // SAFETY: the caller keeps the contract, which is the same.
         unsafe { System.alloc(layout) }
     }
@@ -105,4 +107,41 @@ fn no_packet_makes_a_worker_allocate_or_free() {
     assert!(counters.flow_inserts.value() > 200 && counters.flow_revoked.value() > 10);
     assert!(gateway.publisher.edits() > 10);
     assert!(gateway.inside_counters().originated.packets.value() > 10);
+}
+
+/// What the publication of an edit allocates, in bytes, for a policy of `rules` rules and four
+/// workers.
+fn publication_bytes(rules: usize, removed: &[RuleId]) -> usize {
+    let mut text = String::from("version: 1\nrules:\n");
+    for rule in 0..rules {
+        text.push_str(&format!(
+            "  - {{name: r{rule}, from: any, to: 10.0.0.1, service: udp/{}, action: allow, log: true}}\n",
+            rule % 60_000 + 1
+        ));
+    }
+    let content = content(&text, Mode::Enforce, 0);
+    let (mut publisher, _readers) = Publisher::new(content.clone(), 4);
+    let edited = EditedContent {
+        policy: content.policy,
+        classifier: content.classifier,
+        changes: Changes::Footprints { src: vec![1], dst: vec![2] },
+        rules_added: Vec::new(),
+        rules_removed: removed.to_vec(),
+    };
+    publisher.publish_edit(edited.clone());
+    let before = BYTES.get();
+    publisher.publish_edit(edited);
+    BYTES.get() - before
+}
+
+#[test]
+fn publishing_an_edit_allocates_next_to_nothing_for_the_rules_it_leaves_alone() {
+    let [few, many] = [500, 10_000].map(|rules| publication_bytes(rules, &[]));
+    assert_eq!(few, many, "an edit of a member");
+    assert!(few < 1000, "{few} bytes");
+    let [few, many] = [500, 10_000].map(|rules| publication_bytes(rules, &[RuleId(300)]));
+    // A bit for each rule that is logged, a pointer for each 256; both twice, on their way into the
+    // snapshot.
+    assert!(many - few <= 2 * (9_500 / 8 + 8 + 8 * (9_500 / 256 + 1)), "{few}, {many} bytes");
+    assert!(few < 20_000, "{few} bytes");
 }

@@ -239,3 +239,42 @@ fn an_edit_shares_what_it_leaves_alone() {
     assert!(!after.has_changed_since(Footprint { src: 4095, dst: 0 }, 0));
     assert!(after.is_edited_from(1) && model.publisher.edits() == 1);
 }
+
+#[test]
+fn a_rule_keeps_its_name_for_whoever_reads_of_it_late() {
+    let mut model = Model::new(10, 1, 1);
+    let epoch = |model: &Model| model.publisher.current().first_epoch();
+    let first = epoch(&model);
+    let replace = |model: &mut Model, name: &str| {
+        model.names[3] = name.to_owned();
+        model.publisher.publish_edit(EditedContent {
+            policy: policy(&model.names),
+            classifier: model.classifier.clone(),
+            changes: Changes::Everything,
+            rules_added: vec![RuleId(3)],
+            rules_removed: vec![RuleId(3)],
+        });
+    };
+    replace(&mut model, "rule-100");
+    let second = epoch(&model);
+    replace(&mut model, "rule-200");
+    let third = epoch(&model);
+    let name = |model: &Model, rule, epoch| {
+        model.publisher.rule_name(RuleId(rule), epoch).map(str::to_owned)
+    };
+    for (epoch, expected) in [(first, "rule-3"), (second, "rule-100"), (third, "rule-200")] {
+        assert_eq!(name(&model, 3, epoch).as_deref(), Some(expected));
+        assert_eq!(name(&model, u32::MAX, epoch).as_deref(), Some("default"));
+    }
+    model.readers[0].refresh();
+    assert_eq!(model.publisher.collect(), 2);
+    assert_eq!(name(&model, 3, first), None);
+    assert_eq!(name(&model, 3, second), None);
+    assert_eq!(name(&model, 3, third).as_deref(), Some("rule-200"));
+    assert_eq!(name(&model, 4, first).as_deref(), Some("rule-4"), "no edit touched it");
+    model.publish();
+    assert_eq!(name(&model, 4, third).as_deref(), Some("rule-4"), "the one before still lives");
+    model.readers[0].refresh();
+    model.publisher.collect();
+    assert_eq!(name(&model, 4, third), None);
+}
