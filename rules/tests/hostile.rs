@@ -6,7 +6,8 @@
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use bulkhead_rules::policy::{LoadOptions, Policy};
+use bulkhead_rules::policy::{Edit, LoadOptions, Policy};
+use bulkhead_rules::syntax::document::Member;
 use bulkhead_rules::syntax::{Diagnostic, Source};
 use peak_alloc::PeakAlloc;
 
@@ -52,6 +53,38 @@ fn measured(name: &str, text: String) -> Result<(), Vec<Diagnostic>> {
     result.map(drop)
 }
 
+/// A small edit of an accepted policy that would make it larger than a load may be.
+fn exploding_edits() {
+    let mut text = HEAD.to_owned() + "groups:\n  hub: [10.0.0.0]\n  big: [";
+    for host in 0..20_000u32 {
+        let _ = write!(text, "11.{}.{}.{}, ", host >> 15, host >> 7 & 0xff, host << 1 & 0xff);
+    }
+    text += "any-ipv6]\n";
+    for parent in 0..2000 {
+        let _ = writeln!(text, "  p{parent}: [hub, 12.0.{}.{}]", parent >> 8, parent & 0xff);
+    }
+    text += "  rest: {in: [any, p7], except: big}\nrules:\n";
+    text += "  - {name: r, from: rest, to: p9, action: deny}\n";
+    let sources = [Source::new("hostile.yaml", text)];
+    let policy = Policy::load(&sources, &LoadOptions::default()).expect("a policy").policy;
+    policy.prepare_edits();
+    for (group, member, code) in [
+        ("hub", "big", Some("limit-exceeded")),
+        ("hub", "rest", Some("cycle")),
+        ("big", "any", Some("empty-selection")),
+        ("hub", "any", None),
+    ] {
+        PEAK.reset_peak_usage();
+        let (before, start) = (PEAK.current_usage_as_mb(), processor_time());
+        let member = Member::Name(member.into());
+        let result = policy.edited(&Edit::AddMember { group: group.into(), member });
+        let (took, peak) = (processor_time() - start, PEAK.peak_usage_as_mb() - before);
+        println!("an edit of {group:<17} {took:>31.2?}, {peak:>6.1} MB at the peak");
+        assert_eq!(result.err().map(|errors| errors[0].code().label()), code, "{group}");
+        assert!(took < TIME && peak < PEAK_MB, "{group} took {took:?} and {peak} MB");
+    }
+}
+
 /// What this thread has had of a processor: the time on the wall would be that of the neighbours.
 fn processor_time() -> Duration {
     let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
@@ -78,6 +111,7 @@ fn hostile_files_end_in_bounded_time_and_memory() {
     rubbish();
     oversized();
     explosions();
+    exploding_edits();
 }
 
 fn yaml_bombs() {

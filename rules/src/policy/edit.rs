@@ -34,8 +34,6 @@ use crate::syntax::{
     Budget, Code, Diagnostic, Findings, Problem, Source, SourceMap, checked_text, nearest, parse,
     quoted,
 };
-use graph::Report;
-
 pub use random::RandomEdits;
 pub(super) use state::{Definitions, Editing, State};
 
@@ -268,7 +266,7 @@ impl Editor<'_> {
             self.findings.push(problem);
             return None;
         }
-        let mut report = Report { findings: self.findings, span: member.span };
+        let mut report = graph.report(self.findings, member.span);
         let mut changed = graph.edit_member(group, member, adds, &mut report)?;
         changed.sort_unstable_by_key(|changed| changed.endpoint);
         for changed in changed {

@@ -144,6 +144,8 @@ pub(super) struct Report<'f> {
     pub(super) findings: &'f mut Findings,
     /// The edit's text.
     pub(super) span: Span,
+    /// What resolving took of the ranges and of the steps before the edit.
+    before: (usize, usize),
 }
 
 impl Node {
@@ -241,6 +243,11 @@ impl Graph {
         (graph, nodes)
     }
 
+    /// A report of an edit of this graph.
+    pub(super) fn report<'f>(&self, findings: &'f mut Findings, span: Span) -> Report<'f> {
+        Report { findings, span, before: (self.spent, self.steps) }
+    }
+
     pub(super) fn names(&self) -> &Arc<Names> {
         &self.names
     }
@@ -288,10 +295,9 @@ impl Graph {
         if !known {
             return None;
         }
-        let before = (self.spent, self.steps);
+        let mut report = self.report(findings, selector.span());
         let node = self.place_selector(key.0, key.1, endpoint);
-        let mut report = Report { findings, span: selector.span() };
-        self.check(node, before, &mut report).then_some(node)
+        self.check(node, &mut report).then_some(node)
     }
 
     /// Forgets the selector of an endpoint that nothing uses.
@@ -345,7 +351,6 @@ impl Graph {
         adds: bool,
         report: &mut Report<'_>,
     ) -> Option<Vec<Changed>> {
-        let before = (self.spent, self.steps);
         let host = match &member.value {
             Member::Name(name) => self.names.hosts.get(name).copied(),
             _ => None,
@@ -377,6 +382,11 @@ impl Graph {
             Some(pieces) => {
                 let node = self.node_mut(group);
                 node.named = if adds { node.named + named } else { node.named - named };
+                self.account(group);
+                if !self.check_limits(report) {
+                    return None;
+                }
+                let node = self.node_mut(group);
                 let moves = pieces.into_iter().map(|piece| Move { piece, enters: adds });
                 let moves = node.moved(false, &moves.collect::<Vec<_>>());
                 self.account(group);
@@ -385,7 +395,7 @@ impl Graph {
             None => self.resolve_again(group, report)?,
         };
         let changed = self.propagate(group, weight_before, moves, report)?;
-        self.check_limits(before, report).then_some(changed)
+        self.check_limits(report).then_some(changed)
     }
 
     /// Tells the parents of a node what moved in it, theirs, and so on.
@@ -437,7 +447,7 @@ impl Graph {
         if !known || !self.nodes[id as usize].is_plain() {
             return self.resolve_again(id, report);
         }
-        let mut out = Vec::new();
+        let mut heard = Vec::new();
         for Incoming { child, weight_before, moves } in incoming {
             let child = Arc::clone(&self.nodes[child as usize]);
             let (Some(name), Some(moves)) = (&child.name, moves) else { continue };
@@ -447,12 +457,20 @@ impl Graph {
                 let side = if in_except { &node.except } else { &node.within };
                 if side.members.contains(&name) {
                     node.named = node.named + child.weight - weight_before;
-                    out.extend(node.moved(in_except, &moves));
+                    heard.push((in_except, Arc::clone(&moves)));
                 }
             }
         }
+        // What is too much is not counted: a large group may be in thousands of others.
         self.account(id);
-        Some(Some(Arc::new(out)))
+        if !self.check_limits(report) {
+            return None;
+        }
+        let node = self.node_mut(id);
+        let moves = heard.iter().flat_map(|(in_except, moves)| node.moved(*in_except, moves));
+        let moves = moves.collect();
+        self.account(id);
+        Some(Some(Arc::new(moves)))
     }
 
     /// Resolves a node that is not plain, or was not. What moved is not known, unless it is nothing.
@@ -545,13 +563,13 @@ impl Graph {
             Member::Mac(_) => return None,
             Member::Addresses(addresses) => union.addresses(*addresses),
             Member::Name(name) if union.built_in(name) => {}
-            Member::Name(name) => match self.names.hosts.get(name)? {
-                &Host::Device(index) => {
+            Member::Name(name) => match *self.names.hosts.get(name)? {
+                Host::Device(index) => {
                     let device = &self.names.devices[index];
                     let plain = device.macs.is_any() && device.vlans.is_any();
                     return plain.then(|| pieces(&device.addrs));
                 }
-                &Host::Group(index) => {
+                Host::Group(index) => {
                     let node = &self.nodes[index];
                     return node.is_plain().then(|| node.counts().pieces());
                 }
@@ -638,9 +656,9 @@ impl Graph {
         id
     }
 
-    fn check(&mut self, node: u32, before: (usize, usize), report: &mut Report<'_>) -> bool {
+    fn check(&mut self, node: u32, report: &mut Report<'_>) -> bool {
         if self.nodes[node as usize].name.is_some() {
-            return self.check_limits(before, report);
+            return self.check_limits(report);
         }
         if self.resolve(node, report).is_none() {
             return false;
@@ -650,12 +668,13 @@ impl Graph {
             report.findings.push(empty_selection(resolved, report.span));
             return false;
         }
-        self.check_limits(before, report)
+        self.check_limits(report)
     }
 
     /// Whether what an edit added is within the limits; what was there before was found to be.
-    fn check_limits(&self, before: (usize, usize), report: &mut Report<'_>) -> bool {
+    fn check_limits(&self, report: &mut Report<'_>) -> bool {
         let mut meter = Meter::new(self.limits);
+        let before = report.before;
         let (span, findings) = (report.span, &mut *report.findings);
         let fits = |now: usize, before: usize| now <= before;
         (fits(self.spent, before.0) || meter.spend(self.spent, span, &|| None, findings))
@@ -741,7 +760,7 @@ impl Graph {
 
     fn resolve_loaded(&mut self, id: u32) {
         let mut findings = Findings::new(1);
-        let mut report = Report { findings: &mut findings, span: Span::default() };
+        let mut report = self.report(&mut findings, Span::default());
         let resolved = self.resolve(id, &mut report);
         debug_assert!(resolved.is_some(), "what was loaded has no errors");
     }
