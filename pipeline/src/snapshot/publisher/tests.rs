@@ -3,7 +3,8 @@ use std::sync::Arc;
 
 use bulkhead_rules::classifier::{Changes, Classifier, Footprint};
 use bulkhead_rules::compile::{Limits, compile};
-use bulkhead_rules::policy::{Policy, RuleId};
+use bulkhead_rules::policy::edit::RandomEdits;
+use bulkhead_rules::policy::{Policy, Rule, RuleId};
 
 use super::Publisher;
 use crate::snapshot::{Content, EditedContent, Reader, Snapshot, WallClock};
@@ -87,6 +88,9 @@ impl Model {
             0 => RuleId::DEFAULT,
             _ => RuleId(self.place(rules) as u32),
         };
+        if snapshot.content.policy.rule(rule).is_some_and(Rule::is_removed) {
+            return;
+        }
         snapshot.hits(worker, rule).enforced.add(1);
         let name = snapshot.content.policy.rule_name(rule).to_owned();
         *self.counted.entry(name).or_default() += 1;
@@ -109,8 +113,21 @@ impl Model {
             let name = self.new_name();
             self.names.push(name);
         }
+        self.publish_edit(policy(&self.names), added, removed);
+    }
+
+    /// Any typed edit.
+    fn edit_typed(&mut self, edits: &mut RandomEdits) {
+        let policy = &self.publisher.current().content.policy;
+        let edit = edits.next(policy);
+        let (policy, delta) = policy.edited(&edit).expect("the edit is valid");
+        self.names = policy.order().map(|rule| policy.rule_name(rule).to_owned()).collect();
+        self.publish_edit(Arc::new(policy), delta.rules_added, delta.rules_removed);
+    }
+
+    fn publish_edit(&mut self, policy: Arc<Policy>, added: Vec<RuleId>, removed: Vec<RuleId>) {
         self.publisher.publish_edit(EditedContent {
-            policy: policy(&self.names),
+            policy,
             classifier: self.classifier.clone(),
             changes: Changes::Footprints { src: vec![1], dst: Vec::new() },
             rules_added: added,
@@ -176,12 +193,14 @@ impl Model {
             assert_eq!(total.observed, 0);
         }
         let current = self.publisher.current();
-        for (place, name) in self.names.iter().enumerate() {
-            assert_eq!(current.is_logged(RuleId(place as u32)), is_logged(name), "{name}");
+        let policy = &current.content.policy;
+        for (rule, name) in policy.order().zip(&self.names) {
+            assert_eq!(policy.rule_name(rule), name);
+            let logs = policy.rule(rule).is_some_and(|rule| rule.log);
+            assert_eq!(current.is_logged(rule), logs, "{name}");
         }
         assert!(!current.is_logged(RuleId::DEFAULT));
-        let schedule = current.content.policy.schedule();
-        assert_eq!(*current.schedule, schedule);
+        assert_eq!(*current.schedule, policy.schedule());
     }
 }
 
@@ -214,6 +233,31 @@ fn decisions_stay_with_the_names_of_their_rules() {
         let names = model.publisher.settled.len() + model.publisher.departed.len();
         assert!(names <= model.names.len() + 1, "nothing is kept of names that are gone");
     }
+}
+
+#[test]
+fn typed_edits_keep_the_count_too() {
+    let mut model = Model::new(300, 2, 9);
+    let policy = model.publisher.current().content.policy.clone();
+    let mut edits = RandomEdits::new(&policy, 9).with_rule_percent(80);
+    for step in 0..600 {
+        match model.random(8) {
+            0 | 1 => model.edit_typed(&mut edits),
+            2 => {
+                let worker = model.random(2);
+                model.seen[worker] = model.readers[worker].refresh().clone();
+            }
+            3 => model.collect(),
+            _ => (0..20).for_each(|_| model.count()),
+        }
+        if step % 10 == 9 {
+            model.check();
+        }
+    }
+    let policy = &model.publisher.current().content.policy;
+    assert!(policy.rules().len() > policy.rule_count(), "places were emptied");
+    let taken = policy.order().map(|rule| rule.0).collect::<Vec<_>>();
+    assert!(!taken.is_sorted(), "places were taken again");
 }
 
 #[test]
