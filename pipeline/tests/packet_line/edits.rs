@@ -5,7 +5,6 @@
 //! the model would notice a flow judged too late is shown by leaving one of them out.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
 use crate::common::{Gateway, ZERO_MS, content};
@@ -213,13 +212,13 @@ impl Sketch {
         let mut text = String::from("version: 1\ndevices:\n");
         for host in DEVICES {
             let mac = mac(host);
-            writeln!(text, "  device-{host}: {{mac: \"{mac}\", ip: {}}}", address(host)).unwrap();
-            writeln!(text, "  card-{host}: {{mac: \"{mac}\"}}").unwrap();
+            text.push_str(&format!("  device-{host}: {{mac: \"{mac}\", ip: {}}}\n", address(host)));
+            text.push_str(&format!("  card-{host}: {{mac: \"{mac}\"}}\n"));
         }
         text.push_str("groups:\n");
         for (index, group) in self.groups.iter().enumerate() {
             let members: Vec<_> = group.iter().map(|&host| address(host).to_string()).collect();
-            writeln!(text, "  group-{index}: [{}]", members.join(", ")).unwrap();
+            text.push_str(&format!("  group-{index}: [{}]\n", members.join(", ")));
         }
         text.push_str("rules:\n");
         for (index, rule) in self.rules.iter().enumerate() {
@@ -234,14 +233,11 @@ impl Sketch {
             let services: Vec<_> = rule.services.iter().copied().collect();
             let (service, action) =
                 (services.join(", "), if rule.allows { "allow" } else { "deny" });
-            write!(
-                text,
-                "  - {{name: r{index}, from: {from}, to: {to}, service: [{service}], action: {action}"
-            )
-            .unwrap();
+            text.push_str(&format!("  - {{name: r{index}, from: {from}, to: {to}, "));
+            text.push_str(&format!("service: [{service}], action: {action}"));
             for (key, second) in [("starts", rule.starts_s), ("expires", rule.expires_s)] {
                 if let Some(second) = second {
-                    write!(text, ", {key}: 2026-11-24T06:00:{second:02}Z").unwrap();
+                    text.push_str(&format!(", {key}: 2026-11-24T06:00:{second:02}Z"));
                 }
             }
             text.push_str("}\n");
@@ -249,11 +245,9 @@ impl Sketch {
         // Each host in a class of its own, so that edits of groups move no class.
         for host in 0..HOSTS {
             let at = address(host);
-            writeln!(
-                text,
-                "  - {{name: pin{host}, from: {at}, to: {at}, service: udp/9, action: deny}}"
-            )
-            .unwrap();
+            text.push_str(&format!(
+                "  - {{name: pin{host}, from: {at}, to: {at}, service: udp/9, action: deny}}\n"
+            ));
         }
         text
     }
