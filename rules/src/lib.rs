@@ -3,7 +3,8 @@
 //! Read the modules in the order in which a rule passes through them:
 //!
 //! 1. [`syntax`]: text to a document with spans, and back to text.
-//! 2. [`policy`]: document to a checked [`policy::Policy`]; the only constructor of one.
+//! 2. [`policy`]: document to a checked [`policy::Policy`]; the only constructor of one. An edit of a
+//!    checked policy ([`policy::edit`]) joins the line here.
 //! 3. [`compile`]: policy to a [`classifier::Classifier`].
 //! 4. [`classifier`]: the immutable compiled form and its batched lookup.
 //!

@@ -6,6 +6,7 @@
 //!
 //! - `cover` counts which addresses the members of a list hold;
 //! - `counts` does so for both families at once;
+//! - `names` is what the text defines;
 //! - `graph` knows which selector names which group and carries changes from one to the next;
 //! - `state` is all that is kept for edits besides;
 //! - `documents` makes the same edit in the text that the policy was loaded from.
@@ -16,6 +17,7 @@ mod counts;
 mod cover;
 mod documents;
 mod graph;
+mod names;
 mod random;
 mod state;
 #[cfg(test)]

@@ -6,76 +6,21 @@
 //! exactly what its parents count in turn. Every other node is resolved anew when something in it
 //! changes.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::counts::{Counts, Move, Piece, pieces, plain_pieces};
-use crate::policy::boxes::{Meter, Union, device_box, weight};
-use crate::policy::endpoints::{Host, Key, is_built_in, unknown};
-use crate::policy::nesting::{contains_itself, too_deep};
+mod links;
+mod resolve;
+
+use super::counts::{Counts, Move};
+use super::names::Names;
+use crate::policy::boxes::Meter;
+use crate::policy::endpoints::{Host, Key};
 use crate::policy::pages::{Pages, Sorted};
-use crate::policy::services::Named;
 use crate::policy::{EndpointBox, EndpointId, Limits};
-use crate::syntax::document::{Device, Group, Member, Selector};
+use crate::syntax::document::{Group, Member, Selector};
 use crate::syntax::span::{Span, Spanned};
 use crate::syntax::{Code, Findings, Problem, quoted};
-
-/// What the text defines by name. No edit changes it.
-#[derive(Debug, Default)]
-pub(super) struct Names {
-    hosts: HashMap<Arc<str>, Host>,
-    devices: Vec<EndpointBox>,
-    services: Named,
-}
-
-impl Names {
-    pub(super) fn new(devices: &[Device], groups: &[Group], services: &Named) -> Self {
-        let device_names = devices.iter().map(|device| &device.name.value);
-        let device_names = device_names.enumerate().map(|(i, name)| (name, Host::Device(i)));
-        let group_names = groups.iter().map(|group| &group.name.value);
-        let group_names = group_names.enumerate().map(|(i, name)| (name, Host::Group(i)));
-        let hosts = device_names.chain(group_names);
-        Self {
-            hosts: hosts.map(|(name, host)| (Arc::clone(name), host)).collect(),
-            devices: devices.iter().map(device_box).collect(),
-            services: services.clone(),
-        }
-    }
-
-    /// The defined services.
-    pub(super) fn services(&self) -> &Named {
-        &self.services
-    }
-
-    /// The names of devices and groups, in no order.
-    pub(super) fn host_names(&self) -> impl Iterator<Item = &Arc<str>> {
-        self.hosts.keys()
-    }
-
-    /// Whether a device or a group has the name.
-    pub(super) fn is_host(&self, name: &str) -> bool {
-        self.hosts.contains_key(name)
-    }
-
-    /// The node of a group.
-    pub(super) fn group(&self, name: &str) -> Option<u32> {
-        match self.hosts.get(name) {
-            Some(&Host::Group(index)) => Some(index as u32),
-            _ => None,
-        }
-    }
-
-    fn is_known(&self, member: &Spanned<Member>, findings: &mut Findings) -> bool {
-        let Member::Name(name) = &member.value else { return true };
-        let known = is_built_in(name) || self.hosts.contains_key(name);
-        if !known {
-            let hosts = self.hosts.keys().map(|name| &**name);
-            let is_service = self.services.contains_key(name);
-            findings.push(unknown(name, member.span, hosts, is_service));
-        }
-        known
-    }
-}
 
 /// All nodes: groups first, in the order of their definition, then selectors of endpoints.
 #[derive(Clone, Debug)]
@@ -383,7 +328,7 @@ impl Graph {
                 let node = self.node_mut(group);
                 node.named = if adds { node.named + named } else { node.named - named };
                 self.account(group);
-                if !self.check_limits(report) {
+                if !self.check_limits(0, report) {
                     return None;
                 }
                 let node = self.node_mut(group);
@@ -395,7 +340,7 @@ impl Graph {
             None => self.resolve_again(group, report)?,
         };
         let changed = self.propagate(group, weight_before, moves, report)?;
-        self.check_limits(report).then_some(changed)
+        self.check_limits(0, report).then_some(changed)
     }
 
     /// Tells the parents of a node what moved in it, theirs, and so on.
@@ -415,6 +360,11 @@ impl Graph {
             if moves.as_ref().is_none_or(|moves| !moves.is_empty()) {
                 if node.is_plain() && node.counts().is_empty() {
                     report.findings.push(empty_selection(&node, report.span));
+                    return None;
+                }
+                // Each parent takes as much more, at least: told before anything is counted.
+                let growth = node.weight.saturating_sub(weight_before) * node.parents.len();
+                if !self.check_limits(growth, report) {
                     return None;
                 }
                 let moves = || moves.clone();
@@ -463,7 +413,7 @@ impl Graph {
         }
         // What is too much is not counted: a large group may be in thousands of others.
         self.account(id);
-        if !self.check_limits(report) {
+        if !self.check_limits(0, report) {
             return None;
         }
         let node = self.node_mut(id);
@@ -471,151 +421,6 @@ impl Graph {
         let moves = moves.collect();
         self.account(id);
         Some(Some(Arc::new(moves)))
-    }
-
-    /// Resolves a node that is not plain, or was not. What moved is not known, unless it is nothing.
-    fn resolve_again(
-        &mut self,
-        id: u32,
-        report: &mut Report<'_>,
-    ) -> Option<Option<Arc<Vec<Move>>>> {
-        let before = self.nodes[id as usize].boxes.clone();
-        self.resolve(id, report)?;
-        let same = before.is_some() && before == self.nodes[id as usize].boxes;
-        Some(same.then(Arc::default))
-    }
-
-    /// Resolves a node from its members.
-    fn resolve(&mut self, id: u32, report: &mut Report<'_>) -> Option<()> {
-        let node = &self.nodes[id as usize];
-        let sides = (self.pieces(&node.within.members), self.pieces(&node.except.members));
-        if let (Some(within), Some(except)) = sides {
-            let named =
-                node.names().map(|name| self.weight_of(self.names.hosts.get(name).copied()));
-            let named = named.sum();
-            let node = self.node_mut(id);
-            node.named = named;
-            node.boxes = None;
-            node.within.counts = Counts::of(&within);
-            node.except.counts = Counts::of(&except);
-            node.difference = (node.except.members.len() > 0).then(|| {
-                let except = node.except.counts.union().complement();
-                Counts::of(&pieces(&node.within.counts.union().intersection(&except)))
-            });
-            self.account(id);
-            return Some(());
-        }
-        let (node, findings) = (Arc::clone(node), &mut *report.findings);
-        let (spent, steps) = (self.spent - node.spent, self.steps - node.steps);
-        let mut meter = Meter::after(self.limits, spent, steps);
-        let before = meter.taken();
-        let mut boxes = self.union(&node.within.members, &mut meter, report.span, findings)?;
-        if node.except.members.len() > 0 {
-            let except = self.union(&node.except.members, &mut meter, report.span, findings)?;
-            boxes = meter.subtract(boxes, &except, report.span, &|| None, findings)?;
-            if boxes.is_empty() {
-                findings.push(empty_selection(&node, report.span));
-                return None;
-            }
-        }
-        let after = meter.taken();
-        let node = self.node_mut(id);
-        node.within.counts = Counts::default();
-        node.except.counts = Counts::default();
-        node.difference = None;
-        node.weight = weight(&boxes);
-        node.boxes = Some(Arc::new(boxes));
-        node.spent = after.0 - before.0 + node.reference();
-        node.steps = after.1 - before.1;
-        let (spent_now, steps_now) = (node.spent, node.steps);
-        self.spent = spent + spent_now;
-        self.steps = steps + steps_now;
-        Some(())
-    }
-
-    /// Brings the costs of a plain node up to date.
-    fn account(&mut self, id: u32) {
-        let node = self.node_mut(id);
-        let (spent, steps) = (node.spent, node.steps);
-        node.weight = node.counts().weight();
-        (node.spent, node.steps) = (node.named + node.reference(), 0);
-        if node.difference.is_some() {
-            node.spent += node.weight;
-            node.steps = node.within.counts.weight() + node.except.counts.weight();
-        }
-        let (spent_now, steps_now) = (node.spent, node.steps);
-        self.spent = self.spent - spent + spent_now;
-        self.steps = self.steps - steps + steps_now;
-    }
-
-    /// The pieces of a list; [`None`] where it asks for a MAC address or a VLAN.
-    fn pieces(&self, members: &Sorted<Member>) -> Option<Vec<Piece>> {
-        let mut all = Vec::with_capacity(members.len());
-        for member in members.iter() {
-            all.extend(self.pieces_of(member)?);
-        }
-        Some(all)
-    }
-
-    fn pieces_of(&self, member: &Member) -> Option<Vec<Piece>> {
-        let mut union = Union::default();
-        match member {
-            Member::Mac(_) => return None,
-            Member::Addresses(addresses) => union.addresses(*addresses),
-            Member::Name(name) if union.built_in(name) => {}
-            Member::Name(name) => match *self.names.hosts.get(name)? {
-                Host::Device(index) => {
-                    let device = &self.names.devices[index];
-                    let plain = device.macs.is_any() && device.vlans.is_any();
-                    return plain.then(|| pieces(&device.addrs));
-                }
-                Host::Group(index) => {
-                    let node = &self.nodes[index];
-                    return node.is_plain().then(|| node.counts().pieces());
-                }
-            },
-        }
-        plain_pieces(&union)
-    }
-
-    /// The boxes of a list, as loading makes them.
-    fn union(
-        &self,
-        members: &Sorted<Member>,
-        meter: &mut Meter,
-        span: Span,
-        findings: &mut Findings,
-    ) -> Option<Vec<EndpointBox>> {
-        let mut union = Union::default();
-        for member in members.iter() {
-            match member {
-                Member::Mac(mac) => union.macs.push(*mac),
-                Member::Addresses(addresses) => union.addresses(*addresses),
-                Member::Name(name) if union.built_in(name) => {}
-                Member::Name(name) => {
-                    let host = self.names.hosts.get(name).copied();
-                    if !meter.spend(self.weight_of(host), span, &|| None, findings) {
-                        return None;
-                    }
-                    match host? {
-                        Host::Device(index) => union.boxes.push(self.names.devices[index].clone()),
-                        Host::Group(index) => {
-                            union.boxes.extend(self.boxes(index as u32).iter().cloned());
-                        }
-                    }
-                }
-            }
-        }
-        let boxes = union.finish();
-        meter.check_boxes(&boxes, span, findings).then_some(boxes)
-    }
-
-    fn weight_of(&self, host: Option<Host>) -> usize {
-        match host {
-            Some(Host::Device(index)) => weight(std::slice::from_ref(&self.names.devices[index])),
-            Some(Host::Group(index)) => self.nodes[index].weight,
-            None => 0,
-        }
     }
 
     /// Makes the node of an endpoint's selector, or finds the group that is the same.
@@ -658,7 +463,7 @@ impl Graph {
 
     fn check(&mut self, node: u32, report: &mut Report<'_>) -> bool {
         if self.nodes[node as usize].name.is_some() {
-            return self.check_limits(report);
+            return self.check_limits(0, report);
         }
         if self.resolve(node, report).is_none() {
             return false;
@@ -668,82 +473,22 @@ impl Graph {
             report.findings.push(empty_selection(resolved, report.span));
             return false;
         }
-        self.check_limits(report)
+        self.check_limits(0, report)
     }
 
-    /// Whether what an edit added is within the limits; what was there before was found to be.
-    fn check_limits(&self, report: &mut Report<'_>) -> bool {
+    /// Whether what an edit added, and `growth` to come, is within the limits; what was there before
+    /// was found to be.
+    fn check_limits(&self, growth: usize, report: &mut Report<'_>) -> bool {
         let mut meter = Meter::new(self.limits);
-        let before = report.before;
-        let (span, findings) = (report.span, &mut *report.findings);
-        let fits = |now: usize, before: usize| now <= before;
-        (fits(self.spent, before.0) || meter.spend(self.spent, span, &|| None, findings))
-            && (fits(self.steps, before.1) || meter.step(self.steps, usize::MAX, span, findings))
+        let (spent, steps) = (self.spent.saturating_add(growth), self.steps);
+        let ((spent_before, steps_before), span) = (report.before, report.span);
+        let findings = &mut *report.findings;
+        (spent <= spent_before || meter.spend(spent, span, &|| None, findings))
+            && (steps <= steps_before || meter.step(steps, usize::MAX, span, findings))
     }
 
     fn node_mut(&mut self, id: u32) -> &mut Node {
         Arc::make_mut(self.nodes.get_mut(id as usize))
-    }
-
-    /// The groups that a node names.
-    fn children(&self, id: u32) -> Vec<u32> {
-        let names = self.nodes[id as usize].names();
-        names.filter_map(|name| self.names.group(name)).collect()
-    }
-
-    /// Enters the node with the groups that it names, or takes it out.
-    fn link(&mut self, id: u32, enters: bool) {
-        for child in self.children(id) {
-            let parents = &mut self.node_mut(child).parents;
-            match (parents.binary_search(&id), enters) {
-                (Err(place), true) => parents.insert(place, id),
-                (Ok(place), false) => {
-                    parents.remove(place);
-                }
-                _ => {}
-            }
-        }
-    }
-
-    /// Enters `parent` with `child`, or takes it out, by whether it still names it.
-    fn relink(&mut self, child: u32, parent: u32) {
-        let node = &self.nodes[parent as usize];
-        let name = self.nodes[child as usize].name.clone().map(Member::Name);
-        let names = |side: &Side| name.as_ref().is_some_and(|name| side.members.contains(name));
-        let enters = names(&node.within) || names(&node.except);
-        let parents = &mut self.node_mut(child).parents;
-        match (parents.binary_search(&parent), enters) {
-            (Err(place), true) => parents.insert(place, parent),
-            (Ok(place), false) => {
-                parents.remove(place);
-            }
-            _ => {}
-        }
-    }
-
-    fn levels_of(&self, id: u32) -> usize {
-        let levels = self.children(id).into_iter().map(|child| self.nodes[child as usize].levels);
-        1 + levels.max().unwrap_or(0)
-    }
-
-    /// Brings the levels of a node, and of all that contain it, up to date.
-    fn relevel(&mut self, first: u32, report: &mut Report<'_>) -> Option<()> {
-        let mut waiting = vec![first];
-        while let Some(id) = waiting.pop() {
-            let levels = self.levels_of(id);
-            let node = self.node_mut(id);
-            if node.levels == levels {
-                continue;
-            }
-            node.levels = levels;
-            waiting.extend(&node.parents);
-            let limit = self.limits.depth;
-            if let Some(name) = self.nodes[id as usize].name.as_ref().filter(|_| levels > limit) {
-                report.findings.push(too_deep("group", name, limit, report.span));
-                return None;
-            }
-        }
-        Some(())
     }
 
     /// Resolves a group of a policy that was loaded, after the groups that it names.
@@ -763,36 +508,6 @@ impl Graph {
         let mut report = self.report(&mut findings, Span::default());
         let resolved = self.resolve(id, &mut report);
         debug_assert!(resolved.is_some(), "what was loaded has no errors");
-    }
-
-    /// `inner`, `outer`, and what is between them: each contains the next, and the last one `inner`.
-    /// [`None`] where `outer` does not contain `inner`.
-    fn cycle_of(&self, inner: u32, outer: u32) -> Option<Vec<u32>> {
-        let mut below = HashMap::from([(inner, inner)]);
-        let mut waiting = vec![inner];
-        while let Some(id) = waiting.pop() {
-            if id == outer {
-                let mut path = vec![inner];
-                let mut next = outer;
-                while next != inner {
-                    path.push(next);
-                    next = *below.get(&next)?;
-                }
-                return Some(path);
-            }
-            for &parent in &self.nodes[id as usize].parents {
-                below.entry(parent).or_insert_with(|| {
-                    waiting.push(parent);
-                    id
-                });
-            }
-        }
-        None
-    }
-
-    fn cycle(&self, path: &[u32], span: Span) -> Problem {
-        let name = |&id: &u32| self.nodes[id as usize].name.as_deref().unwrap_or("");
-        contains_itself("group", &path.iter().map(name).collect::<Vec<_>>(), span)
     }
 }
 

@@ -4,7 +4,8 @@ use std::fmt;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::{Arc, OnceLock};
 
-use super::graph::{Graph, Names};
+use super::graph::Graph;
+use super::names::Names;
 use crate::policy::endpoints::Key;
 use crate::policy::pages::{Pages, Sorted};
 use crate::policy::services::Named;
