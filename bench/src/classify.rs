@@ -36,6 +36,10 @@ pub struct Options {
     /// Measure segmentation policies (groups and services) too; alone unless sets are named.
     #[arg(long)]
     pub segmentation: bool,
+    /// Rules of the segmentation policies that other engines are asked to load too: 60 groups of 20
+    /// hosts, 400 five-tuples a rule.
+    #[arg(long, num_args = 1.., default_values_t = [250], value_name = "RULES")]
+    pub expanded: Vec<usize>,
     /// Headers for each set, in uniformly random order and again with locality.
     #[arg(long, default_value_t = 1_000_000)]
     pub headers: usize,
@@ -151,6 +155,7 @@ pub fn run(options: &Options) -> io::Result<u64> {
         let line = measure_case(&case, eal.as_ref().map(|eal| &eal.eal), options)?;
         report.add(line, options.json)
     })?;
+    report.print_tail(options.json);
     report.machine.load_after = machine::load();
     if let Some(folder) = &options.record {
         report.write(folder)?;
@@ -182,12 +187,12 @@ pub fn for_each_case(
         }
     }
     if options.segmentation {
-        let shapes = [
-            ("segmentation, 60 groups", Shape::expandable(Families::V4)),
-            ("segmentation, 10,000 groups", Shape::large(Families::V4)),
-            ("segmentation, 10,000 groups", Shape::large(Families::V6)),
-            ("segmentation, 10,000 groups", Shape::large(Families::Mixed)),
-        ];
+        let mut shapes = [Families::V4, Families::V6, Families::Mixed]
+            .map(|families| ("segmentation, 10,000 groups", Shape::large(families)))
+            .to_vec();
+        let expandable = Shape::expandable(Families::V4);
+        let expanded = options.expanded.iter().map(|&rules| Shape { rules, ..expandable });
+        shapes.extend(expanded.map(|shape| ("segmentation, 60 groups", shape)));
         for (number, (name, shape)) in shapes.into_iter().enumerate() {
             if options.only.is_none_or(|only| only == number) {
                 each(segmentation_case(name, &shape, options.seed, number)?)?;

@@ -33,7 +33,8 @@ impl std::str::FromStr for Program {
     fn from_str(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             Some((name, path)) if !name.is_empty() && !path.is_empty() => {
-                Ok(Self { name: name.to_owned(), path: path.into() })
+                let path = std::path::absolute(path).map_err(|error| error.to_string())?;
+                Ok(Self { name: name.to_owned(), path })
             }
             _ => Err("name=program, as in dbtable=/opt/dbtable/run".to_owned()),
         }
@@ -91,7 +92,9 @@ impl External {
     pub fn round(&mut self) -> io::Result<()> {
         let Program { name, path } = &self.program;
         let context = |problem: String| io::Error::other(format!("{name}: {problem}"));
+        // What it writes beside itself goes when the folder goes.
         let output = Command::new(path)
+            .current_dir(self.folder.path())
             .arg(self.folder.path().join("rules"))
             .arg(self.folder.path().join("trace"))
             .output()

@@ -1,8 +1,10 @@
 //! Huge pages for as long as a benchmark needs them, and DPDK in them.
 
-use std::{fs, io};
+use std::{fs, io, process, thread};
 
 use bulkhead_dpdk::{Eal, EalConfig, HugePages};
+use signal_hook::consts::TERM_SIGNALS;
+use signal_hook::iterator::Signals;
 
 const COUNT: &str = "/proc/sys/vm/nr_hugepages";
 const PAGE_BYTES: u64 = 2 << 20;
@@ -58,6 +60,14 @@ impl Reserved {
         let free: u64 = free.ok()?.trim().parse().ok()?;
         let lacking =
             bytes.div_ceil(PAGE_BYTES).checked_sub(free).filter(|&lacking| lacking > 0)?;
+        // Also where the benchmark is interrupted.
+        let mut signals = Signals::new(TERM_SIGNALS).ok()?;
+        thread::spawn(move || {
+            if let Some(signal) = signals.forever().next() {
+                put_back(before);
+                process::exit(128 + signal);
+            }
+        });
         fs::write(COUNT, (before + lacking).to_string()).ok()?;
         Some(Self { before })
     }
@@ -65,8 +75,12 @@ impl Reserved {
 
 impl Drop for Reserved {
     fn drop(&mut self) {
-        if let Err(error) = fs::write(COUNT, self.before.to_string()) {
-            eprintln!("{COUNT} could not be set back to {}: {error}", self.before);
-        }
+        put_back(self.before);
+    }
+}
+
+fn put_back(before: u64) {
+    if let Err(error) = fs::write(COUNT, before.to_string()) {
+        eprintln!("{COUNT} could not be set back to {before}: {error}");
     }
 }

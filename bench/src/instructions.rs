@@ -73,7 +73,10 @@ fn count_of(case: &Case, options: &Options, engine: Engine) -> io::Result<f64> {
     match &case.origin {
         Origin::File(path) => command.arg("--rules").arg(path).args(["--family", case.family]),
         Origin::Segmentation(number) => {
-            command.args(["--segmentation", "--only", &number.to_string()])
+            let rules: Vec<String> = options.expanded.iter().map(usize::to_string).collect();
+            command
+                .args(["--segmentation", "--only", &number.to_string(), "--expanded"])
+                .args(rules)
         }
     };
     let output = command.output().map_err(|error| {

@@ -6,7 +6,8 @@
 //! 4. [`five_tuples`]: policies multiplied out to what other engines can load.
 //! 5. [`tuple_space`]: tuple space search, a baseline and a second opinion.
 //! 6. [`classify`]: the classifier beside its competitors; [`contest`] measures them in turns,
-//!    [`external`] those that run in processes of their own, [`instructions`] counts, [`report`] and [`plot`] tell.
+//!    [`external`] those that run in processes of their own, [`instructions`] counts, [`report`]
+//!    and [`plot`] tell, [`shows`] judges.
 //! 7. [`verify`]: the classifier against the linear scan, packet by packet.
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //! 9. [`edits`]: what edits of the policy cost the flows that are there.
@@ -31,6 +32,7 @@ pub mod plot;
 pub mod random;
 pub mod report;
 pub mod segmentation;
+pub mod shows;
 pub mod trace;
 pub mod tuple_space;
 pub mod verify;

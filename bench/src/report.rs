@@ -12,10 +12,11 @@ use crate::external::Figures;
 use crate::instructions::Counts;
 use crate::machine::Machine;
 use crate::plot::{self, Bar, Group};
+use crate::shows::{Show, shows};
 
 /// One policy's figures. Times of lookups are nanoseconds each, medians of the rounds in uniformly
 /// random order where nothing else is said.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[allow(missing_docs, reason = "the names are the JSON's, and say it")]
 pub struct Line {
     pub set: String,
@@ -25,6 +26,8 @@ pub struct Line {
     pub ns_per_lookup: f64,
     pub librte_acl_ns: Option<f64>,
     pub ratio: Option<f64>,
+    pub fastest_other: Option<String>,
+    pub ratio_to_fastest: Option<f64>,
     pub load_ms: f64,
     pub build_ms: f64,
     pub librte_acl_build_ms: Option<f64>,
@@ -69,6 +72,10 @@ impl Line {
         let uniform = &outcomes[0];
         let pareto = outcomes.get(1);
         let acl = uniform.best_acl();
+        let others = acl.map(|acl| ("librte_acl".to_owned(), acl.rounds.median())).into_iter();
+        let outside = uniform.external.iter();
+        let others = others.chain(outside.map(|f| (f.name.clone(), f.rounds.median())));
+        let fastest = others.min_by(|a, b| a.1.total_cmp(&b.1));
         let milliseconds = |duration: std::time::Duration| duration.as_secs_f64() * 1e3;
         Self {
             set: case.set.clone(),
@@ -78,6 +85,8 @@ impl Line {
             ns_per_lookup: uniform.ours.median(),
             librte_acl_ns: acl.map(|acl| acl.rounds.median()),
             ratio: uniform.ratio(),
+            ratio_to_fastest: fastest.as_ref().map(|(_, ns)| ns / uniform.ours.median()),
+            fastest_other: fastest.map(|(name, _)| name),
             load_ms: milliseconds(case.load),
             build_ms: milliseconds(built.build),
             librte_acl_build_ms: rival.map(|_| milliseconds(rival_build.build)),
@@ -165,6 +174,13 @@ impl Report {
         Ok(())
     }
 
+    /// Prints what comes after the table.
+    pub fn print_tail(&self, json: bool) {
+        if !json {
+            println!("\n{}", self.shows().join("\n"));
+        }
+    }
+
     /// Writes table, figures and plot to the folder.
     ///
     /// # Errors
@@ -185,6 +201,10 @@ impl Report {
              lookup.",
             self.headers, self.rounds
         )
+    }
+
+    fn shows(&self) -> Vec<String> {
+        shows(&self.lines).iter().map(Show::line).collect()
     }
 
     fn title(&self) -> String {
@@ -216,6 +236,7 @@ impl Report {
         if !remarks.is_empty() {
             let _ = writeln!(out, "\n{}", remarks.join("\n"));
         }
+        let _ = writeln!(out, "\n## Promises\n\n```text\n{}\n```", self.shows().join("\n"));
         out
     }
 
@@ -245,8 +266,8 @@ const HEAD: &str = "\
 set                          fam    rules |    ours (spread) | librte_acl (spread) ratio   AVX2 | tuple sp. | pareto ratio |  build ms  acl |   MiB   acl | peak   acl | wrong";
 
 const MARKDOWN_HEAD: &str = "\
-| set | rules | ours ns | spread | librte_acl ns | spread | batch, SIMD | ratio | with AVX2 ns | tuple space ns | Pareto ours, librte_acl ns | load ms | build ms | librte_acl | size MiB | librte_acl | peak MiB | librte_acl | instructions | librte_acl | wrong |
-|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+| set | rules | ours ns | spread | librte_acl ns | spread | batch, SIMD | ratio | with AVX2 ns | ratio to the fastest | tuple space ns | Pareto ours, librte_acl ns | load ms | build ms | librte_acl | size MiB | librte_acl | peak MiB | librte_acl | instructions | librte_acl | wrong |
+|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 fn row(line: &Line) -> String {
     let spread = |rounds: &[f64]| {
@@ -302,6 +323,10 @@ fn cells(line: &Line) -> Vec<String> {
         batch,
         number(line.ratio, 2),
         number(line.librte_acl_avx2_ns, 1),
+        match (&line.fastest_other, line.ratio_to_fastest) {
+            (Some(name), Some(ratio)) => format!("**{ratio:.2}** ({name})"),
+            _ => "-".to_owned(),
+        },
         number(line.tuple_space_ns, 0),
         format!("{}, {}", number(line.pareto_ns, 1), number(line.pareto_librte_acl_ns, 1)),
         format!("{:.0}", line.load_ms),
