@@ -82,6 +82,11 @@ impl EndpointBox {
         self.addrs.is_any() && self.macs.is_any() && self.vlans.is_any()
     }
 
+    /// Whether addresses are all that the box asks for.
+    pub fn is_plain(&self) -> bool {
+        self.macs.is_any() && self.vlans.is_any()
+    }
+
     /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
     /// meets every condition.
     pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {

@@ -369,38 +369,35 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
 /// Joins boxes that differ in one condition only, so that a group of addresses is one box, and so is
 /// one of MAC addresses.
 fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
-    loop {
-        let before = boxes.len();
-        if before < 2 {
-            return boxes;
+    while boxes.len() > 1 {
+        if let Some(all) = boxes.iter().find(|b| b.is_any()) {
+            return vec![all.clone()];
         }
-        boxes = join_once(boxes);
-        // Boxes that a join has freed of a condition may have others like them now.
+        let by_addrs = join(
+            boxes,
+            |b| ((b.macs, b.vlans), b.addrs),
+            |(macs, vlans), parts: Vec<AddrSet>| {
+                let addrs = join_addrs(&parts);
+                EndpointBox { addrs, macs, vlans }
+            },
+        );
+        let before = by_addrs.len();
+        let by_macs = join(
+            by_addrs,
+            |b| ((b.addrs, b.vlans), b.macs),
+            |(addrs, vlans), parts| EndpointBox { addrs, macs: FiniteSet::union_all(parts), vlans },
+        );
+        boxes = join(
+            by_macs,
+            |b| ((b.addrs, b.macs), b.vlans),
+            |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: FiniteSet::union_all(parts) },
+        );
         if boxes.len() == before {
-            return boxes;
+            break;
         }
+        // What was freed of a condition may be like others now.
     }
-}
-
-fn join_once(boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
-    if let Some(all) = boxes.iter().find(|b| b.is_any()) {
-        return vec![all.clone()];
-    }
-    let joined = join(
-        boxes,
-        |b| ((b.macs, b.vlans), b.addrs),
-        |(macs, vlans), parts: Vec<AddrSet>| EndpointBox { addrs: join_addrs(&parts), macs, vlans },
-    );
-    let joined = join(
-        joined,
-        |b| ((b.addrs, b.vlans), b.macs),
-        |(addrs, vlans), parts| EndpointBox { addrs, macs: FiniteSet::union_all(parts), vlans },
-    );
-    join(
-        joined,
-        |b| ((b.addrs, b.macs), b.vlans),
-        |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: FiniteSet::union_all(parts) },
-    )
+    boxes
 }
 
 fn join_addrs(parts: &[AddrSet]) -> AddrSet {

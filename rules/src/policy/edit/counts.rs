@@ -147,14 +147,11 @@ pub(super) fn pieces(addrs: &AddrSet) -> Vec<Piece> {
     v4.chain(v6).chain(addrs.non_ip.then_some(Piece::NonIp)).collect()
 }
 
-/// What a union holds so far, where nothing in it asks for a MAC address or a VLAN.
-pub(super) fn plain_pieces(union: &Union) -> Option<Vec<Piece>> {
-    if !union.macs.is_empty() || !union.boxes.is_empty() {
-        return None;
-    }
+/// The addresses that a union holds so far.
+pub(super) fn plain_pieces(union: &Union) -> Vec<Piece> {
     let v4 = union.v4.iter().map(|&(low, high)| Piece::V4(low, high));
     let v6 = union.v6.iter().map(|&(low, high)| Piece::V6(low, high));
-    Some(v4.chain(v6).chain(union.non_ip.then_some(Piece::NonIp)).collect())
+    v4.chain(v6).chain(union.non_ip.then_some(Piece::NonIp)).collect()
 }
 
 fn pieces_v4(ranges: Vec<(u32, u32)>) -> Vec<Piece> {

@@ -1,10 +1,10 @@
 //! Which selector names which group, and what each stands for, kept so that a change of one member
 //! reaches all that depend on it and costs what it changes.
 //!
-//! Groups and the selectors of rules are nodes. As long as nothing in a node asks for a MAC address
-//! or a VLAN, it is plain: its members are counted ([`Counts`]), and what enters or leaves it is
-//! exactly what its parents count in turn. Every other node is resolved anew when something in it
-//! changes.
+//! Groups and the selectors of rules are nodes. The plain members of a node, in which nothing asks
+//! for a MAC address or a VLAN, are counted ([`Counts`]), and what enters or leaves their union is
+//! exactly what the node's parents count in turn. What is not plain is resolved anew when it changes,
+//! and so is all of a node that has such things and an `except`.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -12,7 +12,7 @@ use std::sync::Arc;
 mod links;
 mod resolve;
 
-use super::counts::{Counts, Move};
+use super::counts::{Counts, Move, plain};
 use super::names::Names;
 use crate::policy::boxes::Meter;
 use crate::policy::endpoints::{Host, Key};
@@ -44,8 +44,7 @@ struct Node {
     except: Side,
     /// What of `within` is not in `except`, where there is an `except`. Plain nodes only.
     difference: Option<Counts>,
-    /// What the node stands for where it is not plain.
-    boxes: Option<Arc<Vec<EndpointBox>>>,
+    content: Content,
     /// The nodes that name this one, ascending.
     parents: Vec<u32>,
     /// The endpoint that stands for the same.
@@ -54,17 +53,28 @@ struct Node {
     levels: usize,
     /// What naming it takes of [`Limits::ranges`].
     weight: usize,
-    /// The weights of what it names. Plain nodes only.
+    /// The weights of what it names. Not in [`Content::Boxes`].
     named: usize,
     spent: usize,
     steps: usize,
+}
+
+/// What a node stands for.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+enum Content {
+    /// What is counted and nothing else.
+    #[default]
+    Plain,
+    /// What is counted, and these boxes. The node has no `except`.
+    Mixed(Arc<Vec<EndpointBox>>),
+    /// These boxes; nothing is counted.
+    Boxes(Arc<Vec<EndpointBox>>),
 }
 
 /// One list of members.
 #[derive(Clone, Default, Debug)]
 struct Side {
     members: Sorted<Member>,
-    /// Plain nodes only.
     counts: Counts,
 }
 
@@ -94,7 +104,7 @@ pub(super) struct Report<'f> {
 }
 
 impl Node {
-    /// What a plain node stands for.
+    /// The plain part of what the node stands for.
     fn counts(&self) -> &Counts {
         self.difference.as_ref().unwrap_or(&self.within.counts)
     }
@@ -105,7 +115,12 @@ impl Node {
     }
 
     fn is_plain(&self) -> bool {
-        self.boxes.is_none()
+        self.content == Content::Plain
+    }
+
+    /// Whether the plain members are counted.
+    fn is_counted(&self) -> bool {
+        !matches!(self.content, Content::Boxes(_))
     }
 
     fn names(&self) -> impl Iterator<Item = &Arc<str>> {
@@ -265,9 +280,20 @@ impl Graph {
     /// What the node stands for.
     pub(super) fn boxes(&self, node: u32) -> Arc<Vec<EndpointBox>> {
         let node = &self.nodes[node as usize];
-        match &node.boxes {
-            Some(boxes) => Arc::clone(boxes),
-            None => Arc::new(vec![node.counts().plain_box()]),
+        match &node.content {
+            Content::Plain => Arc::new(vec![node.counts().plain_box()]),
+            Content::Mixed(others) => {
+                let mut addrs = node.counts().union();
+                // Conditions that exhaust each other, as VLAN 7 and all but 7, leave a plain box.
+                for plain in others.iter().filter(|b| b.is_plain()) {
+                    addrs = addrs.union(&plain.addrs);
+                }
+                let plain = (!addrs.is_empty()).then(|| plain(addrs));
+                let any = plain.as_ref().is_some_and(EndpointBox::is_any);
+                let others = others.iter().filter(|b| !any && !b.is_plain()).cloned();
+                Arc::new(plain.into_iter().chain(others).collect())
+            }
+            Content::Boxes(boxes) => Arc::clone(boxes),
         }
     }
 
@@ -279,9 +305,9 @@ impl Graph {
     ) -> (Arc<Vec<EndpointBox>>, super::EndpointChange) {
         let node = &self.nodes[changed.node as usize];
         match (&changed.moves, before) {
-            (Some(moves), [before]) => {
+            (Some(moves), [before]) if node.is_plain() => {
                 let (addrs, change) = node.counts().after(&before.addrs, moves, changed.endpoint);
-                (Arc::new(vec![super::counts::plain(addrs)]), change)
+                (Arc::new(vec![plain(addrs)]), change)
             }
             _ => (self.boxes(changed.node), super::EndpointChange::other(changed.endpoint)),
         }
@@ -321,10 +347,10 @@ impl Graph {
         }
         let weight_before = self.nodes[group as usize].weight;
         let named = self.weight_of(host);
-        let pieces = self.pieces_of(&member.value);
-        let is_plain = self.nodes[group as usize].is_plain();
-        let moves = match pieces.filter(|_| is_plain) {
-            Some(pieces) => {
+        let (pieces, is_whole) = self.pieces_of(&member.value);
+        let is_counted = self.nodes[group as usize].is_counted();
+        let moves = match is_counted && is_whole {
+            true => {
                 let node = self.node_mut(group);
                 node.named = if adds { node.named + named } else { node.named - named };
                 self.account(group);
@@ -337,7 +363,7 @@ impl Graph {
                 self.account(group);
                 Some(Arc::new(moves))
             }
-            None => self.resolve_again(group, report)?,
+            false => self.resolve_again(group, report)?,
         };
         let changed = self.propagate(group, weight_before, moves, report)?;
         self.check_limits(0, report).then_some(changed)
@@ -394,7 +420,7 @@ impl Graph {
         report: &mut Report<'_>,
     ) -> Option<Option<Arc<Vec<Move>>>> {
         let known = incoming.iter().all(|incoming| incoming.moves.is_some());
-        if !known || !self.nodes[id as usize].is_plain() {
+        if !known || !self.nodes[id as usize].is_counted() {
             return self.resolve_again(id, report);
         }
         let mut heard = Vec::new();

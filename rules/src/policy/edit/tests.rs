@@ -9,7 +9,7 @@ use super::*;
 use crate::analyze::Probes;
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags};
 use crate::oracle;
-use crate::policy::{Limits, LoadOptions};
+use crate::policy::{EndpointBox, Limits, LoadOptions};
 use crate::syntax::parse_document;
 
 /// Members as text, of groups below `groups`.
@@ -154,11 +154,13 @@ fn world() -> Vec<(u16, u128, Mac, VlanTags)> {
 }
 
 fn is_plain(endpoint: &Endpoint) -> bool {
-    endpoint.boxes.iter().all(|b| b.macs.is_any() && b.vlans.is_any())
+    endpoint.boxes.iter().all(EndpointBox::is_plain)
 }
 
 /// Equal boxes, or, where the order of members made other boxes of the same hosts, equal hosts.
 fn same_endpoint(one: &Endpoint, other: &Endpoint, world: &[(u16, u128, Mac, VlanTags)]) -> bool {
+    let plain_boxes = |e: &Endpoint| e.boxes.iter().filter(|b| b.is_plain()).count();
+    assert!(plain_boxes(one) < 2 && plain_boxes(other) < 2);
     if is_plain(one) && is_plain(other) {
         return one.boxes == other.boxes;
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Graph, Move, Report, empty_selection};
+use super::{Content, Graph, Move, Node, Report, empty_selection};
 use crate::policy::EndpointBox;
 use crate::policy::boxes::{Meter, Union, weight};
 use crate::policy::edit::counts::{Counts, Piece, pieces, plain_pieces};
@@ -13,50 +13,61 @@ use crate::syntax::document::Member;
 use crate::syntax::span::Span;
 
 impl Graph {
-    /// Resolves a node that is not plain, or was not. What moved is not known, unless it is nothing.
+    /// Resolves a node whose changes are not counted. What moved is not known, unless it is nothing.
     pub(super) fn resolve_again(
         &mut self,
         id: u32,
         report: &mut Report<'_>,
     ) -> Option<Option<Arc<Vec<Move>>>> {
-        let before = self.nodes[id as usize].boxes.clone();
+        let content = |graph: &Self| graph.nodes[id as usize].content.clone();
+        let before = content(self);
         self.resolve(id, report)?;
-        let same = before.is_some() && before == self.nodes[id as usize].boxes;
+        let same = matches!(before, Content::Boxes(_)) && before == content(self);
         Some(same.then(Arc::default))
     }
 
     /// Resolves a node from its members.
     pub(super) fn resolve(&mut self, id: u32, report: &mut Report<'_>) -> Option<()> {
-        let node = &self.nodes[id as usize];
-        let sides = (self.pieces(&node.within.members), self.pieces(&node.except.members));
-        if let (Some(within), Some(except)) = sides {
-            let named =
-                node.names().map(|name| self.weight_of(self.names.hosts.get(name).copied()));
-            let named = named.sum();
-            let node = self.node_mut(id);
-            node.named = named;
-            node.boxes = None;
-            node.within.counts = Counts::of(&within);
-            node.except.counts = Counts::of(&except);
-            node.difference = (node.except.members.len() > 0).then(|| {
-                let except = node.except.counts.union().complement();
-                Counts::of(&pieces(&node.within.counts.union().intersection(&except)))
-            });
-            self.account(id);
-            return Some(());
+        let node = Arc::clone(&self.nodes[id as usize]);
+        let (within, mut is_plain) = self.pieces(&node.within.members);
+        let (except, except_is_plain) = self.pieces(&node.except.members);
+        is_plain &= except_is_plain;
+        let has_except = node.except.members.len() > 0;
+        if !is_plain && has_except {
+            return self.resolve_boxes(id, &node, report);
         }
-        let (node, findings) = (Arc::clone(node), &mut *report.findings);
+        let content = if is_plain {
+            Content::Plain
+        } else {
+            Content::Mixed(Arc::new(self.others(&node.within.members, report)?))
+        };
+        let named = node.names().map(|name| self.weight_of(self.names.hosts.get(name).copied()));
+        let named = named.sum();
+        let node = self.node_mut(id);
+        node.named = named;
+        node.content = content;
+        node.within.counts = Counts::of(&within);
+        node.except.counts = Counts::of(&except);
+        node.difference = has_except.then(|| {
+            let except = node.except.counts.union().complement();
+            Counts::of(&pieces(&node.within.counts.union().intersection(&except)))
+        });
+        self.account(id);
+        Some(())
+    }
+
+    /// Resolves a node with an `except` where MAC addresses or VLANs matter, as loading does.
+    fn resolve_boxes(&mut self, id: u32, node: &Node, report: &mut Report<'_>) -> Option<()> {
+        let findings = &mut *report.findings;
         let (spent, steps) = (self.spent - node.spent, self.steps - node.steps);
         let mut meter = Meter::after(self.limits, spent, steps);
         let before = meter.taken();
-        let mut boxes = self.union(&node.within.members, &mut meter, report.span, findings)?;
-        if node.except.members.len() > 0 {
-            let except = self.union(&node.except.members, &mut meter, report.span, findings)?;
-            boxes = meter.subtract(boxes, &except, report.span, &|| None, findings)?;
-            if boxes.is_empty() {
-                findings.push(empty_selection(&node, report.span));
-                return None;
-            }
+        let within = self.union(&node.within.members, &mut meter, report.span, findings)?;
+        let except = self.union(&node.except.members, &mut meter, report.span, findings)?;
+        let boxes = meter.subtract(within, &except, report.span, &|| None, findings)?;
+        if boxes.is_empty() {
+            findings.push(empty_selection(node, report.span));
+            return None;
         }
         let after = meter.taken();
         let node = self.node_mut(id);
@@ -64,7 +75,7 @@ impl Graph {
         node.except.counts = Counts::default();
         node.difference = None;
         node.weight = weight(&boxes);
-        node.boxes = Some(Arc::new(boxes));
+        node.content = Content::Boxes(Arc::new(boxes));
         node.spent = after.0 - before.0 + node.reference();
         node.steps = after.1 - before.1;
         let (spent_now, steps_now) = (node.spent, node.steps);
@@ -73,11 +84,15 @@ impl Graph {
         Some(())
     }
 
-    /// Brings the costs of a plain node up to date.
+    /// Brings the costs of a node that is counted up to date.
     pub(super) fn account(&mut self, id: u32) {
         let node = self.node_mut(id);
         let (spent, steps) = (node.spent, node.steps);
-        node.weight = node.counts().weight();
+        let others = match &node.content {
+            Content::Mixed(others) => weight(others),
+            Content::Plain | Content::Boxes(_) => 0,
+        };
+        node.weight = node.counts().weight() + others;
         (node.spent, node.steps) = (node.named + node.reference(), 0);
         if node.difference.is_some() {
             node.spent += node.weight;
@@ -88,34 +103,83 @@ impl Graph {
         self.steps = self.steps - steps + steps_now;
     }
 
-    /// The pieces of a list; [`None`] where it asks for a MAC address or a VLAN.
-    fn pieces(&self, members: &Sorted<Member>) -> Option<Vec<Piece>> {
-        let mut all = Vec::with_capacity(members.len());
+    /// The plain part of a list in pieces, and whether that is all of it.
+    fn pieces(&self, members: &Sorted<Member>) -> (Vec<Piece>, bool) {
+        let (mut all, mut whole) = (Vec::with_capacity(members.len()), true);
         for member in members.iter() {
-            all.extend(self.pieces_of(member)?);
+            let (pieces, is_whole) = self.pieces_of(member);
+            all.extend(pieces);
+            whole &= is_whole;
         }
-        Some(all)
+        (all, whole)
     }
 
-    pub(super) fn pieces_of(&self, member: &Member) -> Option<Vec<Piece>> {
+    /// The plain part of a member in pieces, and whether that is all of it.
+    pub(super) fn pieces_of(&self, member: &Member) -> (Vec<Piece>, bool) {
         let mut union = Union::default();
         match member {
-            Member::Mac(_) => return None,
+            Member::Mac(_) => return (Vec::new(), false),
             Member::Addresses(addresses) => union.addresses(*addresses),
             Member::Name(name) if union.built_in(name) => {}
-            Member::Name(name) => match *self.names.hosts.get(name)? {
-                Host::Device(index) => {
+            Member::Name(name) => match self.names.hosts.get(name) {
+                Some(&Host::Device(index)) => {
                     let device = &self.names.devices[index];
-                    let plain = device.macs.is_any() && device.vlans.is_any();
-                    return plain.then(|| pieces(&device.addrs));
+                    let is_plain = device.is_plain();
+                    return (if is_plain { pieces(&device.addrs) } else { Vec::new() }, is_plain);
                 }
-                Host::Group(index) => {
+                Some(&Host::Group(index)) => {
                     let node = &self.nodes[index];
-                    return node.is_plain().then(|| node.counts().pieces());
+                    let mut plain_part = node.counts().pieces();
+                    if let Content::Boxes(boxes) = &node.content {
+                        let plain = boxes.iter().filter(|b| b.is_plain());
+                        plain_part.extend(plain.flat_map(|b| pieces(&b.addrs)));
+                    }
+                    return (plain_part, node.is_plain());
                 }
+                None => return (Vec::new(), true),
             },
         }
-        plain_pieces(&union)
+        (plain_pieces(&union), union.macs.is_empty())
+    }
+
+    /// What of a list is not in [`Self::pieces`].
+    fn others(
+        &self,
+        members: &Sorted<Member>,
+        report: &mut Report<'_>,
+    ) -> Option<Vec<EndpointBox>> {
+        let mut union = Union::default();
+        for member in members.iter() {
+            let name = match member {
+                Member::Addresses(_) => continue,
+                Member::Mac(mac) => {
+                    union.macs.push(*mac);
+                    continue;
+                }
+                Member::Name(name) => name,
+            };
+            match self.names.hosts.get(name) {
+                Some(&Host::Device(index)) => {
+                    let device = &self.names.devices[index];
+                    union.boxes.extend((!device.is_plain()).then(|| device.clone()));
+                }
+                Some(&Host::Group(index)) => match &self.nodes[index].content {
+                    Content::Plain => {}
+                    Content::Mixed(boxes) => union.boxes.extend(boxes.iter().cloned()),
+                    Content::Boxes(boxes) => {
+                        union.boxes.extend(boxes.iter().filter(|b| !b.is_plain()).cloned());
+                    }
+                },
+                None => {
+                    let mut built_in = Union::default();
+                    built_in.built_in(name);
+                    union.macs.append(&mut built_in.macs);
+                }
+            }
+        }
+        let boxes = union.finish();
+        let meter = Meter::new(self.limits);
+        meter.check_boxes(&boxes, report.span, report.findings).then_some(boxes)
     }
 
     /// The boxes of a list, as loading makes them.
