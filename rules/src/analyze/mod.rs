@@ -3,9 +3,11 @@
 //! asking it about ([`Probes`]).
 
 mod assertions;
+mod diff;
 mod explain;
 mod findings;
 mod model;
+mod packets;
 mod probes;
 mod region;
 #[cfg(test)]
@@ -14,8 +16,10 @@ mod universe;
 mod work;
 
 pub use assertions::{AssertionResult, Failure, check_assertions};
+pub use diff::{Diff, Difference, diff};
 pub use explain::{Condition, Explanation, Miss, explain};
 pub use findings::{Finding, FindingKind, Findings, findings};
+pub use packets::{Packets, Words};
 pub use probes::Probes;
 
 pub(crate) use probes::split_mix;

@@ -34,7 +34,7 @@ impl Dimension {
 pub(super) const DIMENSIONS: usize = 6;
 
 /// A product of sets of classes, none of them empty.
-#[derive(Clone, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
 pub(super) struct Region {
     sets: [Classes; DIMENSIONS],
 }

@@ -47,7 +47,7 @@ impl Family {
         }
     }
 
-    fn last_address(self) -> u128 {
+    pub(super) fn last_address(self) -> u128 {
         match self {
             Self::V4 => u32::MAX.into(),
             Self::V6 => u128::MAX,
@@ -245,6 +245,16 @@ impl Universe {
         sets.into_iter().map(|sets| Region::new(sets.map(|(d, set)| make(d, set)))).collect()
     }
 
+    /// The place of a policy's endpoint among the sources (side 0) or destinations (side 1).
+    pub(super) fn endpoint(&self, policy: usize, endpoint: usize, side: usize) -> Option<usize> {
+        self.endpoints[policy][endpoint][side].map(|place| place as usize)
+    }
+
+    /// The classes of a policy's service set, by family.
+    pub(super) fn service(&self, policy: usize, service: usize) -> &[RangeSet<u32>; 3] {
+        self.frames.classes(self.services[policy][service] as usize)
+    }
+
     /// A frame of the box and the instant at which it is one: not before `now` where that is
     /// possible.
     pub(super) fn example(&self, region: &Region, now: Option<i64>) -> (Headers, PolicyTime) {
@@ -309,7 +319,7 @@ fn uses(policy: &Policy) -> BTreeSet<(EndpointId, usize)> {
 
 impl Instants {
     /// The class of an untrusted clock.
-    fn untrusted(&self) -> u32 {
+    pub(super) fn untrusted(&self) -> u32 {
         self.changes.len() as u32 + 1
     }
 
@@ -421,6 +431,12 @@ impl Wires {
             }
         };
         WireId(number)
+    }
+
+    /// The number of a class; [`None`] for wires of which nobody knows any.
+    pub(super) fn number(&self, class: u32) -> Option<u16> {
+        let nameless = (class as usize).checked_sub(self.names.len());
+        nameless.map_or(Some(class as u16), |place| self.nameless.get(place).copied())
     }
 
     /// The name of a class; [`None`] for wires that are not named.

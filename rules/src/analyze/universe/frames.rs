@@ -2,6 +2,7 @@
 //! sets hold both. A class is of one family of addresses.
 
 use std::collections::HashMap;
+use std::sync::Arc;
 
 use super::super::work::{TooMuchWork, Work};
 use super::Family;
@@ -114,6 +115,11 @@ impl Frames {
     /// What a class consists of.
     pub(in crate::analyze) fn cells(&self, class: u32) -> &[FrameCell] {
         &self.cells[self.starts[class as usize] as usize..self.starts[class as usize + 1] as usize]
+    }
+
+    /// EtherTypes that some service names, and those of IP.
+    pub(in crate::analyze) fn named_ether_types(&self) -> Arc<[u16]> {
+        self.ether_types.iter().copied().chain([ETHER_IPV4, ETHER_IPV6]).collect()
     }
 
     /// An EtherType that no service names.
