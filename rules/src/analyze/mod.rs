@@ -9,6 +9,7 @@ mod findings;
 mod model;
 mod packets;
 mod probes;
+mod reach;
 mod region;
 #[cfg(test)]
 mod tests;
@@ -21,5 +22,6 @@ pub use explain::{Condition, Explanation, Miss, explain};
 pub use findings::{Finding, FindingKind, Findings, findings};
 pub use packets::{Packets, Words};
 pub use probes::Probes;
+pub use reach::{Access, Reach, ServiceAccess, reach};
 
 pub(crate) use probes::split_mix;
