@@ -287,10 +287,15 @@ pub fn packet_at(policy: &Policy, headers: &Headers, at: PolicyTime) -> String {
     if policy.schedule().is_empty() {
         return words;
     }
+    format!("{words} {}", instant_words(at))
+}
+
+/// When, in words that follow a packet.
+pub fn instant_words(at: PolicyTime) -> String {
     match jiff::Timestamp::from_millisecond(at.unix_ms) {
-        _ if !at.synchronised => format!("{words} while the clock is not synchronised"),
-        Ok(instant) => format!("{words} at {instant}"),
-        Err(_) => words,
+        _ if !at.synchronised => "while the clock is not synchronised".to_owned(),
+        Ok(instant) => format!("at {instant}"),
+        Err(_) => format!("at {} ms", at.unix_ms),
     }
 }
 

@@ -11,8 +11,8 @@ use bulkhead_rules::analyze::{AssertionResult, check_assertions};
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{self, compile};
 use bulkhead_rules::headers::PolicyTime;
-use bulkhead_rules::policy::{self, LoadOptions, Must, Policy};
-use bulkhead_rules::syntax;
+use bulkhead_rules::policy::{self, LoadOptions, Loaded, Must, Policy};
+use bulkhead_rules::syntax::{self, Source};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
@@ -166,16 +166,7 @@ fn make_of_what_was_read(
     limits: &Limits,
 ) -> Result<Candidate, Vec<Finding>> {
     let begun = Instant::now();
-    let options = LoadOptions {
-        wires: wires.map(<[_]>::to_vec),
-        now_unix_ms: unix_now_ms(),
-        limits: policy::Limits {
-            text_bytes: usize::try_from(limits.policy_bytes).unwrap_or(usize::MAX),
-            ..policy::Limits::default()
-        },
-    };
-    let loaded = Policy::load(&files.sources, &options)
-        .map_err(|found| found.iter().map(Finding::from).collect::<Vec<_>>())?;
+    let loaded = load(&files.sources, wires, limits)?;
     let load = begun.elapsed();
     let policy = loaded.policy;
     let mut warnings: Vec<Finding> = loaded.warnings.iter().map(Finding::from).collect();
@@ -200,6 +191,28 @@ fn make_of_what_was_read(
         assertions,
         cost,
     })
+}
+
+/// Texts to a checked policy, whatever its assertions say.
+///
+/// # Errors
+///
+/// Everything that is wrong; never empty.
+pub fn load(
+    sources: &[Source],
+    wires: Option<&[Arc<str>]>,
+    limits: &Limits,
+) -> Result<Loaded, Vec<Finding>> {
+    let options = LoadOptions {
+        wires: wires.map(<[_]>::to_vec),
+        now_unix_ms: unix_now_ms(),
+        limits: policy::Limits {
+            text_bytes: usize::try_from(limits.policy_bytes).unwrap_or(usize::MAX),
+            ..policy::Limits::default()
+        },
+    };
+    Policy::load(sources, &options)
+        .map_err(|found| found.iter().map(Finding::from).collect::<Vec<_>>())
 }
 
 /// The most assertions that do not hold and are shown.

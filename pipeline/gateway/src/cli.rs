@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::replay::{self, ReplayArgs};
-use crate::{check, control, explain, run, status};
+use crate::{check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
 const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -33,13 +33,16 @@ pub mod exit {
                   A first tour:\n  \
                   bulkhead check policy.yaml                  is the policy sound?\n  \
                   bulkhead explain --policy policy.yaml 'tcp 10.20.0.11 -> 10.30.3.11:502'\n  \
+                  bulkhead diff old.yaml new.yaml             what do two policies judge differently?\n  \
+                  bulkhead reach --policy policy.yaml --to plc  who may open what to it?\n  \
                   bulkhead replay --policy policy.yaml a.pcap what would it have let through?\n  \
                   bulkhead run --config gateway.toml          guard the wires of the configuration\n  \
                   bulkhead status                             what it is doing\n  \
                   bulkhead reload                             take the edited policy into force",
     after_help = "Exit codes: 0 well, 1 refused (policy, configuration, reload, expectation), \
                   2 wrong command line, 3 warnings with --deny-warnings, 4 no answer (a file cannot \
-                  be read, no gateway answers)."
+                  be read, no gateway answers). diff has those of diff(1): 0 same, 1 different, 2 no \
+                  answer."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -54,6 +57,10 @@ enum Command {
     Check(CheckArgs),
     /// Say what a policy does with a packet, and which rule decides
     Explain(ExplainArgs),
+    /// Say what two policies judge differently: exactly, packet by packet
+    Diff(DiffArgs),
+    /// Say who may open what to a group, service by service
+    Reach(ReachArgs),
     /// Say what a policy would have done to the traffic of captures
     Replay(ReplayArgs),
     /// Show what the running gateway does
@@ -160,6 +167,64 @@ pub enum Expectation {
     Deny,
 }
 
+/// What `diff` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "What is compared is verdicts, not texts: every packet that can reach a gateway, at \
+    every instant, also while its clock is not synchronised. That a verdict is logged or not makes no \
+    difference.\n\nExit codes: 0 no difference, 1 some, 2 no answer, as diff(1) has them."
+)]
+pub struct DiffArgs {
+    /// The policy before: a file or a folder of *.yaml files
+    #[arg(value_name = "OLD")]
+    pub old: PathBuf,
+    /// The policy after
+    #[arg(value_name = "NEW")]
+    pub new: PathBuf,
+    /// A configuration whose wires rules may name
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The most differences that are printed; the others are counted
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    pub limit: usize,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `reach` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Hosts and services are written as in a rule: a name, an address, a list, or what is \
+    left of one, for example\n  \
+    bulkhead reach -p policy.yaml --to plc-line3\n  \
+    bulkhead reach -p policy.yaml --to plc-line3 --from '{in: any, except: hmi}' --service tcp/502\n\n\
+    Exit codes: 0 whether anybody may or not, 1 the policy or the question is wrong, 4 no answer."
+)]
+pub struct ReachArgs {
+    /// The policy: a file or a folder of *.yaml files
+    #[arg(long, short, value_name = "POLICY", required_unless_present = "config")]
+    pub policy: Option<PathBuf>,
+    /// A configuration whose wires rules may name, and whose policy is meant without --policy
+    #[arg(long, short, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Who is reached
+    #[arg(long, value_name = "HOSTS")]
+    pub to: String,
+    /// Who reaches
+    #[arg(long, value_name = "HOSTS", default_value = "any")]
+    pub from: String,
+    /// By what
+    #[arg(long, value_name = "SERVICES", default_value = "any")]
+    pub service: String,
+    /// When, such as 2026-11-24T06:00:00Z; now if not given
+    #[arg(long, value_name = "INSTANT")]
+    pub at: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How `status` and `reload` find the gateway.
 #[derive(Args, Clone, Debug)]
 pub struct SocketArgs {
@@ -180,6 +245,8 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
+        Command::Diff(args) => diff::main(&args),
+        Command::Reach(args) => reach::main(&args),
         Command::Replay(args) => replay::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),

@@ -12,7 +12,8 @@
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads.
 //! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
-//! [`check`] (with [`analysis`]), [`explain`] and [`replay`] answer questions without a running gateway.
+//! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
+//! without a running gateway.
 //! [`diagnostic`] is how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
 
 pub mod accepted;
@@ -25,6 +26,7 @@ pub mod config;
 pub mod control;
 pub mod cores;
 pub mod diagnostic;
+pub mod diff;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod explain;
@@ -33,6 +35,7 @@ pub mod link;
 pub mod log;
 pub mod notice;
 pub mod policy_files;
+pub mod reach;
 pub mod reload;
 pub mod replay;
 pub mod run;

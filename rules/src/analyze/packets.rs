@@ -1,7 +1,8 @@
 //! Boxes of classes as an operator reads them: by the names of the policy where a set has one, else
 //! by addresses, ports and VLANs; and as sets of frames that can be asked for any one.
 
-use std::collections::HashMap;
+use std::borrow::Cow;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::{Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -151,6 +152,9 @@ struct Named {
     classes: [RangeSet<u32>; 3],
 }
 
+/// Named sets by family and classes.
+type Equal = HashMap<(usize, RangeSet<u32>), Vec<usize>>;
+
 /// Puts boxes into words.
 #[derive(Debug)]
 pub(super) struct Writer<'a> {
@@ -158,7 +162,17 @@ pub(super) struct Writer<'a> {
     /// Named sets of sources, destinations and services.
     named: [Vec<Named>; 3],
     /// For each of them by family and set the places of those that are equal.
-    equal: [HashMap<(usize, RangeSet<u32>), Vec<usize>>; 3],
+    equal: [Equal; 3],
+    /// Names of sources and destinations that stand for other hosts in other VLANs.
+    varied: [Vec<Varied>; 2],
+}
+
+/// A set of hosts with a name that depends on the VLAN.
+#[derive(Debug)]
+struct Varied {
+    label: String,
+    /// The tags, and the hosts by family that belong to it in frames with these.
+    parts: Vec<(RangeSet<u32>, [RangeSet<u32>; 3])>,
 }
 
 const SRC: usize = 0;
@@ -200,17 +214,22 @@ impl<'a> Writer<'a> {
             vec![any(&|family| universe.destinations.all(family))],
             vec![any(&|family| universe.frames.all(family))],
         ];
+        let mut varied: [Vec<Varied>; 2] = Default::default();
         for (place, policy) in policies.iter().enumerate() {
             for (id, endpoint) in policy.endpoints().iter().enumerate() {
-                for (side, hosts) in
-                    [&universe.sources, &universe.destinations].into_iter().enumerate()
-                {
+                let sides = [&universe.sources, &universe.destinations];
+                for (side, hosts) in sides.into_iter().enumerate() {
                     let Some(known) = universe.endpoint(place, id, side) else { continue };
-                    // What depends on the VLAN too is no set of hosts.
-                    if let [part] = hosts.parts(known) {
-                        if part.vlans.is_any() {
-                            let classes = part.classes.clone();
-                            named[side].push(Named { label: endpoint.label.clone(), classes });
+                    let label = endpoint.label.clone();
+                    match hosts.parts(known) {
+                        [part] if part.vlans.is_any() => {
+                            named[side].push(Named { label, classes: part.classes.clone() });
+                        }
+                        parts => {
+                            let parts = parts.iter().map(|part| {
+                                (universe.tags.classes(&part.vlans), part.classes.clone())
+                            });
+                            varied[side].push(Varied { label, parts: parts.collect() });
                         }
                     }
                 }
@@ -220,9 +239,10 @@ impl<'a> Writer<'a> {
                 named[SERVICE].push(Named { label: service.label.clone(), classes });
             }
         }
+        drop_ambiguous(&mut named, &mut varied);
         // Short names first: `hmi` rather than a list that means the same.
         named.iter_mut().for_each(|named| named.sort_by_key(|n| (n.label.len(), n.label.clone())));
-        let mut equal: [HashMap<(usize, RangeSet<u32>), Vec<usize>>; 3] = Default::default();
+        let mut equal: [Equal; 3] = Default::default();
         for (equal, named) in equal.iter_mut().zip(&named) {
             for (place, name) in named.iter().enumerate() {
                 for (family, classes) in name.classes.iter().enumerate() {
@@ -230,7 +250,7 @@ impl<'a> Writer<'a> {
                 }
             }
         }
-        Self { universe, named, equal }
+        Self { universe, named, equal, varied }
     }
 
     /// The boxes in words, those of different families together where the same words mean both.
@@ -276,12 +296,29 @@ impl<'a> Writer<'a> {
             labels.map(|label| format!("any except {label}")).collect::<Vec<_>>()
         };
         let (mut src, mut dst) = (of(SRC, Dimension::Source), of(DST, Dimension::Destination));
+        src.extend(self.varied_names(SRC, family, region, Dimension::Source));
+        dst.extend(self.varied_names(DST, family, region, Dimension::Destination));
         src.extend(but(SRC, Dimension::Source, self.universe.sources.all(family)));
         dst.extend(but(DST, Dimension::Destination, self.universe.destinations.all(family)));
         Names {
             labels: [src, dst, of(SERVICE, Dimension::Service)],
             literal: Some(self.service(family, region.get(Dimension::Service)).to_string()),
         }
+    }
+
+    /// The names that stand for the hosts of one side in frames with the region's tags.
+    fn varied_names(
+        &self,
+        side: usize,
+        family: Family,
+        region: &Region,
+        dimension: Dimension,
+    ) -> Vec<String> {
+        let tags = region.get(Dimension::Tags);
+        let equal = |varied: &&Varied| {
+            varied.hosts(family, tags).is_some_and(|hosts| hosts == **region.get(dimension))
+        };
+        self.varied[side].iter().filter(equal).map(|varied| varied.label.clone()).collect()
     }
 
     fn write(&self, group: Group) -> (Packets, Region) {
@@ -294,7 +331,7 @@ impl<'a> Writer<'a> {
             .or_else(|| names.labels[side].first().map(String::as_str))
         {
             Some(name) => label(name),
-            None => self.hosts(side, *family, region.get(dimension)),
+            None => self.hosts(side, *family, region, dimension),
         };
         let from = host(SRC, chosen.as_ref().map(|c| c.from), Dimension::Source);
         let to = host(DST, chosen.as_ref().map(|c| c.to), Dimension::Destination);
@@ -360,13 +397,19 @@ impl<'a> Writer<'a> {
     }
 
     /// Hosts without a name of their own: a named set but for a few, or their addresses.
-    fn hosts(&self, side: usize, family: Family, set: &RangeSet<u32>) -> Words {
+    fn hosts(&self, side: usize, family: Family, region: &Region, dimension: Dimension) -> Words {
+        let (set, tags) = (&**region.get(dimension), region.get(Dimension::Tags));
         let hosts = if side == SRC { &self.universe.sources } else { &self.universe.destinations };
         let plain = self.addresses(hosts, family, set);
         let mut best = Words { items: plain, except: Vec::new() };
-        for named in &self.named[side] {
-            let within = &named.classes[family as usize];
-            if within.is_empty() || !set.is_subset(within) {
+        let named = self.named[side]
+            .iter()
+            .map(|named| (&named.label, Cow::Borrowed(&named.classes[family as usize])));
+        let varied = self.varied[side].iter().filter_map(|varied| {
+            varied.hosts(family, tags).map(|hosts| (&varied.label, Cow::Owned(hosts)))
+        });
+        for (label, within) in named.chain(varied) {
+            if within.is_empty() || !set.is_subset(&within) {
                 continue;
             }
             let rest = within.difference(set);
@@ -375,8 +418,8 @@ impl<'a> Writer<'a> {
                 Some(&place) => vec![self.named[side][place].label.clone()],
                 None => self.addresses(hosts, family, &rest),
             };
-            if best.items.len() > 1 && 1 + except.len() <= best.items.len() + best.except.len() {
-                best = Words { items: vec![named.label.clone()], except };
+            if best.items.len() > 1 && except.len() < best.items.len() + best.except.len() {
+                best = Words { items: vec![label.clone()], except };
             }
         }
         best
@@ -531,6 +574,46 @@ impl<'a> Writer<'a> {
             wires: finite(wires, &universe.wires.all(), |class| universe.wires.number(class)),
             periods: self.periods(region.get(Dimension::Time)),
             untrusted: region.get(Dimension::Time).contains(universe.instants.untrusted()),
+        }
+    }
+}
+
+impl Varied {
+    /// The hosts that it stands for in frames with any of `tags`, where these are the same in all.
+    fn hosts(&self, family: Family, tags: &RangeSet<u32>) -> Option<RangeSet<u32>> {
+        let mut hosts = RangeSet::<u32>::default();
+        for (of, classes) in &self.parts {
+            if tags.is_subset(of) {
+                hosts = hosts.union(&classes[family as usize]);
+            } else if !tags.is_disjoint(of) {
+                return None;
+            }
+        }
+        Some(hosts)
+    }
+}
+
+/// Takes out names that two policies give to different sets: a reader could not tell them apart.
+fn drop_ambiguous(named: &mut [Vec<Named>; 3], varied: &mut [Vec<Varied>; 2]) {
+    for (side, named) in named.iter_mut().enumerate() {
+        let mut meanings: HashMap<&str, Option<&[RangeSet<u32>; 3]>> = HashMap::new();
+        for one in named.iter() {
+            let meaning = meanings.entry(&one.label).or_insert(Some(&one.classes));
+            *meaning = meaning.filter(|known| **known == one.classes);
+        }
+        let mut parts: HashMap<&str, &Varied> = HashMap::new();
+        for one in varied.get(side).into_iter().flatten() {
+            let known = parts.entry(&one.label).or_insert(one);
+            if known.parts != one.parts || meanings.contains_key(&*one.label) {
+                meanings.insert(&one.label, None);
+            }
+        }
+        let is_ambiguous =
+            |(label, meaning): (&str, Option<_>)| meaning.is_none().then(|| label.to_owned());
+        let ambiguous: HashSet<String> = meanings.into_iter().filter_map(is_ambiguous).collect();
+        named.retain(|one| !ambiguous.contains(&one.label));
+        if let Some(varied) = varied.get_mut(side) {
+            varied.retain(|one| !ambiguous.contains(&one.label));
         }
     }
 }

@@ -77,11 +77,6 @@ impl Region {
         Some(Self { sets })
     }
 
-    /// Whether every point of the box is in `other`.
-    pub(super) fn is_within(&self, other: &Self) -> bool {
-        matches!(self.position(other), Position::Beyond(0))
-    }
-
     /// The lowest class of every dimension.
     pub(super) fn first(&self) -> [u32; DIMENSIONS] {
         std::array::from_fn(|d| self.sets[d].ranges().first().map_or(0, |&(low, _)| low))

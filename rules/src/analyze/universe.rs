@@ -464,7 +464,7 @@ impl Tags {
         RangeSet::<u32>::from_ranges([(0, self.named.len() as u32)])
     }
 
-    fn classes(&self, vlans: &VlanSet) -> RangeSet<u32> {
+    pub(super) fn classes(&self, vlans: &VlanSet) -> RangeSet<u32> {
         let place = |tags: &VlanTags| self.named.binary_search(tags).ok().map(|i| i as u32);
         let named = vlans.named().iter().filter_map(place).map(|i| (i, i));
         let named = RangeSet::<u32>::from_ranges(named);
