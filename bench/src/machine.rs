@@ -5,6 +5,9 @@ use std::{fs, io, thread};
 
 use serde::Serialize;
 
+/// Where the benchmark was built.
+const REPOSITORY: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+
 /// What the numbers were measured on.
 #[derive(Clone, Debug, Serialize)]
 pub struct Machine {
@@ -18,7 +21,7 @@ pub struct Machine {
     pub kernel: String,
     /// DPDK's version.
     pub dpdk: String,
-    /// The commit of the repository in which the benchmark was called.
+    /// The commit that is checked out where the benchmark was built.
     pub commit: String,
     /// The load of 1, 5 and 15 minutes before the measurement: a busy machine measures badly.
     pub load_before: String,
@@ -44,7 +47,10 @@ impl Machine {
             cores: thread::available_parallelism()?.get(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease")?.trim().to_owned(),
             dpdk: format!("DPDK {}", first_line("pkg-config", &["--modversion", "libdpdk"])),
-            commit: first_line("git", &["describe", "--always", "--dirty", "--exclude=*"]),
+            commit: first_line(
+                "git",
+                &["-C", REPOSITORY, "describe", "--always", "--dirty", "--exclude=*"],
+            ),
             load_before,
             load_after: load(),
         })
