@@ -4,8 +4,9 @@
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
-use bulkhead_rules::policy::edit::Place;
+use bulkhead_rules::policy::edit::{Place, RandomEdits};
 use bulkhead_rules::policy::{Delta, Edit, Limits, LoadOptions, Policy, RuleId};
 use bulkhead_rules::syntax::document::{Document, Member, Rule};
 use bulkhead_rules::syntax::{Source, parse_document};
@@ -267,4 +268,72 @@ fn edits_are_made_in_the_file_that_has_what_they_name() {
     let mut bare = vec![document("version: 1\n")];
     assert_eq!(add_rule("name: x, action: deny", Place::First).apply(&mut bare), Some(0));
     assert_eq!(bare[0].rules.len(), 1);
+}
+
+#[test]
+fn places_of_what_is_removed_are_taken_again() {
+    let mut policy = plant();
+    let mut edits = RandomEdits::new(&policy, 5).with_rule_percent(70);
+    let mut most_rules = policy.rules().len();
+    let mut most_endpoints = policy.endpoints().len();
+    let mut most_services = policy.services().len();
+    for _ in 0..2000 {
+        policy = edited(&policy, &edits.next(&policy)).0;
+        let endpoints = policy.endpoints().iter().filter(|e| !e.boxes.is_empty());
+        let services = policy.services().iter().filter(|s| !s.terms.is_empty());
+        most_rules = most_rules.max(policy.rule_count());
+        most_endpoints = most_endpoints.max(endpoints.count());
+        most_services = most_services.max(services.count());
+        assert_eq!(policy.rules().len(), most_rules);
+        assert_eq!(policy.endpoints().len(), most_endpoints);
+        assert_eq!(policy.services().len(), most_services);
+    }
+    assert!(most_rules > 10, "{most_rules} rules at most");
+}
+
+/// What this thread has had of a processor: the time on the wall would be that of the neighbours.
+fn processor_time() -> Duration {
+    let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
+    let on_cpu = schedule.split(' ').next().and_then(|nanoseconds| nanoseconds.parse().ok());
+    Duration::from_nanos(on_cpu.expect("nanoseconds on a processor"))
+}
+
+#[test]
+fn an_edit_costs_what_it_changes_not_what_there_is() {
+    // 2,000 groups of 20 addresses, most of them in one group, and 20,000 rules between them.
+    let mut text = String::from("version: 1\ngroups:\n");
+    for group in 0..2000u32 {
+        let host = |n| format!("10.{}.{}.{n}", group >> 8, group & 0xff);
+        let hosts: Vec<String> = (0..20).map(|n| host(n * 3)).collect();
+        let _ = writeln!(text, "  g{group}: [{}]", hosts.join(", "));
+    }
+    let all: Vec<String> = (0..1900).map(|group| format!("g{group}")).collect();
+    let _ = writeln!(text, "  all: [{}]\n  most: {{in: all, except: g7}}\nrules:", all.join(", "));
+    for rule in 0..20_000 {
+        let (from, to) = (rule % 1999, rule * 7 % 1997);
+        let _ = writeln!(
+            text,
+            "  - {{name: r{rule}, from: g{from}, to: g{to}, service: tcp/{}, action: allow}}",
+            1 + rule % 100
+        );
+    }
+    text.push_str("  - {name: rest, from: most, to: all, action: deny}\n");
+    let policy = load(&[Source::new("large.yaml", text)]);
+    policy.prepare_edits();
+    for (rule_percent, most) in [(0, Duration::from_millis(2)), (100, Duration::from_millis(5))] {
+        let mut policy = policy.clone();
+        let edits = RandomEdits::new(&policy, 3).with_addresses_only();
+        let mut edits = edits.with_rule_percent(rule_percent);
+        let (mut took, count) = (Duration::ZERO, 100);
+        for _ in 0..count {
+            let edit = edits.next(&policy);
+            let start = processor_time();
+            policy = edited(&policy, &edit).0;
+            took += processor_time() - start;
+        }
+        let each = took / count;
+        println!("{rule_percent} % rules: {each:?} an edit");
+        // Without optimisation; loading takes a thousand times as long.
+        assert!(each < most, "{each:?} an edit, {rule_percent} % of them of rules");
+    }
 }
