@@ -49,6 +49,10 @@ pub struct Options {
     /// Edits a second.
     #[arg(long, default_value_t = 100)]
     rate: u32,
+    /// How many of a hundred edits add or remove a rule; the others add or remove a member of a
+    /// group.
+    #[arg(long, default_value_t = 0)]
+    rule_percent: u32,
     /// Rounds: one turn without edits and one with them each.
     #[arg(long, default_value_t = 15)]
     rounds: usize,
@@ -69,6 +73,7 @@ struct Outcome {
     rules: usize,
     flows: usize,
     edits_per_second: u32,
+    rule_percent: u32,
     rounds: usize,
     /// The worker's time for a packet of a known flow, median over the turns.
     ns_per_packet: f64,
@@ -87,8 +92,12 @@ struct Outcome {
     edit_us: Spread,
     compile_us: Spread,
     publish_us: Spread,
+    /// All three together.
+    published_us: Spread,
     /// All three together, until the worker judges by the edit.
     in_force_us: Spread,
+    /// Freeing what no worker judges by any more.
+    collect_us: Spread,
     machine: Machine,
 }
 
@@ -163,6 +172,7 @@ fn outcome(
         rules: editor.policy.rule_count(),
         flows: rig.frames.len(),
         edits_per_second: options.rate,
+        rule_percent: options.rule_percent,
         rounds: turns.len(),
         ns_per_packet: median(turns.iter().map(|[without, _]| *without).collect()),
         ns_per_packet_with_edits: median(turns.iter().map(|[_, with]| *with).collect()),
@@ -177,7 +187,9 @@ fn outcome(
         edit_us: of(&editor.edit),
         compile_us: of(&editor.compile),
         publish_us: of(&editor.publish),
+        published_us: of(&editor.published_after),
         in_force_us: of(&editor.in_force),
+        collect_us: of(&editor.collect),
         machine,
     }
 }
@@ -187,8 +199,11 @@ fn print(outcome: &Outcome, json: bool) -> io::Result<()> {
         println!("{}", serde_json::to_string(outcome)?);
         return Ok(());
     }
-    let Outcome { rules, flows, edits_per_second, .. } = outcome;
-    println!("{flows} flows under {rules} rules, {edits_per_second} member edits a second");
+    let Outcome { rules, flows, edits_per_second, rule_percent, .. } = outcome;
+    println!(
+        "{flows} flows under {rules} rules, {edits_per_second} edits a second, {rule_percent} % of \
+         them of rules"
+    );
     println!(
         "ns per packet: {:.1} without edits, {:.1} with; ratio {:.3} ({:.3} to {:.3}) in {} rounds",
         outcome.ns_per_packet,
@@ -206,7 +221,9 @@ fn print(outcome: &Outcome, json: bool) -> io::Result<()> {
         ("edit", outcome.edit_us),
         ("compile", outcome.compile_us),
         ("publish", outcome.publish_us),
+        ("until published", outcome.published_us),
         ("until in force", outcome.in_force_us),
+        ("collect", outcome.collect_us),
     ] {
         let Spread { median, p99, most } = spread;
         println!("{what:<16} {median:>8.1} µs median, {p99:>8.1} p99, {most:>8.1} at most");
@@ -237,8 +254,9 @@ fn policy(options: &Options) -> io::Result<Policy> {
 fn edits(policy: &Policy, options: &Options) -> io::Result<Vec<Edit>> {
     let seconds = options.rounds as u64 * options.turn_ms / 1000 + 1;
     let count = seconds * u64::from(options.rate) * 2;
-    let mut random =
-        RandomEdits::new(policy, options.seed).with_rule_percent(0).with_addresses_only();
+    let mut random = RandomEdits::new(policy, options.seed)
+        .with_rule_percent(options.rule_percent)
+        .with_addresses_only();
     let mut policy = policy.clone();
     let mut edits = Vec::new();
     for _ in 0..count {
@@ -378,7 +396,9 @@ struct Editor {
     edit: Vec<Duration>,
     compile: Vec<Duration>,
     publish: Vec<Duration>,
+    published_after: Vec<Duration>,
     in_force: Vec<Duration>,
+    collect: Vec<Duration>,
 }
 
 impl Editor {
@@ -392,7 +412,9 @@ impl Editor {
             edit: times(),
             compile: times(),
             publish: times(),
+            published_after: times(),
             in_force: times(),
+            collect: times(),
             edits,
         }
     }
@@ -432,11 +454,14 @@ impl Editor {
         if self.publisher.wait(Duration::from_secs(1)).is_ok() {
             self.in_force.push(begun.elapsed());
         }
+        let collecting = Instant::now();
         self.publisher.collect();
+        self.collect.push(collecting.elapsed());
         self.published += 1;
         self.edit.push(edited);
         self.compile.push(compiled - edited);
         self.publish.push(published - compiled);
+        self.published_after.push(published);
     }
 }
 
