@@ -10,7 +10,8 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use bulkhead_rules::analyze::{self, FindingKind};
-use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, protocol};
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, PolicyTime, protocol};
+use bulkhead_rules::oracle;
 use bulkhead_rules::policy::{Action, LoadOptions, Policy, Rule, RuleId};
 use bulkhead_rules::syntax::Source;
 use serde::Serialize;
@@ -72,6 +73,12 @@ pub fn run(options: &Options) -> io::Result<u64> {
     let mut report = findings(&format!("dense {}", options.rules), &policy);
     judge(&policy, &dense.planted, &mut report);
     wrong += print(&report.0, options.json)?;
+    let edited = dense.edited(options.planted, options.seed);
+    wrong += differences(&format!("dense {} edited", options.rules), &policy, &edited, options)?;
+    let small = options.rules / 10;
+    let [one, other] =
+        [2, 3].map(|seed| Dense::generate(small, 0, options.seed.wrapping_add(seed)));
+    wrong += differences(&format!("dense {small} other"), &one.policy()?, &other, options)?;
     if let Some(folder) = data::folder() {
         for kind in data::CLASSBENCH_KINDS {
             for rules in [1_000, 10_000] {
@@ -146,6 +153,69 @@ fn print(report: &Report, json: bool) -> io::Result<u64> {
     Ok((report.missed + report.wrong + lost) as u64)
 }
 
+/// A difference of two policies against the truth.
+#[derive(Clone, Debug, Default, Serialize)]
+struct DiffReport {
+    set: String,
+    rules: usize,
+    packets: usize,
+    /// Packets that the scans of both policies judge differently.
+    differing: usize,
+    /// Differences that were listed.
+    differences: usize,
+    /// Packets that differ and are in no difference; that are in one and do not differ, are in
+    /// several, or were decided by other rules than it says.
+    missed: usize,
+    wrong: usize,
+    diff_ms: f64,
+}
+
+/// Compares the listed differences of two policies with those of every packet.
+fn differences(set: &str, old: &Policy, new: &Dense, options: &Options) -> io::Result<u64> {
+    let new = &new.policy()?;
+    let begun = Instant::now();
+    let found = analyze::diff(old, new, usize::MAX);
+    let mut report = DiffReport {
+        set: set.to_owned(),
+        rules: old.rule_count(),
+        differences: found.differences.len(),
+        diff_ms: milliseconds(begun.elapsed()),
+        wrong: usize::from(found.is_incomplete),
+        ..DiffReport::default()
+    };
+    let now = PolicyTime { unix_ms: 0, synchronised: true };
+    for packet in packets() {
+        report.packets += 1;
+        let (before, after) =
+            (oracle::classify(old, &packet, now), oracle::classify(new, &packet, now));
+        let differs = old.action(before) != new.action(after);
+        report.differing += usize::from(differs);
+        let mut holding = found.differences.iter().filter(|one| one.packets.contains(&packet, now));
+        match (holding.next(), holding.next()) {
+            (None, _) => report.missed += usize::from(differs),
+            (Some(one), None) if differs && (one.before, one.after) == (before, after) => {}
+            _ => report.wrong += 1,
+        }
+    }
+    if options.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        println!(
+            "{:<16} {:>6} rules, diff  {:>8.1} ms; by the scans of {} packets {} differ; {} \
+             differences, {} missed, {} wrong",
+            report.set,
+            report.rules,
+            report.diff_ms,
+            report.packets,
+            report.differing,
+            report.differences,
+            report.missed,
+            report.wrong,
+        );
+    }
+    Ok((report.missed + report.wrong) as u64)
+}
+
 fn milliseconds(duration: Duration) -> f64 {
     duration.as_secs_f64() * 1000.0
 }
@@ -182,6 +252,26 @@ impl Dense {
             }
         }
         dense
+    }
+
+    /// The same with so many rules changed, taken out or moved.
+    fn edited(&self, edits: usize, seed: u64) -> Self {
+        let mut random = Random::new(!seed);
+        let mut edited = self.clone();
+        for _ in 0..edits {
+            let place = random.below(edited.rules.len());
+            match random.below(3) {
+                0 => edited.rules[place] = Line::random(&mut random),
+                1 => {
+                    edited.rules.remove(place);
+                }
+                _ => {
+                    let moved = edited.rules.remove(place);
+                    edited.rules.insert(random.below(edited.rules.len() + 1), moved);
+                }
+            }
+        }
+        edited
     }
 
     /// Adds a rule within an earlier one, with the same action or another.
