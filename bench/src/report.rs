@@ -252,7 +252,12 @@ impl Report {
                 value,
                 spread: Rounds(rounds.clone()).spread(),
             });
-            Group { name: name(line), bars: bars.collect() }
+            let external = line.external.iter().map(|figures| Bar {
+                engine: figures.name.clone(),
+                value: Some(figures.rounds.median()),
+                spread: figures.rounds.spread(),
+            });
+            Group { name: name(line), bars: bars.chain(external).collect() }
         };
         self.lines.iter().map(group).collect()
     }
