@@ -104,6 +104,9 @@ pub fn run(options: &Options) -> io::Result<u64> {
             Shape { groups: 1_000, addresses: 10_000, rules: 20_000, ..Shape::large(families) };
         let policy = data::load(&name, segmentation::text(options.seed, &shape))?;
         tell(&name, "scan", &policy, &scan(&policy, options.packets, |_| true)?);
+        let members = segmentation::headers(&policy, options.seed, options.packets as usize);
+        let report = compare_all(&policy, &members).map_err(io::Error::other)?;
+        tell(&format!("{name}, members"), "scan", &policy, &report);
     }
     let Some(folder) = data::folder() else {
         println!("skipped: ClassBench sets: no data folder; BULKHEAD_DATA names it");
@@ -157,22 +160,48 @@ pub fn compare(
             left -= size as u64;
         }
     };
-    let reports: Vec<Report> = thread::scope(|scope| {
-        let run = |worker: u64| {
-            let (stream, mut report) = (&stream, empty.clone());
-            scope.spawn(move || {
-                (worker..STREAMS).step_by(workers as usize).for_each(|s| stream(s, &mut report));
-                report
-            })
-        };
-        let handles: Vec<_> = (0..workers.min(STREAMS)).map(run).collect();
-        // A panic of a worker is this thread's too.
-        handles
-            .into_iter()
-            .map(|handle| handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-            .collect()
+    let reports = side_by_side(workers.min(STREAMS), |worker| {
+        let mut report = empty.clone();
+        (worker..STREAMS).step_by(workers as usize).for_each(|s| stream(s, &mut report));
+        report
     });
     Ok(reports.into_iter().fold(empty, Report::and))
+}
+
+/// Compares with the linear scan on these packets.
+///
+/// # Errors
+///
+/// Where the policy does not compile within the default limits.
+pub fn compare_all(policy: &Policy, packets: &[Headers]) -> Result<Report, CompileError> {
+    let (classifier, empty) = compiled(policy)?;
+    let workers = thread::available_parallelism().map_or(1, usize::from);
+    let reports = side_by_side(workers as u64, |worker| {
+        let mut report = empty.clone();
+        let mut scratch = Scratch::default();
+        for batch in packets.chunks(MAX_BATCH).skip(worker as usize).step_by(workers) {
+            let found = classified(&classifier, batch, AT, &mut scratch);
+            for (headers, found) in batch.iter().zip(found) {
+                report.count(headers, AT, found, oracle::classify(policy, headers, AT));
+            }
+        }
+        report
+    });
+    Ok(reports.into_iter().fold(empty, Report::and))
+}
+
+/// What `work` returns for each of so many workers, a thread each.
+fn side_by_side(workers: u64, work: impl Fn(u64) -> Report + Sync) -> Vec<Report> {
+    thread::scope(|scope| {
+        let work = &work;
+        let handles: Vec<_> =
+            (0..workers).map(|worker| scope.spawn(move || work(worker))).collect();
+        // A panic of a worker is this thread's too.
+        let join = |handle: thread::ScopedJoinHandle<'_, Report>| {
+            handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+        };
+        handles.into_iter().map(join).collect()
+    })
 }
 
 /// Tuple space search, and `librte_acl` where it is wanted and can build.

@@ -3,7 +3,8 @@
 
 use bulkhead_bench::classbench::Family;
 use bulkhead_bench::data;
-use bulkhead_bench::verify::{SecondEngine, compare};
+use bulkhead_bench::segmentation::{self, Families, Shape};
+use bulkhead_bench::verify::{SecondEngine, compare, compare_all};
 use bulkhead_rules::headers::{ETHER_IPV6, Headers};
 use bulkhead_rules::policy::Policy;
 
@@ -21,6 +22,20 @@ fn example_policies() {
     for (name, policy) in examples {
         assert_equal(&name, &policy, 50_000, |_| true);
         assert_equal(&name, &policy, 50_000, |headers| headers.ether_type == ETHER_IPV6);
+    }
+}
+
+#[test]
+fn segmentation_policies() {
+    for families in [Families::V4, Families::V6, Families::Mixed] {
+        let shape = Shape { groups: 500, addresses: 5_000, rules: 3_000, ..Shape::large(families) };
+        let policy = data::load("segmentation", segmentation::text(7, &shape)).expect("a policy");
+        let headers = segmentation::headers(&policy, 7, 4_000);
+        let report = compare_all(&policy, &headers).expect("it compiles");
+        assert_eq!(report.first_wrong, None, "{families:?}");
+        assert_eq!(report.packets, 4_000);
+        assert!(report.matched > 1_600, "{families:?}: {} matched", report.matched);
+        assert_eq!(compare(&policy, 2_000, 7, |_| true).expect("as before").first_wrong, None);
     }
 }
 
