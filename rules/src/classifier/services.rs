@@ -1,12 +1,13 @@
 //! Service classes: one small number that answers every rule's "does my service match".
 
+use super::tables::Rows;
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers};
 
 /// [`Ports::src`] or [`Ports::dst`] where the port decides nothing.
 pub(crate) const NO_COLUMN: u32 = u32::MAX;
 
 /// EtherType, protocol and ports to a service class, and for each service its classes.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct ServiceMap {
     /// The EtherType classes of IPv4, of IPv6, of the named others (ascending), and of the rest.
     pub(crate) ipv4: u32,
@@ -19,15 +20,15 @@ pub(crate) struct ServiceMap {
     /// EtherType class × protocol class to the place in `ports`.
     pub(crate) layers: Vec<u32>,
     pub(crate) ports: Vec<Ports>,
-    /// Port to port class, 65,536 each; equal columns are shared.
-    pub(crate) columns: Vec<Box<[u16]>>,
-    /// Source port class × destination port class to service class.
+    /// Port to port class, 65,536 each, behind one zero; equal columns are shared.
+    pub(crate) columns: Vec<u16>,
+    /// Source port class × destination port class to where the row of the service class begins.
     pub(crate) cells: Vec<u32>,
-    /// The number of service classes.
-    pub(crate) classes: usize,
-    /// For each service of the policy its classes, as bits of `words`.
-    pub(crate) rows: Vec<Row>,
-    pub(crate) words: Vec<u64>,
+    /// How to read the ports of IPv4 and IPv6, by protocol: what `layers` and `ports` say, in one
+    /// step.
+    pub(crate) fields: Box<[[Fields; 256]; 2]>,
+    /// For each service class a bit for each service of the policy that holds it.
+    pub(crate) rows: Rows,
 }
 
 /// How the ports of one EtherType and protocol are judged.
@@ -43,21 +44,59 @@ pub(crate) struct Ports {
     pub(crate) cells: u32,
 }
 
-/// The bits of one service: those below and above its words are zero.
+/// [`Ports`] without a branch: where a port decides nothing its mask is zero.
 #[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Row {
-    pub(crate) first_word: u32,
-    pub(crate) words: u32,
-    pub(crate) start: u32,
+pub(crate) struct Fields {
+    src_start: u32,
+    dst_start: u32,
+    src_mask: u16,
+    dst_mask: u16,
+    dst_classes: u32,
+    cells: u32,
+}
+
+impl From<Ports> for Fields {
+    fn from(ports: Ports) -> Self {
+        // The columns begin behind one element, which is zero.
+        let start = |column: u32| if column == NO_COLUMN { 0 } else { 1 + (column << 16) };
+        let mask = |column: u32| if column == NO_COLUMN { 0 } else { u16::MAX };
+        Self {
+            src_start: start(ports.src),
+            dst_start: start(ports.dst),
+            src_mask: mask(ports.src),
+            dst_mask: mask(ports.dst),
+            dst_classes: ports.dst_classes,
+            cells: ports.cells,
+        }
+    }
 }
 
 impl ServiceMap {
     /// The service class of a frame.
     pub(crate) fn class(&self, headers: &Headers) -> u32 {
-        let ports = self.ports_of(headers);
-        let src = self.port_class(ports.src, headers.src_port);
-        let dst = self.port_class(ports.dst, headers.dst_port);
-        self.cells[(ports.cells + src * ports.dst_classes + dst) as usize]
+        self.row(headers) / self.rows.stride as u32
+    }
+
+    /// Where the rows of the service classes of frames begin.
+    #[inline(never)]
+    pub(crate) fn rows_of(&self, headers: &[Headers], rows: &mut [u32]) {
+        for (row, headers) in rows.iter_mut().zip(headers) {
+            *row = self.row(headers);
+        }
+    }
+
+    #[inline(always)]
+    fn row(&self, headers: &Headers) -> u32 {
+        let fields = match headers.ether_type {
+            ETHER_IPV4 => self.fields[0][usize::from(headers.protocol)],
+            ETHER_IPV6 => self.fields[1][usize::from(headers.protocol)],
+            _ => self.ports_of(headers).into(),
+        };
+        let src = fields.src_start + u32::from(headers.src_port & fields.src_mask);
+        let dst = fields.dst_start + u32::from(headers.dst_port & fields.dst_mask);
+        let src = u32::from(self.columns[src as usize]);
+        let dst = u32::from(self.columns[dst as usize]);
+        self.cells[(fields.cells + src * fields.dst_classes + dst) as usize]
     }
 
     /// How the ports of such a frame are judged.
@@ -75,6 +114,16 @@ impl ServiceMap {
         self.ports[layer as usize]
     }
 
+    /// Fills in [`Self::fields`].
+    pub(crate) fn index_fields(&mut self) {
+        for (family, ether_type) in [ETHER_IPV4, ETHER_IPV6].into_iter().enumerate() {
+            for protocol in 0..=u8::MAX {
+                let headers = Headers { ether_type, protocol, ..Headers::default() };
+                self.fields[family][usize::from(protocol)] = self.ports_of(&headers).into();
+            }
+        }
+    }
+
     /// One port of each class of a column, looked for from `first` on; zero alone where the
     /// protocol has no such port.
     pub(crate) fn column_representatives(&self, column: u32, first: Option<u16>) -> Vec<u16> {
@@ -82,23 +131,12 @@ impl ServiceMap {
         if column == NO_COLUMN {
             return vec![first];
         }
-        let classes = &self.columns[column as usize];
+        let classes = &self.columns[1 + ((column as usize) << 16)..][..1 << 16];
         let mut seen = vec![false; classes.iter().max().map_or(0, |&last| last as usize + 1)];
         let ports = (first..=u16::MAX).chain((0..first).rev());
         ports
             .filter(|&port| !std::mem::replace(&mut seen[classes[port as usize] as usize], true))
             .collect()
-    }
-
-    fn port_class(&self, column: u32, port: u16) -> u32 {
-        if column == NO_COLUMN { 0 } else { self.columns[column as usize][port as usize].into() }
-    }
-
-    /// Whether `service` holds `class`.
-    pub(crate) fn holds(&self, service: u32, class: u32) -> bool {
-        let row = self.rows[service as usize];
-        let word = (class / 64).wrapping_sub(row.first_word);
-        word < row.words && self.words[(row.start + word) as usize] >> (class % 64) & 1 == 1
     }
 
     /// Heap bytes.
@@ -107,9 +145,9 @@ impl ServiceMap {
             + size_of_val(&*self.ethers)
             + size_of_val(&*self.layers)
             + size_of_val(&*self.ports)
-            + self.columns.iter().map(|column| size_of_val(&**column)).sum::<usize>()
+            + size_of_val(&*self.columns)
             + size_of_val(&*self.cells)
-            + size_of_val(&*self.rows)
-            + size_of_val(&*self.words)
+            + size_of_val(&*self.fields)
+            + self.rows.size_bytes()
     }
 }

@@ -1,56 +1,539 @@
-//! Rules to the lists in which lookups find them.
+//! Rules to where lookups find them.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
 
 use super::budget::{Budget, Cost, Exceeded};
-use super::hosts::{Part, Side};
-use super::services::Services;
-use crate::classifier::parts::{Boxes, Check, Entry, List, NO_CHECK, PairTable, Parts, Times};
-use crate::policy::{Action, Policy, Rule};
+use super::map::Places;
+use super::plan::{Alternative, Plan};
+use super::services;
+use super::side::{self, Part, Side, Treatment};
+use super::{CompileError, Limits};
+use crate::classifier::checks::{Boxes, Check, Times};
+use crate::classifier::tables::{
+    BUCKET, Bucket, CHECKED, KEYS, Keys, LINE, LINES, Line, NONE, NOTHING, PART_KEY, PairEntry,
+    Pairs, Record, Rows,
+};
+use crate::classifier::{self, Classifier};
+use crate::policy::{Action, Policy, Rule, RuleId};
 
-/// Places every rule. On failure the costs name the rules with the most entries.
-pub(super) fn build(
-    policy: &Policy,
-    src: &Side<'_>,
-    dst: &Side<'_>,
-    services: &Services,
-    budget: &mut Budget,
-) -> Result<Parts, (Exceeded, Vec<Cost>)> {
-    let alternatives = alternatives(policy, src, dst);
-    let placed = place(&alternatives, services);
-    let mut builder = Builder { policy, src, dst, out: Parts::default(), boxes: HashMap::new() };
-    builder
-        .fill(&alternatives, &placed, services, budget)
-        .map_err(|exceeded| (exceeded, costs(policy, &alternatives, &placed, services)))?;
-    Ok(builder.out)
+/// A policy's compiled form, and what it takes to keep it up to date.
+#[derive(Debug)]
+pub struct Compiler {
+    limits: Limits,
+    plan: Plan,
+    sides: [Side; 2],
+    wide: [WideSets; 2],
+    /// The wide parts of each side, by their bits.
+    wide_parts: [Vec<u32>; 2],
+    wide_rules: BTreeSet<WideRule>,
+    boxes: HashMap<u32, Arc<Boxes>>,
+    places: ListPlaces,
+    out: Classifier,
 }
 
-/// A rule, one part of its source and one part of its destination; twice that for `between`.
-struct Alternative<'a> {
-    rule: u32,
+/// The places in the classifier's tables.
+#[derive(Debug, Default)]
+struct ListPlaces {
+    lines: Places,
+    keys: [Places; 2],
+    overflow: Places,
+}
+
+/// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
+#[derive(Debug, Default)]
+struct WideSets {
+    ids: HashMap<Box<[u32]>, u32>,
+    rows: Vec<Box<[u32]>>,
+}
+
+/// A rule whose sides are both wide, in deciding order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+struct WideRule {
+    candidate: u64,
+    src: u32,
+    dst: u32,
     service: u32,
-    src: (u32, &'a Part<'a>),
-    dst: (u32, &'a Part<'a>),
 }
 
-/// Where an alternative is listed.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Place {
-    Pair,
-    Src,
-    Dst,
-    Service,
-    Rest,
+/// Rules of a pair that stand in the hash table itself.
+const INLINE: usize = 2;
+
+/// The sides of a frame.
+const SRC: usize = 0;
+const DST: usize = 1;
+
+impl Compiler {
+    /// Compiles a policy, see [`super::compile`].
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    pub fn new(policy: &Policy, limits: &Limits) -> Result<Self, CompileError> {
+        let mut budget = Budget::new(*limits);
+        let used = Used::of(policy);
+        let services =
+            services::build(policy, &used.services, &mut budget).map_err(|exceeded| {
+                budget.error(exceeded, "telling its services apart", services::costs(policy))
+            })?;
+        let mut side = |used: &[bool], stage| {
+            Side::new(policy, used, &mut budget)
+                .map_err(|exceeded| budget.error(exceeded, stage, side::size_costs(policy)))
+        };
+        let src = side(&used.sources, "telling its sources apart")?;
+        let dst = side(&used.destinations, "telling its destinations apart")?;
+        let alternatives = alternatives(policy, &src, &dst);
+        let plan = Plan::of(&src, &dst, &alternatives);
+        let out = Classifier {
+            default: policy.default_action(),
+            actions: Arc::new(policy.rules().iter().map(|rule| rule.action).collect()),
+            ranks: Arc::new(
+                (0..policy.rules().len() as u32).map(|id| policy.rank(RuleId(id))).collect(),
+            ),
+            first_mac_rank: first_mac_rank(policy),
+            rules: policy.rule_count(),
+            src: classifier_side(&src),
+            dst: classifier_side(&dst),
+            services: Arc::new(services.map),
+            pairs: Pairs::default(),
+            lines: Default::default(),
+            wide_rules: Arc::default(),
+            checks: Arc::new(vec![None; policy.rules().len()]),
+        };
+        let mut compiler = Self {
+            limits: *limits,
+            plan,
+            sides: [src, dst],
+            wide: Default::default(),
+            wide_parts: Default::default(),
+            wide_rules: BTreeSet::new(),
+            boxes: HashMap::new(),
+            places: ListPlaces::default(),
+            out,
+        };
+        compiler.list(policy, &alternatives, &mut budget).map_err(|exceeded| {
+            let mut costs = compiler.rule_costs(policy, &alternatives);
+            costs.extend(compiler.sides.iter().flat_map(|side| side.costs(policy)));
+            budget.error(exceeded, "listing its rules", costs)
+        })?;
+        Ok(compiler)
+    }
+
+    /// The compiled form. A clone of it is cheap, and edits leave it as it is.
+    pub fn classifier(&self) -> &Classifier {
+        &self.out
+    }
+
+    /// The compiled form alone.
+    pub fn into_classifier(self) -> Classifier {
+        self.out
+    }
+
+    fn part(&self, side: usize, part: u32) -> &Part {
+        &self.sides[side].parts[part as usize]
+    }
+
+    fn list(
+        &mut self,
+        policy: &Policy,
+        alternatives: &[Alternative],
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        for side in [SRC, DST] {
+            for id in 0..self.sides[side].parts.len() {
+                let part = &mut self.sides[side].parts[id];
+                part.treatment = self.plan.treatment(part.kind, part.classes.len());
+                if let Treatment::Wide(bit) = &mut part.treatment {
+                    *bit = self.wide_parts[side].len() as u32;
+                    self.wide_parts[side].push(id as u32);
+                    part.classes = Vec::new();
+                }
+            }
+        }
+        self.places.lines.take(&mut self.out.lines, Line::EMPTY);
+        let mut pairs = 0usize;
+        for (id, rule) in policy.rules().iter().enumerate() {
+            if !rule.is_removed() {
+                self.set_check(policy, RuleId(id as u32), rule, budget)?;
+            }
+        }
+        for alternative in alternatives {
+            self.attach(policy, alternative);
+            pairs = pairs.saturating_add(self.pair_entries(alternative));
+        }
+        budget.spend(pairs, pairs.saturating_mul(size_of::<Bucket>() * 2 / 3))?;
+        self.out.pairs.homes = homes_for(pairs);
+        self.out.pairs.buckets.grow(self.out.pairs.homes as usize, Bucket::EMPTY);
+        for _ in 0..self.out.pairs.homes {
+            self.places.overflow.skip();
+        }
+        for side in [SRC, DST] {
+            for class in 0..self.sides[side].classes.len() as u32 {
+                self.record(policy, side, class, budget)?;
+            }
+        }
+        self.write_pairs(policy, alternatives, pairs);
+        self.write_rows(budget)
+    }
+
+    /// Tells the parts of an alternative about it.
+    fn attach(&mut self, policy: &Policy, alternative: &Alternative) {
+        let &Alternative { rule, src, dst } = alternative;
+        let (s, d) = (self.part(SRC, src).treatment, self.part(DST, dst).treatment);
+        let [src_side, dst_side] = &mut self.sides;
+        let (s_part, d_part) =
+            (&mut src_side.parts[src as usize], &mut dst_side.parts[dst as usize]);
+        s_part.uses += 1;
+        d_part.uses += 1;
+        match (s, d) {
+            (Treatment::Wide(src), Treatment::Wide(dst)) => {
+                let candidate = self.candidate(policy, alternative);
+                let service = policy.rules()[rule as usize].service.0;
+                self.wide_rules.insert(WideRule { candidate, src, dst, service });
+            }
+            (Treatment::Wide(_), _) => d_part.lists.push((rule, src)),
+            (_, Treatment::Wide(_)) => s_part.lists.push((rule, dst)),
+            _ => {
+                s_part.pairs.push((rule, dst));
+                d_part.pairs.push((rule, src));
+            }
+        }
+    }
+
+    /// What lists hold of an alternative.
+    fn candidate(&self, policy: &Policy, alternative: &Alternative) -> u64 {
+        let rule = alternative.rule;
+        let exact = self.part(SRC, alternative.src).exact
+            && self.part(DST, alternative.dst).exact
+            && is_plain(&policy.rules()[rule as usize]);
+        let rank = policy.rank(RuleId(rule));
+        u64::from(rank) << 32 | u64::from(rule) | if exact { 0 } else { u64::from(CHECKED) }
+    }
+
+    /// How often an alternative stands in [`Pairs`].
+    fn pair_entries(&self, alternative: &Alternative) -> usize {
+        let keys = |side, part| match self.part(side, part) {
+            Part { treatment: Treatment::ByClass, classes, .. } => classes.len(),
+            Part { treatment: Treatment::ByKey, .. } => 1,
+            Part { treatment: Treatment::Wide(_), .. } => 0,
+        };
+        keys(SRC, alternative.src).saturating_mul(keys(DST, alternative.dst))
+    }
+
+    /// The keys under which the rules of a narrow part stand.
+    fn keys(&self, side: usize, part: u32) -> Vec<u32> {
+        match self.part(side, part) {
+            Part { treatment: Treatment::ByClass, classes, .. } => classes.clone(),
+            Part { treatment: Treatment::ByKey, .. } => vec![PART_KEY | part],
+            Part { treatment: Treatment::Wide(_), .. } => Vec::new(),
+        }
+    }
+
+    /// Writes all alternatives with two narrow sides.
+    fn write_pairs(&mut self, policy: &Policy, alternatives: &[Alternative], pairs: usize) {
+        let mut all: Vec<(u64, u64, u32)> = Vec::with_capacity(pairs);
+        for alternative in alternatives {
+            let (src, dst) = (self.keys(SRC, alternative.src), self.keys(DST, alternative.dst));
+            let candidate = self.candidate(policy, alternative);
+            let service = policy.rules()[alternative.rule as usize].service.0;
+            for &s in &src {
+                all.extend(
+                    dst.iter().map(|&d| (u64::from(s) << 32 | u64::from(d), candidate, service)),
+                );
+            }
+        }
+        all.sort_unstable();
+        all.dedup();
+        let mut rules = Vec::new();
+        for of_pair in all.chunk_by(|a, b| a.0 == b.0) {
+            let key = of_pair[0].0;
+            rules.clear();
+            rules.extend(of_pair.iter().map(|&(_, candidate, service)| (candidate, service)));
+            self.write_pair((key >> 32) as u32, key as u32, &rules);
+        }
+    }
+
+    /// Writes what belongs to one pair of keys: candidates in deciding order, each with its service.
+    fn write_pair(&mut self, src: u32, dst: u32, rules: &[(u64, u32)]) {
+        if rules.len() > INLINE {
+            let candidate = u64::from(self.write_lines(rules));
+            self.write_entry(PairEntry { src, dst, candidate, service: LINES });
+            return;
+        }
+        for &(candidate, service) in rules {
+            self.write_entry(PairEntry { src, dst, candidate, service });
+        }
+    }
+
+    fn write_entry(&mut self, entry: PairEntry) {
+        let pairs = &mut self.out.pairs;
+        let mut place = pairs.home(entry.src, entry.dst);
+        loop {
+            let bucket = pairs.buckets.get(place);
+            if let Some(slot) = (0..BUCKET).find(|&slot| bucket.candidate(slot) == NOTHING) {
+                pairs.buckets.get_mut(place).set(slot, entry);
+                return;
+            }
+            if bucket.next() == NONE {
+                let next = self.places.overflow.take(&mut pairs.buckets, Bucket::EMPTY);
+                pairs.buckets.get_mut(place).set_next(next);
+            }
+            place = pairs.buckets.get(place).next();
+        }
+    }
+
+    /// Writes all that a class leads to but its pairs.
+    fn record(
+        &mut self,
+        policy: &Policy,
+        side: usize,
+        class: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let parts = &self.sides[side].classes[class as usize].parts;
+        let (mut wide, mut keys, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        for &id in parts {
+            let part = &self.sides[side].parts[id as usize];
+            match part.treatment {
+                Treatment::Wide(bit) => wide.push(bit),
+                Treatment::ByKey => keys.push(PART_KEY | id),
+                Treatment::ByClass if !part.pairs.is_empty() => keys.push(class),
+                Treatment::ByClass => {}
+            }
+            for &(rule, other) in &part.lists {
+                let (src, dst) = if side == SRC { (id, other) } else { (other, id) };
+                let candidate = self.candidate(policy, &Alternative { rule, src, dst });
+                let Treatment::Wide(bit) = self.part(1 - side, other).treatment else { continue };
+                let service = policy.rules()[rule as usize].service.0;
+                entries.push((candidate, service | bit << 16));
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        entries.sort_unstable();
+        entries.dedup();
+        wide.sort_unstable();
+        budget
+            .spend(parts.len() + entries.len(), entries.len().div_ceil(LINE) * size_of::<Line>())?;
+        let record = Record {
+            lines: self.write_lines(&entries),
+            wide: self.wide[side].id(wide),
+            key: match *keys {
+                [key] if key & PART_KEY == 0 => key,
+                _ => NONE,
+            },
+            keys: match *keys {
+                [] => NONE,
+                [key] if key & PART_KEY == 0 => NONE,
+                _ => self.write_keys(side, parts_meet(self, side, class), &keys),
+            },
+        };
+        let records = match side {
+            SRC => &mut self.out.src.records,
+            _ => &mut self.out.dst.records,
+        };
+        records.grow(class as usize + 1, Record::EMPTY);
+        *records.get_mut(class) = record;
+        Ok(())
+    }
+
+    fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {
+        let mut next = 0;
+        for chunk in entries.chunks(LINE).rev() {
+            let mut line = Line { next, ..Line::EMPTY };
+            for (slot, &(candidate, conditions)) in chunk.iter().enumerate() {
+                (line.candidates[slot], line.conditions[slot]) = (candidate, conditions);
+            }
+            next = self.places.lines.take(&mut self.out.lines, line);
+        }
+        next
+    }
+
+    fn write_keys(&mut self, side: usize, meets: [u64; 8], keys: &[u32]) -> u32 {
+        let table = match side {
+            SRC => &mut self.out.src.keys,
+            _ => &mut self.out.dst.keys,
+        };
+        let mut next = NONE;
+        for chunk in keys.chunks(KEYS).rev() {
+            let mut block = Keys { meets, next, ..Keys::EMPTY };
+            block.keys[..chunk.len()].copy_from_slice(chunk);
+            next = self.places.keys[side].take(table, block);
+        }
+        next
+    }
+
+    /// Writes which wide parts hold the classes of each side, and which wide rules hold those and
+    /// the service classes.
+    fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
+        let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
+        let wide_words = rules.len().div_ceil(64);
+        let mut rows = |count: usize,
+                        bits: usize,
+                        row_bits: &dyn Fn(usize, &mut [u64]),
+                        bit: &dyn Fn(&WideRule) -> u32| {
+            let stride = bits + wide_words;
+            budget.spend(count * (stride + rules.len()), count * stride * size_of::<u64>())?;
+            let mut words = vec![0u64; count * stride];
+            for (row, words) in words.chunks_exact_mut(stride).enumerate() {
+                let (bits, wide) = words.split_at_mut(bits);
+                row_bits(row, bits);
+                for (place, rule) in rules.iter().enumerate() {
+                    let bit = bit(rule);
+                    let is_set = bits[(bit / 64) as usize] >> (bit % 64) & 1;
+                    wide[place / 64] |= is_set << (place % 64);
+                }
+            }
+            Ok(Rows { words: Arc::new(words), bits, stride })
+        };
+        let mut side_rows = |side: usize, bit: &dyn Fn(&WideRule) -> u32| {
+            let sets = &self.wide[side].rows;
+            let bits = self.wide_parts[side].len().div_ceil(64).max(1);
+            let set = |row: usize, words: &mut [u64]| {
+                for bit in sets.get(row).into_iter().flatten() {
+                    words[(bit / 64) as usize] |= 1 << (bit % 64);
+                }
+            };
+            rows(sets.len().max(1), bits, &set, bit)
+        };
+        let src = side_rows(SRC, &|rule| rule.src)?;
+        let dst = side_rows(DST, &|rule| rule.dst)?;
+        let old = &self.out.services.rows;
+        let copy = |row: usize, words: &mut [u64]| {
+            words.copy_from_slice(&old.words[row * old.stride..][..old.bits]);
+        };
+        let services = rows(old.words.len() / old.stride, old.bits, &copy, &|rule| rule.service)?;
+        for (side, rows) in [(&mut self.out.src, src), (&mut self.out.dst, dst)] {
+            let (old, new) = (side.rows.stride.max(1) as u32, rows.stride as u32);
+            side.rows = rows;
+            // Records say where their rows begin.
+            if old != new {
+                for class in 0..side.records.len() as u32 {
+                    if side.records.get(class).wide != 0 {
+                        let record = side.records.get_mut(class);
+                        record.wide = record.wide / old * new;
+                    }
+                }
+            }
+        }
+        let map = Arc::make_mut(&mut self.out.services);
+        let (old, new) = (map.rows.stride as u32, services.stride as u32);
+        map.rows = services;
+        map.cells.iter_mut().for_each(|cell| *cell = *cell / old * new);
+        self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
+        Ok(())
+    }
+
+    /// Keeps what has to be compared of a rule where its classes do not say it all.
+    fn set_check(
+        &mut self,
+        policy: &Policy,
+        id: RuleId,
+        rule: &Rule,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let exact = |side: usize, endpoint: u32| {
+            let side = &self.sides[side];
+            side.parts_of(endpoint).iter().all(|&part| side.parts[part as usize].exact)
+        };
+        let sides_exact = exact(SRC, rule.from.0)
+            && exact(DST, rule.to.0)
+            && (!rule.between || exact(SRC, rule.to.0) && exact(DST, rule.from.0));
+        if sides_exact && is_plain(rule) {
+            return Ok(());
+        }
+        let mut boxes = |endpoint: u32| {
+            if let Some(boxes) = self.boxes.get(&endpoint) {
+                return Ok(boxes.clone());
+            }
+            let boxes = Boxes::new(policy.endpoints()[endpoint as usize].boxes.to_vec());
+            budget.spend(1, boxes.size_bytes())?;
+            let boxes = Arc::new(boxes);
+            self.boxes.insert(endpoint, boxes.clone());
+            Ok(boxes)
+        };
+        let check = Check {
+            from: boxes(rule.from.0)?,
+            to: boxes(rule.to.0)?,
+            between: rule.between,
+            vlans: rule.vlans.clone(),
+            wires: rule.wires.clone(),
+            times: times(rule),
+        };
+        budget.spend(1, check.size_bytes())?;
+        Arc::make_mut(&mut self.out.checks)[id.0 as usize] = Some(Arc::new(check));
+        Ok(())
+    }
+
+    /// How many entries each rule takes.
+    fn rule_costs(&self, policy: &Policy, alternatives: &[Alternative]) -> Vec<Cost> {
+        let mut costs: Vec<Cost> = (policy.rules().iter())
+            .map(|rule| Cost { what: format!("rule `{}`", rule.name), amount: 0, unit: "entries" })
+            .collect();
+        for alternative in alternatives {
+            let lists = |side, part| {
+                let part = self.part(side, part);
+                if part.treatment.is_narrow() { part.classes.len() } else { 0 }
+            };
+            let entries = match self.pair_entries(alternative) {
+                0 => lists(SRC, alternative.src) + lists(DST, alternative.dst),
+                pairs => pairs,
+            };
+            costs[alternative.rule as usize].amount += entries as u64;
+        }
+        costs
+    }
 }
 
-fn alternatives<'a>(policy: &Policy, src: &'a Side<'a>, dst: &'a Side<'a>) -> Vec<Alternative<'a>> {
+/// Which keys of parts of the other side rules pair with the keys of a class.
+fn parts_meet(compiler: &Compiler, side: usize, class: u32) -> [u64; 8] {
+    let mut meets = [0u64; 8];
+    for &part in &compiler.sides[side].classes[class as usize].parts {
+        for &(_, other) in &compiler.part(side, part).pairs {
+            if compiler.part(1 - side, other).treatment == Treatment::ByKey {
+                let bit = Keys::bit(PART_KEY | other);
+                meets[(bit >> 6) as usize] |= 1 << (bit & 63);
+            }
+        }
+    }
+    meets
+}
+
+impl WideSets {
+    fn id(&mut self, bits: Vec<u32>) -> u32 {
+        if let Some(&id) = self.ids.get(&*bits) {
+            return id;
+        }
+        let (bits, id): (Box<[u32]>, u32) = (bits.into(), self.rows.len() as u32);
+        self.ids.insert(bits.clone(), id);
+        self.rows.push(bits);
+        id
+    }
+}
+
+/// Buckets that so many entries call for: half full.
+fn homes_for(pairs: usize) -> u32 {
+    (pairs * 2 / BUCKET + 1).min(u32::MAX as usize / 2) as u32
+}
+
+fn classifier_side(side: &Side) -> classifier::Side {
+    classifier::Side {
+        map: side.map.map.clone(),
+        macs: Arc::new(side.macs.clone()),
+        records: Default::default(),
+        keys: Default::default(),
+        rows: Rows::default(),
+    }
+}
+
+fn alternatives(policy: &Policy, src: &Side, dst: &Side) -> Vec<Alternative> {
     let mut out = Vec::with_capacity(policy.rules().len());
-    for (id, rule) in policy.rules().iter().enumerate() {
+    for (id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| !rule.is_removed()) {
         let swapped = rule.between.then_some((rule.to, rule.from));
         for (from, to) in [(rule.from, rule.to)].into_iter().chain(swapped) {
-            for src in src.parts_of(from.0) {
-                for dst in dst.parts_of(to.0) {
-                    out.push(Alternative { rule: id as u32, service: rule.service.0, src, dst });
+            for &src in src.parts_of(from.0) {
+                for &dst in dst.parts_of(to.0) {
+                    out.push(Alternative { rule: id as u32, src, dst });
                 }
             }
         }
@@ -58,204 +541,9 @@ fn alternatives<'a>(policy: &Policy, src: &'a Side<'a>, dst: &'a Side<'a>) -> Ve
     out
 }
 
-impl Alternative<'_> {
-    fn keys(&self) -> (Option<&[u32]>, Option<&[u32]>) {
-        (self.src.1.keys.as_deref(), self.dst.1.keys.as_deref())
-    }
-
-    /// The entries that the alternative takes in `place`.
-    fn entries(&self, place: Place, services: &Services) -> usize {
-        let (src, dst) = self.keys();
-        let (src, dst) = (src.map_or(0, <[u32]>::len), dst.map_or(0, <[u32]>::len));
-        match place {
-            Place::Pair => src.saturating_mul(dst),
-            Place::Src => src,
-            Place::Dst => dst,
-            Place::Service => services.classes[self.service as usize].len(),
-            Place::Rest => 1,
-        }
-    }
-}
-
-/// Chooses the place of each alternative: the most discriminating one whose cost in entries, the
-/// cheapest alternatives first, stays within a bound that is linear in the policy.
-fn place(alternatives: &[Alternative<'_>], services: &Services) -> Vec<Place> {
-    let bound = (alternatives.len() * 8).max(1 << 16);
-    let mut places = vec![Place::Rest; alternatives.len()];
-    let mut left: Vec<usize> = (0..alternatives.len()).collect();
-    let choices: [fn(&Alternative<'_>) -> Option<Place>; 3] = [
-        |a| matches!(a.keys(), (Some(_), Some(_))).then_some(Place::Pair),
-        |a| match a.keys() {
-            (Some(src), Some(dst)) if dst.len() < src.len() => Some(Place::Dst),
-            (Some(_), _) => Some(Place::Src),
-            (None, Some(_)) => Some(Place::Dst),
-            (None, None) => None,
-        },
-        |_| Some(Place::Service),
-    ];
-    for choice in choices {
-        let mut sized: Vec<(usize, usize, Place)> = (left.iter())
-            .filter_map(|&id| {
-                let place = choice(&alternatives[id])?;
-                Some((alternatives[id].entries(place, services), id, place))
-            })
-            .collect();
-        sized.sort_unstable_by_key(|&(entries, id, _)| (entries, id));
-        let mut total = 0usize;
-        for (entries, id, place) in sized {
-            total = total.saturating_add(entries);
-            if total > bound {
-                break;
-            }
-            places[id] = place;
-        }
-        left.retain(|&id| places[id] == Place::Rest);
-    }
-    places
-}
-
-fn costs(
-    policy: &Policy,
-    alternatives: &[Alternative<'_>],
-    places: &[Place],
-    services: &Services,
-) -> Vec<Cost> {
-    let mut costs: Vec<Cost> = (policy.rules().iter())
-        .map(|rule| Cost { what: format!("rule `{}`", rule.name), amount: 0, unit: "entries" })
-        .collect();
-    for (alternative, &place) in alternatives.iter().zip(places) {
-        costs[alternative.rule as usize].amount += alternative.entries(place, services) as u64;
-    }
-    costs
-}
-
-struct Builder<'a> {
-    policy: &'a Policy,
-    src: &'a Side<'a>,
-    dst: &'a Side<'a>,
-    out: Parts,
-    /// Where the boxes of a side (0 source, 1 destination) and part are in the output.
-    boxes: HashMap<(u8, u32), u32>,
-}
-
-impl Builder<'_> {
-    fn fill(
-        &mut self,
-        alternatives: &[Alternative<'_>],
-        places: &[Place],
-        services: &Services,
-        budget: &mut Budget,
-    ) -> Result<(), Exceeded> {
-        let (mut pairs, mut by_src, mut by_dst) = (Vec::new(), Vec::new(), Vec::new());
-        let (mut by_service, mut rest) = (Vec::new(), Vec::new());
-        for (alternative, &place) in alternatives.iter().zip(places) {
-            let entries = alternative.entries(place, services);
-            // Once with its key for sorting, once in the output.
-            budget.spend(entries, entries * (size_of::<(u64, Entry)>() + size_of::<Entry>()))?;
-            let entry = self.entry(alternative, place, budget)?;
-            let (src, dst) = alternative.keys();
-            let (src, dst) = (src.unwrap_or_default(), dst.unwrap_or_default());
-            let classes = &services.classes[alternative.service as usize];
-            let with = |keys: &[u32], list: &mut Vec<(u64, Entry)>| {
-                list.extend(keys.iter().map(|&key| (u64::from(key), entry)));
-            };
-            match place {
-                Place::Pair => {
-                    for &s in src {
-                        pairs.extend(dst.iter().map(|&d| (PairTable::key(s, d), entry)));
-                    }
-                }
-                Place::Src => with(src, &mut by_src),
-                Place::Dst => with(dst, &mut by_dst),
-                Place::Service => with(classes, &mut by_service),
-                Place::Rest => with(&[0], &mut rest),
-            }
-        }
-        let pairs = self.lists(pairs);
-        budget.spend(pairs.len(), PairTable::bytes_for(pairs.len()))?;
-        self.out.pairs = PairTable::new(&pairs);
-        self.out.by_src = self.table(by_src, self.src.map.keys, budget)?;
-        self.out.by_dst = self.table(by_dst, self.dst.map.keys, budget)?;
-        self.out.by_service = self.table(by_service, services.map.classes, budget)?;
-        self.out.rest = self.table(rest, 1, budget)?[0];
-        Ok(())
-    }
-
-    /// Moves keyed entries, which are in the order of their rules, into one list for each key.
-    fn lists(&mut self, mut keyed: Vec<(u64, Entry)>) -> Vec<(u64, List)> {
-        keyed.sort_by_key(|&(key, _)| key);
-        (keyed.chunk_by(|a, b| a.0 == b.0))
-            .map(|chunk| {
-                let list = List { start: self.out.entries.len() as u32, len: chunk.len() as u32 };
-                self.out.entries.extend(chunk.iter().map(|&(_, entry)| entry));
-                (chunk[0].0, list)
-            })
-            .collect()
-    }
-
-    /// The same, as a table over keys below `keys`.
-    fn table(
-        &mut self,
-        keyed: Vec<(u64, Entry)>,
-        keys: usize,
-        budget: &mut Budget,
-    ) -> Result<Vec<List>, Exceeded> {
-        budget.spend(keys, keys * size_of::<List>())?;
-        let mut table = vec![List::default(); keys];
-        for (key, list) in self.lists(keyed) {
-            table[key as usize] = list;
-        }
-        Ok(table)
-    }
-
-    /// The entry of an alternative, which compares what the place does not imply.
-    fn entry(
-        &mut self,
-        alternative: &Alternative<'_>,
-        place: Place,
-        budget: &mut Budget,
-    ) -> Result<Entry, Exceeded> {
-        let rule = &self.policy.rules()[alternative.rule as usize];
-        let src_listed = matches!(place, Place::Pair | Place::Src);
-        let dst_listed = matches!(place, Place::Pair | Place::Dst);
-        let src = self.compared(0, alternative.src, src_listed, budget)?;
-        let dst = self.compared(1, alternative.dst, dst_listed, budget)?;
-        let times = times(rule);
-        let plain = rule.vlans.is_any() && rule.wires.is_any() && times.is_none();
-        let check = if plain && src.is_none() && dst.is_none() {
-            NO_CHECK
-        } else {
-            let sets = size_of_val(rule.vlans.named()) + size_of_val(rule.wires.named());
-            budget.spend(1, size_of::<Check>() + sets)?;
-            let (vlans, wires) = (rule.vlans.clone(), rule.wires.clone());
-            self.out.checks.push(Check { src, dst, vlans, wires, times });
-            self.out.checks.len() as u32 - 1
-        };
-        Ok(Entry { rule: alternative.rule, service: alternative.service, check })
-    }
-
-    /// What to compare one side of a frame with; nothing where its place in a list, or the
-    /// endpoint's being anything at all, says that it matches.
-    fn compared(
-        &mut self,
-        side: u8,
-        (id, part): (u32, &Part<'_>),
-        listed: bool,
-        budget: &mut Budget,
-    ) -> Result<Option<u32>, Exceeded> {
-        if part.implied && (listed || part.keys.is_none()) {
-            return Ok(None);
-        }
-        if let Some(&place) = self.boxes.get(&(side, id)) {
-            return Ok(Some(place));
-        }
-        let boxes = Boxes::new(part.boxes.iter().map(|&b| b.clone()).collect());
-        budget.spend(part.boxes.len(), boxes.size_bytes())?;
-        let place = self.out.boxes.len() as u32;
-        self.out.boxes.push(boxes);
-        self.boxes.insert((side, id), place);
-        Ok(Some(place))
-    }
+/// Whether classes say all about a rule but what its sides ask for.
+fn is_plain(rule: &Rule) -> bool {
+    rule.vlans.is_any() && rule.wires.is_any() && times(rule).is_none()
 }
 
 fn times(rule: &Rule) -> Option<Times> {
@@ -265,4 +553,41 @@ fn times(rule: &Rule) -> Option<Times> {
         expires: rule.expires,
         unsynchronised: rule.action != Action::Allow,
     })
+}
+
+fn first_mac_rank(policy: &Policy) -> Option<u32> {
+    let tests_mac = |id| policy.endpoint(id).tests_mac();
+    let first = policy
+        .order()
+        .find(|&id| policy.rule(id).is_some_and(|rule| tests_mac(rule.from) || tests_mac(rule.to)));
+    first.map(|id| policy.rank(id))
+}
+
+/// Which endpoints and services the rules use, and on which side. Assertions use some too, which
+/// are not to split classes.
+struct Used {
+    sources: Vec<bool>,
+    destinations: Vec<bool>,
+    services: Vec<bool>,
+}
+
+impl Used {
+    fn of(policy: &Policy) -> Self {
+        let mut used = Self {
+            sources: vec![false; policy.endpoints().len()],
+            destinations: vec![false; policy.endpoints().len()],
+            services: vec![false; policy.services().len()],
+        };
+        for rule in policy.rules().iter().filter(|rule| !rule.is_removed()) {
+            let (from, to) = (rule.from.0 as usize, rule.to.0 as usize);
+            used.sources[from] = true;
+            used.destinations[to] = true;
+            if rule.between {
+                used.sources[to] = true;
+                used.destinations[from] = true;
+            }
+            used.services[rule.service.0 as usize] = true;
+        }
+        used
+    }
 }

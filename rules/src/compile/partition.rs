@@ -8,7 +8,7 @@ use crate::sets::FiniteSet;
 /// The classes met so far: a class is known by the sets that hold its values.
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
-    ids: HashMap<Box<[u32]>, u32>,
+    pub(super) ids: HashMap<Box<[u32]>, u32>,
     /// For each class the sets that hold it, ascending.
     pub(crate) members: Vec<Box<[u32]>>,
 }

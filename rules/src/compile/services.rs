@@ -5,7 +5,8 @@ use std::hash::Hash;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::partition::{Classes, Points, intervals, points};
-use crate::classifier::services::{NO_COLUMN, Ports, Row, ServiceMap};
+use crate::classifier::services::{Fields, NO_COLUMN, Ports, ServiceMap};
+use crate::classifier::tables::Rows;
 use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, protocol};
 use crate::policy::{Policy, ServiceTerm};
 use crate::sets::{FiniteSet, RangeSet};
@@ -14,8 +15,6 @@ use crate::sets::{FiniteSet, RangeSet};
 #[derive(Debug)]
 pub(crate) struct Services {
     pub(crate) map: ServiceMap,
-    /// For each service of the policy the classes that it holds, ascending.
-    pub(super) classes: Vec<Vec<u32>>,
 }
 
 /// Builds the service map of the services for which `used` holds.
@@ -28,7 +27,7 @@ pub(crate) fn build(
         .filter(|(id, _)| used[*id])
         .flat_map(|(id, service)| service.terms.iter().map(move |term| (id as u32, term)))
         .collect();
-    let mut builder = Builder { terms: &terms, ..Builder::default() };
+    let mut builder = Builder { terms: &terms, columns: vec![0], ..Builder::default() };
     let (ethers, protocols) = builder.cut_layers(budget)?;
     let mut by_protocol = Box::new([protocols.other; 256]);
     for &(value, class) in &protocols.named {
@@ -38,10 +37,8 @@ pub(crate) fn build(
         Ok(place) => ethers.named[place].1,
         Err(_) => ethers.other,
     };
-    let by_service = builder.services.by_set(policy.services().len());
-    let (rows, words) = rows(&by_service);
-    budget.spend(words.len(), words.len() * 8 + rows.len() * size_of::<Row>())?;
-    let map = ServiceMap {
+    let rows = rows(&builder.services.members, policy.services().len(), budget)?;
+    let mut map = ServiceMap {
         ipv4: ether(ETHER_IPV4),
         ipv6: ether(ETHER_IPV6),
         other: ethers.other,
@@ -51,12 +48,12 @@ pub(crate) fn build(
         ports: builder.ports,
         layers: builder.layers,
         columns: builder.columns,
-        cells: builder.cells,
-        classes: builder.services.members.len(),
+        cells: builder.cells.iter().map(|class| class * rows.stride as u32).collect(),
+        fields: Box::new([[Fields::default(); 256]; 2]),
         rows,
-        words,
     };
-    Ok(Services { map, classes: by_service })
+    map.index_fields();
+    Ok(Services { map })
 }
 
 /// One frame of each service class that frames of each family can have, as a parser would describe
@@ -121,7 +118,7 @@ struct Builder<'a> {
     protocol_classes: usize,
     layers: Vec<u32>,
     ports: Vec<Ports>,
-    columns: Vec<Box<[u16]>>,
+    columns: Vec<u16>,
     column_ids: HashMap<Vec<(u16, u32)>, u32>,
     cells: Vec<u32>,
     services: Classes,
@@ -205,14 +202,14 @@ impl<'a> Builder<'a> {
         if classes.members.len() == 1 {
             return Ok((NO_COLUMN, classes.members));
         }
-        let next = self.columns.len() as u32;
+        let next = (self.columns.len() >> 16) as u32;
         let column = *self.column_ids.entry(cut).or_insert_with_key(|cut| {
-            let mut column = vec![0; 1 << 16];
+            let first = self.columns.len();
+            self.columns.resize(first + (1 << 16), 0);
             for (place, &(start, class)) in cut.iter().enumerate() {
                 let end = cut.get(place + 1).map_or(1 << 16, |&(next, _)| next as usize);
-                column[start as usize..end].fill(class as u16);
+                self.columns[first..][start as usize..end].fill(class as u16);
             }
-            self.columns.push(column.into());
             next
         });
         if column == next {
@@ -243,26 +240,15 @@ fn intersection<'a>(a: &'a [u32], b: &'a [u32]) -> impl Iterator<Item = u32> + '
     few.iter().copied().filter(|value| many.binary_search(value).is_ok())
 }
 
-/// One bit per class for each service, from its first to its last class only: most services hold
-/// few classes, and neighbouring ones.
-fn rows(by_service: &[Vec<u32>]) -> (Vec<Row>, Vec<u64>) {
-    let mut words: Vec<u64> = Vec::new();
-    let rows = (by_service.iter())
-        .map(|classes| {
-            let (Some(first), Some(last)) = (classes.first(), classes.last()) else {
-                return Row::default();
-            };
-            let row = Row {
-                first_word: first / 64,
-                words: last / 64 - first / 64 + 1,
-                start: words.len() as u32,
-            };
-            words.resize(words.len() + row.words as usize, 0);
-            for class in classes {
-                words[(row.start + class / 64 - row.first_word) as usize] |= 1 << (class % 64);
-            }
-            row
-        })
-        .collect();
-    (rows, words)
+/// One bit per service for each class, and no wide rules yet.
+fn rows(classes: &[Box<[u32]>], services: usize, budget: &mut Budget) -> Result<Rows, Exceeded> {
+    let stride = services.div_ceil(64).max(1);
+    budget.spend(classes.len(), classes.len().saturating_mul(stride * size_of::<u64>()))?;
+    let mut words = vec![0u64; classes.len() * stride];
+    for (class, of_class) in classes.iter().enumerate() {
+        for service in of_class {
+            words[class * stride + (service / 64) as usize] |= 1 << (service % 64);
+        }
+    }
+    Ok(Rows { words: words.into(), bits: stride, stride })
 }

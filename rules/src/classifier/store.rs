@@ -1,0 +1,91 @@
+//! Tables that are read where they stand and kept equal in several copies.
+//!
+//! The compiler writes to a copy of its own, which logs what it writes. A copy that no worker reads
+//! any more is brought up to date from that log: an edit costs what it changes, not what there is.
+
+use crate::intrinsics::prefetch;
+
+/// A table.
+#[derive(Debug)]
+pub(crate) struct Store<T> {
+    items: Vec<T>,
+    /// Places that were written since the log was last taken.
+    written: Vec<u32>,
+}
+
+impl<T> Default for Store<T> {
+    fn default() -> Self {
+        Self { items: Vec::new(), written: Vec::new() }
+    }
+}
+
+impl<T: Copy> Clone for Store<T> {
+    /// The log stays behind.
+    fn clone(&self) -> Self {
+        Self { items: self.items.clone(), written: Vec::new() }
+    }
+}
+
+impl<T: Copy> Store<T> {
+    /// The element at `place`, which is below [`Self::len`].
+    #[inline(always)]
+    pub(crate) fn get(&self, place: u32) -> &T {
+        &self.items[place as usize]
+    }
+
+    /// Asks for the first cache line of the element at `place`.
+    #[inline(always)]
+    pub(crate) fn prefetch(&self, place: u32) {
+        prefetch(self.get(place));
+    }
+
+    /// The same where `condition` holds, and for nothing where it does not: no branch that could go
+    /// either way.
+    #[inline(always)]
+    pub(crate) fn prefetch_if(&self, condition: bool, place: u32) {
+        if let Some(item) = self.items.get(if condition { place as usize } else { 0 }) {
+            prefetch(item);
+        }
+    }
+
+    /// The element at `place`, to be changed.
+    pub(crate) fn get_mut(&mut self, place: u32) -> &mut T {
+        self.written.push(place);
+        &mut self.items[place as usize]
+    }
+
+    /// Elements that there are.
+    pub(crate) fn len(&self) -> usize {
+        self.items.len()
+    }
+
+    /// Makes room for `len` elements; new ones are `fill`.
+    pub(crate) fn grow(&mut self, len: usize, fill: T) {
+        if len > self.items.len() {
+            self.items.resize(len, fill);
+        }
+    }
+
+    /// Takes the log: the places that were written, each once.
+    pub(crate) fn take_written(&mut self) -> Vec<u32> {
+        let mut written = std::mem::take(&mut self.written);
+        written.sort_unstable();
+        written.dedup();
+        written
+    }
+
+    /// Makes this copy equal to `other`, from which it differs at `places` and in length at most.
+    pub(crate) fn catch_up(&mut self, other: &Self, places: &[u32]) {
+        let len = self.items.len().min(other.items.len());
+        self.items.truncate(len);
+        self.items.extend_from_slice(&other.items[len..]);
+        for &place in places.iter().filter(|&&place| (place as usize) < len) {
+            self.items[place as usize] = other.items[place as usize];
+        }
+    }
+
+    /// Heap bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.items.len() * size_of::<T>()
+    }
+}

@@ -1,0 +1,258 @@
+//! Intervals of addresses to the nodes of an [`AddressMap`], and back.
+
+use crate::classifier::addresses::{AddressMap, BOUNDS4, BOUNDS6, SLOTS, Target, Unit, Units};
+use crate::classifier::store::Store;
+
+/// Places of a table that are free, and how many there are in all.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Places {
+    free: Vec<u32>,
+    end: u32,
+}
+
+impl Places {
+    /// A place in `store`, which grows where it has to; `value` stands there then.
+    pub(super) fn take<T: Copy>(&mut self, store: &mut Store<T>, value: T) -> u32 {
+        let place = self.take_place();
+        store.grow(place as usize + 1, value);
+        *store.get_mut(place) = value;
+        place
+    }
+
+    fn take_place(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.end += 1;
+            self.end - 1
+        })
+    }
+
+    /// Leaves out one place: it is in use already.
+    pub(super) fn skip(&mut self) {
+        self.end += 1;
+    }
+
+    pub(super) fn give_back(&mut self, place: u32) {
+        self.free.push(place);
+    }
+}
+
+/// Where the units of nodes are free.
+#[derive(Clone, Debug, Default)]
+struct UnitPlaces {
+    /// By the half of the number: a big node takes two units.
+    pairs: Places,
+    single: Vec<u32>,
+}
+
+impl UnitPlaces {
+    fn take(&mut self, units: &mut Units, node: [u32; 16], is_big: bool) -> u32 {
+        let mut halves = node.chunks_exact(8).map(|half| {
+            let mut unit = [0; 8];
+            unit.copy_from_slice(half);
+            unit
+        });
+        let unit = match self.single.pop() {
+            Some(single) if !is_big => single,
+            popped => {
+                self.single.extend(popped);
+                let first = 2 * self.pairs.take_place();
+                units.grow(first as usize + 2, Unit([0; 8]));
+                if !is_big {
+                    self.single.push(first + 1);
+                }
+                first
+            }
+        };
+        for place in unit..=unit + u32::from(is_big) {
+            units.get_mut(place).0 = halves.next().unwrap_or_default();
+        }
+        unit
+    }
+
+    fn give_back(&mut self, target: Target) {
+        match target.is_big() {
+            true => self.pairs.give_back(target.place() / 2),
+            false => self.single.push(target.place()),
+        }
+    }
+}
+
+/// A bound of a node.
+trait Bound: Copy {
+    /// How many bounds a small and a big node have.
+    const BOUNDS: [usize; 2];
+    const GREATEST: Self;
+    /// Writes the bound of a node.
+    fn write(self, node: &mut [u32; 16], place: usize);
+    /// Words that so many bounds take.
+    fn words(bounds: usize) -> usize;
+}
+
+impl Bound for u16 {
+    const BOUNDS: [usize; 2] = BOUNDS4;
+    const GREATEST: Self = Self::MAX;
+
+    fn write(self, node: &mut [u32; 16], place: usize) {
+        let shift = 16 * (place % 2);
+        node[place / 2] = node[place / 2] & !(0xffff << shift) | u32::from(self) << shift;
+    }
+
+    fn words(bounds: usize) -> usize {
+        bounds / 2
+    }
+}
+
+impl Bound for u64 {
+    const BOUNDS: [usize; 2] = BOUNDS6;
+    const GREATEST: Self = Self::MAX;
+
+    fn write(self, node: &mut [u32; 16], place: usize) {
+        (node[2 * place], node[2 * place + 1]) = (self as u32, (self >> 32) as u32);
+    }
+
+    fn words(bounds: usize) -> usize {
+        2 * bounds
+    }
+}
+
+/// From so many intervals on a slot gets a table of 1 KiB.
+const TABLE_FROM: usize = 12;
+
+/// An [`AddressMap`] in the making.
+#[derive(Debug)]
+pub(super) struct MapBuilder {
+    pub(super) map: AddressMap,
+    tables: Places,
+    free4: UnitPlaces,
+    free6: UnitPlaces,
+    /// All of IPv6, for edits.
+    cut6: Vec<(u128, u32)>,
+}
+
+/// The tree over intervals, of which the first begins at or below everything that comes this way.
+fn tree<B: Bound>(
+    intervals: &[(B, Target)],
+    is_lower: bool,
+    units: &mut Units,
+    free: &mut UnitPlaces,
+) -> Target {
+    let [small, big] = B::BOUNDS;
+    if let [(_, only)] = intervals {
+        return *only;
+    }
+    if intervals.len() > big + 1 {
+        let groups = intervals.len().div_ceil(small + 1).min(big + 1);
+        let children: Vec<(B, Target)> = (intervals.chunks(intervals.len().div_ceil(groups)))
+            .map(|group| (group[0].0, tree(group, is_lower, units, free)))
+            .collect();
+        return tree(&children, is_lower, units, free);
+    }
+    let is_big = intervals.len() > small + 1;
+    let bounds = B::BOUNDS[usize::from(is_big)];
+    let mut node = [0; 16];
+    (0..bounds).for_each(|place| B::GREATEST.write(&mut node, place));
+    let last = intervals[intervals.len() - 1].1;
+    node[B::words(bounds)..=B::words(bounds) + bounds].fill(last.word());
+    for (place, &(start, target)) in intervals.iter().enumerate() {
+        if place > 0 {
+            start.write(&mut node, place - 1);
+        }
+        node[B::words(bounds) + place] = target.word();
+    }
+    Target::node(free.take(units, node, is_big), is_big, is_lower)
+}
+
+impl MapBuilder {
+    /// A map in which every address is of class `class`.
+    pub(super) fn new(class: u32, non_ip: u32) -> Self {
+        let mut slots4 = Store::default();
+        slots4.grow(SLOTS, Target::class(class));
+        let map = AddressMap {
+            slots4,
+            tables4: Store::default(),
+            nodes4: Units::default(),
+            root6: Target::class(class),
+            nodes6: Units::default(),
+            non_ip,
+        };
+        let (free4, free6) = (UnitPlaces::default(), UnitPlaces::default());
+        Self { map, tables: Places::default(), free4, free6, cut6: vec![(0, class)] }
+    }
+
+    /// Sets the classes of all IPv4 addresses. `cut` begins with zero. `used` is told of the class of
+    /// each interval of each slot.
+    pub(super) fn set4(&mut self, cut: &[(u32, u32)], mut used: impl FnMut(u32)) {
+        let mut at = 0;
+        let mut of_slot = Vec::new();
+        for slot in 0..SLOTS {
+            of_slot.clear();
+            of_slot.push((0, Target::class(cut[at].1)));
+            let of_this = |next: &&(u32, u32)| next.0 as usize >> 16 <= slot;
+            while let Some(&(start, class)) = cut.get(at + 1).filter(of_this) {
+                at += 1;
+                if start as usize == slot << 16 {
+                    of_slot.clear();
+                }
+                of_slot.push((start as u16, Target::class(class)));
+            }
+            of_slot.iter().for_each(|(_, target)| used(target.place()));
+            let target = self.slot(&of_slot);
+            *self.map.slots4.get_mut(slot as u32) = target;
+        }
+    }
+
+    /// What stands for the intervals of one slot.
+    fn slot(&mut self, intervals: &[(u16, Target)]) -> Target {
+        if intervals.len() < TABLE_FROM {
+            return tree(intervals, false, &mut self.map.nodes4, &mut self.free4);
+        }
+        let mut table = [intervals[0].1; 256];
+        let (mut at, mut of_byte) = (0, Vec::new());
+        for (byte, target) in table.iter_mut().enumerate() {
+            of_byte.clear();
+            of_byte.push((0, intervals[at].1));
+            while let Some(&(start, class)) =
+                intervals.get(at + 1).filter(|next| usize::from(next.0) >> 8 <= byte)
+            {
+                at += 1;
+                if usize::from(start) == byte << 8 {
+                    of_byte.clear();
+                }
+                of_byte.push((start, class));
+            }
+            *target = tree(&of_byte, false, &mut self.map.nodes4, &mut self.free4);
+        }
+        Target::table(self.tables.take(&mut self.map.tables4, table))
+    }
+
+    /// Sets the classes of all IPv6 addresses. `cut` begins with zero.
+    pub(super) fn set6(&mut self, cut: Vec<(u128, u32)>) {
+        let mut upper: Vec<(u64, Target)> = Vec::new();
+        let mut before = cut[0].1;
+        let upper_of = |start: u128| (start >> 64) as u64;
+        let runs: Vec<&[(u128, u32)]> =
+            cut.chunk_by(|a, b| upper_of(a.0) == upper_of(b.0)).collect();
+        for (place, run) in runs.iter().enumerate() {
+            let (half, last) = (upper_of(run[0].0), run[run.len() - 1].1);
+            if run.len() == 1 && run[0].0 as u64 == 0 {
+                upper.push((half, Target::class(last)));
+            } else {
+                let mut lower: Vec<(u64, Target)> = Vec::with_capacity(run.len() + 1);
+                if run[0].0 as u64 != 0 {
+                    lower.push((0, Target::class(before)));
+                }
+                lower
+                    .extend(run.iter().map(|&(start, class)| (start as u64, Target::class(class))));
+                let target = tree(&lower, true, &mut self.map.nodes6, &mut self.free6);
+                upper.push((half, target));
+                let next = runs.get(place + 1).map(|run| upper_of(run[0].0));
+                if let Some(after) = half.checked_add(1).filter(|&after| next != Some(after)) {
+                    upper.push((after, Target::class(last)));
+                }
+            }
+            before = last;
+        }
+        self.map.root6 = tree(&upper, false, &mut self.map.nodes6, &mut self.free6);
+        self.cut6 = cut;
+    }
+}

@@ -1,0 +1,288 @@
+//! The endpoints of one side of the rules, in parts, and the classes that they tell apart.
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+
+use super::budget::{Budget, Cost, Exceeded};
+use super::map::MapBuilder;
+use super::partition::{Classes, intervals, points};
+use crate::classifier::addresses::Target;
+use crate::headers::Mac;
+use crate::policy::{Endpoint, EndpointBox, Policy};
+use crate::sets::{AddrSet, FiniteSet, MacSet};
+
+/// The source side or the destination side of all rules.
+#[derive(Debug)]
+pub(super) struct Side {
+    pub(super) parts: Vec<Part>,
+    free_parts: Vec<u32>,
+    /// For each endpoint that rules use on this side its parts.
+    by_endpoint: HashMap<u32, Vec<u32>>,
+    pub(super) classes: Vec<Class>,
+    free_classes: Vec<u32>,
+    ids: HashMap<Box<[u32]>, u32>,
+    pub(super) map: MapBuilder,
+    pub(super) macs: HashMap<Mac, u32>,
+}
+
+/// Those boxes of an endpoint that are found in the same way.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) endpoint: u32,
+    pub(super) kind: Kind,
+    /// Whether being in one of its classes is all that it asks for.
+    pub(super) exact: bool,
+    pub(super) treatment: Treatment,
+    /// The alternatives that use it.
+    pub(super) uses: u32,
+    /// Of a narrow part the rules whose other side is narrow too, each with its part there.
+    pub(super) pairs: Vec<(u32, u32)>,
+    /// Of a narrow part the rules whose other side is wide, each with its part there.
+    pub(super) lists: Vec<(u32, u32)>,
+    /// The classes that it holds.
+    pub(super) classes: Vec<u32>,
+}
+
+/// What the boxes of a part are found by.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Kind {
+    /// Their addresses, which are all that they test.
+    Address,
+    /// Their addresses; they test more.
+    AddressAndMore,
+    /// Their MAC addresses.
+    Mac,
+}
+
+const KINDS: [Kind; 3] = [Kind::Address, Kind::AddressAndMore, Kind::Mac];
+
+/// How the rules of a part are listed: see [`crate::classifier`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Treatment {
+    /// Under each of its classes.
+    ByClass,
+    /// Under a key of its own.
+    ByKey,
+    /// Under the other side; the number is its bit.
+    Wide(u32),
+}
+
+impl Treatment {
+    pub(super) fn is_narrow(self) -> bool {
+        !matches!(self, Self::Wide(_))
+    }
+}
+
+/// What the same parts hold.
+#[derive(Debug, Default)]
+pub(super) struct Class {
+    /// Ascending.
+    pub(super) parts: Box<[u32]>,
+    /// Intervals and MAC addresses of this class; with none it is free.
+    pub(super) uses: u32,
+}
+
+impl Side {
+    /// Sorts the endpoints of which `used` is true into parts, and those into classes. No part has a
+    /// rule yet.
+    pub(super) fn new(
+        policy: &Policy,
+        used: &[bool],
+        budget: &mut Budget,
+    ) -> Result<Self, Exceeded> {
+        let mut side = Self {
+            parts: Vec::new(),
+            free_parts: Vec::new(),
+            by_endpoint: HashMap::new(),
+            classes: Vec::new(),
+            free_classes: Vec::new(),
+            ids: HashMap::new(),
+            map: MapBuilder::new(0, 0),
+            macs: HashMap::new(),
+        };
+        for (id, _) in used.iter().enumerate().filter(|(_, used)| **used) {
+            side.add_endpoint(policy, id as u32, budget)?;
+        }
+        side.cut(policy, budget)?;
+        Ok(side)
+    }
+
+    /// The parts of an endpoint.
+    pub(super) fn parts_of(&self, endpoint: u32) -> &[u32] {
+        self.by_endpoint.get(&endpoint).map_or(&[], Vec::as_slice)
+    }
+
+    fn add_endpoint(
+        &mut self,
+        policy: &Policy,
+        id: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let endpoint = &policy.endpoints()[id as usize];
+        let mut parts = Vec::new();
+        for kind in KINDS {
+            let mut boxes = boxes_of(endpoint, kind).peekable();
+            if boxes.peek().is_none() {
+                continue;
+            }
+            let exact = boxes.all(|b| tests_only(kind, b));
+            budget.spend(endpoint.boxes.len(), size_of::<Part>())?;
+            let part = Part {
+                endpoint: id,
+                kind,
+                exact,
+                treatment: Treatment::ByClass,
+                uses: 0,
+                pairs: Vec::new(),
+                lists: Vec::new(),
+                classes: Vec::new(),
+            };
+            parts.push(match self.free_parts.pop() {
+                Some(place) => {
+                    self.parts[place as usize] = part;
+                    place
+                }
+                None => {
+                    self.parts.push(part);
+                    self.parts.len() as u32 - 1
+                }
+            });
+        }
+        self.by_endpoint.insert(id, parts);
+        Ok(())
+    }
+
+    /// Finds the classes of everything.
+    fn cut(&mut self, policy: &Policy, budget: &mut Budget) -> Result<(), Exceeded> {
+        let mut classes = Classes::default();
+        let addresses: Vec<(u32, Cow<'_, AddrSet>)> = (self.parts.iter().enumerate())
+            .filter(|(_, part)| part.kind != Kind::Mac)
+            .map(|(id, part)| (id as u32, addresses_of(policy, part)))
+            .collect();
+        let v4 = (addresses.iter())
+            .flat_map(|(id, set)| set.v4.ranges().iter().map(move |&(low, high)| (low, high, *id)));
+        let v4 = intervals(v4, &mut classes, budget)?;
+        let v6 = (addresses.iter())
+            .flat_map(|(id, set)| set.v6.ranges().iter().map(move |&(low, high)| (low, high, *id)));
+        let v6 = intervals(v6, &mut classes, budget)?;
+        let non_ip: Vec<u32> =
+            addresses.iter().filter(|(_, set)| set.non_ip).map(|(id, _)| *id).collect();
+        let non_ip = classes.id(&non_ip, budget)?;
+        drop(addresses);
+
+        let of_macs: Vec<u32> = (0..self.parts.len() as u32)
+            .filter(|&id| self.parts[id as usize].kind == Kind::Mac)
+            .collect();
+        let sets: Vec<MacSet> = (of_macs.iter())
+            .map(|&id| {
+                let part = &self.parts[id as usize];
+                let boxes = boxes_of(&policy.endpoints()[part.endpoint as usize], Kind::Mac);
+                MacSet::only(boxes.flat_map(|b| b.macs.named()).copied())
+            })
+            .collect();
+        let mut mac_classes = Classes::default();
+        let macs = points(sets.iter(), &mut mac_classes, budget)?;
+
+        self.take_classes(classes);
+        // MAC classes are apart from address classes, even where no part tells them so: a frame has
+        // one of each.
+        let first = self.classes.len() as u32;
+        for members in mac_classes.members {
+            let parts = members.iter().map(|&place| of_macs[place as usize]).collect();
+            self.classes.push(Class { parts, uses: 0 });
+        }
+        self.macs = macs.named.into_iter().map(|(mac, class)| (mac, first + class)).collect();
+        for class in self.macs.values() {
+            self.classes[*class as usize].uses += 1;
+        }
+        budget.spend(v4.len() + v6.len(), 0)?;
+        self.map = MapBuilder::new(v4[0].1, non_ip);
+        self.map.set4(&v4, |class| self.classes[class as usize].uses += 1);
+        v6.iter().for_each(|&(_, class)| self.classes[class as usize].uses += 1);
+        self.map.set6(v6);
+        self.classes[non_ip as usize].uses += 1;
+        let bytes = self.map.map.size_bytes();
+        budget.spend(1, bytes)?;
+        for (id, class) in self.classes.iter().enumerate() {
+            budget.spend(class.parts.len(), size_of_val(&*class.parts))?;
+            for &part in &class.parts {
+                self.parts[part as usize].classes.push(id as u32);
+            }
+        }
+        Ok(())
+    }
+
+    fn take_classes(&mut self, classes: Classes) {
+        let Classes { ids, members } = classes;
+        self.ids = ids;
+        self.classes = members.into_iter().map(|parts| Class { parts, uses: 0 }).collect();
+    }
+
+    /// How many classes each endpoint holds: what its cost grows with.
+    pub(super) fn costs(&self, policy: &Policy) -> Vec<Cost> {
+        costs(policy, "classes", |id| {
+            let parts = self.parts_of(id as u32).iter();
+            parts.map(|&part| self.parts[part as usize].classes.len() as u64).sum()
+        })
+    }
+}
+
+/// How many ranges and MAC addresses each endpoint names: what its cost grows with before its
+/// classes are known.
+pub(super) fn size_costs(policy: &Policy) -> Vec<Cost> {
+    let size = |b: &EndpointBox| {
+        b.addrs.v4.ranges().len() + b.addrs.v6.ranges().len() + b.macs.named().len()
+    };
+    costs(policy, "ranges and MAC addresses", |id| {
+        policy.endpoints()[id].boxes.iter().map(size).sum::<usize>() as u64
+    })
+}
+
+fn costs(policy: &Policy, unit: &'static str, amount: impl Fn(usize) -> u64) -> Vec<Cost> {
+    let cost = |id: usize| Cost {
+        what: format!("endpoint `{}`", policy.endpoints()[id].label),
+        amount: amount(id),
+        unit,
+    };
+    (0..policy.endpoints().len()).map(cost).collect()
+}
+
+/// The boxes of an endpoint that are found in one way.
+pub(super) fn boxes_of(endpoint: &Endpoint, kind: Kind) -> impl Iterator<Item = &EndpointBox> {
+    endpoint.boxes.iter().filter(move |b| kind_of(b) == kind)
+}
+
+/// All addresses that a part may match.
+pub(super) fn addresses_of<'a>(policy: &'a Policy, part: &Part) -> Cow<'a, AddrSet> {
+    let boxes: Vec<&EndpointBox> =
+        boxes_of(&policy.endpoints()[part.endpoint as usize], part.kind).collect();
+    match *boxes {
+        [single] => Cow::Borrowed(&single.addrs),
+        _ => Cow::Owned(boxes.iter().fold(AddrSet::default(), |all, b| all.union(&b.addrs))),
+    }
+}
+
+fn kind_of(b: &EndpointBox) -> Kind {
+    if matches!(b.macs, FiniteSet::Only(_)) && is_wide(&b.addrs) {
+        Kind::Mac
+    } else if b.macs.is_any() && b.vlans.is_any() {
+        Kind::Address
+    } else {
+        Kind::AddressAndMore
+    }
+}
+
+/// Whether being found in that way is all that the box asks for.
+fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
+    match kind {
+        Kind::Address => true,
+        Kind::AddressAndMore => false,
+        Kind::Mac => b.addrs.is_any() && b.vlans.is_any(),
+    }
+}
+
+/// Whether the set holds more than a few MAC addresses would: an IPv4 /8, an IPv6 /16.
+fn is_wide(addrs: &AddrSet) -> bool {
+    addrs.v4.ranges().iter().any(|(low, high)| high - low >= (1 << 24) - 1)
+        || addrs.v6.ranges().iter().any(|(low, high)| high - low >= (1 << 112) - 1)
+}
