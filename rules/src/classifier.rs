@@ -116,6 +116,40 @@ impl Scratch {
     }
 }
 
+/// The places of a classifier's tables that were written.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Written {
+    sides: [SideWritten; 2],
+    buckets: Vec<u32>,
+    lines: Vec<u32>,
+}
+
+#[derive(Clone, Debug, Default)]
+struct SideWritten {
+    slots4: Vec<u32>,
+    tables4: Vec<u32>,
+    nodes4: Vec<u32>,
+    nodes6: Vec<u32>,
+    records: Vec<u32>,
+    keys: Vec<u32>,
+}
+
+impl Written {
+    /// Adds what was written later.
+    pub(crate) fn extend(&mut self, later: &Self) {
+        self.buckets.extend(&later.buckets);
+        self.lines.extend(&later.lines);
+        for (mine, later) in self.sides.iter_mut().zip(&later.sides) {
+            mine.slots4.extend(&later.slots4);
+            mine.tables4.extend(&later.tables4);
+            mine.nodes4.extend(&later.nodes4);
+            mine.nodes6.extend(&later.nodes6);
+            mine.records.extend(&later.records);
+            mine.keys.extend(&later.keys);
+        }
+    }
+}
+
 /// Where the rules for one frame stand.
 #[derive(Clone, Copy)]
 struct Lists<'a> {
@@ -464,6 +498,56 @@ impl Classifier {
         }
         if let Some(record) = dst_mac {
             self.scan(self.lines.get(record.lines), &self.src.rows, s.wide, frame, best);
+        }
+    }
+
+    /// Forgets which places of its tables were written.
+    pub(crate) fn forget_written(&mut self) {
+        self.take_written();
+    }
+
+    /// Takes the logs of all tables, see [`Store::take_written`].
+    pub(crate) fn take_written(&mut self) -> Written {
+        let mut side = |side: &mut Side| SideWritten {
+            slots4: side.map.slots4.take_written(),
+            tables4: side.map.tables4.take_written(),
+            nodes4: side.map.nodes4.take_written(),
+            nodes6: side.map.nodes6.take_written(),
+            records: side.records.take_written(),
+            keys: side.keys.take_written(),
+        };
+        Written {
+            sides: [side(&mut self.src), side(&mut self.dst)],
+            buckets: self.pairs.buckets.take_written(),
+            lines: self.lines.take_written(),
+        }
+    }
+
+    /// Makes this copy equal to `other`, from which its tables differ at the places of `written`.
+    pub(crate) fn catch_up(&mut self, other: &Self, written: &Written) {
+        self.default = other.default;
+        self.actions.clone_from(&other.actions);
+        self.ranks.clone_from(&other.ranks);
+        self.first_mac_rank = other.first_mac_rank;
+        self.rules = other.rules;
+        self.services.clone_from(&other.services);
+        self.wide_rules.clone_from(&other.wide_rules);
+        self.checks.clone_from(&other.checks);
+        self.pairs.homes = other.pairs.homes;
+        self.pairs.buckets.catch_up(&other.pairs.buckets, &written.buckets);
+        self.lines.catch_up(&other.lines, &written.lines);
+        let sides = [(&mut self.src, &other.src), (&mut self.dst, &other.dst)];
+        for ((mine, other), written) in sides.into_iter().zip(&written.sides) {
+            mine.map.root6 = other.map.root6;
+            mine.map.non_ip = other.map.non_ip;
+            mine.map.slots4.catch_up(&other.map.slots4, &written.slots4);
+            mine.map.tables4.catch_up(&other.map.tables4, &written.tables4);
+            mine.map.nodes4.catch_up(&other.map.nodes4, &written.nodes4);
+            mine.map.nodes6.catch_up(&other.map.nodes6, &written.nodes6);
+            mine.macs.clone_from(&other.macs);
+            mine.records.catch_up(&other.records, &written.records);
+            mine.keys.catch_up(&other.keys, &written.keys);
+            mine.rows = other.rows.clone();
         }
     }
 

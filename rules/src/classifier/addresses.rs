@@ -58,6 +58,10 @@ impl Target {
         self.0 & Self::LOWER != 0
     }
 
+    pub(crate) const fn from_word(word: u32) -> Self {
+        Self(word)
+    }
+
     /// As it stands in nodes.
     pub(crate) const fn word(self) -> u32 {
         self.0

@@ -30,6 +30,12 @@ impl Check {
             && (opens(&self.from, &self.to) || (self.between && opens(&self.to, &self.from)))
     }
 
+    /// The same with other sides.
+    pub(crate) fn with_boxes(&self, from: Arc<Boxes>, to: Arc<Boxes>) -> Self {
+        let (vlans, wires) = (self.vlans.clone(), self.wires.clone());
+        Self { from, to, between: self.between, vlans, wires, times: self.times }
+    }
+
     /// Bytes, without those of the boxes, which rules share.
     pub(crate) fn size_bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(self.vlans.named()) + size_of_val(self.wires.named())

@@ -142,6 +142,10 @@ pub(crate) struct PairEntry {
     pub(crate) service: u32,
 }
 
+impl PairEntry {
+    pub(crate) const VACANT: Self = Self { src: NONE, dst: NONE, candidate: NOTHING, service: 0 };
+}
+
 const _: () = assert!(size_of::<Record>() == 16 && size_of::<Keys>() == 128);
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Bucket>() == 64);
 

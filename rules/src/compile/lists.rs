@@ -4,32 +4,51 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::budget::{Budget, Cost, Exceeded};
+use super::copies::Copies;
 use super::map::Places;
 use super::plan::{Alternative, Plan};
 use super::services;
 use super::side::{self, Part, Side, Treatment};
 use super::{CompileError, Limits};
+use crate::classifier::addresses::AddressMap;
 use crate::classifier::checks::{Boxes, Check, Times};
 use crate::classifier::tables::{
     BUCKET, Bucket, CHECKED, KEYS, Keys, LINE, LINES, Line, NONE, NOTHING, PART_KEY, PairEntry,
     Pairs, Record, Rows,
 };
 use crate::classifier::{self, Classifier};
+use crate::headers::Mac;
 use crate::policy::{Action, Policy, Rule, RuleId};
 
 /// A policy's compiled form, and what it takes to keep it up to date.
 #[derive(Debug)]
 pub struct Compiler {
-    limits: Limits,
-    plan: Plan,
-    sides: [Side; 2],
+    pub(super) limits: Limits,
+    pub(super) policy: Policy,
+    pub(super) plan: Plan,
+    /// The plan to keep, in tests of each.
+    pub(super) fixed_plan: Option<Plan>,
+    pub(super) edits: Edits,
+    pub(super) sides: [Side; 2],
     wide: [WideSets; 2],
-    /// The wide parts of each side, by their bits.
-    wide_parts: [Vec<u32>; 2],
-    wide_rules: BTreeSet<WideRule>,
-    boxes: HashMap<u32, Arc<Boxes>>,
+    /// Bits of wide parts.
+    pub(super) bits: [Places; 2],
+    pub(super) wide_rules: BTreeSet<WideRule>,
+    /// Rules of each service set.
+    pub(super) service_uses: Vec<u32>,
+    pub(super) boxes: HashMap<u32, Arc<Boxes>>,
     places: ListPlaces,
-    out: Classifier,
+    pub(super) out: Classifier,
+    pub(super) copies: Copies,
+}
+
+/// How edits were compiled.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Edits {
+    /// For what they changed.
+    pub incremental: u64,
+    /// As a whole: they were about MAC addresses or VLANs, or the tables had to be planned anew.
+    pub whole: u64,
 }
 
 /// The places in the classifier's tables.
@@ -38,30 +57,36 @@ struct ListPlaces {
     lines: Places,
     keys: [Places; 2],
     overflow: Places,
+    /// Entries of [`Pairs`].
+    entries: usize,
 }
 
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
 #[derive(Debug, Default)]
 struct WideSets {
     ids: HashMap<Box<[u32]>, u32>,
-    rows: Vec<Box<[u32]>>,
+    /// The bits of each row, and how many classes have it.
+    rows: Vec<(Box<[u32]>, u32)>,
+    free: Vec<u32>,
+    /// Whether there is a row that is not written yet.
+    is_new: bool,
 }
 
 /// A rule whose sides are both wide, in deciding order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct WideRule {
-    candidate: u64,
-    src: u32,
-    dst: u32,
-    service: u32,
+pub(super) struct WideRule {
+    pub(super) candidate: u64,
+    pub(super) src: u32,
+    pub(super) dst: u32,
+    pub(super) service: u32,
 }
 
 /// Rules of a pair that stand in the hash table itself.
 const INLINE: usize = 2;
 
 /// The sides of a frame.
-const SRC: usize = 0;
-const DST: usize = 1;
+pub(super) const SRC: usize = 0;
+pub(super) const DST: usize = 1;
 
 impl Compiler {
     /// Compiles a policy, see [`super::compile`].
@@ -70,20 +95,30 @@ impl Compiler {
     ///
     /// As there.
     pub fn new(policy: &Policy, limits: &Limits) -> Result<Self, CompileError> {
+        Self::with_plan(policy, limits, None)
+    }
+
+    /// The same with a plan that was made elsewhere.
+    pub(super) fn with_plan(
+        policy: &Policy,
+        limits: &Limits,
+        plan: Option<Plan>,
+    ) -> Result<Self, CompileError> {
         let mut budget = Budget::new(*limits);
         let used = Used::of(policy);
-        let services =
-            services::build(policy, &used.services, &mut budget).map_err(|exceeded| {
+        let services = services::build(policy, &in_use(&used.service_uses), &mut budget).map_err(
+            |exceeded| {
                 budget.error(exceeded, "telling its services apart", services::costs(policy))
-            })?;
+            },
+        )?;
         let mut side = |used: &[bool], stage| {
             Side::new(policy, used, &mut budget)
                 .map_err(|exceeded| budget.error(exceeded, stage, side::size_costs(policy)))
         };
-        let src = side(&used.sources, "telling its sources apart")?;
-        let dst = side(&used.destinations, "telling its destinations apart")?;
+        let (src, src_map, src_macs) = side(&used.sources, "telling its sources apart")?;
+        let (dst, dst_map, dst_macs) = side(&used.destinations, "telling its destinations apart")?;
         let alternatives = alternatives(policy, &src, &dst);
-        let plan = Plan::of(&src, &dst, &alternatives);
+        let chosen = plan.unwrap_or_else(|| Plan::of(&src, &dst, &alternatives));
         let out = Classifier {
             default: policy.default_action(),
             actions: Arc::new(policy.rules().iter().map(|rule| rule.action).collect()),
@@ -92,8 +127,8 @@ impl Compiler {
             ),
             first_mac_rank: first_mac_rank(policy),
             rules: policy.rule_count(),
-            src: classifier_side(&src),
-            dst: classifier_side(&dst),
+            src: classifier_side(src_map, src_macs),
+            dst: classifier_side(dst_map, dst_macs),
             services: Arc::new(services.map),
             pairs: Pairs::default(),
             lines: Default::default(),
@@ -102,26 +137,27 @@ impl Compiler {
         };
         let mut compiler = Self {
             limits: *limits,
-            plan,
+            policy: policy.clone(),
+            plan: chosen,
+            fixed_plan: plan,
+            edits: Edits::default(),
             sides: [src, dst],
             wide: Default::default(),
-            wide_parts: Default::default(),
+            bits: Default::default(),
             wide_rules: BTreeSet::new(),
+            service_uses: used.service_uses,
             boxes: HashMap::new(),
             places: ListPlaces::default(),
             out,
+            copies: Copies::default(),
         };
         compiler.list(policy, &alternatives, &mut budget).map_err(|exceeded| {
             let mut costs = compiler.rule_costs(policy, &alternatives);
             costs.extend(compiler.sides.iter().flat_map(|side| side.costs(policy)));
             budget.error(exceeded, "listing its rules", costs)
         })?;
+        compiler.out.forget_written();
         Ok(compiler)
-    }
-
-    /// The compiled form. A clone of it is cheap, and edits leave it as it is.
-    pub fn classifier(&self) -> &Classifier {
-        &self.out
     }
 
     /// The compiled form alone.
@@ -129,7 +165,7 @@ impl Compiler {
         self.out
     }
 
-    fn part(&self, side: usize, part: u32) -> &Part {
+    pub(super) fn part(&self, side: usize, part: u32) -> &Part {
         &self.sides[side].parts[part as usize]
     }
 
@@ -144,8 +180,7 @@ impl Compiler {
                 let part = &mut self.sides[side].parts[id];
                 part.treatment = self.plan.treatment(part.kind, part.classes.len());
                 if let Treatment::Wide(bit) = &mut part.treatment {
-                    *bit = self.wide_parts[side].len() as u32;
-                    self.wide_parts[side].push(id as u32);
+                    *bit = self.bits[side].take_place();
                     part.classes = Vec::new();
                 }
             }
@@ -168,7 +203,7 @@ impl Compiler {
             self.places.overflow.skip();
         }
         for side in [SRC, DST] {
-            for class in 0..self.sides[side].classes.len() as u32 {
+            for class in 0..self.sides[side].classes.all.len() as u32 {
                 self.record(policy, side, class, budget)?;
             }
         }
@@ -177,7 +212,7 @@ impl Compiler {
     }
 
     /// Tells the parts of an alternative about it.
-    fn attach(&mut self, policy: &Policy, alternative: &Alternative) {
+    pub(super) fn attach(&mut self, policy: &Policy, alternative: &Alternative) {
         let &Alternative { rule, src, dst } = alternative;
         let (s, d) = (self.part(SRC, src).treatment, self.part(DST, dst).treatment);
         let [src_side, dst_side] = &mut self.sides;
@@ -201,7 +236,7 @@ impl Compiler {
     }
 
     /// What lists hold of an alternative.
-    fn candidate(&self, policy: &Policy, alternative: &Alternative) -> u64 {
+    pub(super) fn candidate(&self, policy: &Policy, alternative: &Alternative) -> u64 {
         let rule = alternative.rule;
         let exact = self.part(SRC, alternative.src).exact
             && self.part(DST, alternative.dst).exact
@@ -221,7 +256,7 @@ impl Compiler {
     }
 
     /// The keys under which the rules of a narrow part stand.
-    fn keys(&self, side: usize, part: u32) -> Vec<u32> {
+    pub(super) fn keys(&self, side: usize, part: u32) -> Vec<u32> {
         match self.part(side, part) {
             Part { treatment: Treatment::ByClass, classes, .. } => classes.clone(),
             Part { treatment: Treatment::ByKey, .. } => vec![PART_KEY | part],
@@ -272,6 +307,7 @@ impl Compiler {
             let bucket = pairs.buckets.get(place);
             if let Some(slot) = (0..BUCKET).find(|&slot| bucket.candidate(slot) == NOTHING) {
                 pairs.buckets.get_mut(place).set(slot, entry);
+                self.places.entries += 1;
                 return;
             }
             if bucket.next() == NONE {
@@ -283,14 +319,14 @@ impl Compiler {
     }
 
     /// Writes all that a class leads to but its pairs.
-    fn record(
+    pub(super) fn record(
         &mut self,
         policy: &Policy,
         side: usize,
         class: u32,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
-        let parts = &self.sides[side].classes[class as usize].parts;
+        let parts = &self.sides[side].classes.all[class as usize].parts;
         let (mut wide, mut keys, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         for &id in parts {
             let part = &self.sides[side].parts[id as usize];
@@ -315,9 +351,10 @@ impl Compiler {
         wide.sort_unstable();
         budget
             .spend(parts.len() + entries.len(), entries.len().div_ceil(LINE) * size_of::<Line>())?;
+        let stride = self.side(side).rows.stride.max(1) as u32;
         let record = Record {
             lines: self.write_lines(&entries),
-            wide: self.wide[side].id(wide),
+            wide: self.wide[side].take(wide) * stride,
             key: match *keys {
                 [key] if key & PART_KEY == 0 => key,
                 _ => NONE,
@@ -328,13 +365,99 @@ impl Compiler {
                 _ => self.write_keys(side, parts_meet(self, side, class), &keys),
             },
         };
-        let records = match side {
-            SRC => &mut self.out.src.records,
-            _ => &mut self.out.dst.records,
-        };
+        let records = &mut self.side_mut(side).records;
         records.grow(class as usize + 1, Record::EMPTY);
         *records.get_mut(class) = record;
         Ok(())
+    }
+
+    /// Gives back what the record of a class has, but its pairs.
+    pub(super) fn clear_record(&mut self, side: usize, class: u32) {
+        let (stride, records) =
+            (self.side(side).rows.stride.max(1) as u32, &self.side(side).records);
+        if class as usize >= records.len() {
+            return;
+        }
+        let record = *records.get(class);
+        self.give_back_lines(record.lines);
+        let mut keys = record.keys;
+        while keys != NONE {
+            self.places.keys[side].give_back(keys);
+            keys = self.side(side).keys.get(keys).next;
+        }
+        self.wide[side].give_back(record.wide / stride);
+        *self.side_mut(side).records.get_mut(class) = Record::EMPTY;
+    }
+
+    /// Says that the keys of a class of many keys meet one more key of the other side.
+    pub(super) fn add_meeting(&mut self, side: usize, class: u32, key: u32) {
+        let mut keys = self.side(side).records.get(class).keys;
+        let bit = Keys::bit(key);
+        while keys != NONE {
+            let block = self.side_mut(side).keys.get_mut(keys);
+            block.meets[(bit >> 6) as usize] |= 1 << (bit & 63);
+            keys = block.next;
+        }
+    }
+
+    fn side(&self, side: usize) -> &classifier::Side {
+        if side == SRC { &self.out.src } else { &self.out.dst }
+    }
+
+    fn side_mut(&mut self, side: usize) -> &mut classifier::Side {
+        if side == SRC { &mut self.out.src } else { &mut self.out.dst }
+    }
+
+    fn give_back_lines(&mut self, mut line: u32) -> Vec<(u64, u32)> {
+        let mut entries = Vec::new();
+        while line != 0 {
+            let of_line = self.out.lines.get(line);
+            let used = of_line.candidates.iter().zip(&of_line.conditions);
+            entries.extend(used.take_while(|&(&c, _)| c != NOTHING).map(|(&c, &s)| (c, s)));
+            self.places.lines.give_back(line);
+            line = of_line.next;
+        }
+        entries
+    }
+
+    /// Changes what belongs to one pair of keys: candidates, each with its service.
+    pub(super) fn edit_pair(
+        &mut self,
+        src: u32,
+        dst: u32,
+        edit: impl FnOnce(&mut Vec<(u64, u32)>),
+    ) {
+        let mut rules = Vec::new();
+        let mut place = self.out.pairs.home(src, dst);
+        while place != NONE {
+            let bucket = *self.out.pairs.buckets.get(place);
+            for slot in
+                (0..BUCKET).filter(|&slot| bucket.0[slot] == src && bucket.0[3 + slot] == dst)
+            {
+                let (candidate, service) = (bucket.candidate(slot), bucket.service(slot));
+                self.out.pairs.buckets.get_mut(place).set(slot, PairEntry::VACANT);
+                self.places.entries -= 1;
+                match service {
+                    LINES => rules.extend(self.give_back_lines(candidate as u32)),
+                    _ => rules.push((candidate, service)),
+                }
+            }
+            place = bucket.next();
+        }
+        edit(&mut rules);
+        rules.sort_unstable();
+        rules.dedup();
+        self.write_pair(src, dst, &rules);
+    }
+
+    /// Whether the table of pairs has become too small.
+    pub(super) fn is_crowded(&self) -> bool {
+        self.places.entries > 3 * self.out.pairs.homes as usize + 64
+    }
+
+    /// Whether rows have to be written: there is a new set of wide parts.
+    pub(super) fn has_new_rows(&self) -> bool {
+        self.wide.iter().any(|sets| sets.is_new)
     }
 
     fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {
@@ -365,7 +488,7 @@ impl Compiler {
 
     /// Writes which wide parts hold the classes of each side, and which wide rules hold those and
     /// the service classes.
-    fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
+    pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
         let wide_words = rules.len().div_ceil(64);
         let mut rows = |count: usize,
@@ -388,9 +511,9 @@ impl Compiler {
         };
         let mut side_rows = |side: usize, bit: &dyn Fn(&WideRule) -> u32| {
             let sets = &self.wide[side].rows;
-            let bits = self.wide_parts[side].len().div_ceil(64).max(1);
+            let bits = self.bits[side].len().div_ceil(64).max(1);
             let set = |row: usize, words: &mut [u64]| {
-                for bit in sets.get(row).into_iter().flatten() {
+                for bit in sets.get(row).into_iter().flat_map(|(bits, _)| bits) {
                     words[(bit / 64) as usize] |= 1 << (bit % 64);
                 }
             };
@@ -420,12 +543,13 @@ impl Compiler {
         let (old, new) = (map.rows.stride as u32, services.stride as u32);
         map.rows = services;
         map.cells.iter_mut().for_each(|cell| *cell = *cell / old * new);
+        self.wide.iter_mut().for_each(|sets| sets.is_new = false);
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
         Ok(())
     }
 
     /// Keeps what has to be compared of a rule where its classes do not say it all.
-    fn set_check(
+    pub(super) fn set_check(
         &mut self,
         policy: &Policy,
         id: RuleId,
@@ -488,7 +612,7 @@ impl Compiler {
 /// Which keys of parts of the other side rules pair with the keys of a class.
 fn parts_meet(compiler: &Compiler, side: usize, class: u32) -> [u64; 8] {
     let mut meets = [0u64; 8];
-    for &part in &compiler.sides[side].classes[class as usize].parts {
+    for &part in &compiler.sides[side].classes.all[class as usize].parts {
         for &(_, other) in &compiler.part(side, part).pairs {
             if compiler.part(1 - side, other).treatment == Treatment::ByKey {
                 let bit = Keys::bit(PART_KEY | other);
@@ -500,14 +624,35 @@ fn parts_meet(compiler: &Compiler, side: usize, class: u32) -> [u64; 8] {
 }
 
 impl WideSets {
-    fn id(&mut self, bits: Vec<u32>) -> u32 {
-        if let Some(&id) = self.ids.get(&*bits) {
-            return id;
+    /// The row with these bits, for one more class.
+    fn take(&mut self, bits: Vec<u32>) -> u32 {
+        if let Some(&row) = self.ids.get(&*bits) {
+            self.rows[row as usize].1 += 1;
+            return row;
         }
-        let (bits, id): (Box<[u32]>, u32) = (bits.into(), self.rows.len() as u32);
-        self.ids.insert(bits.clone(), id);
-        self.rows.push(bits);
-        id
+        self.is_new = true;
+        let bits: Box<[u32]> = bits.into();
+        let row = match self.free.pop() {
+            Some(row) => {
+                self.rows[row as usize] = (bits.clone(), 1);
+                row
+            }
+            None => {
+                self.rows.push((bits.clone(), 1));
+                self.rows.len() as u32 - 1
+            }
+        };
+        self.ids.insert(bits, row);
+        row
+    }
+
+    fn give_back(&mut self, row: u32) {
+        let (bits, uses) = &mut self.rows[row as usize];
+        *uses -= 1;
+        if *uses == 0 {
+            self.ids.remove(bits);
+            self.free.push(row);
+        }
     }
 }
 
@@ -516,10 +661,10 @@ fn homes_for(pairs: usize) -> u32 {
     (pairs * 2 / BUCKET + 1).min(u32::MAX as usize / 2) as u32
 }
 
-fn classifier_side(side: &Side) -> classifier::Side {
+fn classifier_side(map: AddressMap, macs: HashMap<Mac, u32>) -> classifier::Side {
     classifier::Side {
-        map: side.map.map.clone(),
-        macs: Arc::new(side.macs.clone()),
+        map,
+        macs: Arc::new(macs),
         records: Default::default(),
         keys: Default::default(),
         rows: Rows::default(),
@@ -529,16 +674,30 @@ fn classifier_side(side: &Side) -> classifier::Side {
 fn alternatives(policy: &Policy, src: &Side, dst: &Side) -> Vec<Alternative> {
     let mut out = Vec::with_capacity(policy.rules().len());
     for (id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| !rule.is_removed()) {
-        let swapped = rule.between.then_some((rule.to, rule.from));
-        for (from, to) in [(rule.from, rule.to)].into_iter().chain(swapped) {
-            for &src in src.parts_of(from.0) {
-                for &dst in dst.parts_of(to.0) {
-                    out.push(Alternative { rule: id as u32, src, dst });
-                }
-            }
-        }
+        alternatives_of(id as u32, rule, src, dst, &mut out);
     }
     out
+}
+
+/// Appends the alternatives of one rule.
+pub(super) fn alternatives_of(
+    id: u32,
+    rule: &Rule,
+    src: &Side,
+    dst: &Side,
+    out: &mut Vec<Alternative>,
+) {
+    for (from, to) in directions(rule) {
+        for &src in src.parts_of(from) {
+            out.extend(dst.parts_of(to).iter().map(|&dst| Alternative { rule: id, src, dst }));
+        }
+    }
+}
+
+/// The endpoints that may open and be opened to, in each way that the rule allows.
+pub(super) fn directions(rule: &Rule) -> impl Iterator<Item = (u32, u32)> {
+    let swapped = rule.between.then_some((rule.to.0, rule.from.0));
+    [(rule.from.0, rule.to.0)].into_iter().chain(swapped)
 }
 
 /// Whether classes say all about a rule but what its sides ask for.
@@ -555,7 +714,7 @@ fn times(rule: &Rule) -> Option<Times> {
     })
 }
 
-fn first_mac_rank(policy: &Policy) -> Option<u32> {
+pub(super) fn first_mac_rank(policy: &Policy) -> Option<u32> {
     let tests_mac = |id| policy.endpoint(id).tests_mac();
     let first = policy
         .order()
@@ -563,12 +722,17 @@ fn first_mac_rank(policy: &Policy) -> Option<u32> {
     first.map(|id| policy.rank(id))
 }
 
+/// Which services are used at all.
+pub(super) fn in_use(uses: &[u32]) -> Vec<bool> {
+    uses.iter().map(|&uses| uses > 0).collect()
+}
+
 /// Which endpoints and services the rules use, and on which side. Assertions use some too, which
 /// are not to split classes.
 struct Used {
     sources: Vec<bool>,
     destinations: Vec<bool>,
-    services: Vec<bool>,
+    service_uses: Vec<u32>,
 }
 
 impl Used {
@@ -576,7 +740,7 @@ impl Used {
         let mut used = Self {
             sources: vec![false; policy.endpoints().len()],
             destinations: vec![false; policy.endpoints().len()],
-            services: vec![false; policy.services().len()],
+            service_uses: vec![0; policy.services().len()],
         };
         for rule in policy.rules().iter().filter(|rule| !rule.is_removed()) {
             let (from, to) = (rule.from.0 as usize, rule.to.0 as usize);
@@ -586,7 +750,7 @@ impl Used {
                 used.sources[to] = true;
                 used.destinations[from] = true;
             }
-            used.services[rule.service.0 as usize] = true;
+            used.service_uses[rule.service.0 as usize] += 1;
         }
         used
     }

@@ -1,5 +1,6 @@
 //! Intervals of addresses to the nodes of an [`AddressMap`], and back.
 
+use super::partition::Coordinate;
 use crate::classifier::addresses::{AddressMap, BOUNDS4, BOUNDS6, SLOTS, Target, Unit, Units};
 use crate::classifier::store::Store;
 
@@ -19,7 +20,8 @@ impl Places {
         place
     }
 
-    fn take_place(&mut self) -> u32 {
+    /// A place.
+    pub(super) fn take_place(&mut self) -> u32 {
         self.free.pop().unwrap_or_else(|| {
             self.end += 1;
             self.end - 1
@@ -33,6 +35,11 @@ impl Places {
 
     pub(super) fn give_back(&mut self, place: u32) {
         self.free.push(place);
+    }
+
+    /// Places in use and free ones.
+    pub(super) fn len(&self) -> usize {
+        self.end as usize
     }
 }
 
@@ -84,6 +91,8 @@ trait Bound: Copy {
     const GREATEST: Self;
     /// Writes the bound of a node.
     fn write(self, node: &mut [u32; 16], place: usize);
+    /// Reads the bound of a node.
+    fn read(node: &[u32; 16], place: usize) -> Self;
     /// Words that so many bounds take.
     fn words(bounds: usize) -> usize;
 }
@@ -95,6 +104,10 @@ impl Bound for u16 {
     fn write(self, node: &mut [u32; 16], place: usize) {
         let shift = 16 * (place % 2);
         node[place / 2] = node[place / 2] & !(0xffff << shift) | u32::from(self) << shift;
+    }
+
+    fn read(node: &[u32; 16], place: usize) -> Self {
+        (node[place / 2] >> (16 * (place % 2))) as Self
     }
 
     fn words(bounds: usize) -> usize {
@@ -110,6 +123,10 @@ impl Bound for u64 {
         (node[2 * place], node[2 * place + 1]) = (self as u32, (self >> 32) as u32);
     }
 
+    fn read(node: &[u32; 16], place: usize) -> Self {
+        Self::from(node[2 * place]) | Self::from(node[2 * place + 1]) << 32
+    }
+
     fn words(bounds: usize) -> usize {
         2 * bounds
     }
@@ -118,14 +135,13 @@ impl Bound for u64 {
 /// From so many intervals on a slot gets a table of 1 KiB.
 const TABLE_FROM: usize = 12;
 
-/// An [`AddressMap`] in the making.
-#[derive(Debug)]
+/// The places in an [`AddressMap`], and how it is written.
+#[derive(Debug, Default)]
 pub(super) struct MapBuilder {
-    pub(super) map: AddressMap,
     tables: Places,
     free4: UnitPlaces,
     free6: UnitPlaces,
-    /// All of IPv6, for edits.
+    /// All of IPv6: where each interval begins, ascending from zero, and its class.
     cut6: Vec<(u128, u32)>,
 }
 
@@ -162,26 +178,60 @@ fn tree<B: Bound>(
     Target::node(free.take(units, node, is_big), is_big, is_lower)
 }
 
+/// Gives back the nodes below a target, and calls `found` with each interval's start and class, in
+/// order; `start` is that of the first.
+fn dissolve<B: Bound>(
+    target: Target,
+    start: B,
+    units: &Units,
+    free: &mut UnitPlaces,
+    found: &mut dyn FnMut(B, Target),
+) {
+    if !target.is_node() {
+        return found(start, target);
+    }
+    let node = AddressMap::node(units, target);
+    free.give_back(target);
+    let bounds = B::BOUNDS[usize::from(target.is_big())];
+    let mut start = start;
+    for place in 0..=bounds {
+        let child = Target::from_word(node[B::words(bounds) + place]);
+        dissolve(child, start, units, free, found);
+        if place < bounds {
+            start = B::read(&node, place);
+            // Nothing but repetitions of the last target follows: a bound is used once, and the
+            // greatest value only where its target differs.
+            let next = Target::from_word(node[B::words(bounds) + place + 1]);
+            if next == child {
+                return;
+            }
+        }
+    }
+}
+
 impl MapBuilder {
     /// A map in which every address is of class `class`.
-    pub(super) fn new(class: u32, non_ip: u32) -> Self {
+    pub(super) fn empty_map(class: u32, non_ip: u32) -> AddressMap {
         let mut slots4 = Store::default();
         slots4.grow(SLOTS, Target::class(class));
-        let map = AddressMap {
+        AddressMap {
             slots4,
             tables4: Store::default(),
             nodes4: Units::default(),
             root6: Target::class(class),
             nodes6: Units::default(),
             non_ip,
-        };
-        let (free4, free6) = (UnitPlaces::default(), UnitPlaces::default());
-        Self { map, tables: Places::default(), free4, free6, cut6: vec![(0, class)] }
+        }
     }
 
     /// Sets the classes of all IPv4 addresses. `cut` begins with zero. `used` is told of the class of
     /// each interval of each slot.
-    pub(super) fn set4(&mut self, cut: &[(u32, u32)], mut used: impl FnMut(u32)) {
+    pub(super) fn set4(
+        &mut self,
+        map: &mut AddressMap,
+        cut: &[(u32, u32)],
+        mut used: impl FnMut(u32),
+    ) {
         let mut at = 0;
         let mut of_slot = Vec::new();
         for slot in 0..SLOTS {
@@ -196,15 +246,15 @@ impl MapBuilder {
                 of_slot.push((start as u16, Target::class(class)));
             }
             of_slot.iter().for_each(|(_, target)| used(target.place()));
-            let target = self.slot(&of_slot);
-            *self.map.slots4.get_mut(slot as u32) = target;
+            let target = self.slot(map, &of_slot);
+            *map.slots4.get_mut(slot as u32) = target;
         }
     }
 
     /// What stands for the intervals of one slot.
-    fn slot(&mut self, intervals: &[(u16, Target)]) -> Target {
+    fn slot(&mut self, map: &mut AddressMap, intervals: &[(u16, Target)]) -> Target {
         if intervals.len() < TABLE_FROM {
-            return tree(intervals, false, &mut self.map.nodes4, &mut self.free4);
+            return tree(intervals, false, &mut map.nodes4, &mut self.free4);
         }
         let mut table = [intervals[0].1; 256];
         let (mut at, mut of_byte) = (0, Vec::new());
@@ -220,13 +270,75 @@ impl MapBuilder {
                 }
                 of_byte.push((start, class));
             }
-            *target = tree(&of_byte, false, &mut self.map.nodes4, &mut self.free4);
+            *target = tree(&of_byte, false, &mut map.nodes4, &mut self.free4);
         }
-        Target::table(self.tables.take(&mut self.map.tables4, table))
+        Target::table(self.tables.take(&mut map.tables4, table))
+    }
+
+    /// Changes the classes of the IPv4 addresses in `pieces`, ascending and disjoint: to what
+    /// `change` makes of the old class and the piece's flag. `used` is told how many intervals of
+    /// slots a class has more (or fewer) of.
+    pub(super) fn change4(
+        &mut self,
+        map: &mut AddressMap,
+        pieces: &[(u32, u32, bool)],
+        change: &mut dyn FnMut(u32, bool) -> u32,
+        used: &mut dyn FnMut(u32, i32),
+    ) {
+        let of_slots = pieces.iter().flat_map(|&(low, high, flag)| {
+            (low >> 16..=high >> 16).map(move |slot| {
+                let (first, last) = (slot << 16, slot << 16 | 0xffff);
+                (slot, (low.max(first) & 0xffff, high.min(last) & 0xffff, flag))
+            })
+        });
+        let of_slots: Vec<(u32, (u32, u32, bool))> = of_slots.collect();
+        for of_slot in of_slots.chunk_by(|a, b| a.0 == b.0) {
+            let pieces: Vec<(u32, u32, bool)> = of_slot.iter().map(|&(_, piece)| piece).collect();
+            self.change_slot(map, of_slot[0].0, &pieces, change, used);
+        }
+    }
+
+    fn change_slot(
+        &mut self,
+        map: &mut AddressMap,
+        slot: u32,
+        pieces: &[(u32, u32, bool)],
+        change: &mut dyn FnMut(u32, bool) -> u32,
+        used: &mut dyn FnMut(u32, i32),
+    ) {
+        let old = self.take_slot(map, slot);
+        old.iter().for_each(|&(_, class)| used(class, -1));
+        let new = changed(&old, 0xffff, pieces, change);
+        new.iter().for_each(|&(_, class)| used(class, 1));
+        let targets: Vec<(u16, Target)> =
+            new.iter().map(|&(start, class)| (start as u16, Target::class(class))).collect();
+        let target = self.slot(map, &targets);
+        *map.slots4.get_mut(slot) = target;
+    }
+
+    /// The intervals of a slot, whose nodes are given back.
+    fn take_slot(&mut self, map: &mut AddressMap, slot: u32) -> Vec<(u32, u32)> {
+        let target = *map.slots4.get(slot);
+        let mut out: Vec<(u32, u32)> = Vec::new();
+        let mut push = |start: u16, target: Target| {
+            if out.last().is_none_or(|&(_, class)| class != target.place()) {
+                out.push((start.into(), target.place()));
+            }
+        };
+        if target.is_table() {
+            self.tables.give_back(target.place());
+            for (byte, &target) in map.tables4.get(target.place()).iter().enumerate() {
+                dissolve(target, (byte as u16) << 8, &map.nodes4, &mut self.free4, &mut push);
+            }
+        } else {
+            dissolve(target, 0, &map.nodes4, &mut self.free4, &mut push);
+        }
+        out
     }
 
     /// Sets the classes of all IPv6 addresses. `cut` begins with zero.
-    pub(super) fn set6(&mut self, cut: Vec<(u128, u32)>) {
+    pub(super) fn set6(&mut self, map: &mut AddressMap, cut: Vec<(u128, u32)>) {
+        self.free6 = UnitPlaces::default();
         let mut upper: Vec<(u64, Target)> = Vec::new();
         let mut before = cut[0].1;
         let upper_of = |start: u128| (start >> 64) as u64;
@@ -243,7 +355,7 @@ impl MapBuilder {
                 }
                 lower
                     .extend(run.iter().map(|&(start, class)| (start as u64, Target::class(class))));
-                let target = tree(&lower, true, &mut self.map.nodes6, &mut self.free6);
+                let target = tree(&lower, true, &mut map.nodes6, &mut self.free6);
                 upper.push((half, target));
                 let next = runs.get(place + 1).map(|run| upper_of(run[0].0));
                 if let Some(after) = half.checked_add(1).filter(|&after| next != Some(after)) {
@@ -252,7 +364,72 @@ impl MapBuilder {
             }
             before = last;
         }
-        self.map.root6 = tree(&upper, false, &mut self.map.nodes6, &mut self.free6);
+        map.root6 = tree(&upper, false, &mut map.nodes6, &mut self.free6);
         self.cut6 = cut;
     }
+
+    /// The same as [`Self::change4`] for IPv6 addresses.
+    pub(super) fn change6(
+        &mut self,
+        map: &mut AddressMap,
+        pieces: &[(u128, u128, bool)],
+        change: &mut dyn FnMut(u32, bool) -> u32,
+        used: &mut dyn FnMut(u32, i32),
+    ) {
+        let (Some(&(low, _, _)), Some(&(_, high, _))) = (pieces.first(), pieces.last()) else {
+            return;
+        };
+        // One interval more on either side, for those that the pieces begin or end in.
+        let first = self.cut6.partition_point(|&(start, _)| start <= low).saturating_sub(2);
+        let end = (self.cut6.partition_point(|&(start, _)| start <= high) + 1).min(self.cut6.len());
+        let last = self.cut6.get(end).map_or(u128::MAX, |&(start, _)| start - 1);
+        let old = &self.cut6[first..end];
+        old.iter().for_each(|&(_, class)| used(class, -1));
+        let new = changed(old, last, pieces, change);
+        new.iter().for_each(|&(_, class)| used(class, 1));
+        let mut cut = std::mem::take(&mut self.cut6);
+        cut.splice(first..end, new);
+        self.set6(map, cut);
+    }
+}
+
+/// `intervals`, the last of which ends with `last`, with the classes changed in `pieces`.
+fn changed<T: Coordinate>(
+    intervals: &[(T, u32)],
+    last: T,
+    pieces: &[(T, T, bool)],
+    change: &mut dyn FnMut(u32, bool) -> u32,
+) -> Vec<(T, u32)> {
+    let mut out: Vec<(T, u32)> = Vec::with_capacity(intervals.len() + 2 * pieces.len());
+    let mut push = |start: T, class: u32| {
+        if out.last().is_none_or(|&(_, before)| before != class) {
+            out.push((start, class));
+        }
+    };
+    let mut pieces = pieces.iter().peekable();
+    for (place, &(start, class)) in intervals.iter().enumerate() {
+        let next = intervals.get(place + 1).map(|&(next, _)| next);
+        let mut at = Some(start);
+        while let Some(from) = at.filter(|&from| next.is_none_or(|next| from < next)) {
+            if next.is_none() && from > last {
+                break;
+            }
+            while pieces.next_if(|piece| piece.1 < from).is_some() {}
+            match pieces.peek() {
+                Some(&&(low, high, flag)) if low <= from => {
+                    push(from, change(class, flag));
+                    at = high.next();
+                }
+                Some(&&(low, _, _)) if next.is_none_or(|next| low < next) => {
+                    push(from, class);
+                    at = Some(low);
+                }
+                _ => {
+                    push(from, class);
+                    at = None;
+                }
+            }
+        }
+    }
+    out
 }

@@ -6,10 +6,14 @@
 //! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses;
 //! 3. `plan`: how the rules of each part are listed;
 //! 4. `lists`: each rule where a lookup finds it;
+//! 5. `edit`: the same again, for what an edit of the policy changed;
+//! 6. `copies`: the compiled form as workers read it;
 //!
 //! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
 
 pub(crate) mod budget;
+mod copies;
+mod edit;
 mod lists;
 mod map;
 pub(crate) mod partition;
@@ -22,7 +26,7 @@ pub(crate) mod tests;
 use crate::classifier::Classifier;
 use crate::policy::Policy;
 pub use budget::{CompileError, Limits};
-pub use lists::Compiler;
+pub use lists::{Compiler, Edits};
 
 /// Compiles a policy. Rules that are not in force now are compiled too: [`Classifier::classify`]
 /// is told the time.

@@ -54,6 +54,8 @@ pub(crate) trait Coordinate: Ord + Copy {
     const ZERO: Self;
     /// The value after this one, if there is one.
     fn next(self) -> Option<Self>;
+    /// The value before this one, which is not the least.
+    fn before(self) -> Self;
 }
 
 macro_rules! coordinate {
@@ -62,6 +64,10 @@ macro_rules! coordinate {
             const ZERO: Self = 0;
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
+            }
+
+            fn before(self) -> Self {
+                self - 1
             }
         }
     )*};

@@ -17,18 +17,14 @@ pub(super) struct Alternative {
 /// key of their own, and all others are wide.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Plan {
-    by_class: usize,
-    by_key: usize,
+    pub(super) by_class: usize,
+    pub(super) by_key: usize,
 }
 
 impl Plan {
     /// The cheapest plan.
     pub(super) fn of(src: &Side, dst: &Side, alternatives: &[Alternative]) -> Self {
-        if let Ok(v) = std::env::var("PLAN") {
-            let (a, b) = v.split_once(',').unwrap();
-            return Self { by_class: a.parse().unwrap(), by_key: b.parse().unwrap() };
-        }
-        let largest = src.classes.len().max(dst.classes.len());
+        let largest = src.classes.all.len().max(dst.classes.all.len());
         let mut plans = Vec::new();
         for by_class in [1, 4, 16, 64] {
             for by_key in [by_class, largest / 64, largest / 8] {
@@ -49,6 +45,15 @@ impl Plan {
             // Wide bits belong to the classes of addresses.
             some if some <= self.by_key || kind == Kind::Mac => Treatment::ByKey,
             _ => Treatment::Wide(0),
+        }
+    }
+
+    /// The classes that edits may give a part before a new plan is needed.
+    pub(super) fn most_classes(self, treatment: Treatment) -> usize {
+        match treatment {
+            Treatment::ByClass => self.by_class.max(64).saturating_mul(4),
+            Treatment::ByKey => self.by_key.max(1 << 12).saturating_mul(4),
+            Treatment::Wide(_) => usize::MAX,
         }
     }
 
@@ -84,8 +89,9 @@ impl Plan {
             widths.iter().filter(|&&(kind, w)| !self.treatment(kind, w).is_narrow()).count() as f64
         };
         let (src_keys, dst_keys) =
-            (keys(&src_widths, src.classes.len()), keys(&dst_widths, dst.classes.len()));
-        let (src_classes, dst_classes) = (src.classes.len() as f64, dst.classes.len() as f64);
+            (keys(&src_widths, src.classes.all.len()), keys(&dst_widths, dst.classes.all.len()));
+        let (src_classes, dst_classes) =
+            (src.classes.all.len() as f64, dst.classes.all.len() as f64);
         let list = src_lists / src_classes + dst_lists / dst_classes;
         let row_bytes =
             (wide_parts(&src_widths) * src_classes + wide_parts(&dst_widths) * dst_classes) / 8.0;

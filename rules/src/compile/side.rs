@@ -5,8 +5,8 @@ use std::collections::HashMap;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::map::MapBuilder;
-use super::partition::{Classes, intervals, points};
-use crate::classifier::addresses::Target;
+use super::partition::{Classes, Coordinate, intervals, points};
+use crate::classifier::addresses::AddressMap;
 use crate::headers::Mac;
 use crate::policy::{Endpoint, EndpointBox, Policy};
 use crate::sets::{AddrSet, FiniteSet, MacSet};
@@ -18,11 +18,26 @@ pub(super) struct Side {
     free_parts: Vec<u32>,
     /// For each endpoint that rules use on this side its parts.
     by_endpoint: HashMap<u32, Vec<u32>>,
-    pub(super) classes: Vec<Class>,
-    free_classes: Vec<u32>,
+    pub(super) classes: ClassSet,
+    map: MapBuilder,
+}
+
+/// The classes of a side.
+#[derive(Debug, Default)]
+pub(super) struct ClassSet {
+    pub(super) all: Vec<Class>,
+    free: Vec<u32>,
+    /// Those of addresses, by their parts.
     ids: HashMap<Box<[u32]>, u32>,
-    pub(super) map: MapBuilder,
-    pub(super) macs: HashMap<Mac, u32>,
+}
+
+/// What a change of addresses did to the classes of a side.
+#[derive(Debug, Default)]
+pub(super) struct Moves {
+    /// Classes that addresses have left.
+    pub(super) left: Vec<u32>,
+    /// Classes that there were not before.
+    pub(super) created: Vec<u32>,
 }
 
 /// Those boxes of an endpoint that are found in the same way.
@@ -84,27 +99,24 @@ pub(super) struct Class {
 
 impl Side {
     /// Sorts the endpoints of which `used` is true into parts, and those into classes. No part has a
-    /// rule yet.
+    /// rule yet. Returns where addresses and MAC addresses find their class, too.
     pub(super) fn new(
         policy: &Policy,
         used: &[bool],
         budget: &mut Budget,
-    ) -> Result<Self, Exceeded> {
+    ) -> Result<(Self, AddressMap, HashMap<Mac, u32>), Exceeded> {
         let mut side = Self {
             parts: Vec::new(),
             free_parts: Vec::new(),
             by_endpoint: HashMap::new(),
-            classes: Vec::new(),
-            free_classes: Vec::new(),
-            ids: HashMap::new(),
-            map: MapBuilder::new(0, 0),
-            macs: HashMap::new(),
+            classes: ClassSet::default(),
+            map: MapBuilder::default(),
         };
         for (id, _) in used.iter().enumerate().filter(|(_, used)| **used) {
             side.add_endpoint(policy, id as u32, budget)?;
         }
-        side.cut(policy, budget)?;
-        Ok(side)
+        let (map, macs) = side.cut(policy, budget)?;
+        Ok((side, map, macs))
     }
 
     /// The parts of an endpoint.
@@ -112,7 +124,7 @@ impl Side {
         self.by_endpoint.get(&endpoint).map_or(&[], Vec::as_slice)
     }
 
-    fn add_endpoint(
+    pub(super) fn add_endpoint(
         &mut self,
         policy: &Policy,
         id: u32,
@@ -153,7 +165,11 @@ impl Side {
     }
 
     /// Finds the classes of everything.
-    fn cut(&mut self, policy: &Policy, budget: &mut Budget) -> Result<(), Exceeded> {
+    fn cut(
+        &mut self,
+        policy: &Policy,
+        budget: &mut Budget,
+    ) -> Result<(AddressMap, HashMap<Mac, u32>), Exceeded> {
         let mut classes = Classes::default();
         let addresses: Vec<(u32, Cow<'_, AddrSet>)> = (self.parts.iter().enumerate())
             .filter(|(_, part)| part.kind != Kind::Mac)
@@ -183,39 +199,75 @@ impl Side {
         let mut mac_classes = Classes::default();
         let macs = points(sets.iter(), &mut mac_classes, budget)?;
 
-        self.take_classes(classes);
+        let Classes { ids, members } = classes;
+        let all = members.into_iter().map(|parts| Class { parts, uses: 0 }).collect();
+        self.classes = ClassSet { all, free: Vec::new(), ids };
+        let all = &mut self.classes.all;
         // MAC classes are apart from address classes, even where no part tells them so: a frame has
         // one of each.
-        let first = self.classes.len() as u32;
+        let first = all.len() as u32;
         for members in mac_classes.members {
             let parts = members.iter().map(|&place| of_macs[place as usize]).collect();
-            self.classes.push(Class { parts, uses: 0 });
+            all.push(Class { parts, uses: 0 });
         }
-        self.macs = macs.named.into_iter().map(|(mac, class)| (mac, first + class)).collect();
-        for class in self.macs.values() {
-            self.classes[*class as usize].uses += 1;
-        }
+        let macs: HashMap<Mac, u32> =
+            macs.named.into_iter().map(|(mac, class)| (mac, first + class)).collect();
+        macs.values().for_each(|&class| all[class as usize].uses += 1);
         budget.spend(v4.len() + v6.len(), 0)?;
-        self.map = MapBuilder::new(v4[0].1, non_ip);
-        self.map.set4(&v4, |class| self.classes[class as usize].uses += 1);
-        v6.iter().for_each(|&(_, class)| self.classes[class as usize].uses += 1);
-        self.map.set6(v6);
-        self.classes[non_ip as usize].uses += 1;
-        let bytes = self.map.map.size_bytes();
-        budget.spend(1, bytes)?;
-        for (id, class) in self.classes.iter().enumerate() {
+        let mut map = MapBuilder::empty_map(v4[0].1, non_ip);
+        self.map.set4(&mut map, &v4, |class| all[class as usize].uses += 1);
+        v6.iter().for_each(|&(_, class)| all[class as usize].uses += 1);
+        self.map.set6(&mut map, v6);
+        all[non_ip as usize].uses += 1;
+        budget.spend(1, map.size_bytes())?;
+        for (id, class) in all.iter().enumerate() {
             budget.spend(class.parts.len(), size_of_val(&*class.parts))?;
             for &part in &class.parts {
                 self.parts[part as usize].classes.push(id as u32);
             }
         }
-        Ok(())
+        Ok((map, macs))
     }
 
-    fn take_classes(&mut self, classes: Classes) {
-        let Classes { ids, members } = classes;
-        self.ids = ids;
-        self.classes = members.into_iter().map(|parts| Class { parts, uses: 0 }).collect();
+    /// Makes `part` hold, of the addresses in a region, those in `members` and no others.
+    pub(super) fn change(
+        &mut self,
+        map: &mut AddressMap,
+        part: u32,
+        region: &AddrSet,
+        members: &AddrSet,
+    ) -> Moves {
+        let mut moves = Moves::default();
+        let uses = std::cell::RefCell::new(Vec::new());
+        let classes = &mut self.classes;
+        let mut change =
+            |class: u32, is_member: bool| classes.changed(class, part, is_member, &mut moves);
+        let mut used = |class: u32, more: i32| uses.borrow_mut().push((class, more));
+        let pieces4 = pieces(region.v4.ranges(), members.v4.ranges());
+        self.map.change4(map, &pieces4, &mut change, &mut used);
+        let pieces6 = pieces(region.v6.ranges(), members.v6.ranges());
+        if !pieces6.is_empty() {
+            self.map.change6(map, &pieces6, &mut change, &mut used);
+        }
+        if region.non_ip {
+            used(map.non_ip, -1);
+            map.non_ip = change(map.non_ip, members.non_ip);
+            used(map.non_ip, 1);
+        }
+        for (class, more) in uses.into_inner() {
+            let uses = &mut self.classes.all[class as usize].uses;
+            *uses = uses.wrapping_add_signed(more);
+        }
+        moves.left.sort_unstable();
+        moves.left.dedup();
+        moves
+    }
+
+    /// Forgets an endpoint, whose parts no class holds any more.
+    pub(super) fn remove_endpoint(&mut self, endpoint: u32) {
+        for part in self.by_endpoint.remove(&endpoint).into_iter().flatten() {
+            self.free_parts.push(part);
+        }
     }
 
     /// How many classes each endpoint holds: what its cost grows with.
@@ -285,4 +337,62 @@ fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
 fn is_wide(addrs: &AddrSet) -> bool {
     addrs.v4.ranges().iter().any(|(low, high)| high - low >= (1 << 24) - 1)
         || addrs.v6.ranges().iter().any(|(low, high)| high - low >= (1 << 112) - 1)
+}
+
+impl ClassSet {
+    /// The class of the values of `class` once `part` holds them, or no longer does.
+    fn changed(&mut self, class: u32, part: u32, is_member: bool, moves: &mut Moves) -> u32 {
+        let old = &self.all[class as usize].parts;
+        let parts: Box<[u32]> = match (old.binary_search(&part), is_member) {
+            (Ok(_), true) | (Err(_), false) => return class,
+            (Ok(place), false) => [&old[..place], &old[place + 1..]].concat().into(),
+            (Err(place), true) => [&old[..place], &[part], &old[place..]].concat().into(),
+        };
+        moves.left.push(class);
+        if let Some(&id) = self.ids.get(&parts) {
+            return id;
+        }
+        let class = Class { parts: parts.clone(), uses: 0 };
+        let id = match self.free.pop() {
+            Some(id) => {
+                self.all[id as usize] = class;
+                id
+            }
+            None => {
+                self.all.push(class);
+                self.all.len() as u32 - 1
+            }
+        };
+        self.ids.insert(parts, id);
+        moves.created.push(id);
+        id
+    }
+
+    /// Forgets a class that nothing is of any more.
+    pub(super) fn remove(&mut self, class: u32) -> Box<[u32]> {
+        let parts = std::mem::take(&mut self.all[class as usize].parts);
+        self.ids.remove(&parts);
+        self.free.push(class);
+        parts
+    }
+}
+
+/// `region` in pieces that are in `members` or not.
+fn pieces<T: Coordinate>(region: &[(T, T)], members: &[(T, T)]) -> Vec<(T, T, bool)> {
+    let mut out = Vec::new();
+    for &(low, high) in region {
+        let mut at = Some(low);
+        let first = members.partition_point(|&(_, last)| last < low);
+        for &(from, to) in members[first..].iter().take_while(|&&(from, _)| from <= high) {
+            if let Some(start) = at.filter(|&start| start < from) {
+                out.push((start, from.before(), false));
+            }
+            out.push((from.max(low), to.min(high), true));
+            at = to.next().filter(|&after| after <= high);
+        }
+        if let Some(start) = at {
+            out.push((start, high, false));
+        }
+    }
+    out
 }

@@ -7,11 +7,14 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{Limits, compile};
+use super::plan::Plan;
+use super::{Compiler, Edits, Limits, compile};
 use crate::analyze::Probes;
-use crate::classifier::{MAX_BATCH, Scratch};
-use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId};
+use crate::classifier::{Changes, Classifier, Footprint, MAX_BATCH, Scratch};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::oracle;
+use crate::policy::edit::RandomEdits;
+use crate::policy::edit::tests::policy_text;
 use crate::policy::{
     Action, Endpoint, EndpointBox, EndpointId, Location, Parts, Policy, Rule, RuleId, ServiceId,
     ServiceSet, ServiceTerm,
@@ -154,7 +157,10 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
 
 /// Classifies `packets` probes in batches and compares each with the linear scan.
 fn compare(policy: &Policy, seed: u64, packets: usize) -> Result<(), TestCaseError> {
-    let classifier = compile(policy, &Limits::default()).expect("a small policy compiles");
+    let plan = PLANS[seed as usize % PLANS.len()];
+    let classifier = Compiler::with_plan(policy, &Limits::default(), plan)
+        .expect("a small policy compiles")
+        .into_classifier();
     let mut probes = Probes::new(policy, seed);
     let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
     let mut left = packets;
@@ -190,6 +196,124 @@ proptest! {
             let expected = first.is_some_and(|first| first as u32 <= id.0);
             prop_assert_eq!(classifier.is_mac_sensitive(id), expected);
         }
+    }
+}
+
+/// Some of what a policy is probed with, and the verdicts.
+struct Probed {
+    headers: Vec<Headers>,
+    at: PolicyTime,
+}
+
+impl Probed {
+    fn new(policy: &Policy, seed: u64, count: usize) -> Self {
+        let mut probes = Probes::new(policy, seed);
+        let at = probes.instant();
+        Self { headers: (0..count).map(|_| probes.headers()).collect(), at }
+    }
+
+    fn classify(&self, classifier: &Classifier) -> Vec<(RuleId, Footprint)> {
+        let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
+        let mut all = Vec::with_capacity(self.headers.len());
+        for batch in self.headers.chunks(MAX_BATCH) {
+            classifier.classify(batch, self.at, &mut scratch, &mut out);
+            let found = out[..batch.len()].iter().enumerate();
+            all.extend(found.map(|(place, &rule)| (rule, scratch.footprint(place))));
+        }
+        all
+    }
+}
+
+/// Applies `edits` random edits and compares after each of them the compiler's classifier with the
+/// linear scan, with a whole compilation, and with what flows were told.
+fn edit_and_compare(
+    mut policy: Policy,
+    plan: Option<Plan>,
+    seed: u64,
+    edits: usize,
+) -> Result<Edits, TestCaseError> {
+    let limits = &Limits::default();
+    let mut compiler = Compiler::with_plan(&policy, limits, plan).expect("a small policy compiles");
+    let mut stream = RandomEdits::new(&policy, seed);
+    let mut published = compiler.publish();
+    for step in 0..edits as u64 {
+        let edit = stream.next(&policy);
+        let Ok((edited, delta)) = policy.edited(&edit) else { continue };
+        let changes = compiler.edit(&edited, &delta).expect("an edited policy compiles");
+        let probed = Probed::new(&edited, seed ^ step, 300);
+        let before = probed.classify(&published);
+        let next = compiler.publish();
+        let after = probed.classify(&next);
+        let whole = probed.classify(&compile(&edited, limits).expect("it compiles as a whole"));
+        prop_assert_eq!(&before, &probed.classify(&published), "what is published stays as it is");
+        for (place, headers) in probed.headers.iter().enumerate() {
+            let expected = oracle::classify(&edited, headers, probed.at);
+            prop_assert_eq!(after[place].0, expected, "{:?} after {:?}", headers, edit);
+            prop_assert_eq!(whole[place].0, expected, "{:?} compiled as a whole", headers);
+            let Footprint { src, dst } = before[place].1;
+            let is_told = match &changes {
+                Changes::Everything => true,
+                Changes::Footprints { src: s, dst: d } => s.contains(&src) || d.contains(&dst),
+            };
+            if !is_told {
+                let at = probed.at;
+                prop_assert_eq!(oracle::classify(&policy, headers, at), expected, "{:?}", edit);
+                prop_assert_eq!(before[place].1, after[place].1, "a flow keeps a class that is");
+            }
+        }
+        (policy, published) = (edited, next);
+    }
+    Ok(compiler.edits())
+}
+
+/// Everything by class, by key and wide, and between.
+const PLANS: [Option<Plan>; 6] = [
+    None,
+    Some(Plan { by_class: usize::MAX, by_key: usize::MAX }),
+    Some(Plan { by_class: 0, by_key: usize::MAX }),
+    Some(Plan { by_class: 0, by_key: 0 }),
+    Some(Plan { by_class: 1, by_key: 2 }),
+    Some(Plan { by_class: 2, by_key: 2 }),
+];
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    #[test]
+    fn an_edited_classifier_equals_one_compiled_as_a_whole(
+        text in policy_text(),
+        seed in any::<u64>(),
+        plan in select(PLANS.to_vec()),
+    ) {
+        if let Ok(policy) = Policy::parse(&text) {
+            edit_and_compare(policy, plan, seed, 30)?;
+        }
+    }
+}
+
+#[test]
+fn members_and_rules_of_addresses_are_compiled_for_what_they_change() {
+    let text = "version: 1\ngroups:\n  a: [10.0.0.0/24, 10.1.0.7]\n  b: {in: [a, 10.2.0.0/16], \
+                except: [10.2.1.0/24]}\n  c: [\"fd00::/64\", 192.0.2.0/24]\nrules:\n  \
+                - {name: one, from: a, to: c, service: tcp/80, action: allow}\n  \
+                - {name: two, from: any, to: b, service: udp/53, action: deny}\n  \
+                - {name: three, from: b, to: a, service: any, action: allow}\n";
+    for plan in PLANS {
+        let policy = Policy::parse(text).unwrap();
+        let mut compiler = Compiler::with_plan(&policy, &Limits::default(), plan).unwrap();
+        let mut stream = RandomEdits::new(&policy, 7).with_addresses_only();
+        let mut policy = policy;
+        for _ in 0..200 {
+            let edit = stream.next(&policy);
+            let (edited, delta) = policy.edited(&edit).unwrap();
+            compiler.edit(&edited, &delta).unwrap();
+            policy = edited;
+        }
+        let Edits { incremental, whole } = compiler.edits();
+        assert!(
+            whole <= incremental / 10,
+            "{plan:?}: {incremental} of what changed, {whole} whole"
+        );
     }
 }
 

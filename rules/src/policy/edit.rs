@@ -21,7 +21,7 @@ mod names;
 mod random;
 mod state;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use super::endpoints::sorted;
 use super::order::Slot;

@@ -69,7 +69,7 @@ fn rule_text() -> impl Strategy<Value = String> {
     })
 }
 
-fn policy_text() -> impl Strategy<Value = String> {
+pub(crate) fn policy_text() -> impl Strategy<Value = String> {
     let group = |index: usize| selector_text(index);
     let groups = (group(0), group(1), group(2), group(3), group(4), group(5));
     let asserted = prop::option::of(selector_text(6));

@@ -1,0 +1,546 @@
+//! A compiled policy after an edit.
+//!
+//! Whatever holds a changed address moves to the class of its new parts; classes that are new are
+//! listed as a whole compilation would list them, and those that nothing is of any more are taken
+//! out. What edits cannot say address by address (MAC addresses, VLANs) is compiled as a whole.
+
+use std::sync::Arc;
+
+use super::CompileError;
+use super::budget::{Budget, Exceeded};
+use super::lists::{
+    Compiler, DST, Edits, SRC, WideRule, alternatives_of, directions, first_mac_rank, in_use,
+};
+use super::plan::Alternative;
+use super::services;
+use super::side::{Kind, Moves, Treatment, addresses_of};
+use crate::classifier::checks::Boxes;
+use crate::classifier::tables::PART_KEY;
+use crate::classifier::{Changes, Classifier, Footprint};
+use crate::policy::edit::Delta;
+use crate::policy::{Action, Policy, Rule, RuleId};
+use crate::sets::AddrSet;
+
+/// Why an edit is compiled as a whole.
+enum Whole {
+    /// Something that classes of addresses do not say.
+    Needed,
+    /// More than the limits grant; compiling it as a whole says what costs most.
+    Exceeded,
+}
+
+impl From<Exceeded> for Whole {
+    fn from(_: Exceeded) -> Self {
+        Self::Exceeded
+    }
+}
+
+/// What became of a class, or of all.
+#[derive(Default)]
+struct Touched {
+    classes: [Vec<u32>; 2],
+    everything: bool,
+}
+
+impl Compiler {
+    /// How edits were compiled so far.
+    pub fn edits(&self) -> Edits {
+        self.edits
+    }
+
+    /// The policy that is compiled.
+    pub fn policy(&self) -> &Policy {
+        &self.policy
+    }
+
+    /// A copy of the compiled form that stays as it is.
+    pub fn publish(&mut self) -> Arc<Classifier> {
+        let written = self.out.take_written();
+        self.copies.publish(&self.out, &written)
+    }
+
+    /// Takes over `policy`, which an edit made of [`Self::policy`] and which `delta` compares with
+    /// it. Equal to compiling it as a whole, but costs what the edit changed. Returns which flows
+    /// have to be judged again.
+    ///
+    /// # Errors
+    ///
+    /// When the policy needs more memory or time than the limits grant. The compiler then is what it
+    /// was before.
+    pub fn edit(&mut self, policy: &Policy, delta: &Delta) -> Result<Changes, CompileError> {
+        let before = self.policy.clone();
+        match self.try_edit(policy, &before, delta) {
+            Ok(touched) => {
+                self.policy = policy.clone();
+                self.edits.incremental += 1;
+                Ok(touched.into_changes())
+            }
+            // Half an edit is of no use.
+            Err(Whole::Needed | Whole::Exceeded) => {
+                let copies = std::mem::take(&mut self.copies);
+                let (plan, mut edits) = (self.fixed_plan, self.edits);
+                edits.whole += 1;
+                match Self::with_plan(policy, &self.limits, plan) {
+                    Ok(whole) => {
+                        *self = whole;
+                        self.edits = edits;
+                        Ok(Changes::Everything)
+                    }
+                    Err(error) => {
+                        // What was compiled once compiles again.
+                        if let Ok(whole) = Self::with_plan(&before, &self.limits, plan) {
+                            *self = whole;
+                        }
+                        self.copies = copies;
+                        self.copies.forget();
+                        Err(error)
+                    }
+                }
+            }
+        }
+    }
+
+    fn try_edit(
+        &mut self,
+        policy: &Policy,
+        before: &Policy,
+        delta: &Delta,
+    ) -> Result<Touched, Whole> {
+        if delta.respread || delta.endpoints.iter().any(|change| change.other) {
+            return Err(Whole::Needed);
+        }
+        let mut budget = Budget::new(self.limits);
+        let mut touched = Touched::default();
+        for &id in &delta.rules_removed {
+            self.remove_rule(policy, before, id, &mut touched, &mut budget)?;
+        }
+        for change in &delta.endpoints {
+            let (endpoint, boxes) = (change.endpoint.0, &policy.endpoint(change.endpoint).boxes);
+            let members =
+                boxes.first().map_or_else(AddrSet::default, |single| single.addrs.clone());
+            let region =
+                AddrSet { v4: change.v4.clone(), v6: change.v6.clone(), non_ip: change.non_ip };
+            for side in [SRC, DST] {
+                match *self.sides[side].parts_of(endpoint) {
+                    [part] => {
+                        self.move_addresses(
+                            policy,
+                            side,
+                            part,
+                            &region,
+                            &members,
+                            &mut touched,
+                            &mut budget,
+                        )?;
+                    }
+                    // An endpoint that held nothing has no part.
+                    [] if self.is_used(policy, side, endpoint) => return Err(Whole::Needed),
+                    [] => {}
+                    _ => return Err(Whole::Needed),
+                }
+            }
+            self.renew_boxes(policy, endpoint);
+        }
+        for &id in &delta.rules_added {
+            self.add_rule(policy, id, &mut touched, &mut budget)?;
+        }
+        self.finish(policy, delta, &mut budget)?;
+        Ok(touched)
+    }
+
+    /// Whether a rule has the endpoint on that side. Slow, and asked for empty endpoints only.
+    fn is_used(&self, policy: &Policy, side: usize, endpoint: u32) -> bool {
+        let uses = |rule: &Rule| {
+            directions(rule).any(|(from, to)| if side == SRC { from } else { to } == endpoint)
+        };
+        policy.rules().iter().any(|rule| !rule.is_removed() && uses(rule))
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a change of one part of one side of one policy")]
+    fn move_addresses(
+        &mut self,
+        policy: &Policy,
+        side: usize,
+        part: u32,
+        region: &AddrSet,
+        members: &AddrSet,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
+        let moves = self.sides[side].change(map, part, region, members);
+        self.list_moves(policy, side, &moves, budget)?;
+        touched.classes[side].extend(moves.left);
+        Ok(())
+    }
+
+    /// Lists the classes that a change made, and takes out those that it left empty.
+    fn list_moves(
+        &mut self,
+        policy: &Policy,
+        side: usize,
+        moves: &Moves,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        for &class in &moves.created {
+            let parts = self.sides[side].classes.all[class as usize].parts.clone();
+            for &part in &parts {
+                let part = &mut self.sides[side].parts[part as usize];
+                if part.treatment.is_narrow() {
+                    part.classes.push(class);
+                    if part.classes.len() > self.plan.most_classes(part.treatment) {
+                        return Err(Whole::Needed);
+                    }
+                }
+            }
+        }
+        for &class in &moves.left {
+            if self.sides[side].classes.all[class as usize].uses == 0 {
+                self.take_out_class(side, class);
+            }
+        }
+        for &class in &moves.created {
+            self.record(policy, side, class, budget)?;
+            self.for_each_pair_of(side, class, |compiler, rule, src, dst, alternative| {
+                let candidate = compiler.candidate(policy, &alternative);
+                let service = policy.rules()[rule as usize].service.0;
+                compiler.edit_pair(src, dst, |rules| rules.push((candidate, service)));
+            });
+        }
+        if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
+    }
+
+    fn take_out_class(&mut self, side: usize, class: u32) {
+        self.for_each_pair_of(side, class, |compiler, _, src, dst, _| {
+            compiler.edit_pair(src, dst, Vec::clear);
+        });
+        self.clear_record(side, class);
+        for part in self.sides[side].classes.remove(class) {
+            self.sides[side].parts[part as usize].classes.retain(|&other| other != class);
+        }
+    }
+
+    /// Calls `found` with each rule that stands under the class itself, and the pair of keys.
+    fn for_each_pair_of(
+        &mut self,
+        side: usize,
+        class: u32,
+        mut found: impl FnMut(&mut Self, u32, u32, u32, Alternative),
+    ) {
+        for id in self.sides[side].classes.all[class as usize].parts.clone() {
+            let part = self.part(side, id);
+            if part.treatment != Treatment::ByClass {
+                continue;
+            }
+            for (rule, other) in part.pairs.clone() {
+                let (src_part, dst_part) = if side == SRC { (id, other) } else { (other, id) };
+                let alternative = Alternative { rule, src: src_part, dst: dst_part };
+                for key in self.keys(1 - side, other) {
+                    let (src, dst) = if side == SRC { (class, key) } else { (key, class) };
+                    found(self, rule, src, dst, alternative);
+                }
+            }
+        }
+    }
+
+    fn remove_rule(
+        &mut self,
+        policy: &Policy,
+        before: &Policy,
+        id: RuleId,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let rule = &before.rules()[id.0 as usize];
+        let mut alternatives = Vec::new();
+        alternatives_of(id.0, rule, &self.sides[SRC], &self.sides[DST], &mut alternatives);
+        for alternative in &alternatives {
+            let &Alternative { src, dst, .. } = alternative;
+            self.touch(alternative, touched);
+            let (s, d) = (self.part(SRC, src).treatment, self.part(DST, dst).treatment);
+            if let (Treatment::Wide(src), Treatment::Wide(dst)) = (s, d) {
+                let candidate = self.candidate(before, alternative);
+                let service = rule.service.0;
+                self.wide_rules.remove(&WideRule { candidate, src, dst, service });
+            }
+            if s.is_narrow() && d.is_narrow() {
+                for s in self.keys(SRC, src) {
+                    for d in self.keys(DST, dst) {
+                        self.edit_pair(s, d, |rules| {
+                            rules.retain(|&(candidate, _)| !is_of(candidate, id));
+                        });
+                    }
+                }
+            }
+            for (side, part) in [(SRC, src), (DST, dst)] {
+                let part = &mut self.sides[side].parts[part as usize];
+                part.uses -= 1;
+                part.pairs.retain(|&(rule, _)| rule != id.0);
+                part.lists.retain(|&(rule, _)| rule != id.0);
+            }
+            self.renew_lists(before, alternative, budget)?;
+        }
+        self.service_uses[rule.service.0 as usize] -= 1;
+        Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
+        for (from, to) in directions(rule) {
+            for (side, endpoint) in [(SRC, from), (DST, to)] {
+                self.drop_unused(policy, before, side, endpoint, touched, budget)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forgets an endpoint that no rule has on that side any more.
+    fn drop_unused(
+        &mut self,
+        policy: &Policy,
+        before: &Policy,
+        side: usize,
+        endpoint: u32,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let parts = self.sides[side].parts_of(endpoint).to_vec();
+        if parts.iter().any(|&part| self.part(side, part).uses > 0) {
+            return Ok(());
+        }
+        for part in parts {
+            if self.part(side, part).kind == Kind::Mac {
+                return Err(Whole::Needed);
+            }
+            let region = addresses_of(before, self.part(side, part)).into_owned();
+            let nothing = AddrSet::default();
+            self.move_addresses(policy, side, part, &region, &nothing, touched, budget)?;
+            if let Treatment::Wide(bit) = self.part(side, part).treatment {
+                self.bits[side].give_back(bit);
+            }
+        }
+        self.sides[side].remove_endpoint(endpoint);
+        if [SRC, DST].iter().all(|&side| self.sides[side].parts_of(endpoint).is_empty()) {
+            self.boxes.remove(&endpoint);
+        }
+        Ok(())
+    }
+
+    fn add_rule(
+        &mut self,
+        policy: &Policy,
+        id: RuleId,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let rule = &policy.rules()[id.0 as usize];
+        for (from, to) in directions(rule) {
+            for (side, endpoint) in [(SRC, from), (DST, to)] {
+                if self.sides[side].parts_of(endpoint).is_empty() {
+                    self.add_endpoint(policy, side, endpoint, touched, budget)?;
+                }
+            }
+        }
+        self.service_uses.resize(policy.services().len(), 0);
+        self.service_uses[rule.service.0 as usize] += 1;
+        if rule.service.0 > u32::from(u16::MAX) {
+            return Err(Whole::Needed);
+        }
+        let checks = Arc::make_mut(&mut self.out.checks);
+        checks.resize(policy.rules().len(), None);
+        checks[id.0 as usize] = None;
+        self.set_check(policy, id, rule, budget)?;
+        let mut alternatives = Vec::new();
+        alternatives_of(id.0, rule, &self.sides[SRC], &self.sides[DST], &mut alternatives);
+        for alternative in &alternatives {
+            self.attach(policy, alternative);
+            self.touch(alternative, touched);
+            let &Alternative { src, dst, .. } = alternative;
+            let narrow = |side, part| self.part(side, part).treatment.is_narrow();
+            if narrow(SRC, src) && narrow(DST, dst) {
+                self.add_pairs(policy, alternative, budget)?;
+            }
+            self.renew_lists(policy, alternative, budget)?;
+        }
+        if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
+    }
+
+    fn add_endpoint(
+        &mut self,
+        policy: &Policy,
+        side: usize,
+        endpoint: u32,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        self.sides[side].add_endpoint(policy, endpoint, budget)?;
+        for part in self.sides[side].parts_of(endpoint).to_vec() {
+            if self.part(side, part).kind == Kind::Mac {
+                return Err(Whole::Needed);
+            }
+            let addresses = addresses_of(policy, self.part(side, part)).into_owned();
+            let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
+            let moves = self.sides[side].change(map, part, &addresses, &addresses);
+            // All classes that hold a new part are new.
+            let mut treatment = self.plan.treatment(Kind::Address, moves.created.len());
+            if let Treatment::Wide(bit) = &mut treatment {
+                *bit = self.bits[side].take_place();
+            }
+            self.sides[side].parts[part as usize].treatment = treatment;
+            self.list_moves(policy, side, &moves, budget)?;
+            touched.classes[side].extend(moves.left);
+        }
+        Ok(())
+    }
+
+    /// Lists a new alternative both of whose sides are narrow.
+    fn add_pairs(
+        &mut self,
+        policy: &Policy,
+        alternative: &Alternative,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let &Alternative { rule, src, dst } = alternative;
+        for (side, part, other) in [(SRC, src, dst), (DST, dst, src)] {
+            let (part, classes) = (self.part(side, part), self.part(side, part).classes.clone());
+            match part.treatment {
+                // The classes of a part without a pair have no key.
+                Treatment::ByClass if part.pairs.len() == 1 => {
+                    self.renew_records(policy, side, &classes, budget)?;
+                }
+                _ => {}
+            }
+            if self.part(1 - side, other).treatment == Treatment::ByKey {
+                for class in classes {
+                    self.add_meeting(side, class, PART_KEY | other);
+                }
+            }
+        }
+        let candidate = self.candidate(policy, alternative);
+        let service = policy.rules()[rule as usize].service.0;
+        for s in self.keys(SRC, src) {
+            for d in self.keys(DST, dst) {
+                self.edit_pair(s, d, |rules| rules.push((candidate, service)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Lists anew the rules of the classes of an alternative with one narrow side.
+    fn renew_lists(
+        &mut self,
+        policy: &Policy,
+        alternative: &Alternative,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let (src, dst) = (self.part(SRC, alternative.src), self.part(DST, alternative.dst));
+        let (side, classes) = match (src.treatment.is_narrow(), dst.treatment.is_narrow()) {
+            (true, false) => (SRC, src.classes.clone()),
+            (false, true) => (DST, dst.classes.clone()),
+            _ => return Ok(()),
+        };
+        self.renew_records(policy, side, &classes, budget)
+    }
+
+    fn renew_records(
+        &mut self,
+        policy: &Policy,
+        side: usize,
+        classes: &[u32],
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        for &class in classes {
+            self.clear_record(side, class);
+            self.record(policy, side, class, budget)?;
+        }
+        Ok(())
+    }
+
+    /// Notes which flows an alternative that comes or goes may decide.
+    fn touch(&self, alternative: &Alternative, touched: &mut Touched) {
+        let (src, dst) = (self.part(SRC, alternative.src), self.part(DST, alternative.dst));
+        let sides = [(SRC, src), (DST, dst)];
+        // Flows keep the classes of their addresses only.
+        let narrow = sides
+            .into_iter()
+            .filter(|(_, part)| part.treatment.is_narrow() && part.kind != Kind::Mac);
+        match narrow.min_by_key(|(_, part)| part.classes.len()) {
+            Some((side, part)) => touched.classes[side].extend(&part.classes),
+            None => touched.everything = true,
+        }
+    }
+
+    /// Compares rules exactly with what an endpoint holds now.
+    fn renew_boxes(&mut self, policy: &Policy, endpoint: u32) {
+        let Some(old) = self.boxes.get(&endpoint).cloned() else { return };
+        let new = Arc::new(Boxes::new(policy.endpoints()[endpoint as usize].boxes.to_vec()));
+        for check in Arc::make_mut(&mut self.out.checks).iter_mut().flatten() {
+            if Arc::ptr_eq(&check.from, &old) || Arc::ptr_eq(&check.to, &old) {
+                let with = |boxes: &Arc<Boxes>| {
+                    if Arc::ptr_eq(boxes, &old) { new.clone() } else { boxes.clone() }
+                };
+                *check = Arc::new(check.with_boxes(with(&check.from), with(&check.to)));
+            }
+        }
+        self.boxes.insert(endpoint, new);
+    }
+
+    /// Brings up to date what is not listed by class.
+    fn finish(&mut self, policy: &Policy, delta: &Delta, budget: &mut Budget) -> Result<(), Whole> {
+        let rules_changed = !delta.rules_added.is_empty() || !delta.rules_removed.is_empty();
+        if rules_changed {
+            let len = policy.rules().len();
+            let (actions, ranks) =
+                (Arc::make_mut(&mut self.out.actions), Arc::make_mut(&mut self.out.ranks));
+            actions.resize(len, Action::Deny);
+            ranks.resize(len, u32::MAX);
+            for &id in &delta.rules_added {
+                actions[id.0 as usize] = policy.action(id);
+                ranks[id.0 as usize] = policy.rank(id);
+            }
+            self.out.rules = policy.rule_count();
+            let tests_mac = |rule: &Rule| {
+                policy.endpoint(rule.from).tests_mac() || policy.endpoint(rule.to).tests_mac()
+            };
+            let added = delta.rules_added.iter().filter_map(|&id| policy.rule(id));
+            if self.out.first_mac_rank.is_some() || added.into_iter().any(tests_mac) {
+                self.out.first_mac_rank = first_mac_rank(policy);
+            }
+            let known = self.out.services.rows.bits * 64;
+            let is_new = |id: RuleId| {
+                policy.rule(id).is_some_and(|rule| {
+                    self.service_uses[rule.service.0 as usize] == 1
+                        || rule.service.0 as usize >= known
+                })
+            };
+            if delta.rules_added.iter().any(|&id| is_new(id)) || !delta.services_added.is_empty() {
+                let used = in_use(&self.service_uses);
+                self.out.services = Arc::new(services::build(policy, &used, budget)?.map);
+                self.write_rows(budget)?;
+                return Ok(());
+            }
+        }
+        let wide_changed = self.wide_rules.len() != self.out.wide_rules.len() || rules_changed;
+        if wide_changed || self.has_new_rows() {
+            self.write_rows(budget)?;
+        }
+        Ok(())
+    }
+}
+
+/// Whether a candidate is of a rule.
+fn is_of(candidate: u64, rule: RuleId) -> bool {
+    candidate as u32 & !crate::classifier::tables::CHECKED == rule.0
+}
+
+impl Touched {
+    fn into_changes(self) -> Changes {
+        if self.everything {
+            return Changes::Everything;
+        }
+        let [src, dst] = self.classes.map(|classes| {
+            let of = |class| Footprint::of_classes(class, 0).src;
+            let mut footprints: Vec<u16> = classes.into_iter().map(of).collect();
+            footprints.sort_unstable();
+            footprints.dedup();
+            footprints
+        });
+        Changes::Footprints { src, dst }
+    }
+}
