@@ -217,7 +217,8 @@ impl Classifier {
         for ((lists, s), d) in lists.iter_mut().zip(src).zip(dst) {
             lists.src = self.src.records.get(s.place());
             lists.dst = self.dst.records.get(d.place());
-            (prefetch(lists.src), prefetch(lists.dst));
+            prefetch(lists.src);
+            prefetch(lists.dst);
         }
     }
 
@@ -255,7 +256,8 @@ impl Classifier {
     fn read_record<'c>(&'c self, lists: &mut Lists<'c>) {
         let (s, d) = (lists.src, lists.dst);
         lists.lines = [self.lines.get(s.lines), self.lines.get(d.lines)];
-        (prefetch(lists.lines[0]), prefetch(lists.lines[1]));
+        prefetch(lists.lines[0]);
+        prefetch(lists.lines[1]);
         if (s.keys & d.keys) == NONE {
             let bucket = self.pairs.buckets.get(self.pairs.home(s.key, d.key));
             prefetch(bucket);
@@ -508,7 +510,7 @@ impl Classifier {
 
     /// Takes the logs of all tables, see [`Store::take_written`].
     pub(crate) fn take_written(&mut self) -> Written {
-        let mut side = |side: &mut Side| SideWritten {
+        let side = |side: &mut Side| SideWritten {
             slots4: side.map.slots4.take_written(),
             tables4: side.map.tables4.take_written(),
             nodes4: side.map.nodes4.take_written(),

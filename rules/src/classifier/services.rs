@@ -72,11 +72,6 @@ impl From<Ports> for Fields {
 }
 
 impl ServiceMap {
-    /// The service class of a frame.
-    pub(crate) fn class(&self, headers: &Headers) -> u32 {
-        self.row(headers) / self.rows.stride as u32
-    }
-
     /// Where the rows of the service classes of frames begin.
     #[inline(never)]
     pub(crate) fn rows_of(&self, headers: &[Headers], rows: &mut [u32]) {
@@ -122,21 +117,6 @@ impl ServiceMap {
                 self.fields[family][usize::from(protocol)] = self.ports_of(&headers).into();
             }
         }
-    }
-
-    /// One port of each class of a column, looked for from `first` on; zero alone where the
-    /// protocol has no such port.
-    pub(crate) fn column_representatives(&self, column: u32, first: Option<u16>) -> Vec<u16> {
-        let Some(first) = first else { return vec![0] };
-        if column == NO_COLUMN {
-            return vec![first];
-        }
-        let classes = &self.columns[1 + ((column as usize) << 16)..][..1 << 16];
-        let mut seen = vec![false; classes.iter().max().map_or(0, |&last| last as usize + 1)];
-        let ports = (first..=u16::MAX).chain((0..first).rev());
-        ports
-            .filter(|&port| !std::mem::replace(&mut seen[classes[port as usize] as usize], true))
-            .collect()
     }
 
     /// Heap bytes.

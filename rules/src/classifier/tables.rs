@@ -164,7 +164,7 @@ impl Pairs {
         let mixed = u64::from(src).wrapping_mul(0x9e37_79b9_7f4a_7c15)
             ^ u64::from(dst).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
         let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        ((mixed >> 32) * u64::from(self.homes) >> 32) as u32
+        (((mixed >> 32) * u64::from(self.homes)) >> 32) as u32
     }
 }
 

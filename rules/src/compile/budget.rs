@@ -98,19 +98,9 @@ impl Budget {
         Self { limits, started, spent_bytes: 0, until_clock: 0, work_left: work }
     }
 
-    /// The steps of work that are left.
-    pub(crate) fn work_left(&self) -> usize {
-        self.work_left
-    }
-
     /// Looks at the clock now, whatever has been spent.
     pub(crate) fn check_time(&self) -> Result<(), Exceeded> {
         if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }
-    }
-
-    /// The bytes that are accounted for, to [`Self::release`] what comes on top.
-    pub(crate) fn spent_bytes(&self) -> usize {
-        self.spent_bytes
     }
 
     /// Accounts for `units` steps of work and `bytes` of memory that stay allocated.

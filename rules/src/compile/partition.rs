@@ -27,17 +27,6 @@ impl Classes {
         Ok(id)
     }
 
-    /// For each of `sets` sets the classes that it holds, ascending.
-    pub(crate) fn by_set(&self, sets: usize) -> Vec<Vec<u32>> {
-        let mut classes = vec![Vec::new(); sets];
-        for (class, members) in self.members.iter().enumerate() {
-            for &set in members {
-                classes[set as usize].push(class as u32);
-            }
-        }
-        classes
-    }
-
     /// Bytes that the classes hold while they are being made.
     pub(crate) fn size_bytes(&self) -> usize {
         self.members.iter().map(|members| Self::class_bytes(members)).sum()

@@ -1,13 +1,13 @@
 //! Services to one class per packet, and for each service the classes that it holds.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::hash::Hash;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::partition::{Classes, Points, intervals, points};
 use crate::classifier::services::{Fields, NO_COLUMN, Ports, ServiceMap};
 use crate::classifier::tables::Rows;
-use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, protocol};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6};
 use crate::policy::{Policy, ServiceTerm};
 use crate::sets::{FiniteSet, RangeSet};
 
@@ -54,44 +54,6 @@ pub(crate) fn build(
     };
     map.index_fields();
     Ok(Services { map })
-}
-
-/// One frame of each service class that frames of each family can have, as a parser would describe
-/// it, but for addresses and tags.
-pub(crate) fn representatives(map: &ServiceMap) -> Vec<Headers> {
-    let named = map.ethers.iter().map(|&(value, _)| value);
-    let unnamed = (0x88b5..=u16::MAX).find(|v| map.ethers.iter().all(|(named, _)| named != v));
-    let others =
-        named.chain(unnamed).filter(|&v| !matches!(v, ETHER_IPV4 | ETHER_IPV6 | ETHER_ARP));
-    let (mut out, mut layers, mut classes) = (Vec::new(), HashSet::new(), HashSet::new());
-    let mut add = |headers: Headers| {
-        let family = headers.is_ip().then_some(headers.ether_type);
-        if classes.insert((family, map.class(&headers))) {
-            out.push(headers);
-        }
-    };
-    for ether_type in [ETHER_IPV4, ETHER_IPV6] {
-        for protocol in 0..=u8::MAX {
-            let headers = Headers { ether_type, protocol, ..Headers::default() };
-            let ports = map.ports_of(&headers);
-            let (first_src, first_dst) = match protocol {
-                protocol::TCP | protocol::UDP | protocol::SCTP => (Some(49_152), Some(1)),
-                protocol::ICMP => (None, Some(8 << 8)),
-                protocol::ICMPV6 => (None, Some(128 << 8)),
-                _ => (None, None),
-            };
-            if !layers.insert((ether_type, ports.cells, first_src, first_dst)) {
-                continue;
-            }
-            for src_port in map.column_representatives(ports.src, first_src) {
-                for dst_port in map.column_representatives(ports.dst, first_dst) {
-                    add(Headers { src_port, dst_port, ..headers });
-                }
-            }
-        }
-    }
-    others.for_each(|ether_type| add(Headers { ether_type, ..Headers::default() }));
-    out
 }
 
 /// The number of values that each service names: what its cost grows with.
