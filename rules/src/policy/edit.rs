@@ -62,7 +62,8 @@ pub enum Edit {
     },
     /// Adds a rule.
     AddRule {
-        /// The rule; places in it are of no matter.
+        /// The rule; places in it are of no matter. Its location is in the edit's own text, until
+        /// the policy is loaded from a text that has it.
         rule: Box<document::Rule>,
         /// Where in the deciding order.
         place: Place,
