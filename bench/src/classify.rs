@@ -144,15 +144,16 @@ pub fn run(options: &Options) -> io::Result<u64> {
         return instructions::count_only(options, engine).map(|()| 0);
     }
     let load_before = machine::load();
-    let eal = if options.without_acl {
-        None
+    let environment = if options.without_acl {
+        Err("left out".to_owned())
     } else {
-        Some(Environment::start(options.huge_pages_mib << 20)?)
+        let started = Environment::start(options.huge_pages_mib << 20);
+        started.map_err(|error| format!("left out: {error}"))
     };
     let mut report = Report::new(Machine::read(load_before)?, options);
     report.print_head(options.json);
     for_each_case(options, |case| {
-        let line = measure_case(&case, eal.as_ref().map(|eal| &eal.eal), options)?;
+        let line = measure_case(&case, environment.as_ref().map(|started| &started.eal), options)?;
         report.add(line, options.json)
     })?;
     report.print_tail(options.json);
@@ -230,12 +231,13 @@ fn segmentation_case(name: &str, shape: &Shape, seed: u64, number: usize) -> io:
     let (family, tuples) = match shape.families {
         Families::V4 => ("v4", expand(&policy, Family::V4, MOST_TUPLES).map(|t| (Family::V4, t))),
         Families::V6 => ("v6", expand(&policy, Family::V6, MOST_TUPLES).map(|t| (Family::V6, t))),
-        Families::Mixed => {
-            let tuples = expand(&policy, Family::V4, MOST_TUPLES);
-            ("mixed", tuples.map(|t| (Family::V4, t)))
-        }
+        Families::Mixed => ("mixed", expand(&policy, Family::V4, 0).map(|t| (Family::V4, t))),
     };
-    let tuples = tuples.map_err(|error| error.to_string());
+    let tuples = tuples.map_err(|error| match shape.families {
+        // Engines of five-tuples take one family at a time.
+        Families::Mixed => format!("IPv4 and IPv6 in one policy; of IPv4 alone {error}"),
+        _ => error.to_string(),
+    });
     Ok(Case {
         set: name.to_owned(),
         family,
@@ -257,20 +259,16 @@ fn load(text: String) -> io::Result<(Policy, Duration)> {
     }
 }
 
-fn measure_case(case: &Case, eal: Option<&Eal>, options: &Options) -> io::Result<Line> {
+fn measure_case(case: &Case, eal: Result<&Eal, &String>, options: &Options) -> io::Result<Line> {
     let built = Built::new(case)?;
+    let failed = |reason: &String| RivalBuild { error: Some(reason.clone()), ..Default::default() };
     let (mut rival, rival_build) = match (&case.tuples, eal) {
-        (Ok((family, tuples)), Some(eal)) => {
-            let headers =
-                case.headers(Order::Uniform, options.seed ^ 1, options.headers.min(100_000));
+        (Ok((family, tuples)), Ok(eal)) => {
+            let few = options.headers.min(100_000);
+            let headers = case.headers(Order::Uniform, options.seed ^ 1, few);
             best_rival(eal, *family, tuples, &headers, options)
         }
-        (Err(reason), _) => {
-            (None, RivalBuild { error: Some(reason.clone()), ..Default::default() })
-        }
-        (_, None) => {
-            (None, RivalBuild { error: Some("left out".to_owned()), ..Default::default() })
-        }
+        (Err(reason), _) | (_, Err(reason)) => (None, failed(reason)),
     };
     let space = case.tuples.as_ref().ok().map(|(family, tuples)| TupleSpace::new(*family, tuples));
     let mut outcomes = Vec::new();
@@ -364,7 +362,10 @@ fn best_rival(
     let mut best: Option<(f64, Rival, RivalBuild)> = None;
     let mut failed = RivalBuild::default();
     for max_size in [0, largest] {
-        let limits = AclLimits { max_size, build_bytes: options.acl_build_mib << 20 };
+        // A machine that has less must not end with us.
+        let build_bytes = machine::available_bytes() / 8 * 7;
+        let build_bytes = build_bytes.min(options.acl_build_mib << 20);
+        let limits = AclLimits { max_size, build_bytes };
         let watch = machine::PeakMemory::start();
         let started = Instant::now();
         let built = Rival::build(eal, family, tuples, limits);

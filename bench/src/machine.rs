@@ -99,8 +99,17 @@ impl PeakMemory {
     }
 }
 
+/// Memory that processes can still have.
+pub fn available_bytes() -> u64 {
+    kernel_bytes("/proc/meminfo", "MemAvailable:")
+}
+
 fn status_bytes(key: &str) -> u64 {
-    let text = fs::read_to_string("/proc/self/status").unwrap_or_default();
+    kernel_bytes("/proc/self/status", key)
+}
+
+fn kernel_bytes(file: &str, key: &str) -> u64 {
+    let text = fs::read_to_string(file).unwrap_or_default();
     let value = text.lines().find_map(|line| line.strip_prefix(key)?.trim().strip_suffix(" kB"));
     value.and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) << 10
 }

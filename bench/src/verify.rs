@@ -15,13 +15,13 @@ use bulkhead_rules::packet::in_words;
 use bulkhead_rules::policy::{Policy, RuleId};
 
 use crate::contest::{AT, Rival};
-use crate::data;
 use crate::five_tuples::{Family, FiveTuple, expand, key};
 use crate::huge_pages::Environment;
 use crate::random::Random;
 use crate::segmentation::{self, Families, Shape};
 use crate::trace::{self, Order};
 use crate::tuple_space::TupleSpace;
+use crate::{data, machine};
 
 /// What to compare.
 #[derive(clap::Args, Clone, Debug)]
@@ -223,7 +223,8 @@ impl SecondEngine {
         let tuples = expand(policy, family, MOST_TUPLES)
             .map_err(|error| io::Error::other(error.to_string()))?;
         let space = TupleSpace::new(family, &tuples);
-        let limits = AclLimits { max_size: 0, build_bytes: ACL_BUILD_BYTES };
+        let build_bytes = ACL_BUILD_BYTES.min(machine::available_bytes() / 8 * 7);
+        let limits = AclLimits { max_size: 0, build_bytes };
         let rival = eal.and_then(|eal| {
             let built = Rival::build(eal, family, &tuples, limits);
             built.inspect_err(|error| println!("librte_acl: {error}")).ok()
