@@ -16,7 +16,7 @@ use crate::headers::{Headers, PolicyTime};
 use crate::policy::{Action, Policy, RuleId};
 
 /// Steps that all of it may take: some seconds.
-const WORK: usize = 2_000_000_000;
+const WORK: usize = 1_000_000_000;
 
 /// The most boxes that are collected before they are put together.
 const MAX_BOXES: usize = 200_000;

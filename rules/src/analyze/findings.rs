@@ -7,7 +7,7 @@ use crate::headers::{Headers, PolicyTime};
 use crate::policy::{Action, Policy, RuleId};
 
 /// Steps that all of it may take: some seconds.
-const WORK: usize = 2_000_000_000;
+const WORK: usize = 1_000_000_000;
 
 /// Steps for one rule, so that a single one cannot keep all others from being looked at.
 const RULE_WORK: usize = 50_000_000;
