@@ -23,10 +23,10 @@ use bulkhead_pipeline::snapshot::{
     Content, EditedContent, Mode, Publisher, Reader, WallClock, WirePolicy,
 };
 use bulkhead_pipeline::worker::{MonotonicClock, WirePorts, Worker, WorkerConfig};
-use bulkhead_rules::classifier::{Changes, Classifier, MAX_BATCH, Scratch};
-use bulkhead_rules::compile::{self, compile};
+use bulkhead_rules::classifier::{Classifier, MAX_BATCH, Scratch};
+use bulkhead_rules::compile::{self, Compiler};
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, PolicyTime, WireId, protocol};
-use bulkhead_rules::policy::edit::{Delta, Edit, RandomEdits};
+use bulkhead_rules::policy::edit::{Edit, RandomEdits};
 use bulkhead_rules::policy::{Action, LoadOptions, Policy, RuleId};
 use bulkhead_rules::syntax::Source;
 use rustix::time::{ClockId, clock_gettime};
@@ -129,18 +129,20 @@ impl Spread {
 pub fn run(options: &Options) -> io::Result<()> {
     let load = machine::load();
     let policy = policy(options)?;
-    let classifier = compile(&policy, &compile::Limits::default()).map_err(io::Error::other)?;
+    let mut compiler =
+        Compiler::new(&policy, &compile::Limits::default()).map_err(io::Error::other)?;
+    let classifier = compiler.publish();
     let edits = edits(&policy, options)?;
     let frames = frames(&policy, &classifier, options)?;
     let content = Content {
         policy: Arc::new(policy),
-        classifier: Arc::new(classifier),
+        classifier,
         wires: vec![WirePolicy { mode: Mode::Enforce, grace_until_ns: u64::MAX }],
         clock: WallClock::default(),
     };
     let (publisher, mut readers) = Publisher::new(content, 1);
     let mut rig = Rig::new(readers.remove(0), frames, options.seed);
-    let mut editor = Editor::new(publisher, edits, options.rate);
+    let mut editor = Editor::new(publisher, compiler, edits, options.rate);
     let (editing, over) = (AtomicBool::new(false), AtomicBool::new(false));
     let turns = thread::scope(|scope| {
         let editor = scope.spawn(|| editor.run(&editing, &over));
@@ -390,6 +392,7 @@ impl Rig {
 struct Editor {
     publisher: Publisher,
     policy: Policy,
+    compiler: Compiler,
     edits: Vec<Edit>,
     interval: Duration,
     published: usize,
@@ -402,11 +405,12 @@ struct Editor {
 }
 
 impl Editor {
-    fn new(publisher: Publisher, edits: Vec<Edit>, rate: u32) -> Self {
+    fn new(publisher: Publisher, compiler: Compiler, edits: Vec<Edit>, rate: u32) -> Self {
         let times = || Vec::with_capacity(edits.len());
         Self {
             policy: (*publisher.current().content.policy).clone(),
             publisher,
+            compiler,
             interval: Duration::from_secs(1) / rate.max(1),
             published: 0,
             edit: times(),
@@ -439,8 +443,8 @@ impl Editor {
         let begun = Instant::now();
         let Ok((policy, delta)) = self.policy.edited(&self.edits[self.published]) else { return };
         let edited = begun.elapsed();
-        let before = self.publisher.current().content.classifier.clone();
-        let (classifier, changes) = successor(&before, &delta);
+        let Ok(changes) = self.compiler.edit(&policy, &delta) else { return };
+        let classifier = self.compiler.publish();
         let compiled = begun.elapsed();
         self.policy = policy.clone();
         self.publisher.publish_edit(EditedContent {
@@ -463,25 +467,6 @@ impl Editor {
         self.publish.push(published - compiled);
         self.published_after.push(published);
     }
-}
-
-/// A stand-in for compiling the edit: the same classifier, and the footprints of the hosts that
-/// entered or left.
-fn successor(before: &Arc<Classifier>, delta: &Delta) -> (Arc<Classifier>, Changes) {
-    let (mut src, mut dst) = (Vec::new(), Vec::new());
-    let (mut scratch, mut rule) = (Scratch::default(), [RuleId::DEFAULT]);
-    let at = PolicyTime { unix_ms: 0, synchronised: false };
-    for change in &delta.endpoints {
-        for &(low, _) in change.v4.ranges() {
-            let host = u128::from(low);
-            let headers =
-                Headers { src: host, dst: host, ether_type: ETHER_IPV4, ..Headers::default() };
-            before.classify(&[headers], at, &mut scratch, &mut rule);
-            src.push(scratch.footprint(0).src);
-            dst.push(scratch.footprint(0).dst);
-        }
-    }
-    (before.clone(), Changes::Footprints { src, dst })
 }
 
 /// What this thread has had of its processor: other threads that take it count for nothing.
