@@ -88,15 +88,16 @@ struct Outcome {
     stopped: u64,
     reaffirmed: u64,
     reclassified: u64,
-    /// Editing the policy, compiling the edit, and publishing it, in microseconds.
+    /// Editing the policy, compiling the edit, and publishing it, in microseconds of processor time.
     edit_us: Spread,
     compile_us: Spread,
     publish_us: Spread,
     /// All three together.
     published_us: Spread,
-    /// All three together, until the worker judges by the edit.
+    /// From the beginning until the worker judges by the edit, in microseconds of a clock on the
+    /// wall, whatever else the machine does.
     in_force_us: Spread,
-    /// Freeing what no worker judges by any more.
+    /// Processor time for freeing what no worker judges by any more.
     collect_us: Spread,
     machine: Machine,
 }
@@ -440,12 +441,12 @@ impl Editor {
     }
 
     fn publish_next(&mut self) {
-        let begun = Instant::now();
+        let (begun, asked) = (processor_time(), Instant::now());
         let Ok((policy, delta)) = self.policy.edited(&self.edits[self.published]) else { return };
-        let edited = begun.elapsed();
+        let edited = processor_time();
         let Ok(changes) = self.compiler.edit(&policy, &delta) else { return };
         let classifier = self.compiler.publish();
-        let compiled = begun.elapsed();
+        let compiled = processor_time();
         self.policy = policy.clone();
         self.publisher.publish_edit(EditedContent {
             policy: Arc::new(policy),
@@ -454,18 +455,18 @@ impl Editor {
             rules_added: delta.rules_added,
             rules_removed: delta.rules_removed,
         });
-        let published = begun.elapsed();
+        let published = processor_time();
         if self.publisher.wait(Duration::from_secs(1)).is_ok() {
-            self.in_force.push(begun.elapsed());
+            self.in_force.push(asked.elapsed());
         }
-        let collecting = Instant::now();
+        let collecting = processor_time();
         self.publisher.collect();
-        self.collect.push(collecting.elapsed());
+        self.collect.push(processor_time().saturating_sub(collecting));
         self.published += 1;
-        self.edit.push(edited);
-        self.compile.push(compiled - edited);
-        self.publish.push(published - compiled);
-        self.published_after.push(published);
+        self.edit.push(edited.saturating_sub(begun));
+        self.compile.push(compiled.saturating_sub(edited));
+        self.publish.push(published.saturating_sub(compiled));
+        self.published_after.push(published.saturating_sub(begun));
     }
 }
 
