@@ -221,8 +221,8 @@ impl Writer<'_> {
         };
         if !independently {
             help.push_str(
-                "; not together with the rules that are reported before it, one of which then \
-                 decides for it",
+                "; of those that are reported before it some may be needed then: check again once \
+                 they are gone",
             );
         }
         (message, help)
