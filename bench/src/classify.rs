@@ -188,9 +188,11 @@ pub fn for_each_case(
         }
     }
     if options.segmentation {
-        let mut shapes = [Families::V4, Families::V6, Families::Mixed]
-            .map(|families| ("segmentation, 10,000 groups", Shape::large(families)))
-            .to_vec();
+        let mut shapes = Vec::new();
+        for families in [Families::V4, Families::V6, Families::Mixed] {
+            shapes.push(("segmentation, 1-6 groups each", Shape::large_counted(families)));
+            shapes.push(("segmentation, nested on top", Shape::large(families)));
+        }
         let expandable = Shape::expandable(Families::V4);
         let expanded = options.expanded.iter().map(|&rules| Shape { rules, ..expandable });
         shapes.extend(expanded.map(|shape| ("segmentation, 60 groups", shape)));

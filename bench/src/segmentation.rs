@@ -35,8 +35,11 @@ pub struct Shape {
     pub addresses: usize,
     /// Rules.
     pub rules: usize,
-    /// In how many groups an address is named at most: 1 or 6. With 6 the mean is 3.
+    /// In how many groups an address is at most: 1 or 6. With 6 the mean is 3.
     pub memberships: usize,
+    /// Whether that counts the groups that name the address, and the groups that hold those come on
+    /// top (9 in the mean, up to 50); otherwise it is all groups that the address is in.
+    pub nesting_on_top: bool,
     /// Levels of groups: 1 is groups of addresses only, at most 4.
     pub nesting: usize,
     /// How many of a hundred rules have a wide side: any, or a group of the highest level.
@@ -55,11 +58,17 @@ impl Shape {
             addresses: 100_000,
             rules: 200_000,
             memberships: 6,
+            nesting_on_top: true,
             nesting: 4,
             wide_percent: 5,
             plain_services: false,
             families,
         }
+    }
+
+    /// The same size, but groups of every level are counted among the 1 to 6 of an address.
+    pub const fn large_counted(families: Families) -> Self {
+        Self { nesting_on_top: false, ..Self::large(families) }
     }
 
     /// What engines of five-tuples can still load: 60 groups of 20 hosts in 250 rules are 100,000
@@ -70,6 +79,7 @@ impl Shape {
             addresses: 1_200,
             rules: 250,
             memberships: 1,
+            nesting_on_top: false,
             nesting: 1,
             wide_percent: 0,
             plain_services: true,
@@ -155,36 +165,70 @@ fn group_name(levels: &[usize; 4], mut group: usize) -> String {
 
 /// The members of each group as they are written, the lowest level first.
 fn groups(shape: &Shape, levels: &[usize; 4], random: &mut Random) -> Vec<Vec<String>> {
+    let holders = holders(shape, levels, random);
+    // In how many groups a member of a lowest group is through it.
+    let depth = |tier: usize| {
+        std::iter::successors(Some(tier), |&group| holders[group].first().copied()).count()
+    };
     let mut members = vec![Vec::new(); levels[0]];
     for (host, address) in addresses(shape, random).into_iter().enumerate() {
         // The tier that it shares with its neighbours; then others.
         let mut named = vec![host * levels[0] / shape.addresses];
-        for _ in 1..memberships(shape, random).min(levels[0]) {
+        let wanted = memberships(shape, random);
+        let mut in_all = if shape.nesting_on_top { 1 } else { depth(named[0]) };
+        for _ in 1..wanted.min(levels[0]) {
             let other = random.below(levels[0]);
-            if !named.contains(&other) {
+            let more = if shape.nesting_on_top { 1 } else { depth(other) };
+            if !named.contains(&other) && in_all + more <= wanted {
                 named.push(other);
+                in_all += more;
             }
         }
         for group in named {
             members[group].push(address.clone());
         }
     }
-    let mut below = 0;
-    for level in 1..4 {
-        for _ in 0..levels[level] {
-            let mut held: Vec<usize> = (0..3 + random.below(if level == 1 { 6 } else { 4 }))
-                .map(|_| below + random.below(levels[level - 1]))
-                .collect();
-            held.sort_unstable();
-            held.dedup();
-            members.push(held.into_iter().map(|group| group_name(levels, group)).collect());
+    members.resize(levels.iter().sum(), Vec::new());
+    for (group, holders) in holders.iter().enumerate() {
+        for &holder in holders {
+            members[holder].push(group_name(levels, group));
         }
-        below += levels[level - 1];
     }
     members
 }
 
-/// In how many groups a host is named: 1 to 6, 3 in the mean.
+/// The groups that hold each group; one at most where they count.
+fn holders(shape: &Shape, levels: &[usize; 4], random: &mut Random) -> Vec<Vec<usize>> {
+    let mut holders = vec![Vec::new(); levels.iter().sum()];
+    let mut below = 0;
+    for level in 1..4 {
+        let first = below + levels[level - 1];
+        // Where each group is held once at most, they are dealt from a shuffled deck.
+        let mut deck: Vec<usize> = (below..first).collect();
+        random.shuffle(&mut deck);
+        for group in first..first + levels[level] {
+            let held: Vec<usize> = if shape.nesting_on_top {
+                let count = 3 + random.below(if level == 1 { 6 } else { 4 });
+                (0..count).map(|_| below + random.below(levels[level - 1])).collect()
+            } else {
+                let count = if level == 1 { 1 + random.below(2) } else { 3 + random.below(2) };
+                // No group is empty: the last of the deck is held twice rather than not at all.
+                (0..count)
+                    .filter_map(|_| if deck.len() > 1 { deck.pop() } else { deck.first().copied() })
+                    .collect()
+            };
+            for held in held {
+                if !holders[held].contains(&group) {
+                    holders[held].push(group);
+                }
+            }
+        }
+        below = first;
+    }
+    holders
+}
+
+/// In how many groups a host is to be: 1 to 6, 3 in the mean.
 fn memberships(shape: &Shape, random: &mut Random) -> usize {
     if shape.memberships == 1 {
         return 1;
@@ -543,6 +587,35 @@ mod tests {
         assert_eq!((named.values().min(), named.values().max()), (Some(&1), Some(&6)));
         let mean = named.values().sum::<usize>() as f64 / 3_000.0;
         assert!((2.8..3.1).contains(&mean), "{mean}");
+    }
+
+    #[test]
+    fn counted_groups_are_one_to_six_in_all() {
+        let shape =
+            Shape { groups: 300, addresses: 3_000, rules: 1, ..Shape::large_counted(Families::V4) };
+        let text = text(1, &shape);
+        let groups = text.lines().filter_map(|line| line.trim().split_once(": ["));
+        let mut holders: HashMap<&str, Vec<&str>> = HashMap::new();
+        for (group, members) in groups.take_while(|(name, _)| !name.starts_with("- ")) {
+            if ["tier", "app", "zone", "site"].contains(&group.split('-').next().unwrap()) {
+                for member in members.trim_end_matches(']').split(", ") {
+                    holders.entry(member).or_default().push(group);
+                }
+            }
+        }
+        let mut counts = Vec::new();
+        for host in holders.keys().filter(|name| name.starts_with("10.")) {
+            let mut all = holders[host].clone();
+            let mut next = 0;
+            while let Some(group) = all.get(next) {
+                all.extend(holders.get(group).into_iter().flatten());
+                next += 1;
+            }
+            counts.push(all.len());
+        }
+        assert_eq!((counts.len(), counts.iter().max()), (3_000, Some(&6)));
+        let mean = counts.iter().sum::<usize>() as f64 / 3_000.0;
+        assert!((2.6..3.4).contains(&mean), "{mean}");
     }
 
     #[test]
