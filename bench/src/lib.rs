@@ -9,6 +9,7 @@
 //!    [`external`] those that run in processes of their own, [`instructions`] counts, [`report`]
 //!    and [`plot`] tell, [`shows`] judges.
 //! 7. [`verify`]: the classifier against the linear scan, packet by packet.
+//!    [`verify_edits`]: edited classifiers against both the scan and whole compilations.
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //! 9. [`edits`]: what edits of the policy cost the flows that are there.
 //!
@@ -36,3 +37,4 @@ pub mod shows;
 pub mod trace;
 pub mod tuple_space;
 pub mod verify;
+pub mod verify_edits;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bulkhead_bench::{analysis, classify, edits, forwarding, heap, verify};
+use bulkhead_bench::{analysis, classify, edits, forwarding, heap, verify, verify_edits};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -21,6 +21,9 @@ enum Command {
     /// on every ClassBench set of the data folder (BULKHEAD_DATA, by default ../shared), on segmentation
     /// policies and on the example policies. Takes about half an hour.
     VerifyClassifier(verify::Options),
+    /// Apply random edits to a segmentation policy, and compare what they leave with the linear scan
+    /// and with whole compilations.
+    VerifyEdits(verify_edits::Options),
     /// Measure the classifier beside librte_acl and tuple space search, on ClassBench sets and on
     /// segmentation policies: the same rules, the same headers, in turns, all answers compared.
     Classify(classify::Options),
@@ -36,6 +39,7 @@ enum Command {
 fn main() -> ExitCode {
     let result = match Arguments::parse().command {
         Command::VerifyClassifier(options) => verify::run(&options),
+        Command::VerifyEdits(options) => verify_edits::run(&options),
         Command::Classify(options) => classify::run(&options),
         Command::Analysis(options) => analysis::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),

@@ -132,6 +132,7 @@ struct SideWritten {
     nodes6: Vec<u32>,
     records: Vec<u32>,
     keys: Vec<u32>,
+    rows: Vec<u32>,
 }
 
 impl Written {
@@ -146,6 +147,7 @@ impl Written {
             mine.nodes6.extend(&later.nodes6);
             mine.records.extend(&later.records);
             mine.keys.extend(&later.keys);
+            mine.rows.extend(&later.rows);
         }
     }
 }
@@ -517,6 +519,7 @@ impl Classifier {
             nodes6: side.map.nodes6.take_written(),
             records: side.records.take_written(),
             keys: side.keys.take_written(),
+            rows: side.rows.words.take_written(),
         };
         Written {
             sides: [side(&mut self.src), side(&mut self.dst)],
@@ -549,7 +552,8 @@ impl Classifier {
             mine.macs.clone_from(&other.macs);
             mine.records.catch_up(&other.records, &written.records);
             mine.keys.catch_up(&other.keys, &written.keys);
-            mine.rows = other.rows.clone();
+            (mine.rows.bits, mine.rows.stride) = (other.rows.bits, other.rows.stride);
+            mine.rows.words.catch_up(&other.rows.words, &written.rows);
         }
     }
 

@@ -61,7 +61,8 @@ pub fn read(state_dir: &Path, limits: &Limits) -> Result<PolicyFiles, String> {
 }
 
 fn is_whole(folder: &Path, files: &PolicyFiles) -> bool {
-    let limits = Limits { policy_bytes: u64::MAX - 1, policy_files: usize::MAX };
+    let limits =
+        Limits { policy_bytes: u64::MAX - 1, policy_files: usize::MAX, ..Limits::default() };
     PolicyFiles::read(folder, &limits).is_ok_and(|kept| kept.hash() == files.hash())
 }
 
@@ -105,7 +106,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { policy_bytes: 1 << 20, policy_files: 10 }
+        Limits { policy_bytes: 1 << 20, policy_files: 10, ..Limits::default() }
     }
 
     fn files(list: &[(&str, &str)]) -> PolicyFiles {

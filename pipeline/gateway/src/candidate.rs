@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bulkhead_rules::analyze::{AssertionResult, check_assertions};
 use bulkhead_rules::classifier::Classifier;
-use bulkhead_rules::compile::{self, compile};
+use bulkhead_rules::compile::compile;
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::policy::{self, LoadOptions, Loaded, Must, Policy};
 use bulkhead_rules::syntax::{self, Source};
@@ -174,8 +174,10 @@ fn make_of_what_was_read(
     let assertions = check_promises(&policy, files, &mut warnings)?;
     let assert = begun.elapsed();
     let begun = Instant::now();
-    let classifier = compile(&policy, &compile::Limits::default())
-        .map_err(|error| vec![Finding::error("limit-exceeded", error.to_string(), None)])?;
+    let classifier = compile(&policy, &limits.compile).map_err(|error| {
+        let help = "split what it names, or raise `compile-mib` or `compile-s` under `[limits]`";
+        vec![Finding::error("limit-exceeded", format!("{error}; {help}"), None)]
+    })?;
     let compile = begun.elapsed();
     let cost = Cost {
         load_us: micros(load),

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bulkhead_pipeline::conntrack::Timeouts;
 pub use bulkhead_pipeline::snapshot::Mode;
+use bulkhead_rules::compile;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 
@@ -160,11 +161,13 @@ pub struct Limits {
     pub policy_bytes: u64,
     /// Files of a policy directory.
     pub policy_files: usize,
+    /// What compiling a policy may take.
+    pub compile: compile::Limits,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { policy_bytes: 64 << 20, policy_files: 1000 }
+        Self { policy_bytes: 64 << 20, policy_files: 1000, compile: compile::Limits::default() }
     }
 }
 
@@ -286,6 +289,11 @@ impl Checker<'_> {
                 policy_bytes: self.number::<u64>("policy-mib", limits.policy_mib, 64, 1..=1024)
                     << 20,
                 policy_files: self.number("policy-files", limits.policy_files, 1000, 1..=100_000),
+                compile: compile::Limits {
+                    memory_bytes: self.number("compile-mib", limits.compile_mib, 1024, 1..=65_536)
+                        << 20,
+                    time: self.seconds("compile-s", limits.compile_s, 30, 1..=600),
+                },
             },
             dpdk: Dpdk {
                 huge_pages: self.choice(

@@ -247,7 +247,7 @@ mod tests {
     use super::*;
 
     fn limits() -> Limits {
-        Limits { policy_bytes: 1 << 20, policy_files: 10 }
+        Limits { policy_bytes: 1 << 20, policy_files: 10, ..Limits::default() }
     }
 
     #[test]

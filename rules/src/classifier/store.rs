@@ -26,11 +26,23 @@ impl<T: Copy> Clone for Store<T> {
     }
 }
 
+impl<T> From<Vec<T>> for Store<T> {
+    fn from(items: Vec<T>) -> Self {
+        Self { items, written: Vec::new() }
+    }
+}
+
 impl<T: Copy> Store<T> {
     /// The element at `place`, which is below [`Self::len`].
     #[inline(always)]
     pub(crate) fn get(&self, place: u32) -> &T {
         &self.items[place as usize]
+    }
+
+    /// All elements.
+    #[inline(always)]
+    pub(crate) fn items(&self) -> &[T] {
+        &self.items
     }
 
     /// Asks for the first cache line of the element at `place`.
@@ -64,6 +76,12 @@ impl<T: Copy> Store<T> {
         if len > self.items.len() {
             self.items.resize(len, fill);
         }
+    }
+
+    /// Writes all elements anew.
+    pub(crate) fn replace(&mut self, items: Vec<T>) {
+        self.written.extend(0..items.len() as u32);
+        self.items = items;
     }
 
     /// Takes the log: the places that were written, each once.

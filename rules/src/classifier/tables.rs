@@ -3,8 +3,6 @@
 //! A candidate is known by its place in the policy's order above the rule's number, so that the
 //! least candidate decides. Bit 31 of the rule's number says that more has to be compared.
 
-use std::sync::Arc;
-
 use super::store::Store;
 
 /// No line, no key.
@@ -172,7 +170,7 @@ impl Pairs {
 /// one kind, then the rest of `stride` words with a bit for each of [`WideRules`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
-    pub(crate) words: Arc<Vec<u64>>,
+    pub(crate) words: Store<u64>,
     pub(crate) bits: usize,
     pub(crate) stride: usize,
 }
@@ -182,7 +180,7 @@ impl Rows {
     /// [`Self::bits`].
     #[inline(always)]
     pub(crate) fn is_set(&self, start: u32, bit: u32) -> bool {
-        let word = self.words.get(start as usize + (bit >> 6) as usize);
+        let word = self.words.items().get(start as usize + (bit >> 6) as usize);
         word.is_some_and(|word| word >> (bit & 63) & 1 != 0)
     }
 
@@ -191,10 +189,10 @@ impl Rows {
     #[inline(always)]
     pub(crate) fn wide(&self, start: u32) -> &[u64] {
         let start = start as usize;
-        &self.words[start + self.bits..start + self.stride]
+        &self.words.items()[start + self.bits..start + self.stride]
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
-        size_of_val(&**self.words)
+        self.words.size_bytes()
     }
 }

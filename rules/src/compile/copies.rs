@@ -8,6 +8,8 @@ use crate::classifier::{Classifier, Written};
 #[derive(Debug, Default)]
 pub(super) struct Copies {
     all: Vec<(Arc<Classifier>, Written)>,
+    /// The place of the one that was published last.
+    last: usize,
 }
 
 /// Copies that are kept to be written again: one is read, one may be held by a worker that has not
@@ -21,10 +23,11 @@ impl Copies {
         for (_, misses) in &mut self.all {
             misses.extend(written);
         }
-        for (copy, misses) in &mut self.all {
+        for (place, (copy, misses)) in self.all.iter_mut().enumerate() {
             if let Some(free) = Arc::get_mut(copy) {
                 free.catch_up(current, misses);
                 *misses = Written::default();
+                self.last = place;
                 return copy.clone();
             }
         }
@@ -33,12 +36,13 @@ impl Copies {
             // The oldest is still held somewhere: it goes when that lets go of it.
             self.all.remove(0);
         }
+        self.last = self.all.len();
         self.all.push((copy.clone(), Written::default()));
         copy
     }
 
-    /// Writes none of the copies again: they have become too different.
-    pub(super) fn forget(&mut self) {
-        self.all.clear();
+    /// What was published last.
+    pub(super) fn last(&self) -> Option<Arc<Classifier>> {
+        self.all.get(self.last).map(|(copy, _)| copy.clone())
     }
 }

@@ -40,6 +40,8 @@ impl From<Exceeded> for Whole {
 struct Touched {
     classes: [Vec<u32>; 2],
     everything: bool,
+    /// Whether a rule both of whose sides are wide came or went.
+    wide_rules: bool,
 }
 
 impl Compiler {
@@ -55,6 +57,11 @@ impl Compiler {
 
     /// A copy of the compiled form that stays as it is.
     pub fn publish(&mut self) -> Arc<Classifier> {
+        if !self.is_sound {
+            if let Some(last) = self.copies.last() {
+                return last;
+            }
+        }
         let written = self.out.take_written();
         self.copies.publish(&self.out, &written)
     }
@@ -65,39 +72,28 @@ impl Compiler {
     ///
     /// # Errors
     ///
-    /// When the policy needs more memory or time than the limits grant. The compiler then is what it
-    /// was before.
+    /// When the policy needs more memory or time than the limits grant. The policy before then stays
+    /// in force: [`Self::policy`] and [`Self::publish`] go on to give it, and the next edit has to be
+    /// one of it.
     pub fn edit(&mut self, policy: &Policy, delta: &Delta) -> Result<Changes, CompileError> {
+        if self.copies.last().is_none() {
+            // What is in force until an edit has succeeded.
+            self.publish();
+        }
         let before = self.policy.clone();
-        match self.try_edit(policy, &before, delta) {
-            Ok(touched) => {
+        if self.is_sound {
+            if let Ok(touched) = self.try_edit(policy, &before, delta) {
                 self.policy = policy.clone();
                 self.edits.incremental += 1;
-                Ok(touched.into_changes())
+                return Ok(touched.into_changes());
             }
             // Half an edit is of no use.
-            Err(Whole::Needed | Whole::Exceeded) => {
-                let copies = std::mem::take(&mut self.copies);
-                let (plan, mut edits) = (self.fixed_plan, self.edits);
-                edits.whole += 1;
-                match Self::with_plan(policy, &self.limits, plan) {
-                    Ok(whole) => {
-                        *self = whole;
-                        self.edits = edits;
-                        Ok(Changes::Everything)
-                    }
-                    Err(error) => {
-                        // What was compiled once compiles again.
-                        if let Ok(whole) = Self::with_plan(&before, &self.limits, plan) {
-                            *self = whole;
-                        }
-                        self.copies = copies;
-                        self.copies.forget();
-                        Err(error)
-                    }
-                }
-            }
+            self.is_sound = false;
         }
+        let whole = Self::with_plan(policy, &self.limits, self.fixed_plan)?;
+        let edits = Edits { whole: self.edits.whole + 1, ..self.edits };
+        *self = Self { edits, ..whole };
+        Ok(Changes::Everything)
     }
 
     fn try_edit(
@@ -144,7 +140,7 @@ impl Compiler {
         for &id in &delta.rules_added {
             self.add_rule(policy, id, &mut touched, &mut budget)?;
         }
-        self.finish(policy, delta, &mut budget)?;
+        self.finish(policy, delta, &touched, &mut budget)?;
         Ok(touched)
     }
 
@@ -464,6 +460,7 @@ impl Compiler {
             Some((side, part)) => touched.classes[side].extend(&part.classes),
             None => touched.everything = true,
         }
+        touched.wide_rules |= sides.iter().all(|(_, part)| !part.treatment.is_narrow());
     }
 
     /// Compares rules exactly with what an endpoint holds now.
@@ -482,7 +479,13 @@ impl Compiler {
     }
 
     /// Brings up to date what is not listed by class.
-    fn finish(&mut self, policy: &Policy, delta: &Delta, budget: &mut Budget) -> Result<(), Whole> {
+    fn finish(
+        &mut self,
+        policy: &Policy,
+        delta: &Delta,
+        touched: &Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
         let rules_changed = !delta.rules_added.is_empty() || !delta.rules_removed.is_empty();
         if rules_changed {
             let len = policy.rules().len();
@@ -516,9 +519,10 @@ impl Compiler {
                 return Ok(());
             }
         }
-        let wide_changed = self.wide_rules.len() != self.out.wide_rules.len() || rules_changed;
-        if wide_changed || self.has_new_rows() {
-            self.write_rows(budget)?;
+        if touched.wide_rules {
+            self.write_rows(budget)?
+        } else {
+            self.write_new_rows(budget)?
         }
         Ok(())
     }

@@ -30,16 +30,20 @@ pub struct Compiler {
     pub(super) fixed_plan: Option<Plan>,
     pub(super) edits: Edits,
     pub(super) sides: [Side; 2],
-    wide: [WideSets; 2],
+    pub(super) wide: [WideSets; 2],
+    /// For each wide part of either side its wide rules, as bits in deciding order.
+    pub(super) rules_of_parts: [Vec<Vec<u64>>; 2],
     /// Bits of wide parts.
     pub(super) bits: [Places; 2],
     pub(super) wide_rules: BTreeSet<WideRule>,
     /// Rules of each service set.
     pub(super) service_uses: Vec<u32>,
     pub(super) boxes: HashMap<u32, Arc<Boxes>>,
-    places: ListPlaces,
+    pub(super) places: ListPlaces,
     pub(super) out: Classifier,
     pub(super) copies: Copies,
+    /// Whether the tables hold what [`Self::policy`] says: not after an edit that failed halfway.
+    pub(super) is_sound: bool,
 }
 
 /// How edits were compiled.
@@ -53,7 +57,7 @@ pub struct Edits {
 
 /// The places in the classifier's tables.
 #[derive(Debug, Default)]
-struct ListPlaces {
+pub(super) struct ListPlaces {
     lines: Places,
     keys: [Places; 2],
     overflow: Places,
@@ -63,13 +67,13 @@ struct ListPlaces {
 
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
 #[derive(Debug, Default)]
-struct WideSets {
+pub(super) struct WideSets {
     ids: HashMap<Box<[u32]>, u32>,
     /// The bits of each row, and how many classes have it.
     rows: Vec<(Box<[u32]>, u32)>,
     free: Vec<u32>,
-    /// Whether there is a row that is not written yet.
-    is_new: bool,
+    /// Rows that are not written yet.
+    new: Vec<u32>,
 }
 
 /// A rule whose sides are both wide, in deciding order.
@@ -143,6 +147,7 @@ impl Compiler {
             edits: Edits::default(),
             sides: [src, dst],
             wide: Default::default(),
+            rules_of_parts: Default::default(),
             bits: Default::default(),
             wide_rules: BTreeSet::new(),
             service_uses: used.service_uses,
@@ -150,6 +155,7 @@ impl Compiler {
             places: ListPlaces::default(),
             out,
             copies: Copies::default(),
+            is_sound: true,
         };
         compiler.list(policy, &alternatives, &mut budget).map_err(|exceeded| {
             let mut costs = compiler.rule_costs(policy, &alternatives);
@@ -455,11 +461,6 @@ impl Compiler {
         self.places.entries > 3 * self.out.pairs.homes as usize + 64
     }
 
-    /// Whether rows have to be written: there is a new set of wide parts.
-    pub(super) fn has_new_rows(&self) -> bool {
-        self.wide.iter().any(|sets| sets.is_new)
-    }
-
     fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {
         let mut next = 0;
         for chunk in entries.chunks(LINE).rev() {
@@ -487,48 +488,28 @@ impl Compiler {
     }
 
     /// Writes which wide parts hold the classes of each side, and which wide rules hold those and
-    /// the service classes.
+    /// the service classes: all of it, since the wide rules or the number of wide parts changed.
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
-        let wide_words = rules.len().div_ceil(64);
-        let mut rows = |count: usize,
-                        bits: usize,
-                        row_bits: &dyn Fn(usize, &mut [u64]),
-                        bit: &dyn Fn(&WideRule) -> u32| {
-            let stride = bits + wide_words;
-            budget.spend(count * (stride + rules.len()), count * stride * size_of::<u64>())?;
-            let mut words = vec![0u64; count * stride];
+        let wide = rules.len().div_ceil(64);
+        for side in [SRC, DST] {
+            let bits = self.bits[side].len().div_ceil(64).max(1);
+            let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
+            self.rules_of_parts[side] = rules_of(&rules, of, bits * 64, wide);
+            let sets = &mut self.wide[side];
+            sets.new.clear();
+            let (count, stride) = (sets.rows.len().max(1), bits + wide);
+            budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
+            let mut words = vec![0; count * stride];
             for (row, words) in words.chunks_exact_mut(stride).enumerate() {
-                let (bits, wide) = words.split_at_mut(bits);
-                row_bits(row, bits);
-                for (place, rule) in rules.iter().enumerate() {
-                    let bit = bit(rule);
-                    let is_set = bits[(bit / 64) as usize] >> (bit % 64) & 1;
-                    wide[place / 64] |= is_set << (place % 64);
+                if let Some((parts, _)) = self.wide[side].rows.get(row) {
+                    write_row(words, parts, bits, &self.rules_of_parts[side]);
                 }
             }
-            Ok(Rows { words: Arc::new(words), bits, stride })
-        };
-        let mut side_rows = |side: usize, bit: &dyn Fn(&WideRule) -> u32| {
-            let sets = &self.wide[side].rows;
-            let bits = self.bits[side].len().div_ceil(64).max(1);
-            let set = |row: usize, words: &mut [u64]| {
-                for bit in sets.get(row).into_iter().flat_map(|(bits, _)| bits) {
-                    words[(bit / 64) as usize] |= 1 << (bit % 64);
-                }
-            };
-            rows(sets.len().max(1), bits, &set, bit)
-        };
-        let src = side_rows(SRC, &|rule| rule.src)?;
-        let dst = side_rows(DST, &|rule| rule.dst)?;
-        let old = &self.out.services.rows;
-        let copy = |row: usize, words: &mut [u64]| {
-            words.copy_from_slice(&old.words[row * old.stride..][..old.bits]);
-        };
-        let services = rows(old.words.len() / old.stride, old.bits, &copy, &|rule| rule.service)?;
-        for (side, rows) in [(&mut self.out.src, src), (&mut self.out.dst, dst)] {
-            let (old, new) = (side.rows.stride.max(1) as u32, rows.stride as u32);
-            side.rows = rows;
+            let side = self.side_mut(side);
+            let (old, new) = (side.rows.stride.max(1) as u32, stride as u32);
+            (side.rows.bits, side.rows.stride) = (bits, stride);
+            side.rows.words.replace(words);
             // Records say where their rows begin.
             if old != new {
                 for class in 0..side.records.len() as u32 {
@@ -539,12 +520,48 @@ impl Compiler {
                 }
             }
         }
+        let of_services = rules_of(&rules, |rule| rule.service, self.service_uses.len(), wide);
         let map = Arc::make_mut(&mut self.out.services);
-        let (old, new) = (map.rows.stride as u32, services.stride as u32);
-        map.rows = services;
-        map.cells.iter_mut().for_each(|cell| *cell = *cell / old * new);
-        self.wide.iter_mut().for_each(|sets| sets.is_new = false);
+        let (old, bits) = (map.rows.stride, map.rows.bits);
+        let stride = bits + wide;
+        let count = map.rows.words.len() / old;
+        budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
+        let mut words = vec![0; count * stride];
+        for (row, words) in words.chunks_exact_mut(stride).enumerate() {
+            let old = &map.rows.words.items()[row * old..][..bits];
+            words[..bits].copy_from_slice(old);
+            for service in ones(old) {
+                or(&mut words[bits..], of_services.get(service as usize));
+            }
+        }
+        map.cells.iter_mut().for_each(|cell| *cell = *cell / old as u32 * stride as u32);
+        map.rows = Rows { words: words.into(), bits, stride };
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
+        Ok(())
+    }
+
+    /// Writes the rows of new sets of wide parts, see [`Self::write_rows`].
+    pub(super) fn write_new_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
+        for side in [SRC, DST] {
+            let rows = &self.side(side).rows;
+            let (bits, stride) = (rows.bits, rows.stride);
+            if self.bits[side].len() > bits * 64 {
+                return self.write_rows(budget);
+            }
+            let new = std::mem::take(&mut self.wide[side].new);
+            budget.spend(new.len() * stride, new.len() * stride * size_of::<u64>())?;
+            for row in new {
+                let mut words = vec![0; stride];
+                let (parts, _) = &self.wide[side].rows[row as usize];
+                write_row(&mut words, parts, bits, &self.rules_of_parts[side]);
+                let start = row as usize * stride;
+                let all = &mut self.side_mut(side).rows.words;
+                all.grow(start + stride, 0);
+                for (place, word) in words.into_iter().enumerate() {
+                    *all.get_mut((start + place) as u32) = word;
+                }
+            }
+        }
         Ok(())
     }
 
@@ -623,6 +640,41 @@ fn parts_meet(compiler: &Compiler, side: usize, class: u32) -> [u64; 8] {
     meets
 }
 
+/// Writes the row of a set of wide parts.
+fn write_row(words: &mut [u64], parts: &[u32], bits: usize, rules_of_parts: &[Vec<u64>]) {
+    let (of_parts, of_rules) = words.split_at_mut(bits);
+    for &part in parts {
+        of_parts[(part / 64) as usize] |= 1 << (part % 64);
+        or(of_rules, rules_of_parts.get(part as usize));
+    }
+}
+
+fn or(words: &mut [u64], others: Option<&Vec<u64>>) {
+    words.iter_mut().zip(others.into_iter().flatten()).for_each(|(word, other)| *word |= other);
+}
+
+/// The bits that are set.
+fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+    (0..words.len() as u32 * 64).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 != 0)
+}
+
+/// For each of `count` parts or services its wide rules, as bits in deciding order; nothing for those
+/// without.
+fn rules_of(
+    rules: &[WideRule],
+    of: impl Fn(&WideRule) -> u32,
+    count: usize,
+    words: usize,
+) -> Vec<Vec<u64>> {
+    let mut out = vec![Vec::new(); count];
+    for (place, rule) in rules.iter().enumerate() {
+        let of_this = &mut out[of(rule) as usize];
+        of_this.resize(words, 0);
+        of_this[place / 64] |= 1 << (place % 64);
+    }
+    out
+}
+
 impl WideSets {
     /// The row with these bits, for one more class.
     fn take(&mut self, bits: Vec<u32>) -> u32 {
@@ -630,7 +682,6 @@ impl WideSets {
             self.rows[row as usize].1 += 1;
             return row;
         }
-        self.is_new = true;
         let bits: Box<[u32]> = bits.into();
         let row = match self.free.pop() {
             Some(row) => {
@@ -643,6 +694,7 @@ impl WideSets {
             }
         };
         self.ids.insert(bits, row);
+        self.new.push(row);
         row
     }
 

@@ -13,8 +13,8 @@ use crate::analyze::Probes;
 use crate::classifier::{Changes, Classifier, Footprint, MAX_BATCH, Scratch};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::oracle;
-use crate::policy::edit::RandomEdits;
 use crate::policy::edit::tests::policy_text;
+use crate::policy::edit::{Delta, RandomEdits};
 use crate::policy::{
     Action, Endpoint, EndpointBox, EndpointId, Location, Parts, Policy, Rule, RuleId, ServiceId,
     ServiceSet, ServiceTerm,
@@ -314,6 +314,38 @@ fn members_and_rules_of_addresses_are_compiled_for_what_they_change() {
             whole <= incremental / 10,
             "{plan:?}: {incremental} of what changed, {whole} whole"
         );
+    }
+}
+
+#[test]
+fn an_edit_that_does_not_fit_leaves_what_was_in_force() {
+    let text = |members: &str| {
+        format!(
+            "version: 1\ngroups:\n  a: [10.0.0.1{members}]\nrules:\n  \
+             - {{name: one, from: a, to: any, service: any, action: allow}}\n"
+        )
+    };
+    let policy = Policy::parse(&text("")).unwrap();
+    let many: String = (0..20_000).map(|n| format!(", 10.{}.{}.1", n / 200, n % 200)).collect();
+    let large = Policy::parse(&text(&many)).unwrap();
+    let limits = (12..40).map(|bits| Limits { memory_bytes: 1 << bits, ..Limits::default() });
+    let mut compiler = limits
+        .filter_map(|limits| Compiler::new(&policy, &limits).ok())
+        .next()
+        .expect("a small policy compiles in some memory");
+    let published = compiler.publish();
+    let everything = Delta { respread: true, ..Delta::default() };
+    let error = compiler.edit(&large, &everything).unwrap_err().to_string();
+    assert!(error.contains("limit"), "{error}");
+    assert_eq!(compiler.policy(), &policy);
+    assert!(Arc::ptr_eq(&published, &compiler.publish()), "the same goes on");
+    // Its classes have other numbers now than those that flows remember.
+    let mut stream = RandomEdits::new(&policy, 1).with_addresses_only().with_rule_percent(0);
+    let (edited, delta) = policy.edited(&stream.next(&policy)).unwrap();
+    assert_eq!(compiler.edit(&edited, &delta).unwrap(), Changes::Everything);
+    let (probed, next) = (Probed::new(&edited, 1, 500), compiler.publish());
+    for ((found, _), headers) in probed.classify(&next).into_iter().zip(&probed.headers) {
+        assert_eq!(found, oracle::classify(&edited, headers, probed.at));
     }
 }
 

@@ -80,6 +80,8 @@ pub(super) struct Metrics {
 pub(super) struct Limits {
     pub(super) policy_mib: Option<Spanned<i64>>,
     pub(super) policy_files: Option<Spanned<i64>>,
+    pub(super) compile_mib: Option<Spanned<i64>>,
+    pub(super) compile_s: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]
