@@ -22,6 +22,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crate::headers::{Headers, Mac, PolicyTime};
@@ -94,11 +95,28 @@ pub struct Scratch {
     src: Search,
     dst: Search,
     services: [u32; MAX_BATCH],
+    probes: [Probe; PROBES],
+}
+
+/// Pairs of keys of a batch that there is room for.
+const PROBES: usize = 8 * MAX_BATCH;
+
+/// A pair of keys to look up, and where.
+#[derive(Clone, Copy, Default)]
+struct Probe {
+    src: u32,
+    dst: u32,
+    home: u32,
 }
 
 impl Default for Scratch {
     fn default() -> Self {
-        Self { src: Search::default(), dst: Search::default(), services: [0; MAX_BATCH] }
+        Self {
+            src: Search::default(),
+            dst: Search::default(),
+            services: [0; MAX_BATCH],
+            probes: [Probe::default(); PROBES],
+        }
     }
 }
 
@@ -153,18 +171,25 @@ impl Written {
 }
 
 /// Where the rules for one frame stand.
-#[derive(Clone, Copy)]
+#[derive(Clone)]
 struct Lists<'a> {
     src: &'a Record,
     dst: &'a Record,
     /// Where there is one pair of keys, the start of its chain.
     bucket: Option<&'a Bucket>,
     lines: [&'a Line; 2],
+    /// Where there are several, which probes they are.
+    probes: Range<usize>,
 }
 
 impl Lists<'_> {
-    const EMPTY: Self =
-        Self { src: &Record::EMPTY, dst: &Record::EMPTY, bucket: None, lines: [&Line::EMPTY; 2] };
+    const EMPTY: Self = Self {
+        src: &Record::EMPTY,
+        dst: &Record::EMPTY,
+        bucket: None,
+        lines: [&Line::EMPTY; 2],
+        probes: 0..0,
+    };
 }
 
 /// A frame and what its candidates are compared with.
@@ -195,17 +220,37 @@ impl Classifier {
         let out = &mut out[..headers.len()];
         // Each stage is a function of its own: together they would have more to keep at hand than
         // there are registers.
-        let Scratch { src, dst, services } = scratch;
+        let Scratch { src, dst, services, probes } = scratch;
         self.src.map.enter(headers, |h| h.src, src);
         self.dst.map.enter(headers, |h| h.dst, dst);
         self.services.rows_of(headers, services);
         self.src.map.finish(headers, |h| h.src, src);
         self.dst.map.finish(headers, |h| h.dst, dst);
-        let mut lists = [Lists::EMPTY; MAX_BATCH];
+        let mut lists = [const { Lists::EMPTY }; MAX_BATCH];
         let lists = &mut lists[..headers.len()];
         self.read_classes(&src.found, &dst.found, lists);
         self.read_records(lists);
-        self.decide_all(headers, at, services, lists, out);
+        self.read_keys(lists, probes);
+        self.decide_all(headers, at, services, lists, probes, out);
+    }
+
+    /// Which pairs of keys have to be looked up for classes of several; asks for them.
+    #[inline(never)]
+    fn read_keys(&self, lists: &mut [Lists<'_>], probes: &mut [Probe; PROBES]) {
+        let mut count = 0;
+        for lists in lists.iter_mut().filter(|lists| lists.bucket.is_none()) {
+            let first = count;
+            self.for_each_pair(lists.src, lists.dst, |src, dst| {
+                let home = self.pairs.home(src, dst);
+                self.pairs.buckets.prefetch(home);
+                // Those for which there is no room count too, and are looked up without this help.
+                if let Some(probe) = probes.get_mut(count) {
+                    *probe = Probe { src, dst, home };
+                }
+                count += 1;
+            });
+            lists.probes = first..count;
+        }
     }
 
     /// What the classes lead to.
@@ -239,13 +284,14 @@ impl Classifier {
         at: PolicyTime,
         services: &[u32; MAX_BATCH],
         lists: &[Lists<'_>],
+        probes: &[Probe; PROBES],
         out: &mut [RuleId],
     ) {
         let has_macs = !self.src.macs.is_empty() || !self.dst.macs.is_empty();
         for (((headers, lists), service), out) in headers.iter().zip(lists).zip(services).zip(out) {
             let frame = Frame { headers, at, services: *service };
             let mut best = NOTHING;
-            self.decide(lists, &frame, &mut best);
+            self.decide(lists, probes, &frame, &mut best);
             if has_macs {
                 self.look_up_macs(lists.src, lists.dst, &frame, &mut best);
             }
@@ -279,12 +325,22 @@ impl Classifier {
     /// What is there most often, one rule or none in each place, is looked at without a branch: which
     /// of the two it is, no branch predictor can tell, and a wrong guess costs more than the look.
     #[inline(always)]
-    fn decide<'c>(&'c self, lists: &Lists<'c>, frame: &Frame<'_>, best: &mut u64) {
+    fn decide<'c>(
+        &'c self,
+        lists: &Lists<'c>,
+        probes: &[Probe; PROBES],
+        frame: &Frame<'_>,
+        best: &mut u64,
+    ) {
         let (s, d) = (lists.src, lists.dst);
         let [from_src, from_dst] = lists.lines;
-        let mut least = self.first_of_line(from_src, &self.dst.rows, d.wide, frame);
-        least = least.min(self.first_of_line(from_dst, &self.src.rows, s.wide, frame));
-        let mut is_rare = least as u32 & CHECKED != 0 && least != NOTHING;
+        let of_src = self.first_of_line(from_src, &self.dst.rows, d.wide, frame);
+        let of_dst = self.first_of_line(from_dst, &self.src.rows, s.wide, frame);
+        // All conditions are computed and then joined, not asked for one after the other.
+        let is_checked =
+            |candidate: u64| (candidate as u32 & CHECKED != 0) & (candidate != NOTHING);
+        let mut is_rare = is_checked(of_src) | is_checked(of_dst);
+        let mut least = of_src.min(of_dst);
         match lists.bucket {
             Some(bucket) => {
                 let hits = equal_pairs(&bucket.0, s.key, d.key);
@@ -292,18 +348,19 @@ impl Classifier {
                 let service = bucket.service(slot);
                 let holds = (hits != 0) & self.services.rows.is_set(frame.services, service);
                 let candidate = bucket.candidate(slot) | u64::from(holds).wrapping_sub(1);
-                is_rare |= candidate as u32 & CHECKED != 0 && candidate != NOTHING;
-                is_rare |= hits & hits.wrapping_sub(1) != 0 || bucket.next() != NONE;
-                is_rare |= hits != 0 && service == LINES;
                 least = least.min(candidate);
+                is_rare |= is_checked(candidate)
+                    | (hits & hits.wrapping_sub(1) != 0)
+                    | (bucket.next() != NONE)
+                    | ((hits != 0) & (service == LINES));
             }
             None => is_rare = true,
         }
-        is_rare |= from_src.candidates[1] < least || from_dst.candidates[1] < least;
+        is_rare |= (from_src.candidates[1] < least) | (from_dst.candidates[1] < least);
         if is_rare {
             match lists.bucket {
                 Some(bucket) => self.look_up_pair(bucket, s.key, d.key, frame, best),
-                None => self.look_up_pairs(s, d, frame, best),
+                None => self.look_up_probes(lists, probes, frame, best),
             }
             self.scan(from_src, &self.dst.rows, d.wide, frame, best);
             self.scan(from_dst, &self.src.rows, s.wide, frame, best);
@@ -322,6 +379,25 @@ impl Classifier {
         let holds = self.services.rows.is_set(frame.services, conditions & 0xffff)
             & rows.is_set(wide, conditions >> 16);
         line.candidates[0] | u64::from(holds).wrapping_sub(1)
+    }
+
+    /// Lowers `best` to the first rule that is listed under any of the probes of a lane and matches.
+    fn look_up_probes(
+        &self,
+        lists: &Lists<'_>,
+        probes: &[Probe; PROBES],
+        frame: &Frame<'_>,
+        best: &mut u64,
+    ) {
+        match probes.get(lists.probes.clone()) {
+            Some(probes) => {
+                for probe in probes {
+                    let bucket = self.pairs.buckets.get(probe.home);
+                    self.look_up_pair(bucket, probe.src, probe.dst, frame, best);
+                }
+            }
+            None => self.look_up_pairs(lists.src, lists.dst, frame, best),
+        }
     }
 
     /// Lowers `best` to the first rule that is listed under any pair of keys of two classes and
@@ -368,20 +444,18 @@ impl Classifier {
     #[inline(always)]
     fn for_each_pair(&self, src: &Record, dst: &Record, mut found: impl FnMut(u32, u32)) {
         // A class without a block of keys stands for a block of at most one.
-        let block = |side: &Side, record: &Record, place: u32| match place {
-            NONE => {
-                let mut keys = Keys { meets: [u64::MAX; 8], ..Keys::EMPTY };
-                keys.keys[0] = record.key;
-                keys
-            }
-            place => *side.keys.get(place),
+        let single = |record: &Record| {
+            let mut keys = Keys { meets: [u64::MAX; 8], ..Keys::EMPTY };
+            keys.keys[0] = record.key;
+            keys
         };
+        let (src_single, dst_single) = (single(src), single(dst));
         let mut src_place = src.keys;
         loop {
-            let s = block(&self.src, src, src_place);
+            let s = if src_place == NONE { &src_single } else { self.src.keys.get(src_place) };
             let mut dst_place = dst.keys;
             loop {
-                let d = block(&self.dst, dst, dst_place);
+                let d = if dst_place == NONE { &dst_single } else { self.dst.keys.get(dst_place) };
                 let (mut some, mut count) = ([0; tables::KEYS + 1], 0);
                 for &key in d.keys.iter().take_while(|&&key| key != NONE) {
                     some[count & 15] = key;
@@ -473,15 +547,26 @@ impl Classifier {
         let (src, dst) = (self.src.rows.wide(s.wide), self.dst.rows.wide(d.wide));
         let services = self.services.rows.wide(frame.services);
         for (word, ((s, d), v)) in src.iter().zip(dst).zip(services).enumerate() {
-            let mut bits = s & d & v;
-            while bits != 0 {
-                let candidate = self.wide_rules[word * 64 + bits.trailing_zeros() as usize];
-                if candidate >= *best {
-                    return;
-                }
-                self.consider(candidate, frame, best);
-                bits &= bits - 1;
+            let bits = s & d & v;
+            // The first, or any where there is none; without a branch, as above.
+            let first = self.wide_rules
+                [(word * 64 + bits.trailing_zeros() as usize % 64).min(self.wide_rules.len() - 1)];
+            let first = first | u64::from(bits != 0).wrapping_sub(1);
+            if (first < *best) & (first as u32 & CHECKED != 0) {
+                self.consider_all(word, bits, frame, best);
+            } else {
+                *best = first.min(*best);
             }
+        }
+    }
+
+    /// Lowers `best` to the first of the wide rules that a word of bits stands for and that matches.
+    #[cold]
+    fn consider_all(&self, word: usize, mut bits: u64, frame: &Frame<'_>, best: &mut u64) {
+        while bits != 0 {
+            let candidate = self.wide_rules[word * 64 + bits.trailing_zeros() as usize];
+            self.consider(candidate, frame, best);
+            bits &= bits - 1;
         }
     }
 
