@@ -31,6 +31,10 @@ impl Copies {
                 return copy.clone();
             }
         }
+        // The first time all of them are made, so that no edit has to.
+        while self.all.len() + 1 < KEPT {
+            self.all.push((Arc::new(current.clone()), Written::default()));
+        }
         let copy = Arc::new(current.clone());
         if self.all.len() == KEPT {
             // The oldest is still held somewhere: it goes when that lets go of it.
