@@ -137,7 +137,16 @@ pub struct Report {
 impl Report {
     /// None yet.
     pub fn new(machine: Machine, options: &Options) -> Self {
-        let arguments: Vec<String> = std::env::args().skip(1).collect();
+        // Where files are on this machine is nobody else's matter.
+        let name = |argument: String| match argument.rsplit_once('/') {
+            Some((before, name)) => {
+                let key =
+                    before.split_once('=').map_or(String::new(), |(key, _)| format!("{key}="));
+                key + name
+            }
+            None => argument,
+        };
+        let arguments: Vec<String> = std::env::args().skip(1).map(name).collect();
         Self {
             machine,
             headers: options.headers,

@@ -32,6 +32,7 @@ pub struct CompileError {
 enum Kind {
     Memory { limit_bytes: usize },
     Time { limit: Duration },
+    Numbers,
 }
 
 /// Something in a policy, and its share of the work.
@@ -55,6 +56,9 @@ impl fmt::Display for CompileError {
             Kind::Time { limit } => {
                 write!(f, "takes longer than the limit of {} ms", limit.as_millis())?;
             }
+            Kind::Numbers => {
+                write!(f, "takes more than the {MOST_NUMBERS} numbers that there are")?
+            }
         }
         for (index, cost) in self.costliest.iter().enumerate() {
             let lead = if index == 0 { "; what costs most: " } else { ", " };
@@ -72,7 +76,12 @@ pub(crate) enum Exceeded {
     Memory,
     /// The time, or the work that stands for it.
     Time,
+    /// The numbers of services or of wide parts: [`MOST_NUMBERS`].
+    Numbers,
 }
+
+/// The services of rules, and the wide parts of a side, have numbers of 16 bits in the lists.
+pub(crate) const MOST_NUMBERS: usize = 1 << 16;
 
 /// The running account of one compilation.
 #[derive(Debug)]
@@ -140,6 +149,7 @@ impl Budget {
         let kind = match exceeded {
             Exceeded::Memory => Kind::Memory { limit_bytes: self.limits.memory_bytes },
             Exceeded::Time => Kind::Time { limit: self.limits.time },
+            Exceeded::Numbers => Kind::Numbers,
         };
         CompileError { kind, stage, costliest: costs }
     }

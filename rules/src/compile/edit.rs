@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use super::CompileError;
-use super::budget::{Budget, Exceeded};
+use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{
     Compiler, DST, Edits, SRC, WideRule, alternatives_of, directions, first_mac_rank, in_use,
 };
@@ -335,7 +335,7 @@ impl Compiler {
         }
         self.service_uses.resize(policy.services().len(), 0);
         self.service_uses[rule.service.0 as usize] += 1;
-        if rule.service.0 > u32::from(u16::MAX) {
+        if rule.service.0 as usize >= MOST_NUMBERS {
             return Err(Whole::Needed);
         }
         let checks = Arc::make_mut(&mut self.out.checks);

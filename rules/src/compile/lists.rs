@@ -3,7 +3,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::budget::{Budget, Cost, Exceeded};
+use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::copies::Copies;
 use super::map::Places;
 use super::plan::{Alternative, Plan};
@@ -493,6 +493,9 @@ impl Compiler {
         let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
         let wide = rules.len().div_ceil(64);
         for side in [SRC, DST] {
+            if self.bits[side].len() > MOST_NUMBERS {
+                return Err(Exceeded::Numbers);
+            }
             let bits = self.bits[side].len().div_ceil(64).max(1);
             let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
             self.rules_of_parts[side] = rules_of(&rules, of, bits * 64, wide);

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::hash::Hash;
 
-use super::budget::{Budget, Cost, Exceeded};
+use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::partition::{Classes, Points, intervals, points};
 use crate::classifier::services::{Fields, NO_COLUMN, Ports, ServiceMap};
 use crate::classifier::tables::Rows;
@@ -23,6 +23,9 @@ pub(crate) fn build(
     used: &[bool],
     budget: &mut Budget,
 ) -> Result<Services, Exceeded> {
+    if used.iter().skip(MOST_NUMBERS).any(|used| *used) {
+        return Err(Exceeded::Numbers);
+    }
     let terms: Vec<(u32, &ServiceTerm)> = (policy.services().iter().enumerate())
         .filter(|(id, _)| used[*id])
         .flat_map(|(id, service)| service.terms.iter().map(move |term| (id as u32, term)))

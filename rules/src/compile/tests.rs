@@ -367,6 +367,50 @@ fn an_empty_policy_leaves_everything_to_the_default() {
 }
 
 #[test]
+fn a_service_without_a_number_is_refused_and_never_taken_for_another() {
+    let service = |port: u16| ServiceSet {
+        label: format!("tcp/{port}"),
+        terms: vec![ServiceTerm {
+            ether_types: FiniteSet::any(),
+            protocols: FiniteSet::only([6]),
+            src_ports: RangeSet::<u16>::full(),
+            dst_ports: RangeSet::<u16>::from_ranges([(port, port)]),
+        }],
+    };
+    let anybody = || AddrSet::any();
+    let boxes = vec![EndpointBox { addrs: anybody(), macs: MacSet::any(), vlans: VlanSet::any() }];
+    let with_last = |services: usize| {
+        Policy::new(Parts {
+            default: Action::Deny,
+            rules: vec![Rule {
+                name: "last".into(),
+                from: EndpointId(0),
+                to: EndpointId(0),
+                between: false,
+                service: ServiceId(services as u32 - 1),
+                vlans: VlanSet::any(),
+                wires: FiniteSet::any(),
+                action: Action::Allow,
+                log: false,
+                starts: None,
+                expires: None,
+                reason: None,
+                location: Location { file: "test".into(), line: 1, column: 1 },
+                removed: false,
+            }],
+            endpoints: vec![Endpoint { label: "any".into(), boxes: Arc::new(boxes.clone()) }],
+            services: (0..services).map(|port| service(port as u16)).collect(),
+            assertions: Vec::new(),
+            wires: Vec::new(),
+            wires_known: false,
+        })
+    };
+    compare(&with_last(1 << 16), 1, 500).unwrap();
+    let error = compile(&with_last((1 << 16) + 1), &Limits::default()).unwrap_err().to_string();
+    assert!(error.contains("takes more than the 65536 numbers"), "{error}");
+}
+
+#[test]
 fn limits_are_errors_that_name_what_costs_most() {
     let addrs = AddrSet {
         v4: RangeSet::<u32>::from_ranges((0..50_000).map(|i| (i * 4, i * 4 + 1))),
