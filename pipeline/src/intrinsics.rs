@@ -3,24 +3,7 @@
 
 use std::mem::MaybeUninit;
 
-/// Asks for the cache line at the start of `place` to be loaded into every level of the cache, so
-/// that a burst hides the latency of memory behind its own packets: one stage asks for the lines of
-/// all packets, the next reads them. A hint: it has no effect on what the program computes, and none
-/// at all on machines other than x86-64.
-#[inline(always)]
-pub fn prefetch<T>(place: &T) {
-    #[cfg(target_arch = "x86_64")]
-    #[allow(unsafe_code, reason = "the intrinsic takes a raw pointer")]
-    // SAFETY: SSE is part of x86-64, the pointer comes from a reference, and the instruction
-    // neither faults nor changes memory.
-    // JUSTIFICATION: there is no safe prefetch in stable Rust. See `examples/flow_table_cost.rs`.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(place).cast::<i8>());
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = place;
-}
+pub use bulkhead_rules::intrinsics::prefetch;
 
 /// The lanes that equal `value`: bit n stands for `lanes[n]`.
 #[cfg(target_arch = "x86_64")]

@@ -1,11 +1,11 @@
 //! What the machine can do and safe Rust cannot say. The only module of the crate with unsafe code.
 
 /// Asks for the cache line at the start of `place` to be loaded, so that a batch hides the latency
-/// of memory behind its own lookups: one stage asks for the lines of all, the next reads them. A
+/// of memory behind its own work: one stage asks for the lines of all, the next reads them. A
 /// hint: it has no effect on what the program computes, and none at all on machines other than
 /// x86-64.
 #[inline(always)]
-pub(crate) fn prefetch<T>(place: &T) {
+pub fn prefetch<T>(place: &T) {
     #[cfg(target_arch = "x86_64")]
     #[allow(unsafe_code, reason = "the intrinsic takes a raw pointer")]
     // SAFETY: SSE is part of x86-64, the pointer comes from a reference, and the instruction

@@ -17,7 +17,7 @@ pub mod analyze;
 pub mod classifier;
 pub mod compile;
 pub mod headers;
-mod intrinsics;
+pub mod intrinsics;
 pub mod oracle;
 pub mod packet;
 pub mod policy;
