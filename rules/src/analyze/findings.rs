@@ -372,10 +372,17 @@ impl Search {
             };
             let found = work.share(RULE_WORK, |work| self.removal(place, work));
             *independently = matches!(found, Ok(Removal::Nothing(_)));
-            self.gone[place] = *independently;
-            if let Ok(Removal::Changes(point)) = found {
-                finding.witness = Some(self.model.universe.example(&point, None));
+            if let Ok(Removal::Changes(_)) = found {
+                // That point may be one that an earlier rule, now left out, decides.
+                let earlier = self.gone[..place].to_vec();
+                self.gone[..place].fill(false);
+                let found = work.share(RULE_WORK, |work| self.removal(place, work));
+                self.gone[..place].copy_from_slice(&earlier);
+                if let Ok(Removal::Changes(point)) = found {
+                    finding.witness = Some(self.model.universe.example(&point, None));
+                }
             }
+            self.gone[place] = *independently;
         }
     }
 
@@ -456,6 +463,22 @@ mod tests {
         let mut probes = Probes::new(policy, seed);
         std::iter::repeat_with(move || (probes.headers().normalised(), probes.instant()))
             .filter(|(h, _)| !h.src_mac.is_group() && (h.tags.outer != 0 || h.tags.inner == 0))
+    }
+
+    #[test]
+    fn a_redundant_rule_is_shown_by_a_packet_that_it_decides_itself() {
+        // The first rule may go for the second's sake, which then may not go any more: not for a
+        // packet of the first, which does not show that.
+        let text = "version: 1\ndefault: deny\nrules:\n\
+            - {name: part, from: 10.0.0.0/8, to: 192.0.2.1, service: any, action: reject}\n\
+            - {name: all, from: any, to: 192.0.2.1, service: any, action: reject}\n\
+            - {name: again, from: any, to: 192.0.2.1, service: any, action: reject}\n";
+        let policy = Policy::parse(text).unwrap();
+        let found = findings(&policy, false);
+        let redundant = found.findings.iter().find(|finding| finding.rule == RuleId(1)).unwrap();
+        assert_eq!(redundant.kind, FindingKind::Redundant { independently: false });
+        let (headers, at) = redundant.witness.unwrap();
+        assert_eq!(oracle::classify(&policy, &headers, at), RuleId(1), "{headers:?}");
     }
 
     proptest! {
