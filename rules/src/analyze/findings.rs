@@ -469,10 +469,10 @@ mod tests {
     fn a_redundant_rule_is_shown_by_a_packet_that_it_decides_itself() {
         // The first rule may go for the second's sake, which then may not go any more: not for a
         // packet of the first, which does not show that.
-        let text = "version: 1\ndefault: deny\nrules:\n\
-            - {name: part, from: 10.0.0.0/8, to: 192.0.2.1, service: any, action: reject}\n\
-            - {name: all, from: any, to: 192.0.2.1, service: any, action: reject}\n\
-            - {name: again, from: any, to: 192.0.2.1, service: any, action: reject}\n";
+        let text = "version: 1\ndefault: deny\ngroups: {both: [192.0.2.1, '2001:db8::1']}\nrules:\n\
+            - {name: part, from: 0.0.0.0/0, to: both, service: any, action: reject}\n\
+            - {name: all, from: any, to: both, service: any, action: reject}\n\
+            - {name: again, from: any, to: both, service: any, action: reject}\n";
         let policy = Policy::parse(text).unwrap();
         let found = findings(&policy, false);
         let redundant = found.findings.iter().find(|finding| finding.rule == RuleId(1)).unwrap();
