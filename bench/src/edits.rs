@@ -138,7 +138,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     let content = Content {
         policy: Arc::new(policy),
         classifier,
-        wires: vec![WirePolicy { mode: Mode::Enforce, grace_until_ns: u64::MAX }],
+        wires: vec![WirePolicy::new(Mode::Enforce, u64::MAX)],
         clock: WallClock::default(),
     };
     let (publisher, mut readers) = Publisher::new(content, 1);

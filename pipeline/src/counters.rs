@@ -7,6 +7,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
+use crate::conntrack::Phase;
 use crate::verdict::DropReason;
 
 /// A counter with a single writer.
@@ -154,10 +155,11 @@ pub struct WorkerCounters {
     pub flow_capacity: Counter,
     /// Flows created.
     pub flow_inserts: Counter,
-    /// Flows that ended by timeout or close.
-    pub flow_expired: Counter,
-    /// Half-open or unanswered flows that made room for new ones.
-    pub flow_evicted: Counter,
+    /// Flows that ended because they were silent for too long, by the phase that they were in.
+    pub flow_expired: ByPhase,
+    /// Half-open, unanswered or ended flows that made room for new ones, by the phase that they were
+    /// in.
+    pub flow_evicted: ByPhase,
     /// Permitted flows refused because the table was full or their source held too many.
     pub flow_refused: Counter,
     /// Flows that a newer policy, or a rule's time, ended.
@@ -171,6 +173,54 @@ pub struct WorkerCounters {
     pub flow_reaffirmed: Counter,
     /// Verdict events for logging that found their ring full.
     pub events_lost: Counter,
+    /// Packets of which fragments are awaited.
+    pub fragments: FragmentCounters,
+}
+
+/// A counter for each phase of a flow's life.
+#[derive(Debug, Default)]
+pub struct ByPhase([Counter; Phase::COUNT]);
+
+impl ByPhase {
+    /// Replaces all of them by what a table counted, in the order of [`Phase::ALL`]. Only the owner
+    /// may call this.
+    pub fn set(&self, counts: &[u64; Phase::COUNT]) {
+        for (counter, count) in self.0.iter().zip(counts) {
+            counter.set(*count);
+        }
+    }
+
+    /// Every phase with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Phase, u64)> {
+        Phase::ALL.iter().copied().zip(self.0.iter().map(Counter::value))
+    }
+
+    /// Over all phases.
+    pub fn total(&self) -> u64 {
+        self.0.iter().map(Counter::value).sum()
+    }
+}
+
+/// What the fragment table of a worker holds and did: see
+/// [`crate::fragment::FragmentTableCounters`].
+#[derive(Debug, Default)]
+pub struct FragmentCounters {
+    /// Packets that are being followed, now.
+    pub followed: Counter,
+    /// Packets that the table has room for.
+    pub capacity: Counter,
+    /// Packets whose first fragment was noted.
+    pub started: Counter,
+    /// Packets of which every fragment came.
+    pub completed: Counter,
+    /// Packets given up by the timeout.
+    pub expired: Counter,
+    /// Packets given up to make room.
+    pub evicted: Counter,
+    /// Packets given up because fragments overlapped or disagreed.
+    pub poisoned: Counter,
+    /// First fragments for which there was no room.
+    pub refused: Counter,
 }
 
 impl WorkerCounters {

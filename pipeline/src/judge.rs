@@ -18,7 +18,7 @@ use crate::flow_table::{
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
-use crate::snapshot::{Mode, Snapshot, WirePolicy};
+use crate::snapshot::{Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
 
@@ -177,9 +177,7 @@ impl Judge {
                 self.epochs.seen_all();
             }
         }
-        // An observing wire adopts always: a lockdown brings its own grace time, and until then a
-        // session that was there before the gateway is no denial to report.
-        let adopts = wire.mode == Mode::Observe || now_ns < wire.grace_until_ns;
+        let adopts = wire.adopts(now_ns);
         Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, adopts }
     }
 
@@ -300,13 +298,22 @@ impl Judge {
         let table = &self.flows.counters;
         counters.flows.set(self.flows.len() as u64);
         counters.flow_inserts.set(table.inserted);
-        counters.flow_expired.set(table.expired.iter().sum());
-        counters.flow_evicted.set(table.evicted.iter().sum());
+        counters.flow_expired.set(&table.expired);
+        counters.flow_evicted.set(&table.evicted);
         counters.flow_refused.set(table.refused_full + table.refused_source);
         counters.flow_revoked.set(self.revoked);
         counters.flow_adopted.set(self.adopted);
         counters.flow_reclassified.set(self.reclassified);
         counters.flow_reaffirmed.set(self.reaffirmed);
+        let (seen, fragments) = (&self.fragments.counters, &counters.fragments);
+        fragments.followed.set(self.fragments.len() as u64);
+        fragments.capacity.set(self.fragments.capacity() as u64);
+        fragments.started.set(seen.started);
+        fragments.completed.set(seen.completed);
+        fragments.expired.set(seen.expired);
+        fragments.evicted.set(seen.evicted);
+        fragments.poisoned.set(seen.poisoned);
+        fragments.refused.set(seen.refused);
     }
 
     fn find(&mut self, place: usize, moment: &Moment<'_>) -> Option<FlowIndex> {

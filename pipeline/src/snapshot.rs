@@ -32,6 +32,17 @@ pub enum Mode {
     Enforce,
 }
 
+/// What becomes of TCP connections that the gateway did not see opening.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub enum TcpPickup {
+    /// Adopted in the direction that the policy permits: during the grace time where the wire
+    /// enforces, always where it observes.
+    #[default]
+    Loose,
+    /// Dropped; an observing wire reports that they would be.
+    Strict,
+}
+
 /// How a wire is to be judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WirePolicy {
@@ -40,6 +51,22 @@ pub struct WirePolicy {
     /// Until this instant of the workers' clock, in nanoseconds, TCP connections that the gateway
     /// did not see opening are adopted in the direction that the policy permits.
     pub grace_until_ns: u64,
+    /// Whether they are adopted at all.
+    pub tcp: TcpPickup,
+}
+
+impl WirePolicy {
+    /// A wire in `mode`, with a grace time, and the defaults for everything else.
+    pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
+        Self { mode, grace_until_ns, tcp: TcpPickup::Loose }
+    }
+
+    /// Whether a TCP connection may be taken up in its middle at `now_ns`.
+    pub fn adopts(&self, now_ns: u64) -> bool {
+        // An observing wire adopts always: a lockdown brings its own grace time, and until then a
+        // session that was there before the gateway is no denial to report.
+        self.tcp == TcpPickup::Loose && (self.mode == Mode::Observe || now_ns < self.grace_until_ns)
+    }
 }
 
 /// How the workers' monotonic clock reads as wall-clock time.

@@ -73,7 +73,7 @@ fn judge_one(
     let content = Content {
         policy: policy.clone(),
         classifier: classifier.clone(),
-        wires: vec![WirePolicy { mode: Mode::Enforce, grace_until_ns: 0 }; usize::from(wire.0) + 1],
+        wires: vec![WirePolicy::new(Mode::Enforce, 0); usize::from(wire.0) + 1],
         clock: WallClock { offset_ms: at.unix_ms, synchronised: at.synchronised },
     };
     let mut config = WorkerConfig::default();

@@ -396,7 +396,7 @@ fn content(policy: &str) -> Result<Content, String> {
     Ok(Content {
         policy: Arc::new(policy),
         classifier: Arc::new(classifier),
-        wires: vec![WirePolicy { mode: Mode::Enforce, grace_until_ns: 0 }; WIRED.len()],
+        wires: vec![WirePolicy::new(Mode::Enforce, 0); WIRED.len()],
         clock: WallClock { offset_ms: 0, synchronised: true },
     })
 }

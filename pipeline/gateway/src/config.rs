@@ -11,7 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bulkhead_pipeline::conntrack::Timeouts;
-pub use bulkhead_pipeline::snapshot::Mode;
+use bulkhead_pipeline::fragment::FragmentTableConfig;
+pub use bulkhead_pipeline::snapshot::{Mode, TcpPickup};
 use bulkhead_rules::compile;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
@@ -56,6 +57,8 @@ pub struct Config {
     pub wires: Vec<Wire>,
     /// Flow tables.
     pub flows: Flows,
+    /// Fragment tables.
+    pub fragments: Fragments,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -76,6 +79,8 @@ pub struct Wire {
     /// Whether verdicts are carried out. `observe` unless the file says otherwise: putting a gateway
     /// in starts by watching.
     pub mode: Mode,
+    /// What becomes of TCP connections that were open before.
+    pub tcp: TcpPickup,
     /// Whether carrier loss on one port takes the other down.
     pub link_propagation: bool,
     /// How long a port may take to find carrier before it counts as lost.
@@ -143,6 +148,15 @@ pub struct Flows {
     pub timeouts: Timeouts,
     /// Answers of reject rules, per worker and second.
     pub rejects_per_second: u32,
+}
+
+/// The fragment table of each worker.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Fragments {
+    /// Packets whose fragments one worker can follow at once.
+    pub capacity: usize,
+    /// How long after its first fragment a packet is given up, in seconds.
+    pub timeout_s: u32,
 }
 
 /// The metrics endpoint.
@@ -281,6 +295,7 @@ impl Checker<'_> {
             grace: self.seconds("grace-s", document.grace_s, 60, 0..=3600),
             wires,
             flows: self.flows(document.flows, document.timeouts),
+            fragments: self.fragments(document.fragments),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),
@@ -354,12 +369,18 @@ impl Checker<'_> {
                 Mode::Observe,
                 &[("observe", Mode::Observe), ("enforce", Mode::Enforce)],
             );
+            let tcp = self.choice(
+                table.tcp,
+                TcpPickup::Loose,
+                &[("loose", TcpPickup::Loose), ("strict", TcpPickup::Strict)],
+            );
             let link_settling = self.seconds("link-settling-s", table.link_settling_s, 30, 1..=300);
             wires.push(Wire {
                 name,
                 inside: table.inside.into_inner().trim().to_owned(),
                 outside: table.outside.into_inner().trim().to_owned(),
                 mode,
+                tcp,
                 link_propagation: table.link_propagation.unwrap_or(true),
                 link_settling,
             });
@@ -433,6 +454,14 @@ impl Checker<'_> {
                 1000,
                 0..=1_000_000,
             ),
+        }
+    }
+
+    fn fragments(&mut self, table: document::Fragments) -> Fragments {
+        let default = FragmentTableConfig::default();
+        Fragments {
+            capacity: self.number("capacity", table.capacity, default.capacity, 64..=1 << 20),
+            timeout_s: self.number("timeout-s", table.timeout_s, default.timeout_s, 1..=120),
         }
     }
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::flow_table::FlowTableConfig;
+use bulkhead_pipeline::fragment::FragmentTableConfig;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::port::Port;
 use bulkhead_pipeline::snapshot::{Publisher, Reader};
@@ -266,7 +267,11 @@ fn worker_config(config: &Config) -> WorkerConfig {
             per_source_limit: flows.per_source_limit,
             seed: None,
         },
-        fragments: bulkhead_pipeline::fragment::FragmentTableConfig::default(),
+        fragments: FragmentTableConfig {
+            capacity: config.fragments.capacity,
+            timeout_s: config.fragments.timeout_s,
+            seed: None,
+        },
         rejects_per_second: flows.rejects_per_second,
         transmit_patience_ns: TRANSMIT_PATIENCE_NS,
     }

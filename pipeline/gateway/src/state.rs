@@ -286,13 +286,11 @@ impl Gateway {
         let grace_ns = u64::try_from(self.config.grace.as_nanos()).unwrap_or(u64::MAX);
         let grace_until_ns = self.clock.now_ns().saturating_add(grace_ns);
         let wires = self.config.wires.iter().enumerate().map(|(index, wire)| {
-            let mode = wire.mode;
-            match before.and_then(|before| before.get(index)) {
-                Some(before) if !is_lockdown(before.mode, mode) => {
-                    WirePolicy { mode, grace_until_ns: before.grace_until_ns }
-                }
-                _ => WirePolicy { mode, grace_until_ns },
-            }
+            let grace_until_ns = match before.and_then(|before| before.get(index)) {
+                Some(before) if !is_lockdown(before.mode, wire.mode) => before.grace_until_ns,
+                _ => grace_until_ns,
+            };
+            WirePolicy { tcp: wire.tcp, ..WirePolicy::new(wire.mode, grace_until_ns) }
         });
         Content {
             policy: candidate.policy.clone(),

@@ -104,7 +104,7 @@ mod tests {
     use crate::worker::WorkerConfig;
 
     const AT: PolicyTime = PolicyTime { unix_ms: 0, synchronised: true };
-    const WIRE: WirePolicy = WirePolicy { mode: Mode::Enforce, grace_until_ns: 0 };
+    const WIRE: WirePolicy = WirePolicy::new(Mode::Enforce, 0);
 
     fn publisher(first_epoch: u64) -> Publisher {
         let text =

@@ -23,7 +23,7 @@ pub(crate) fn content(text: &str, mode: Mode, grace_until_ns: u64) -> Content {
     Content {
         policy: Arc::new(policy),
         classifier: Arc::new(classifier),
-        wires: vec![WirePolicy { mode, grace_until_ns }],
+        wires: vec![WirePolicy::new(mode, grace_until_ns)],
         clock: WallClock { offset_ms: ZERO_MS, synchronised: true },
     }
 }

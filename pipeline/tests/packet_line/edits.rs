@@ -462,7 +462,7 @@ impl Run {
     fn publish_whole(&mut self) -> Result<(), String> {
         self.mode = if self.random.percent(30) { Mode::Observe } else { Mode::Enforce };
         self.content = self.next_content().0;
-        self.content.wires = vec![WirePolicy { mode: self.mode, grace_until_ns: u64::MAX }];
+        self.content.wires = vec![WirePolicy::new(self.mode, u64::MAX)];
         self.gateway.publisher.publish(self.content.clone());
         if self.random.percent(50) {
             self.gateway.publisher.collect();

@@ -4,10 +4,10 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use crate::common::{Gateway, content, received};
-use bulkhead_pipeline::conntrack::flag;
+use bulkhead_pipeline::conntrack::{Phase, flag};
 use bulkhead_pipeline::frames::{DEFAULT_DST_MAC, DEFAULT_SRC_MAC, FrameBuilder};
 use bulkhead_pipeline::parse::parse;
-use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode};
+use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode, TcpPickup};
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_pipeline::worker::WorkerConfig;
 use bulkhead_rules::classifier::Changes;
@@ -80,6 +80,22 @@ fn in_the_grace_time_connections_are_adopted_in_the_permitted_direction() {
     assert!(!gateway.passes_out(&late));
     assert_eq!(gateway.dropped(DropReason::TcpNoFlow), 1);
     assert!(gateway.passes_out(&tcp(flag::ACK, 101, 900)), "what was adopted lives on");
+}
+
+#[test]
+fn a_strict_wire_adopts_nothing_and_says_so_while_it_observes() {
+    for mode in [Mode::Observe, Mode::Enforce] {
+        let mut strict = content(PLANT, mode, u64::MAX);
+        strict.wires[0].tcp = TcpPickup::Strict;
+        let mut gateway = Gateway::with(strict, &WorkerConfig::default());
+        let observes = mode == Mode::Observe;
+        assert_eq!(gateway.passes_out(&tcp(flag::ACK, 101, 900)), observes);
+        assert_eq!(gateway.dropped(DropReason::TcpNoFlow), u64::from(!observes));
+        let would_drop = gateway.inside_counters().would_drop.of(DropReason::TcpNoFlow);
+        assert_eq!(would_drop.packets.value(), u64::from(observes));
+        assert_eq!(gateway.worker.counters().flow_adopted.value(), 0);
+        assert!(gateway.passes_out(&tcp(flag::SYN, 100, 0)), "a handshake opens as ever");
+    }
 }
 
 #[test]
@@ -439,4 +455,27 @@ rules:
         FrameBuilder::new().ip(PLC, HMI).icmp(5, 1, 0x0a14_0063).payload(&there[14..42]).build();
     assert!(!gateway.passes_in(&redirect), "it quotes a live flow, but steers its sender");
     assert!(received(&gateway.outside).is_empty(), "RFC 1122 section 3.2.2");
+}
+
+#[test]
+fn what_became_of_fragmented_packets_and_silent_flows_is_published() {
+    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
+    let packet = FrameBuilder::new().ip(HMI, PLC).udp(1, 502).payload_len(3000);
+    let whole = packet.build_fragments(7, 1480);
+    assert!(gateway.outward(&whole) == whole);
+    assert!(gateway.passes_out(&packet.build_fragments(8, 1480)[0]));
+    let counters = gateway.worker.counters().clone();
+    let fragments = &counters.fragments;
+    assert_eq!((fragments.started.value(), fragments.completed.value()), (2, 1));
+    assert_eq!(fragments.followed.value(), 1);
+    assert!(fragments.capacity.value() >= 4096);
+    // Ageing passes both tables a little with each loop.
+    for _ in 0..20_000 {
+        gateway.wait_ms(5);
+        gateway.worker.poll();
+    }
+    assert_eq!((fragments.expired.value(), fragments.followed.value()), (1, 0));
+    let expired: Vec<_> = counters.flow_expired.iter().filter(|(_, count)| *count > 0).collect();
+    assert_eq!(expired, [(Phase::UdpUnanswered, 1)], "nobody answered the datagrams");
+    assert_eq!(counters.flow_expired.total(), 1);
 }

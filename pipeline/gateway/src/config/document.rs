@@ -23,6 +23,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) timeouts: Timeouts,
     #[serde(default)]
+    pub(super) fragments: Fragments,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) limits: Limits,
@@ -37,6 +39,7 @@ pub(super) struct Wire {
     pub(super) inside: Spanned<String>,
     pub(super) outside: Spanned<String>,
     pub(super) mode: Option<Spanned<String>>,
+    pub(super) tcp: Option<Spanned<String>>,
     pub(super) link_propagation: Option<bool>,
     pub(super) link_settling_s: Option<Spanned<i64>>,
 }
@@ -66,6 +69,13 @@ pub(super) struct Timeouts {
     pub(super) icmp_answered_s: Option<Spanned<i64>>,
     pub(super) other_unanswered_s: Option<Spanned<i64>>,
     pub(super) other_answered_s: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Fragments {
+    pub(super) capacity: Option<Spanned<i64>>,
+    pub(super) timeout_s: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

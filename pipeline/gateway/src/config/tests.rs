@@ -96,6 +96,25 @@ fn workers_and_cores_must_agree() {
     assert!(mistakes(&with("cores = []")).contains("`cores` is empty"));
 }
 
+#[test]
+fn a_wire_may_refuse_connections_that_were_open_before() {
+    let tcp = |line: &str| parse(&format!("{MINIMAL}{line}")).map(|config| config.wires[0].tcp);
+    assert_eq!(tcp("").unwrap(), TcpPickup::Loose);
+    assert_eq!(tcp("tcp = \"loose\"").unwrap(), TcpPickup::Loose);
+    assert_eq!(tcp("tcp = \"strict\"").unwrap(), TcpPickup::Strict);
+    let shown = mistakes(&format!("{MINIMAL}tcp = \"stict\""));
+    assert!(shown.contains("did you mean `strict`?"), "{shown}");
+}
+
+#[test]
+fn fragments_are_bounded() {
+    let shown = mistakes(&format!("{MINIMAL}[fragments]\ncapacity = 63\ntimeout-s = 0\n"));
+    assert!(shown.contains("`capacity` cannot be 63"), "{shown}");
+    assert!(shown.contains("`timeout-s` cannot be 0"), "{shown}");
+    let config = parse(&format!("{MINIMAL}[fragments]\ncapacity = 64\ntimeout-s = 120\n"));
+    assert_eq!(config.unwrap().fragments, Fragments { capacity: 64, timeout_s: 120 });
+}
+
 /// What `deploy/gateway.toml` shows as defaults are the defaults.
 #[test]
 fn the_example_shows_every_key_with_its_default() {

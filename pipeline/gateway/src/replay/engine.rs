@@ -181,7 +181,7 @@ impl Engine {
     fn content(&self, base_ms: u64) -> Content {
         let wires = self.policy.wires().len().max(usize::from(self.wire.0) + 1);
         // Nothing was adopted before the capture began, and nothing is later: no grace.
-        let wire = WirePolicy { mode: self.mode, grace_until_ns: 0 };
+        let wire = WirePolicy::new(self.mode, 0);
         Content {
             policy: Arc::clone(&self.policy),
             classifier: Arc::clone(&self.classifier),

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use bulkhead_pipeline::counters::PortCounters;
+use bulkhead_pipeline::counters::{ByPhase, PortCounters, WorkerCounters};
 use bulkhead_pipeline::verdict::DropReason;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -35,6 +35,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     links(gateway, &mut families);
     workers(gateway, &mut families);
     flows(gateway, &mut families);
+    fragments(gateway, &mut families);
     histograms(gateway, &mut families);
     {
         let state = gateway.policy();
@@ -292,13 +293,35 @@ fn flows(gateway: &Gateway, families: &mut Families) {
     by_worker(gateway, |name, worker| {
         let counters = &worker.counters;
         for (reason, counter) in [
-            ("expired", &counters.flow_expired),
-            ("evicted", &counters.flow_evicted),
-            ("revoked", &counters.flow_revoked),
+            ("expired", counters.flow_expired.total()),
+            ("evicted", counters.flow_evicted.total()),
+            ("revoked", counters.flow_revoked.value()),
         ] {
-            ends.add(&[("worker", name), ("reason", reason)], counter.value() as f64);
+            ends.add(&[("worker", name), ("reason", reason)], counter as f64);
         }
     });
+    type Read = fn(&WorkerCounters) -> &ByPhase;
+    let by_phase: [(&str, &str, Read); 2] = [
+        (
+            "flow_expired_total",
+            "Flows that were silent for longer than the timeout of the phase that they were in.",
+            |counters| &counters.flow_expired,
+        ),
+        (
+            "flow_evicted_total",
+            "Flows that made room for new ones, by the phase that they were in: half-open, unanswered \
+             or over.",
+            |counters| &counters.flow_evicted,
+        ),
+    ];
+    for (name, help, read) in by_phase {
+        let mut family = families.counter(name, help);
+        by_worker(gateway, |worker, handle| {
+            for (phase, count) in read(&handle.counters).iter() {
+                family.add(&[("worker", worker), ("phase", phase.label())], count as f64);
+            }
+        });
+    }
     let mut refused = families.counter(
         "flow_refused_total",
         "Permitted flows refused because the table was full or their source held too many.",
@@ -325,6 +348,44 @@ fn flows(gateway: &Gateway, families: &mut Families) {
     );
     by_worker(gateway, |name, worker| {
         kept.add(&[("worker", name)], worker.counters.flow_reaffirmed.value() as f64);
+    });
+}
+
+fn fragments(gateway: &Gateway, families: &mut Families) {
+    let mut followed = families.gauge(
+        "fragmented_packets",
+        "Packets whose first fragment passed and whose others are awaited.",
+    );
+    by_worker(gateway, |name, worker| {
+        followed.add(&[("worker", name)], worker.counters.fragments.followed.value() as f64);
+    });
+    let mut capacity = families
+        .gauge("fragmented_packet_capacity", "Packets that a worker's fragment table can hold.");
+    by_worker(gateway, |name, worker| {
+        capacity.add(&[("worker", name)], worker.counters.fragments.capacity.value() as f64);
+    });
+    let mut started = families
+        .counter("fragmented_packets_started_total", "Packets whose first fragment passed.");
+    by_worker(gateway, |name, worker| {
+        started.add(&[("worker", name)], worker.counters.fragments.started.value() as f64);
+    });
+    let mut ends = families.counter(
+        "fragmented_packets_ended_total",
+        "Packets whose fragments are awaited no more: completed, expired (the rest did not come in \
+         time), evicted (to make room), poisoned (fragments overlapped or disagreed), refused (the \
+         table had no room).",
+    );
+    by_worker(gateway, |name, worker| {
+        let counters = &worker.counters.fragments;
+        for (reason, counter) in [
+            ("completed", &counters.completed),
+            ("expired", &counters.expired),
+            ("evicted", &counters.evicted),
+            ("poisoned", &counters.poisoned),
+            ("refused", &counters.refused),
+        ] {
+            ends.add(&[("worker", name), ("reason", reason)], counter.value() as f64);
+        }
     });
 }
 
