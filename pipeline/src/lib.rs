@@ -11,7 +11,8 @@
 //!    [`snapshot`] (the policy that judges packets without a flow, and how it is replaced).
 //! 5. [`verdict`]: what becomes of a packet, and every reason for a drop.
 //! 6. [`reject`]: the answers that the gateway originates.
-//! 7. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
+//! 7. [`owner`]: which worker judges a frame.
+//! 8. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
@@ -25,6 +26,7 @@ pub mod frames;
 pub mod intrinsics;
 pub mod judge;
 pub mod observe;
+pub mod owner;
 pub mod parse;
 pub mod port;
 pub mod reject;

@@ -7,6 +7,7 @@
 pub mod capture;
 pub mod fault;
 pub mod loopback;
+pub mod rss;
 
 use arrayvec::ArrayVec;
 
