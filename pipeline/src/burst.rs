@@ -52,6 +52,16 @@ impl Columns {
         }
     }
 
+    /// Moves what is known of the frame in place `from` to the place `to`.
+    pub(crate) fn shift(&mut self, from: usize, to: usize) {
+        if from != to {
+            self.parsed[to] = self.parsed[from];
+            self.len[to] = self.len[from];
+            self.verdict[to] = self.verdict[from];
+            self.decided_by[to] = self.decided_by[from];
+        }
+    }
+
     /// Whether the frame in this place parsed and waits for a verdict.
     pub fn is_undecided(&self, place: usize) -> bool {
         self.verdict[place] == Verdict::UNDECIDED

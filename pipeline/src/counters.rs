@@ -1,9 +1,9 @@
 //! What a worker did, readable by anyone without disturbing it.
 //!
 //! Every counter has one writer, its worker, which adds with a plain load and store; there is no
-//! locked instruction on the packet path. At any quiescent point the sums over all ports satisfy
-//! `received + originated = transmitted + Σ dropped + held` exactly; a drop is counted where it is
-//! decided and never computed as a difference.
+//! locked instruction on the packet path. At any quiescent point the sums over all ports of a worker
+//! satisfy `received + originated + handed in = transmitted + Σ dropped + held + handed out` exactly;
+//! a drop is counted where it is decided and never computed as a difference.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
@@ -85,6 +85,10 @@ pub struct PortCounters {
     pub transmitted: Volume,
     /// Answers of the gateway's own that were queued for this port.
     pub originated: Volume,
+    /// Frames that came in here at another worker's queue and belong to this worker.
+    pub handed_in: Volume,
+    /// Frames that came in here and were handed to the workers that they belong to.
+    pub handed_out: Volume,
     /// Frames that came in here and were sent on, on an enforcing wire because the policy permits
     /// them, on an observing one because it forwards everything.
     pub forwarded: Volume,
@@ -235,6 +239,8 @@ impl WorkerCounters {
         for port in self.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]) {
             sum.received += port.received.packets.value();
             sum.originated += port.originated.packets.value();
+            sum.handed_in += port.handed_in.packets.value();
+            sum.handed_out += port.handed_out.packets.value();
             sum.transmitted += port.transmitted.packets.value();
             sum.dropped += port.dropped.packets();
             sum.held += port.held.value();
@@ -250,6 +256,10 @@ pub struct Balance {
     pub received: u64,
     /// Frames of the gateway's own.
     pub originated: u64,
+    /// Frames that other workers handed to this one.
+    pub handed_in: u64,
+    /// Frames that this worker handed to others.
+    pub handed_out: u64,
     /// Frames handed to devices.
     pub transmitted: u64,
     /// Frames dropped, all reasons.
@@ -262,6 +272,24 @@ impl Balance {
     /// Whether nothing is lost uncounted. Meaningful at a quiescent point only: while the worker
     /// runs, its counters are read one after the other.
     pub fn is_exact(&self) -> bool {
-        self.received + self.originated == self.transmitted + self.dropped + self.held
+        self.received + self.originated + self.handed_in
+            == self.transmitted + self.dropped + self.held + self.handed_out
+    }
+}
+
+impl std::ops::Add for Balance {
+    type Output = Self;
+
+    /// The balance of two workers together.
+    fn add(self, other: Self) -> Self {
+        Self {
+            received: self.received + other.received,
+            originated: self.originated + other.originated,
+            handed_in: self.handed_in + other.handed_in,
+            handed_out: self.handed_out + other.handed_out,
+            transmitted: self.transmitted + other.transmitted,
+            dropped: self.dropped + other.dropped,
+            held: self.held + other.held,
+        }
     }
 }

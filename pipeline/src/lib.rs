@@ -11,7 +11,7 @@
 //!    [`snapshot`] (the policy that judges packets without a flow, and how it is replaced).
 //! 5. [`verdict`]: what becomes of a packet, and every reason for a drop.
 //! 6. [`reject`]: the answers that the gateway originates.
-//! 7. [`owner`]: which worker judges a frame.
+//! 7. [`owner`] and [`handover`]: which worker judges a frame, and how it gets there.
 //! 8. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
@@ -23,6 +23,7 @@ pub mod counters;
 pub mod flow_table;
 pub mod fragment;
 pub mod frames;
+pub mod handover;
 pub mod intrinsics;
 pub mod judge;
 pub mod observe;

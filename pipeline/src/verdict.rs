@@ -83,6 +83,7 @@ drop_reasons! {
     Multisegment, "multisegment", "A frame spread over several buffers that did not fit one.";
     FrameTooLong, "frame_too_long", "A frame longer than the other port can send, or than 65,535 bytes.";
     TransmitFull, "transmit_full", "The other port's transmit queue stayed full.";
+    HandoverFull, "handover_full", "The ring to the worker that judges the frame's flow was full.";
     LinkDown, "link_down", "The other port has no carrier.";
     Shutdown, "shutdown", "Held for transmission when the gateway stopped.";
 }

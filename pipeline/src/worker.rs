@@ -1,8 +1,9 @@
 //! The packet path, as a table of contents.
 //!
 //! A worker serves the queues of its wires in turn. Each direction of a wire is a burst that goes
-//! through the stages one after the other, every stage over the whole burst: receive, parse, look
-//! the flows up, classify the misses, decide, account, transmit. Verdicts start as drop. Nothing on
+//! through the stages one after the other, every stage over the whole burst: receive, parse, hand
+//! over what belongs to other workers, look the flows up, classify the misses, decide, account,
+//! transmit. Verdicts start as drop. Nothing on
 //! this path takes a lock, allocates, calls the system, logs or panics.
 
 use std::sync::Arc;
@@ -12,9 +13,10 @@ use std::time::{Duration, Instant};
 use bulkhead_rules::headers::{PolicyTime, WireId};
 
 use crate::burst::Columns;
-use crate::counters::{LinkState, PortCounters, WorkerCounters};
+use crate::counters::{LinkState, PortCounters, Volume, WorkerCounters};
 use crate::flow_table::FlowTableConfig;
 use crate::fragment::FragmentTableConfig;
+use crate::handover::{Lane, Peers, Sorter};
 use crate::judge::Judge;
 use crate::observe::{Recorder, VerdictEvent};
 use crate::port::{Burst, Frame, Port};
@@ -107,6 +109,9 @@ const SHORTEST_SLEEP: Duration = Duration::from_micros(10);
 /// The longest one: what it adds to the latency of the first packet after a pause.
 const LONGEST_SLEEP: Duration = Duration::from_micros(160);
 
+/// How long a worker that stops waits for those that may still hand frames to it.
+const LONGEST_LEAVE: Duration = Duration::from_millis(200);
+
 /// One worker, generic over its ports and its clock.
 pub struct Worker<P: Port, C> {
     wires: Vec<Wire<P>>,
@@ -122,6 +127,8 @@ pub struct Worker<P: Port, C> {
     columns: Box<Columns>,
     received: Box<Burst<P::Frame>>,
     dropped: Box<Burst<P::Frame>>,
+    /// Set where other workers serve some of the wires, too.
+    sorter: Option<Box<Sorter<P::Frame>>>,
 }
 
 struct Wire<P: Port> {
@@ -129,6 +136,8 @@ struct Wire<P: Port> {
     group: u16,
     inside: Side<P>,
     outside: Side<P>,
+    /// Rings to and from the other workers of the wire, for frames from the inside and the outside.
+    lanes: Option<[Lane<P::Frame>; 2]>,
 }
 
 /// A port, and the frames that wait for room in its transmit queue.
@@ -179,6 +188,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     group: wire.group,
                     inside: Side::new(wire.inside),
                     outside: Side::new(wire.outside),
+                    lanes: None,
                 })
                 .collect(),
             judge,
@@ -193,7 +203,20 @@ impl<P: Port, C: Clock> Worker<P, C> {
             columns: Box::default(),
             received: Box::default(),
             dropped: Box::default(),
+            sorter: None,
         }
+    }
+
+    /// Connects the worker with the others that serve wires of its. Before the first poll.
+    #[must_use]
+    pub fn with_peers(mut self, peers: Peers<P::Frame>) -> Self {
+        for (id, lanes) in peers.lanes {
+            if let Some(wire) = self.wires.iter_mut().find(|wire| wire.id == id) {
+                wire.lanes = Some(lanes);
+            }
+        }
+        self.sorter = Some(Box::new(peers.sorter));
+        self
     }
 
     /// Serves every direction of every wire once. Returns how many frames came in.
@@ -208,6 +231,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
         let mut frames = 0;
         for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
             for from_inside in [true, false] {
+                let lane = wire.lanes.as_mut().map(|lanes| &mut lanes[usize::from(!from_inside)]);
                 let (ingress, egress, ingress_counters, egress_counters, link) = if from_inside {
                     let (a, b) = (&counters.inside, &counters.outside);
                     (&mut wire.inside, &mut wire.outside, a, b, &counters.outside_link)
@@ -223,6 +247,8 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     egress_counters,
                     egress_link: link,
                     patience_ns: self.patience_ns,
+                    lane,
+                    handed_in: 0,
                 };
                 // The table of contents.
                 if !crossing.flush(now_ns) || !crossing.receive(&mut self.received) {
@@ -231,7 +257,14 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 let at = snapshot.content.clock.at(now_ns);
                 let mode = snapshot.content.wires[wire.id.0 as usize];
                 let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group);
+                frames += self.received.len();
                 self.columns.parse(&self.received, wire.id);
+                if let Some(sorter) = &mut self.sorter {
+                    crossing.hand_over(sorter, &mut self.columns, &mut self.received);
+                    if self.received.is_empty() {
+                        continue;
+                    }
+                }
                 self.judge.look_up(&self.columns, &moment);
                 self.judge.classify(&self.columns, &moment);
                 self.judge.decide(&mut self.columns, &self.received, &moment);
@@ -248,7 +281,6 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 crossing.flush(now_ns);
                 let end_ns = self.clock.now_ns();
                 self.recorder.record_burst(self.columns.count, end_ns.saturating_sub(now_ns));
-                frames += self.columns.count;
                 now_ns = end_ns;
             }
         }
@@ -276,12 +308,44 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 std::hint::spin_loop();
             }
         }
+        // Peers stop about now, too: what they hand over until then is not to be lost uncounted.
+        let begun = Instant::now();
+        while !self.leave() && begun.elapsed() < LONGEST_LEAVE {
+            std::thread::yield_now();
+        }
         self.shut_down();
     }
 
+    /// Hands nothing over any more, and drops what other workers have handed in. Returns whether none
+    /// of them can hand in more.
+    pub fn leave(&mut self) -> bool {
+        let mut is_finished = true;
+        for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
+            let sides =
+                [(&mut wire.inside, &counters.inside), (&mut wire.outside, &counters.outside)];
+            for (lane, (side, counters)) in wire.lanes.iter_mut().flatten().zip(sides) {
+                lane.close();
+                // Asked before: what came in meanwhile is taken the next time.
+                let finished = lane.is_abandoned();
+                loop {
+                    lane.take(&mut self.received);
+                    if self.received.is_empty() {
+                        break;
+                    }
+                    add(&counters.handed_in, &self.received);
+                    add(counters.dropped.of(DropReason::Shutdown), &self.received);
+                    side.port.release(&mut self.received);
+                }
+                is_finished &= finished;
+            }
+        }
+        is_finished
+    }
+
     /// Sends what is held if the ports take it at once, drops and counts the rest, and gives the
-    /// last histograms away.
+    /// last histograms away. Other workers must have left before, if there are any.
     pub fn shut_down(&mut self) {
+        self.leave();
         for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
             for (side, counters) in
                 [(&mut wire.inside, &counters.inside), (&mut wire.outside, &counters.outside)]
@@ -326,6 +390,10 @@ struct Crossing<'a, P: Port> {
     egress_counters: &'a PortCounters,
     egress_link: &'a LinkState,
     patience_ns: u64,
+    /// Rings to and from the other workers of the wire, if there are any.
+    lane: Option<&'a mut Lane<P::Frame>>,
+    /// How many frames of the burst, from its front, came from these.
+    handed_in: usize,
 }
 
 impl<P: Port> Crossing<'_, P> {
@@ -357,10 +425,16 @@ impl<P: Port> Crossing<'_, P> {
         true
     }
 
-    /// Fills `burst` from the ingress port. False where nothing came.
+    /// Fills `burst` with what other workers have handed in and from the ingress port. False where
+    /// nothing came.
     fn receive(&mut self, burst: &mut Burst<P::Frame>) -> bool {
-        self.ingress.port.receive(burst);
         let counters = self.ingress_counters;
+        if let Some(lane) = &mut self.lane {
+            lane.take(burst);
+            self.handed_in = burst.len();
+            add(&counters.handed_in, burst);
+        }
+        self.ingress.port.receive(burst);
         let (discarded, bytes) = self.ingress.port.take_discarded();
         if discarded > 0 {
             counters.received.packets.add(discarded);
@@ -369,9 +443,32 @@ impl<P: Port> Crossing<'_, P> {
             dropped.packets.add(discarded);
             dropped.bytes.add(bytes);
         }
-        counters.received.packets.add(burst.len() as u64);
-        counters.received.bytes.add(total_bytes(burst));
+        add(&counters.received, &burst[self.handed_in..]);
         !burst.is_empty()
+    }
+
+    /// Hands the frames that belong to other workers to these, and keeps the others.
+    fn hand_over(
+        &mut self,
+        sorter: &mut Sorter<P::Frame>,
+        columns: &mut Columns,
+        burst: &mut Burst<P::Frame>,
+    ) {
+        let Some(lane) = &mut self.lane else { return };
+        if sorter.sort(columns, burst, self.handed_in) == 0 {
+            return;
+        }
+        let counters = self.ingress_counters;
+        for (owner, staged) in sorter.staged() {
+            let (packets, bytes) = (staged.len(), total_bytes(staged));
+            lane.send(owner, staged);
+            counters.handed_out.packets.add((packets - staged.len()) as u64);
+            counters.handed_out.bytes.add(bytes - total_bytes(staged));
+            if !staged.is_empty() {
+                add(counters.dropped.of(DropReason::HandoverFull), staged);
+                self.ingress.port.release(staged);
+            }
+        }
     }
 
     /// A frame that the egress port cannot send is dropped, whatever was decided.
@@ -521,6 +618,11 @@ fn is_sent(verdict: Verdict, mode: Mode) -> bool {
     }
 }
 
-fn total_bytes<F: Frame>(burst: &Burst<F>) -> u64 {
+fn add<F: Frame>(volume: &Volume, frames: &[F]) {
+    volume.packets.add(frames.len() as u64);
+    volume.bytes.add(total_bytes(frames));
+}
+
+fn total_bytes<F: Frame>(burst: &[F]) -> u64 {
     burst.iter().map(|frame| frame.bytes().len() as u64).sum()
 }

@@ -6,5 +6,6 @@ mod common;
 mod allocation;
 mod edits;
 mod faults;
+mod handover;
 mod reload;
 mod worker;
