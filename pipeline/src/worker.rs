@@ -56,6 +56,49 @@ pub struct WirePorts<P> {
 pub trait Clock {
     /// Nanoseconds since an instant before the worker's start. Never goes back.
     fn now_ns(&self) -> u64;
+
+    /// Told at the end of each stage. A clock that profiles keeps it; for all others it is nothing.
+    #[inline]
+    fn passed(&self, stage: Stage) {
+        let _ = stage;
+    }
+}
+
+/// The stages of the packet path, in their order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[repr(u8)]
+pub enum Stage {
+    /// What a loop does once, before the first burst and after the last: time, policy, ageing,
+    /// publication of what was counted.
+    Loop,
+    /// What waits is sent, and a burst received.
+    Receive,
+    /// Bytes to fields.
+    Parse,
+    /// Fields to flows.
+    LookUp,
+    /// Frames without a flow to rules.
+    Classify,
+    /// Verdicts, and the state of flows.
+    Decide,
+    /// Counters, events.
+    Account,
+    /// Answers of reject rules, and frames to where they go.
+    Transmit,
+}
+
+impl Stage {
+    /// Every stage, in order.
+    pub const ALL: [Self; 8] = [
+        Self::Loop,
+        Self::Receive,
+        Self::Parse,
+        Self::LookUp,
+        Self::Classify,
+        Self::Decide,
+        Self::Account,
+        Self::Transmit,
+    ];
 }
 
 /// The machine's monotonic clock. Copies agree: the control thread and all workers use copies of one.
@@ -229,6 +272,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
         let spent = if self.was_busy { &self.counters.busy_ns } else { &self.counters.idle_ns };
         spent.add(now_ns.saturating_sub(since_ns));
         let mut frames = 0;
+        self.clock.passed(Stage::Loop);
         for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
             for from_inside in [true, false] {
                 let lane = wire.lanes.as_mut().map(|lanes| &mut lanes[usize::from(!from_inside)]);
@@ -254,11 +298,13 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 if !crossing.flush(now_ns) || !crossing.receive(&mut self.received) {
                     continue;
                 }
+                self.clock.passed(Stage::Receive);
                 let at = snapshot.content.clock.at(now_ns);
                 let mode = snapshot.content.wires[wire.id.0 as usize];
                 let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group);
                 frames += self.received.len();
                 self.columns.parse(&self.received, wire.id);
+                self.clock.passed(Stage::Parse);
                 if let Some(sorter) = &mut self.sorter {
                     crossing.hand_over(sorter, &mut self.columns, &mut self.received);
                     if self.received.is_empty() {
@@ -266,14 +312,18 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     }
                 }
                 self.judge.look_up(&self.columns, &moment);
+                self.clock.passed(Stage::LookUp);
                 self.judge.classify(&self.columns, &moment);
+                self.clock.passed(Stage::Classify);
                 self.judge.decide(&mut self.columns, &self.received, &moment);
+                self.clock.passed(Stage::Decide);
                 crossing.check_length(&mut self.columns, mode.mode);
                 account(&self.columns, &crossing, snapshot, worker, mode.mode, at, |event| {
                     if !self.recorder.event(event) {
                         self.counters.events_lost.add(1);
                     }
                 });
+                self.clock.passed(Stage::Account);
                 if mode.mode == Mode::Enforce {
                     crossing.answer(&self.columns, &self.received, &mut self.limiter, now_ns);
                 }
@@ -282,6 +332,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 let end_ns = self.clock.now_ns();
                 self.recorder.record_burst(self.columns.count, end_ns.saturating_sub(now_ns));
                 now_ns = end_ns;
+                self.clock.passed(Stage::Transmit);
             }
         }
         self.judge.age(now_ns);
@@ -289,6 +340,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
         self.recorder.exchange(now_ns);
         self.counters.loops.add(1);
         self.was_busy = frames > 0;
+        self.clock.passed(Stage::Loop);
         frames
     }
 
