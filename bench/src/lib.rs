@@ -12,9 +12,11 @@
 //!    [`verify_edits`]: edited classifiers against both the scan and whole compilations.
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //! 9. [`edits`]: what edits of the policy cost the flows that are there.
+//! 10. [`pipeline`]: the whole packet path in one process, without a NIC.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
-//! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on.
+//! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on,
+//! [`tsc`] the clock that costs least.
 
 pub mod analysis;
 pub mod classbench;
@@ -29,12 +31,14 @@ pub mod heap;
 pub mod huge_pages;
 pub mod instructions;
 pub mod machine;
+pub mod pipeline;
 pub mod plot;
 pub mod random;
 pub mod report;
 pub mod segmentation;
 pub mod shows;
 pub mod trace;
+pub mod tsc;
 pub mod tuple_space;
 pub mod verify;
 pub mod verify_edits;

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use bulkhead_bench::{analysis, classify, edits, forwarding, heap, verify, verify_edits};
+use bulkhead_bench::{analysis, classify, edits, forwarding, heap, pipeline, verify, verify_edits};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -30,6 +30,9 @@ enum Command {
     /// Measure the gateway against dpdk-testpmd on the same pair of DPDK devices, in turns. Needs
     /// huge pages, or root, and a release build of the gateway.
     Forwarding(forwarding::Options),
+    /// Measure the whole packet path in one process, without a NIC: known flows, new ones, both, and
+    /// a flood, with the cycles of every stage.
+    Pipeline(pipeline::Options),
     /// Measure what a packet of a known flow costs while the policy is edited, and while it is not.
     Edits(edits::Options),
     /// Compare the analysis of policies with the truth of the linear scan, and time it.
@@ -42,6 +45,7 @@ fn main() -> ExitCode {
         Command::VerifyEdits(options) => verify_edits::run(&options),
         Command::Classify(options) => classify::run(&options),
         Command::Analysis(options) => analysis::run(&options),
+        Command::Pipeline(options) => pipeline::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
         Command::Edits(options) => edits::run(&options).map(|()| 0),
     };
