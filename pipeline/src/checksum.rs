@@ -3,17 +3,20 @@
 use std::net::IpAddr;
 
 /// Adds `bytes`, as big-endian 16-bit words (an odd last byte counts as the high half of a word), to
-/// a running sum that [`finish`] folds. Sums of up to 2^47 bytes do not overflow.
+/// a running sum that [`finish`] folds. Sums of up to 2^33 bytes do not overflow.
 pub fn add(sum: u64, bytes: &[u8]) -> u64 {
     let mut sum = sum;
-    let mut words = bytes.chunks_exact(2);
-    for word in &mut words {
-        sum += u64::from(u16::from_be_bytes([word[0], word[1]]));
+    // Wider words fold to the same sum (RFC 1071 section 2).
+    let (words, rest) = bytes.split_at(bytes.len() & !3);
+    for word in words.chunks_exact(4) {
+        sum += u64::from(u32::from_be_bytes([word[0], word[1], word[2], word[3]]));
     }
-    if let [last] = words.remainder() {
-        sum += u64::from(*last) << 8;
+    match *rest {
+        [] => sum,
+        [a] => sum + (u64::from(a) << 8),
+        [a, b] => sum + u64::from(u16::from_be_bytes([a, b])),
+        [a, b, c, ..] => sum + u64::from(u16::from_be_bytes([a, b])) + (u64::from(c) << 8),
     }
-    sum
 }
 
 /// Folds a sum to 16 bits and complements it: the value of a checksum field. Over bytes that
@@ -51,6 +54,19 @@ mod tests {
     #[test]
     fn an_odd_byte_is_a_high_half() {
         assert_eq!(finish(add(0, &[0x12])), finish(add(0, &[0x12, 0x00])));
+    }
+
+    #[test]
+    fn wide_words_sum_as_the_words_of_the_specification() {
+        let bytes: Vec<u8> = (0..300_u32).map(|i| (i * 37 % 251) as u8).collect();
+        for len in 0..bytes.len() {
+            let slow = bytes[..len]
+                .chunks(2)
+                .map(|word| u64::from(word[0]) << 8 | word.get(1).map_or(0, |low| u64::from(*low)));
+            assert_eq!(finish(add(0, &bytes[..len])), finish(slow.sum()), "{len} bytes");
+        }
+        let ones = vec![0xff; 70_000];
+        assert_eq!(finish(add(0, &ones)), 0);
     }
 
     #[test]

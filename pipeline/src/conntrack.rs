@@ -22,7 +22,8 @@
 //! | SYN from the initiator | live | forwarded, no change: the peer answers with a challenge ACK, and an initiator that had crashed recovers by the RST that this provokes (RFC 5961 section 4) |
 //! | SYN-ACK to that SYN | live | the peer knows nothing of the old connection either (both were switched off and on): the new one takes its place. Whoever would forge this has to reach both sides of the wire |
 //! | SYN from the responder | syn-sent | simultaneous open |
-//! | SYN from the responder | live | dropped: it would open the initiator's port, which no rule permits |
+//! | SYN from the responder | live | [`Outcome::OpensBack`]: it would open the initiator's port, so the policy is asked; where it permits (`between`), as a SYN from the initiator, else dropped |
+//! | SYN-ACK of the initiator to that SYN | live | [`Outcome::Turned`]: the new connection, opened by the other side, takes the place of the old one |
 //! | SYN | time-wait, closed | [`Outcome::Reopen`]: judged by the policy as a new flow. Whatever its sequence number: the endpoint decides that (RFC 6191), and the policy is asked again anyway |
 //! | any other SYN-ACK | live | forwarded where in window, no change: a retransmission |
 //! | RST exactly at `end` or at `una` | any | closed |
@@ -32,6 +33,9 @@
 //! | data beyond its sender's own FIN | live | the FIN was not the sender's: it is forgotten |
 //! | ACK without data from the responder | syn-sent | forwarded, no change: half-open recovery (RFC 9293 section 3.5.1) |
 //! | a nonsense combination of flags | any | dropped |
+//!
+//! A segment that would change anything has to show that its receiver will get it and take it: see
+//! [`evidence`].
 //!
 //! A closed connection still lets segments in window pass: they were in flight, and if the RST was a
 //! forgery that hit, the connection lives on as long as it is not silent for longer than the timeout.
@@ -54,6 +58,8 @@ use bulkhead_rules::headers::{Headers, protocol};
 
 use crate::parse::{Kind, Parsed, TcpSegment};
 use crate::verdict::DropReason;
+
+pub mod evidence;
 
 /// TCP flag bits as in [`TcpSegment::flags`].
 pub mod flag {
@@ -183,6 +189,13 @@ pub enum Outcome {
     /// The old connection is over and this SYN opens another: remove the flow and judge the packet
     /// as the first of a new one, opened by its sender.
     Reopen,
+    /// The responder's SYN on a live connection. Nothing has changed yet: if the policy permits its
+    /// direction, tell [`Connection::opens_back`] and forward it, else drop it.
+    OpensBack,
+    /// The initiator's SYN-ACK to such a SYN: both sides take the new connection for the live one.
+    /// Remove the flow; if the policy still permits, put [`Connection::answered`] in its place,
+    /// opened by the other side.
+    Turned,
 }
 
 /// The request type of an ICMP or ICMPv6 query, and whether the message is the request itself.
@@ -239,8 +252,7 @@ pub struct Connection {
     una: [u32; 2],
     /// Per direction: the largest window that the sender announced, in units of its scale.
     window: [u16; 2],
-    /// In TCP what [`attempt_mark`] made of a SYN that the initiator sent in a live connection, 0 for
-    /// none; in ICMP the flow entry keeps the initiator's type and code here.
+    /// In TCP what [`attempt_mark`] made of a SYN that came in a live connection, 0 for none; in ICMP the flow entry keeps the initiator's type and code here.
     pub(crate) attempt_or_icmp: u16,
     /// The flow entry's own, see above.
     pub(crate) entry_packets_high: [u8; 2],
@@ -332,11 +344,41 @@ impl Connection {
         self.phase
     }
 
+    /// Whether the handshake of a TCP connection is not complete.
+    pub fn is_half_open(&self) -> bool {
+        matches!(self.phase, Phase::SynSent | Phase::SynReceived)
+    }
+
     /// Judges a packet that is not TCP and belongs to the flow.
     #[inline]
     pub fn note(&mut self, direction: Direction) {
         if direction == Direction::FromResponder {
             self.phase = self.phase.answered();
+        }
+    }
+
+    /// A connection in place of one that neither side knows any more, from the SYN-ACK that answers
+    /// its SYN. What that said of windows was not kept: the widest are assumed.
+    pub fn answered(syn_ack: &TcpSegment) -> Self {
+        let mut new = Self::pseudo(Phase::SynReceived);
+        new.end = [syn_ack.ack, segment_end(syn_ack)];
+        new.una = [syn_ack.ack, syn_ack.seq];
+        new.window = [u16::MAX, syn_ack.window];
+        new.scale = MAX_SCALE | scale_nibble(syn_ack) << 4;
+        new.marks = SYN_ACKED | SEEN | SEEN << 1;
+        // A responder offers a scale only to an initiator that did.
+        if syn_ack.window_scale.is_some() {
+            new.marks |= SCALED;
+            new.window[1] = to_units(syn_ack.window, scale_nibble(syn_ack));
+        }
+        new
+    }
+
+    /// Takes note of a SYN of the responder that the policy permits, so that its answer is known.
+    pub fn opens_back(&mut self, syn: &TcpSegment) {
+        let (direction, end) = (Direction::FromResponder, segment_end(syn));
+        if self.check_sequence(direction, syn.seq, end).is_err() {
+            self.attempt_or_icmp = attempt_mark(syn.seq, direction);
         }
     }
 
@@ -423,11 +465,11 @@ impl Connection {
                 // One in window is the late copy of the SYN that opened this connection.
                 let (seq, end) = (segment.seq, segment_end(segment));
                 if self.check_sequence(direction, seq, end).is_err() {
-                    self.attempt_or_icmp = attempt_mark(seq);
+                    self.attempt_or_icmp = attempt_mark(seq, direction);
                 }
                 Ok(Outcome::Tolerated)
             }
-            (_, Direction::FromResponder) => Err(DropReason::TcpState),
+            (_, Direction::FromResponder) => Ok(Outcome::OpensBack),
         }
     }
 
@@ -447,12 +489,15 @@ impl Connection {
         }
         if let Err(reason) = self.check_window(direction, segment) {
             let is_live = !matches!(self.phase, Phase::TimeWait | Phase::Closed);
-            let attempt = attempt_mark(segment.ack.wrapping_sub(1));
-            if direction == Direction::FromResponder && is_live && self.attempt_or_icmp == attempt {
-                self.replace(segment);
-                return Ok(Outcome::InState);
+            let attempt = attempt_mark(segment.ack.wrapping_sub(1), direction.opposite());
+            if !is_live || self.attempt_or_icmp != attempt {
+                return Err(reason);
             }
-            return Err(reason);
+            if direction == Direction::FromInitiator {
+                return Ok(Outcome::Turned);
+            }
+            *self = Self::answered(segment).with_entry_of(self);
+            return Ok(Outcome::InState);
         }
         if self.phase == Phase::SynReceived {
             // The initiator's half of a simultaneous open.
@@ -540,23 +585,6 @@ impl Connection {
             again.window[0] = again.window[0].max(self.window[0]);
         }
         *self = again;
-    }
-
-    /// A new connection in place of one that neither side knows any more, from the SYN-ACK that
-    /// answers its SYN. What that said of windows was not kept: the widest are assumed.
-    fn replace(&mut self, syn_ack: &TcpSegment) {
-        let mut new = Self::pseudo(Phase::SynReceived).with_entry_of(self);
-        new.end = [syn_ack.ack, segment_end(syn_ack)];
-        new.una = [syn_ack.ack, syn_ack.seq];
-        new.window = [u16::MAX, syn_ack.window];
-        new.scale = MAX_SCALE | scale_nibble(syn_ack) << 4;
-        new.marks = SYN_ACKED | SEEN | SEEN << 1;
-        // A responder offers a scale only to an initiator that did.
-        if syn_ack.window_scale.is_some() {
-            new.marks |= SCALED;
-            new.window[1] = to_units(syn_ack.window, scale_nibble(syn_ack));
-        }
-        *self = new;
     }
 
     /// Takes the responder's SYN, with or without ACK, into a connection that had only the
@@ -707,9 +735,9 @@ impl Connection {
     }
 }
 
-/// Enough of an initial sequence number to tell its SYN-ACK by; never 0.
-fn attempt_mark(isn: u32) -> u16 {
-    (isn as u16).max(1)
+/// Enough of the initial sequence number of a SYN to tell its SYN-ACK by, and who sent it; never 0.
+fn attempt_mark(isn: u32, direction: Direction) -> u16 {
+    (isn as u16 & 0x7fff).max(1) | (direction as u16) << 15
 }
 
 /// The phase in which a flow without connection starts.

@@ -10,13 +10,14 @@ use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::Columns;
-use crate::conntrack::{Connection, Direction, Outcome};
+use crate::conntrack::evidence::{has_few_hops, is_checksum_right};
+use crate::conntrack::{Connection, Direction, Outcome, flag};
 use crate::counters::WorkerCounters;
 use crate::flow_table::{
-    Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
+    Candidates, End, FlowEntry, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
 };
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
-use crate::parse::{Kind, Parsed, parse_quoted};
+use crate::parse::{Kind, Origin, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::snapshot::{Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
@@ -272,7 +273,10 @@ impl Judge {
                 }
                 Kind::LaterFragment => self.later_fragment(&parsed, len, moment),
                 Kind::IcmpError => self.icmp_error(frame.bytes(), &parsed, moment),
-                Kind::Tcp | Kind::IcmpQuery | Kind::Other => self.flow(place, &parsed, len, moment),
+                Kind::Tcp | Kind::IcmpQuery | Kind::Other => {
+                    let bytes = frame.bytes();
+                    self.flow(Packet { place, bytes, parsed: &parsed, origin: F::ORIGIN }, moment)
+                }
             };
             columns.verdict[place] = self.first_fragment(place, &parsed, verdict, moment);
             columns.decided_by[place] = rule;
@@ -344,18 +348,13 @@ impl Judge {
     }
 
     /// A packet that rides a flow, or opens one.
-    fn flow(
-        &mut self,
-        place: usize,
-        parsed: &Parsed,
-        len: usize,
-        moment: &Moment<'_>,
-    ) -> (Verdict, Option<RuleId>) {
+    fn flow(&mut self, packet: Packet<'_>, moment: &Moment<'_>) -> (Verdict, Option<RuleId>) {
+        let Packet { place, parsed, bytes, .. } = packet;
         if self.is_moved {
             self.found[place] = self.find(place, moment);
         }
         let Some(index) = self.found[place] else {
-            return self.open(place, parsed, len, moment);
+            return self.open(packet, moment);
         };
         let answer = match self.asked[place] {
             Asked::Initiator(answer) => Some(answer),
@@ -371,36 +370,69 @@ impl Judge {
         let entry = self.flows.entry_mut(index);
         let direction = entry.direction(sender);
         let outcome = if parsed.kind == Kind::Tcp {
-            if parsed.fragment.is_some() {
-                entry.connection_mut().set_liberal();
-            }
-            entry.connection_mut().update(direction, &parsed.tcp)
+            packet.move_on(entry, direction)
         } else {
             entry.connection_mut().note(direction);
             Ok(Outcome::InState)
         };
         match outcome {
+            Ok(outcome @ (Outcome::InState | Outcome::Tolerated)) => {
+                entry.count(direction, bytes.len(), outcome == Outcome::InState, moment.now_ns);
+                (Verdict::Forward, None)
+            }
             Ok(Outcome::Reopen) => {
                 self.flows.remove(index);
                 self.is_moved = true;
-                self.open(place, parsed, len, moment)
+                self.open(packet, moment)
             }
-            Ok(outcome) => {
-                entry.count(direction, len, outcome == Outcome::InState, moment.now_ns);
-                (Verdict::Forward, None)
-            }
+            Ok(Outcome::OpensBack) => self.open_back(index, packet, moment),
+            Ok(Outcome::Turned) => self.turn(index, packet, moment),
             Err(reason) => (Verdict::Drop(reason), None),
         }
     }
 
-    /// A packet without a flow: it opens one, if it can and may.
-    fn open(
+    /// The responder's SYN on a live connection: the policy may permit it to open, too.
+    fn open_back(
         &mut self,
-        place: usize,
-        parsed: &Parsed,
-        len: usize,
+        index: FlowIndex,
+        packet: Packet<'_>,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
+        let answer = self.classify_one(&packet.parsed.headers, moment);
+        if !moment.permits(answer.rule) {
+            return (Verdict::Drop(DropReason::TcpState), None);
+        }
+        let entry = self.flows.entry_mut(index);
+        entry.connection_mut().opens_back(&packet.parsed.tcp);
+        entry.count(Direction::FromResponder, packet.bytes.len(), false, moment.now_ns);
+        (Verdict::Forward, None)
+    }
+
+    /// The initiator's answer to such a SYN: the flow makes place for one that the other side opened.
+    fn turn(
+        &mut self,
+        index: FlowIndex,
+        packet: Packet<'_>,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let Packet { place, parsed, .. } = packet;
+        let headers = parsed.headers.reversed();
+        let answer = self.classify_one(&headers, moment);
+        if !moment.permits(answer.rule) {
+            return (Verdict::Drop(DropReason::TcpWindow), None);
+        }
+        self.flows.remove(index);
+        self.is_moved = true;
+        let initiator = self.senders[place].opposite();
+        let connection = Connection::answered(&parsed.tcp);
+        let direction = Direction::FromResponder;
+        let opening = Opening { answer, headers, initiator, connection, direction };
+        self.insert(packet, opening, moment)
+    }
+
+    /// A packet without a flow: it opens one, if it can and may.
+    fn open(&mut self, packet: Packet<'_>, moment: &Moment<'_>) -> (Verdict, Option<RuleId>) {
+        let Packet { place, parsed, .. } = packet;
         let first = Connection::of_first(parsed, None);
         match first {
             Ok(_) => {}
@@ -420,7 +452,7 @@ impl Judge {
             }
             let direction = FROM_INITIATOR;
             let opening = Opening { answer, headers, initiator: sender, connection, direction };
-            return self.insert(place, opening, len, moment);
+            return self.insert(packet, opening, moment);
         }
         // From the middle of a connection: taken up in the direction that the policy permits.
         let backward = headers.reversed();
@@ -436,7 +468,7 @@ impl Judge {
         match Connection::of_first(parsed, Some(direction)) {
             Ok(connection) => {
                 let opening = Opening { answer, headers, initiator, connection, direction };
-                let decided = self.insert(place, opening, len, moment);
+                let decided = self.insert(packet, opening, moment);
                 self.adopted += u64::from(decided.0 == Verdict::Forward);
                 decided
             }
@@ -446,11 +478,14 @@ impl Judge {
 
     fn insert(
         &mut self,
-        place: usize,
+        packet: Packet<'_>,
         opening: Opening,
-        len: usize,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
+        let Packet { place, parsed, bytes, .. } = packet;
+        if parsed.kind == Kind::Tcp && !packet.is_taken() {
+            return (Verdict::Drop(DropReason::TcpChecksum), None);
+        }
         let Opening { answer, headers, initiator, connection, direction } = opening;
         let judgement = moment.judgement(answer);
         let new = NewFlow { initiator, headers, judgement, connection };
@@ -458,7 +493,11 @@ impl Judge {
         match inserted {
             Ok(index) => {
                 self.is_moved = true;
-                self.flows.entry_mut(index).count(direction, len, true, moment.now_ns);
+                let entry = self.flows.entry_mut(index);
+                entry.count(direction, bytes.len(), true, moment.now_ns);
+                if parsed.kind == Kind::Tcp && has_few_hops(bytes, parsed) {
+                    entry.expect_few_hops();
+                }
                 (Verdict::Forward, Some(answer.rule))
             }
             Err(error) => (Verdict::Drop(error.into()), None),
@@ -602,6 +641,59 @@ impl Judge {
 }
 
 const FROM_INITIATOR: Direction = Direction::FromInitiator;
+
+/// A packet that is judged by flow.
+#[derive(Clone, Copy)]
+struct Packet<'a> {
+    place: usize,
+    bytes: &'a [u8],
+    parsed: &'a Parsed,
+    origin: Origin,
+}
+
+impl Packet<'_> {
+    /// Judges a TCP segment of a known flow. It moves the state on only if its receiver will get it,
+    /// and take it: see [`crate::conntrack::evidence`].
+    fn move_on(&self, entry: &mut FlowEntry, direction: Direction) -> Result<Outcome, DropReason> {
+        let before = *entry.connection();
+        let mut after = before;
+        if self.parsed.fragment.is_some() {
+            after.set_liberal();
+        }
+        let outcome = after.update(direction, &self.parsed.tcp)?;
+        let is_in_flow = matches!(outcome, Outcome::InState | Outcome::Tolerated);
+        if is_in_flow && after == before {
+            return Ok(outcome);
+        }
+        if !self.is_taken() {
+            return Err(DropReason::TcpChecksum);
+        }
+        let few_hops = !entry.expects_few_hops() && has_few_hops(self.bytes, self.parsed);
+        // Who acknowledges the number of a SYN has seen it, and is just so near.
+        let is_near = before.is_half_open() && self.parsed.tcp.flags & flag::ACK != 0;
+        match outcome {
+            // The policy judges it.
+            _ if !few_hops || is_near || outcome == Outcome::Reopen => {}
+            Outcome::OpensBack | Outcome::Turned => return Err(DropReason::TcpState),
+            _ => return Ok(Outcome::Tolerated),
+        }
+        *entry.connection_mut() = after;
+        if few_hops {
+            entry.expect_few_hops();
+        }
+        Ok(outcome)
+    }
+
+    /// Whether the receiver of a TCP segment will take it. A fragment does not show its checksum, and
+    /// no stack sends SYN or RST in one.
+    fn is_taken(&self) -> bool {
+        match self.parsed.fragment {
+            Some(_) => self.parsed.tcp.flags & (flag::SYN | flag::RST) == 0,
+            // A capture may have been taken before the sender's NIC filled the checksum in.
+            None => self.origin == Origin::Capture || is_checksum_right(self.bytes, self.parsed),
+        }
+    }
+}
 
 /// A flow about to be inserted.
 struct Opening {

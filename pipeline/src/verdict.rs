@@ -74,6 +74,7 @@ drop_reasons! {
     TcpNoFlow, "tcp_no_flow", "A TCP segment in the middle of a connection that the gateway does not know.";
     TcpWindow, "tcp_window", "A TCP segment outside of the window that its receiver announced.";
     TcpState, "tcp_state", "A TCP segment that the state of its connection does not admit.";
+    TcpChecksum, "tcp_checksum", "A TCP segment with a wrong checksum: its receiver would not take it, so it may not change what is known of its connection.";
     IcmpNoFlow, "icmp_no_flow", "An ICMP error or reply that belongs to no live flow.";
     IcmpMalformed, "icmp_malformed", "An ICMP error whose quoted packet does not parse, or was not sent by the host that the error goes to.";
     NdMalformed, "nd_malformed", "A neighbour discovery or MLD message that is malformed, fragmented, from beyond the link, or of an impossible address.";

@@ -73,6 +73,7 @@ const _: () = assert!(FOOTPRINTS.is_power_of_two() && FOOTPRINT_BITS == 12);
 const INITIATOR_HIGH: u8 = 0x01;
 const MAC_SENSITIVE: u8 = 0x02;
 const PERMITTED: u8 = 0x04;
+const FEW_HOPS: u8 = 0x08;
 
 impl FlowEntry {
     /// Equals no key.
@@ -177,7 +178,7 @@ impl FlowEntry {
             *word = (*word & !FOOTPRINT_MASK) | (u64::from(half) & FOOTPRINT_MASK);
         }
         let flags = &mut self.connection.entry_flags;
-        *flags &= INITIATOR_HIGH;
+        *flags &= INITIATOR_HIGH | FEW_HOPS;
         *flags |= if mac_sensitive { MAC_SENSITIVE } else { 0 };
         *flags |= if permitted { PERMITTED } else { 0 };
     }
@@ -212,6 +213,17 @@ impl FlowEntry {
     #[inline]
     pub fn is_permitted(&self) -> bool {
         self.connection.entry_flags & PERMITTED != 0
+    }
+
+    /// Whether an end of the flow sends with few hops left, so that this says nothing against its
+    /// packets.
+    pub fn expects_few_hops(&self) -> bool {
+        self.connection.entry_flags & FEW_HOPS != 0
+    }
+
+    /// Takes note that an end of the flow sends with few hops left.
+    pub fn expect_few_hops(&mut self) {
+        self.connection.entry_flags |= FEW_HOPS;
     }
 
     /// Where the flow is in its life.

@@ -8,4 +8,5 @@ mod edits;
 mod faults;
 mod handover;
 mod reload;
+mod tcp;
 mod worker;
