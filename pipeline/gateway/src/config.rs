@@ -4,7 +4,7 @@
 //! its line, and nothing starts. Paths that are not absolute count from the file's own folder.
 //! `deploy/gateway.toml` shows every key with its default.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
@@ -81,6 +81,9 @@ pub struct Wire {
     pub mode: Mode,
     /// What becomes of TCP connections that were open before.
     pub tcp: TcpPickup,
+    /// The redundancy group: wires that name the same one are judged by one state, so that what goes
+    /// out by one may come back by another.
+    pub redundancy_group: Option<String>,
     /// Whether carrier loss on one port takes the other down.
     pub link_propagation: bool,
     /// How long a port may take to find carrier before it counts as lost.
@@ -206,6 +209,18 @@ pub enum HugePages {
 }
 
 impl Config {
+    /// The number of a wire's redundancy group: the index of its first wire. A wire that is redundant
+    /// with no other is a group by itself.
+    pub fn group_of(&self, wire: usize) -> usize {
+        let Some(group) = self.wires.get(wire).and_then(|wire| wire.redundancy_group.as_ref())
+        else {
+            return wire;
+        };
+        let first =
+            self.wires.iter().position(|other| other.redundancy_group.as_ref() == Some(group));
+        first.unwrap_or(wire)
+    }
+
     /// Reads and checks a configuration file.
     ///
     /// # Errors
@@ -337,11 +352,12 @@ impl Checker<'_> {
         }
         let mut names: HashMap<String, usize> = HashMap::new();
         let mut ports: HashMap<String, String> = HashMap::new();
+        let mut groups: BTreeMap<String, Vec<Range<usize>>> = BTreeMap::new();
         let mut wires = Vec::new();
         for table in tables {
             let table = table.into_inner();
             let name = table.name.get_ref().clone();
-            self.wire_name(&table.name);
+            self.check_name(&table.name, "a wire");
             if let Some(first) = names.insert(name.clone(), table.name.span().start) {
                 let line = self.line_of(first);
                 self.mistake(
@@ -381,20 +397,49 @@ impl Checker<'_> {
                 outside: table.outside.into_inner().trim().to_owned(),
                 mode,
                 tcp,
+                redundancy_group: self.redundancy_group(table.redundancy_group, &mut groups),
                 link_propagation: table.link_propagation.unwrap_or(true),
                 link_settling,
             });
         }
+        self.check_groups(&groups);
         wires
     }
 
-    fn wire_name(&mut self, name: &Spanned<String>) {
+    fn redundancy_group(
+        &mut self,
+        group: Option<Spanned<String>>,
+        groups: &mut BTreeMap<String, Vec<Range<usize>>>,
+    ) -> Option<String> {
+        let group = group?;
+        self.check_name(&group, "a redundancy group");
+        groups.entry(group.get_ref().clone()).or_default().push(group.span());
+        Some(group.into_inner())
+    }
+
+    /// A wire that is redundant with no other is a slip of the pen: its flows would not be shared.
+    fn check_groups(&mut self, groups: &BTreeMap<String, Vec<Range<usize>>>) {
+        for (name, spans) in groups {
+            let [span] = &spans[..] else { continue };
+            let others = groups.keys().map(String::as_str).filter(|other| other != name);
+            let help = match did_you_mean(name, others) {
+                Some(other) => format!("did you mean `{other}`?"),
+                None => "name the same `redundancy-group` at each wire whose traffic may go by \
+                         another one, or at none"
+                    .to_owned(),
+            };
+            self.mistake(span.clone(), format!("no other wire is in redundancy group `{name}`"))
+                .help(help);
+        }
+    }
+
+    fn check_name(&mut self, name: &Spanned<String>, of: &str) {
         let text = name.get_ref();
         let valid = text.len() <= 63
             && text.starts_with(|c: char| c.is_ascii_lowercase())
             && (text.chars()).all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-');
         if !valid || text == "any" {
-            self.mistake(name.span(), format!("`{text}` cannot be the name of a wire")).help(
+            self.mistake(name.span(), format!("`{text}` cannot be the name of {of}")).help(
                 "a name is a lower-case letter, then lower-case letters, digits and `-`, at most 63 \
                  in all; `any` is reserved",
             );

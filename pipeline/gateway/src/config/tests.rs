@@ -80,6 +80,32 @@ fn ports_and_names_belong_to_one_wire() {
     assert!(shown.contains("port `eth2` is already taken: it is line3 outside"), "{shown}");
 }
 
+/// Three wires, of which the second and third have `second` and `third` as further lines.
+fn three_wires(second: &str, third: &str) -> String {
+    format!(
+        "{MINIMAL}redundancy-group = \"ring\"\n\
+         [[wire]]\nname = \"b\"\ninside = \"eth3\"\noutside = \"eth4\"\n{second}\n\
+         [[wire]]\nname = \"c\"\ninside = \"eth5\"\noutside = \"eth6\"\n{third}\n"
+    )
+}
+
+#[test]
+fn wires_that_name_the_same_group_are_redundant() {
+    let config = parse(&three_wires("", "redundancy-group = \"ring\"")).unwrap();
+    assert_eq!([0, 1, 2].map(|wire| config.group_of(wire)), [0, 1, 0]);
+}
+
+#[test]
+fn a_wire_that_is_redundant_with_no_other_is_a_mistake() {
+    let shown = mistakes(&three_wires("", ""));
+    assert!(shown.contains("no other wire is in redundancy group `ring`"), "{shown}");
+    assert!(shown.contains("--> gateway.toml:7:20"), "{shown}");
+    let shown = mistakes(&three_wires("", "redundancy-group = \"rin\""));
+    assert!(shown.contains("did you mean `rin`?") && shown.contains("`ring`?"), "{shown}");
+    let shown = mistakes(&three_wires("", "redundancy-group = \"Ring 1\""));
+    assert!(shown.contains("`Ring 1` cannot be the name of a redundancy group"), "{shown}");
+}
+
 #[test]
 fn a_gateway_without_a_wire_or_a_policy_is_refused() {
     assert!(mistakes("policy = \"p\"\n").contains("there is no wire to guard"));
@@ -126,7 +152,8 @@ fn the_example_shows_every_key_with_its_default() {
     };
     let uncommented: Vec<&str> = (example.lines())
         // One worker per listed core, and which are there is the machine's business.
-        .filter(|line| !line.starts_with("#cores"))
+        // A wire is redundant with no other.
+        .filter(|line| !line.starts_with("#cores") && !line.starts_with("#redundancy-group"))
         .map(|line| if is_key(line) { &line[1..] } else { line })
         .collect();
     let spelt_out = Config::parse("gateway.toml", Path::new("/etc"), &uncommented.join("\n"));
