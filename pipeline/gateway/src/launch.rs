@@ -1,6 +1,7 @@
 //! Ports and workers from the configuration, for whatever way to the wire there is.
 
 use std::any::Any;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -10,8 +11,10 @@ use std::time::{Duration, Instant};
 use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
+use bulkhead_pipeline::handover::{self, Peers};
 use bulkhead_pipeline::observe;
-use bulkhead_pipeline::port::Port;
+use bulkhead_pipeline::owner::OwnerRule;
+use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
 use bulkhead_pipeline::snapshot::{Publisher, Reader};
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
@@ -50,6 +53,12 @@ pub trait Backend: Send + Sync + 'static {
     /// What failed, on which port, and the remedy.
     fn open(&self, config: &Config) -> Result<Vec<OpenWire<Self::Port>>, String>;
 
+    /// Which worker judges a frame, for `workers` workers over the ports that are open: by the hash
+    /// of the ports where they spread frames by addresses.
+    fn owner_rule(&self, workers: usize) -> OwnerRule {
+        OwnerRule::keyed(workers, None)
+    }
+
     /// Called on each worker's thread before it polls; what it returns is dropped on the same thread
     /// at its end.
     ///
@@ -61,8 +70,8 @@ pub trait Backend: Send + Sync + 'static {
 
 /// A wire whose ports are open.
 pub struct OpenWire<P> {
-    /// The queues of both ports, inside first: one pair, or one for every worker where the devices
-    /// spread flows symmetrically.
+    /// The queues of both ports, inside first: one pair, which one worker serves, or one for every
+    /// worker. As many at all wires of a redundancy group.
     pub queues: Vec<(P, P)>,
     /// The device behind the inside port.
     pub inside: Box<dyn Device>,
@@ -100,15 +109,19 @@ pub fn launch<B: Backend>(
             outside: PortHandle::new(wire.outside),
         });
     }
-    let shares = share_out(queues, config.workers);
+    let groups: Vec<usize> = (0..queues.len()).map(|wire| config.group_of(wire)).collect();
+    let spread = spread_wires(&queues);
+    let shares = share_out(queues, &groups, config.workers);
     report_shares(&shares, &wires, config.workers);
     let workers = shares.len();
+    let mut peers = connect(&backend.owner_rule(workers), &spread, config).into_iter();
 
     let readers = first_snapshot(gateway, workers)?;
     let stop = Arc::new(AtomicBool::new(false));
     let mut crew = Crew { stop: stop.clone(), threads: Vec::new() };
     let mut worker_handles = Vec::new();
     for (index, (share, reader)) in shares.into_iter().zip(readers).enumerate() {
+        let peers = peers.next();
         let core = cores.workers.get(index).copied().flatten();
         let counters = Arc::new(WorkerCounters::new(share.len()));
         let (recorder, observer) = observe::channel(EVENTS);
@@ -135,6 +148,9 @@ pub fn launch<B: Backend>(
             };
             let mut worker: Worker<B::Port, MonotonicClock> =
                 Worker::new(&settings, share, reader, counters, recorder, clock);
+            if let Some(peers) = peers {
+                worker = worker.with_peers(peers);
+            }
             worker.run(&stop, poll);
         };
         let thread = thread::Builder::new().name(format!("worker-{index}")).spawn(body);
@@ -177,30 +193,49 @@ impl Crew {
 /// The wires of one worker.
 type Share<P> = Vec<WirePorts<P>>;
 
-/// Gives each worker its queues: one of every wire that spreads its flows, all of a wire that does
-/// not. Workers that would have nothing to do are left out.
-fn share_out<P>(queues: Vec<Vec<(P, P)>>, workers: usize) -> Vec<Share<P>> {
+/// Gives each worker its queues: one of every wire that is spread, all of a wire that is not; of such
+/// wires, those of one redundancy group go to one worker. `groups` has the group of each wire. Workers
+/// that would have nothing to do are left out.
+fn share_out<P>(queues: Vec<Vec<(P, P)>>, groups: &[usize], workers: usize) -> Vec<Share<P>> {
     let mut shares: Vec<Share<P>> = (0..workers.max(1)).map(|_| Vec::new()).collect();
-    let mut undivided = 0;
-    for (index, pairs) in queues.into_iter().enumerate() {
+    let mut homes: HashMap<usize, usize> = HashMap::new();
+    for (index, (pairs, &group)) in queues.into_iter().zip(groups).enumerate() {
         let wire = WireId(u16::try_from(index).unwrap_or(u16::MAX));
-        let spread = pairs.len() > 1;
-        let first = if spread { 0 } else { undivided };
-        undivided += usize::from(!spread);
+        let turn = homes.len();
+        let first = if pairs.len() > 1 { 0 } else { *homes.entry(group).or_insert(turn) };
         for (offset, (inside, outside)) in pairs.into_iter().enumerate() {
             let worker = (first + offset) % shares.len();
-            shares[worker].push(WirePorts { wire, group: wire.0, inside, outside });
+            let group = u16::try_from(group).unwrap_or(u16::MAX);
+            shares[worker].push(WirePorts { wire, group, inside, outside });
         }
     }
     shares.retain(|share| !share.is_empty());
     shares
 }
 
+/// The wires that every worker serves.
+fn spread_wires<P>(queues: &[Vec<(P, P)>]) -> Vec<WireId> {
+    let numbers = (0..queues.len()).filter(|&wire| queues[wire].len() > 1);
+    numbers.map(|wire| WireId(u16::try_from(wire).unwrap_or(u16::MAX))).collect()
+}
+
+/// The rings between the workers of spread wires, for each worker in turn; none where there are no
+/// such wires. All that a worker's peers may hand to it at a port is as much as the port's own queue
+/// holds.
+fn connect<F: Frame>(rule: &OwnerRule, spread: &[WireId], config: &Config) -> Vec<Peers<F>> {
+    if spread.is_empty() {
+        return Vec::new();
+    }
+    let others = rule.workers().saturating_sub(1).max(1);
+    let frames = (usize::from(config.dpdk.queue_size) / others).max(2 * MAX_BURST);
+    handover::connect(rule, spread, frames)
+}
+
 fn report_shares<P>(shares: &[Share<P>], wires: &[String], wanted: usize) {
     if shares.len() < wanted {
         warn!(
-            "{} of {wanted} workers would have nothing to do and are not started: these ports cannot \
-             spread one wire's flows over several workers",
+            "{} of {wanted} workers would have nothing to do and are not started: the ports of these \
+             wires have one queue each",
             wanted - shares.len()
         );
     }
@@ -296,21 +331,30 @@ fn pin(worker: usize, core: Option<usize>) {
 mod tests {
     use super::*;
 
-    fn shares(queues: &[usize], workers: usize) -> Vec<Vec<u16>> {
+    /// Which wires each worker serves. A wire's group is its own index unless `groups` says otherwise.
+    fn shares(queues: &[usize], groups: &[usize], workers: usize) -> Vec<Vec<u16>> {
+        let alone: Vec<usize> = (0..queues.len()).collect();
+        let groups = if groups.is_empty() { &alone } else { groups };
         let queues = queues.iter().map(|&n| (0..n).map(|q| (q, q)).collect()).collect();
-        (share_out(queues, workers).into_iter())
+        (share_out(queues, groups, workers).into_iter())
             .map(|share| share.iter().map(|ports| ports.wire.0).collect())
             .collect()
     }
 
     #[test]
-    fn wires_that_cannot_spread_are_shared_out_in_turn() {
-        assert_eq!(shares(&[1, 1, 1], 2), [vec![0, 2], vec![1]]);
-        assert_eq!(shares(&[1], 4), [vec![0]]);
+    fn wires_with_one_queue_are_shared_out_in_turn() {
+        assert_eq!(shares(&[1, 1, 1], &[], 2), [vec![0, 2], vec![1]]);
+        assert_eq!(shares(&[1], &[], 4), [vec![0]]);
     }
 
     #[test]
-    fn wires_that_can_spread_are_served_by_every_worker() {
-        assert_eq!(shares(&[2, 1, 2, 1], 2), [vec![0, 1, 2], vec![0, 2, 3]]);
+    fn redundant_wires_with_one_queue_have_one_worker() {
+        assert_eq!(shares(&[1, 1, 1, 1], &[0, 1, 0, 3], 3), [vec![0, 2], vec![1], vec![3]]);
+    }
+
+    #[test]
+    fn spread_wires_are_served_by_every_worker() {
+        assert_eq!(shares(&[2, 1, 2, 1], &[], 2), [vec![0, 1, 2], vec![0, 2, 3]]);
+        assert_eq!(shares(&[2, 2], &[0, 0], 2), [vec![0, 1], vec![0, 1]]);
     }
 }

@@ -316,6 +316,8 @@ fn log_balance(gateway: &Gateway) {
             worker = index,
             received = balance.received,
             originated = balance.originated,
+            handed_in = balance.handed_in,
+            handed_out = balance.handed_out,
             transmitted = balance.transmitted,
             dropped = balance.dropped,
             held = balance.held,

@@ -1,5 +1,6 @@
 //! `bulkhead status`: what the running gateway does, for people and for programs.
 
+use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -72,6 +73,9 @@ pub struct WireStatus {
     pub name: String,
     /// `observe` or `enforce`.
     pub mode: String,
+    /// The redundancy group; absent where the wire is redundant with no other.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub redundancy_group: Option<String>,
     /// The port towards the protected side.
     pub inside: PortStatus,
     /// The other port.
@@ -108,6 +112,10 @@ pub struct WorkerStatus {
     pub flows: u64,
     /// Flows that its table can hold.
     pub flow_capacity: u64,
+    /// Frames that it handed to the workers which judge their flows.
+    pub handed_out: u64,
+    /// Frames that other workers handed to it.
+    pub handed_in: u64,
     /// The 99th percentile of a packet's way through the worker, in nanoseconds.
     pub latency_p99_ns: u64,
 }
@@ -152,6 +160,7 @@ impl Status {
         drop(state);
         let workers = gateway.workers().iter().map(|worker| {
             let counters = &worker.counters;
+            let balance = counters.balance();
             let (busy, idle) = (counters.busy_ns.value(), counters.idle_ns.value());
             let latency = worker.observer().histograms().latency_ns.value_at_quantile(0.99);
             WorkerStatus {
@@ -159,6 +168,8 @@ impl Status {
                 busy: busy as f64 / (busy + idle).max(1) as f64,
                 flows: counters.flows.value(),
                 flow_capacity: counters.flow_capacity.value(),
+                handed_out: balance.handed_out,
+                handed_in: balance.handed_in,
                 latency_p99_ns: latency,
             }
         });
@@ -209,6 +220,7 @@ fn wires(gateway: &Gateway) -> Vec<WireStatus> {
         let mut status = WireStatus {
             name: wire.name.clone(),
             mode: mode_label(wire.mode).to_owned(),
+            redundancy_group: wire.redundancy_group.clone(),
             inside: port(&wire.inside, handle.map(|handle| &handle.inside)),
             outside: port(&wire.outside, handle.map(|handle| &handle.outside)),
         };
@@ -332,16 +344,30 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
             )?;
         }
     }
-    writeln!(out, "\nWORKER  CORE   BUSY      FLOWS   CAPACITY   P99 LATENCY")?;
+    let mut groups: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    for wire in &status.wires {
+        if let Some(group) = &wire.redundancy_group {
+            groups.entry(group).or_default().push(&wire.name);
+        }
+    }
+    for (group, wires) in groups {
+        writeln!(out, "redundant with each other ({group}): {}", wires.join(", "))?;
+    }
+    writeln!(
+        out,
+        "\nWORKER  CORE   BUSY      FLOWS   CAPACITY   P99 LATENCY   HANDED OUT    HANDED IN"
+    )?;
     for (index, worker) in status.workers.iter().enumerate() {
         let core = worker.core.map_or_else(|| "-".to_owned(), |core| core.to_string());
         writeln!(
             out,
-            "{index:<7} {core:<5} {:>5.1}% {:>9} {:>10} {:>10.1} us",
+            "{index:<7} {core:<5} {:>5.1}% {:>9} {:>10} {:>10.1} us {:>12} {:>12}",
             worker.busy * 100.0,
             worker.flows,
             worker.flow_capacity,
-            worker.latency_p99_ns as f64 / 1000.0
+            worker.latency_p99_ns as f64 / 1000.0,
+            worker.handed_out,
+            worker.handed_in
         )?;
     }
     for (title, counts) in [

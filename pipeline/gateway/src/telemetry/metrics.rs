@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use bulkhead_pipeline::counters::{ByPhase, PortCounters, WorkerCounters};
+use bulkhead_pipeline::counters::{ByPhase, PortCounters, Volume, WorkerCounters};
 use bulkhead_pipeline::verdict::DropReason;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -119,6 +119,7 @@ fn ports(gateway: &Gateway, families: &mut Families) {
             });
         }
     }
+    handed_over(gateway, families);
     let mut held = families.gauge("held_packets", "Frames that wait for room in a transmit queue.");
     sum_by_port(
         gateway,
@@ -138,6 +139,32 @@ fn ports(gateway: &Gateway, families: &mut Families) {
             kept.add(&[("wire", wire), ("port", port)], sum as f64);
         },
     );
+}
+
+/// What workers gave to and took from each other: the same frames, unless some are in a ring.
+fn handed_over(gateway: &Gateway, families: &mut Families) {
+    type Read = fn(&PortCounters) -> &Volume;
+    let directions: [(&str, &str, Read); 2] = [
+        ("out", "that a worker handed to the one that judges their flow", |c| &c.handed_out),
+        ("in", "that a worker was handed by the one at whose queue they came in", |c| &c.handed_in),
+    ];
+    for (direction, what, read) in directions {
+        for (unit, title) in [("packets", "Frames"), ("bytes", "Bytes of frames")] {
+            let mut family = families.counter(
+                &format!("handed_{direction}_{unit}_total"),
+                &format!("{title} {what}, by worker."),
+            );
+            by_worker(gateway, |name, worker| {
+                let ports = worker.counters.wires.iter().flat_map(|w| [&w.inside, &w.outside]);
+                let volumes = ports.map(read);
+                let sum: u64 = match unit {
+                    "packets" => volumes.map(|volume| volume.packets.value()).sum(),
+                    _ => volumes.map(|volume| volume.bytes.value()).sum(),
+                };
+                family.add(&[("worker", name)], sum as f64);
+            });
+        }
+    }
 }
 
 fn drops(gateway: &Gateway, families: &mut Families) {
@@ -392,7 +419,8 @@ fn fragments(gateway: &Gateway, families: &mut Families) {
 fn histograms(gateway: &Gateway, families: &mut Families) {
     let mut latency = families.histogram(
         "packet_latency_seconds",
-        "From the receive call that brought a packet to the end of the transmit call that took it.",
+        "From the receive call that brought a packet, or the call that took it from another worker, to the \
+         end of the transmit call that took it.",
     );
     by_worker(gateway, |name, worker| {
         let mut observer = worker.observer();
