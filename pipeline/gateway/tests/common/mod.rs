@@ -16,8 +16,10 @@ use bulkhead_gateway::launch::{Backend, OpenWire};
 use bulkhead_gateway::reload::ReloadReport;
 use bulkhead_gateway::run::serve;
 use bulkhead_gateway::state::{Device, Gateway};
+use bulkhead_pipeline::counters::Balance;
 use bulkhead_pipeline::frames::{FrameBuilder, tcp_flags};
-use bulkhead_pipeline::port::loopback::{Host, LoopbackPort, Options, pair};
+use bulkhead_pipeline::port::loopback::{LoopbackPort, Options};
+use bulkhead_pipeline::port::rss::{self, ASYMMETRIC_KEY, Fields, Rss, RssHost};
 use bulkhead_pipeline::port::{DriverCounters, Frame};
 
 /// Long enough for a machine that does much else.
@@ -66,7 +68,7 @@ impl Drop for LoopbackDevice {
 
 /// One end of a wire as a test sees it.
 pub(crate) struct End {
-    pub(crate) host: Host,
+    pub(crate) host: RssHost,
     pub(crate) cable: Arc<Cable>,
 }
 
@@ -86,11 +88,13 @@ impl Backend for Loopback {
     fn open(&self, config: &Config) -> Result<Vec<OpenWire<LoopbackPort>>, String> {
         let mut opened = Vec::new();
         for _ in &config.wires {
-            let ((inside, one), (outside, two)) =
-                (pair(Options::default()), pair(Options::default()));
+            // A queue for every worker, and frames on any of them.
+            let rss = Rss::new(&ASYMMETRIC_KEY, Fields::AddressesAndPorts);
+            let plug = || rss::pair(Options::default(), rss.clone(), config.workers);
+            let ((inside, one), (outside, two)) = (plug(), plug());
             let cables = [Arc::new(Cable::default()), Arc::new(Cable::default())];
             opened.push(OpenWire {
-                queues: vec![(inside, outside)],
+                queues: inside.into_iter().zip(outside).collect(),
                 inside: Box::new(LoopbackDevice(cables[0].clone())),
                 outside: Box::new(LoopbackDevice(cables[1].clone())),
             });
@@ -210,8 +214,14 @@ impl Running {
         })
     }
 
+    /// What all workers did together.
+    pub(crate) fn balance(&self) -> Balance {
+        let each = self.gateway.workers().iter().map(|worker| worker.counters.balance());
+        each.fold(Balance::default(), |sum, balance| sum + balance)
+    }
+
     pub(crate) fn total_dropped(&self) -> u64 {
-        self.gateway.workers().iter().map(|worker| worker.counters.balance().dropped).sum()
+        self.balance().dropped
     }
 
     /// Stops the gateway; how it ended and how long that took.
