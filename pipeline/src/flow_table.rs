@@ -269,6 +269,12 @@ impl FlowTable {
         FlowHash { sets: [first, second], tag: ((hash >> 48) as u16).max(1) }
     }
 
+    /// The keyed hash of the host at an end of a flow: its address in its VLAN.
+    #[inline]
+    pub fn host_hash(&self, key: &FlowKey, end: End) -> u64 {
+        key.host_hash(end, &self.hasher)
+    }
+
     /// Asks for the tag lines of both candidate sets.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {

@@ -23,8 +23,11 @@ use crate::snapshot::{Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
 
+mod budget;
 mod epochs;
 
+pub use self::budget::DENIED_PER_TOKEN;
+use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
@@ -47,6 +50,7 @@ pub struct Moment<'a> {
     group: u16,
     /// Whether TCP connections may be taken up in their middle.
     adopts: bool,
+    from_inside: bool,
 }
 
 impl Moment<'_> {
@@ -82,6 +86,8 @@ struct Answer {
 enum Asked {
     /// Nothing.
     Nothing,
+    /// Nothing, because the sender has spent its budget for new flows.
+    Refused,
     /// About the frame's own headers.
     Frame(Answer),
     /// About the headers that opened the frame's flow.
@@ -92,11 +98,14 @@ enum Asked {
 pub struct Judge {
     flows: FlowTable,
     fragments: FragmentTable,
+    budget: NewFlowBudget,
     scratch: Scratch,
     keys: [FlowKey; MAX_BURST],
     hashes: [FlowHash; MAX_BURST],
     candidates: [Candidates; MAX_BURST],
     senders: [End; MAX_BURST],
+    /// The hash of the sender in [`NewFlowBudget`], for frames without a flow.
+    sources: [u64; MAX_BURST],
     found: [Option<FlowIndex>; MAX_BURST],
     asked: [Asked; MAX_BURST],
     batch: Batch,
@@ -133,11 +142,13 @@ impl Judge {
         Self {
             flows: FlowTable::new(&config.flows),
             fragments: FragmentTable::new(&config.fragments),
+            budget: NewFlowBudget::new(config.new_flows_per_source, config.flows.capacity),
             scratch: Scratch::default(),
             keys: [vacant; MAX_BURST],
             hashes: [FlowHash::default(); MAX_BURST],
             candidates: [Candidates::default(); MAX_BURST],
             senders: [sender; MAX_BURST],
+            sources: [0; MAX_BURST],
             found: [None; MAX_BURST],
             asked: [Asked::Nothing; MAX_BURST],
             batch: Batch {
@@ -161,7 +172,8 @@ impl Judge {
         self.flows.capacity()
     }
 
-    /// Moves on to the moment `now_ns` of the worker's clock, which is `at`, on a wire.
+    /// Moves on to the moment `now_ns` of the worker's clock, which is `at`, on a wire, to judge what
+    /// came in by its inside or outside port.
     pub fn enter<'a>(
         &mut self,
         snapshot: &'a Snapshot,
@@ -169,6 +181,7 @@ impl Judge {
         now_ns: u64,
         wire: WirePolicy,
         group: u16,
+        from_inside: bool,
     ) -> Moment<'a> {
         if self.epochs.advance(snapshot, at) {
             self.flows.trust(self.epochs.trusted());
@@ -179,7 +192,7 @@ impl Judge {
             }
         }
         let adopts = wire.adopts(now_ns);
-        Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, adopts }
+        Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, adopts, from_inside }
     }
 
     /// Finds the flow of every frame that has one.
@@ -211,6 +224,7 @@ impl Judge {
     /// Asks the classifier, in one batch, what will be needed to decide.
     pub fn classify(&mut self, columns: &Columns, moment: &Moment<'_>) {
         self.batch.len = 0;
+        let (mut missed, mut missed_len) = ([0; MAX_BURST], 0);
         // Which flows are of an older epoch is what no branch predictor can know after an edit.
         let (mut aged, mut aged_len) = ([(0, FlowIndex::default()); MAX_BURST], 0);
         for place in 0..columns.count {
@@ -226,10 +240,19 @@ impl Judge {
                     aged_len += usize::from(epoch != moment.epoch as u32);
                 }
                 None if moment.adopts || Connection::of_first(parsed, None).is_ok() => {
-                    self.asked[place] = Asked::Frame(Answer::DEFAULT);
-                    self.batch.push(place, parsed.headers);
+                    self.sources[place] = self.source(place, moment);
+                    self.budget.prefetch(self.sources[place]);
+                    missed[missed_len] = place;
+                    missed_len += 1;
                 }
                 None => {}
+            }
+        }
+        for &place in &missed[..missed_len] {
+            self.asked[place] = Asked::Refused;
+            if self.budget.has(self.sources[place], moment.now_ns) {
+                self.asked[place] = Asked::Frame(Answer::DEFAULT);
+                self.batch.push(place, columns.parsed[place].headers);
             }
         }
         for &(place, index) in &aged[..aged_len] {
@@ -249,7 +272,7 @@ impl Judge {
                 Asked::Frame(answer) | Asked::Initiator(answer) => {
                     *answer = Answer { rule, footprint: self.scratch.footprint(nth) };
                 }
-                Asked::Nothing => {}
+                Asked::Nothing | Asked::Refused => {}
             }
         }
     }
@@ -423,6 +446,7 @@ impl Judge {
         }
         self.flows.remove(index);
         self.is_moved = true;
+        self.sources[place] = self.source(place, moment);
         let initiator = self.senders[place].opposite();
         let connection = Connection::answered(&parsed.tcp);
         let direction = Direction::FromResponder;
@@ -442,13 +466,18 @@ impl Judge {
         let headers = parsed.headers;
         let answer = match self.asked[place] {
             Asked::Frame(answer) => answer,
-            _ => self.classify_one(&headers, moment),
+            Asked::Refused => return (Verdict::Drop(DropReason::NewFlowRate), None),
+            Asked::Nothing | Asked::Initiator(_) => {
+                // It had a flow when the burst was looked at.
+                self.sources[place] = self.source(place, moment);
+                self.classify_one(&headers, moment)
+            }
         };
         let rule = answer.rule;
         let sender = self.senders[place];
         if let Ok(connection) = first {
             if !moment.permits(rule) {
-                return (moment.forbidden(rule, DropReason::Policy), Some(rule));
+                return self.deny(place, rule, moment);
             }
             let direction = FROM_INITIATOR;
             let opening = Opening { answer, headers, initiator: sender, connection, direction };
@@ -461,7 +490,7 @@ impl Judge {
         } else {
             let other = self.classify_one(&backward, moment);
             if !moment.permits(other.rule) {
-                return (moment.forbidden(rule, DropReason::Policy), Some(rule));
+                return self.deny(place, rule, moment);
             }
             (other, backward, sender.opposite(), Direction::FromResponder)
         };
@@ -476,6 +505,24 @@ impl Judge {
         }
     }
 
+    /// A packet that the policy lets open nothing.
+    fn deny(
+        &mut self,
+        place: usize,
+        rule: RuleId,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        self.budget.take_share(self.sources[place], moment.now_ns);
+        (moment.forbidden(rule, DropReason::Policy), Some(rule))
+    }
+
+    /// The sender of a frame as its budget is kept: its address in its VLAN, on its side of the wire.
+    fn source(&self, place: usize, moment: &Moment<'_>) -> u64 {
+        const INSIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+        let host = self.flows.host_hash(&self.keys[place], self.senders[place]);
+        if moment.from_inside { host ^ INSIDE } else { host }
+    }
+
     fn insert(
         &mut self,
         packet: Packet<'_>,
@@ -485,6 +532,9 @@ impl Judge {
         let Packet { place, parsed, bytes, .. } = packet;
         if parsed.kind == Kind::Tcp && !packet.is_taken() {
             return (Verdict::Drop(DropReason::TcpChecksum), None);
+        }
+        if !self.budget.take(self.sources[place], moment.now_ns) {
+            return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
         let Opening { answer, headers, initiator, connection, direction } = opening;
         let judgement = moment.judgement(answer);

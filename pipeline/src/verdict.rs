@@ -80,6 +80,7 @@ drop_reasons! {
     NdMalformed, "nd_malformed", "A neighbour discovery or MLD message that is malformed, fragmented, from beyond the link, or of an impossible address.";
     FlowTableFull, "flow_table_full", "A permitted flow that the flow table had no room for.";
     FlowSourceLimit, "flow_source_limit", "A source that holds as many flows as one source may.";
+    NewFlowRate, "new_flow_rate", "A packet that would open a flow, from a source that opens more in a second, or floods with what is denied, than `new-flows-per-source` lets it.";
     // The machine.
     Multisegment, "multisegment", "A frame spread over several buffers that did not fit one.";
     FrameTooLong, "frame_too_long", "A frame longer than the other port can send, or than 65,535 bytes.";

@@ -29,6 +29,9 @@ use crate::verdict::{DropReason, Verdict};
 pub struct WorkerConfig {
     /// The flow table.
     pub flows: FlowTableConfig,
+    /// Flows that one source may open in a second; twice as many at once. Packets that are denied
+    /// count a sixteenth. At least 1.
+    pub new_flows_per_source: u32,
     /// The fragment table.
     pub fragments: FragmentTableConfig,
     /// Answers of reject rules, in packets a second; the same number may go out as one burst.
@@ -194,6 +197,7 @@ impl Default for WorkerConfig {
     fn default() -> Self {
         Self {
             flows: FlowTableConfig::default(),
+            new_flows_per_source: 5000,
             fragments: FragmentTableConfig::default(),
             rejects_per_second: 1000,
             transmit_patience_ns: 2_000_000,
@@ -301,7 +305,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.clock.passed(Stage::Receive);
                 let at = snapshot.content.clock.at(now_ns);
                 let mode = snapshot.content.wires[wire.id.0 as usize];
-                let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group);
+                let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group, from_inside);
                 frames += self.received.len();
                 self.columns.parse(&self.received, wire.id);
                 self.clock.passed(Stage::Parse);

@@ -110,7 +110,9 @@ impl<'a> Rig<'a> {
             per_source_limit: u32::MAX,
             ..FlowTableConfig::default()
         };
-        let config = WorkerConfig { flows: table, ..WorkerConfig::default() };
+        // One host may stand for many: the budget is asked, and refuses nothing.
+        let new_flows_per_source = u32::MAX;
+        let config = WorkerConfig { flows: table, new_flows_per_source, ..WorkerConfig::default() };
         let (recorder, _) = observe::channel(1);
         let worker = Worker::new(&config, vec![wire], reader, counters.clone(), recorder, clock);
         Self {

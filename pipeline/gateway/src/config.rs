@@ -147,6 +147,8 @@ pub struct Flows {
     pub capacity: usize,
     /// Flows that one source address may hold at one worker.
     pub per_source_limit: u32,
+    /// Flows that one source address may open at one worker in a second.
+    pub new_flows_per_source: u32,
     /// How long flows may be silent.
     pub timeouts: Timeouts,
     /// Answers of reject rules, per worker and second.
@@ -491,6 +493,12 @@ impl Checker<'_> {
                 table.per_source_limit,
                 1 << 15,
                 1..=1 << 26,
+            ),
+            new_flows_per_source: self.number(
+                "new-flows-per-source",
+                table.new_flows_per_source,
+                5000,
+                1..=10_000_000,
             ),
             timeouts: self.timeouts(timeouts),
             rejects_per_second: self.number(

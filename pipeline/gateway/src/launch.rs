@@ -302,6 +302,7 @@ fn worker_config(config: &Config) -> WorkerConfig {
             per_source_limit: flows.per_source_limit,
             seed: None,
         },
+        new_flows_per_source: flows.new_flows_per_source,
         fragments: FragmentTableConfig {
             capacity: config.fragments.capacity,
             timeout_s: config.fragments.timeout_s,

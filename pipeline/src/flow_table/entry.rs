@@ -1,7 +1,5 @@
 //! What the table keeps of a flow.
 
-use std::hash::{BuildHasher, Hasher};
-
 use ahash::RandomState;
 use bulkhead_rules::classifier::{FOOTPRINTS, Footprint};
 use bulkhead_rules::headers::{Headers, Mac, WireId, protocol};
@@ -297,12 +295,6 @@ impl FlowEntry {
 
     /// The hash of the host that opened the flow: its address in its VLAN.
     pub(super) fn source_hash(&self, hasher: &RandomState) -> u64 {
-        let key = self.key();
-        let tags = key.tags();
-        let mut state = hasher.build_hasher();
-        state.write_u128(key.address(self.initiator()));
-        let scope = u64::from(key.group()) | u64::from(tags.outer) << 16;
-        state.write_u64(scope | u64::from(tags.inner) << 32);
-        state.finish()
+        self.key().host_hash(self.initiator(), hasher)
     }
 }

@@ -142,6 +142,16 @@ impl FlowKey {
         state.finish()
     }
 
+    /// The hash of the host at an end: its address in its VLAN.
+    pub(super) fn host_hash(&self, end: End, hasher: &RandomState) -> u64 {
+        let tags = self.tags();
+        let mut state = hasher.build_hasher();
+        state.write_u128(self.address(end));
+        let scope = u64::from(self.group()) | u64::from(tags.outer) << 16;
+        state.write_u64(scope | u64::from(tags.inner) << 32);
+        state.finish()
+    }
+
     /// Address of an end: of IP, or the 48 bits of a MAC address.
     pub(super) fn address(&self, end: End) -> u128 {
         let at = 2 * end as usize;

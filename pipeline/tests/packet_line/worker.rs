@@ -479,3 +479,40 @@ fn what_became_of_fragmented_packets_and_silent_flows_is_published() {
     assert_eq!(expired, [(Phase::UdpUnanswered, 1)], "nobody answered the datagrams");
     assert_eq!(counters.flow_expired.total(), 1);
 }
+
+#[test]
+fn a_source_that_opens_too_many_flows_keeps_those_it_has_and_harms_no_other() {
+    let policy = "
+version: 1
+rules:
+  - {name: open, from: any, to: any, service: udp, action: allow}
+  - {name: never, from: any, to: any, service: tcp, action: reject}
+";
+    let config = WorkerConfig { new_flows_per_source: 100, ..WorkerConfig::default() };
+    let mut gateway = Gateway::with(content(policy, Mode::Enforce, 0), &config);
+    let flow = |port| udp(HMI, port, PLC, 502);
+    let passed = (1..=300).filter(|&port| gateway.passes_out(&flow(port))).count();
+    assert_eq!(passed, 200, "two seconds' worth");
+    assert_eq!(gateway.dropped(DropReason::NewFlowRate), 100);
+    assert_eq!(gateway.hits("open"), 200, "the classifier is not asked any more");
+    for port in 1..=200 {
+        assert!(gateway.passes_out(&flow(port)), "what is open goes on");
+    }
+    let other = Ipv4Addr::new(10, 20, 0, 12);
+    assert!(gateway.passes_out(&udp(other, 1, PLC, 502)));
+    assert!(gateway.passes_in(&udp(HMI, 999, PLC, 502)), "whoever forges its address outside");
+    gateway.wait_ms(1000);
+    let passed = (301..=600).filter(|&port| gateway.passes_out(&flow(port))).count();
+    assert_eq!(passed, 100);
+
+    let syn = |port| FrameBuilder::new().ip(other, PLC).tcp(port, 502, flag::SYN).build();
+    gateway.wait_ms(5000);
+    // Until less than a whole token is left.
+    let denied = 199 * 16 + 1;
+    for port in 1..=denied + 500 {
+        assert!(!gateway.passes_out(&syn(port)));
+    }
+    assert_eq!(gateway.hits("never"), u64::from(denied));
+    assert!(!gateway.passes_out(&udp(other, 2, PLC, 502)), "a flood has spent it, too");
+    assert!(gateway.passes_out(&udp(other, 1, PLC, 502)));
+}

@@ -50,6 +50,7 @@ pub(super) struct Wire {
 pub(super) struct Flows {
     pub(super) capacity: Option<Spanned<i64>>,
     pub(super) per_source_limit: Option<Spanned<i64>>,
+    pub(super) new_flows_per_source: Option<Spanned<i64>>,
     pub(super) rejects_per_second: Option<Spanned<i64>>,
 }
 

@@ -236,6 +236,7 @@ fn worker_config(flows: usize) -> WorkerConfig {
             per_source_limit: u32::MAX,
             seed: Some(HASH_SEED),
         },
+        new_flows_per_source: u32::MAX,
         fragments: FragmentTableConfig { seed: Some(HASH_SEED), ..FragmentTableConfig::default() },
         rejects_per_second: ANSWERS_PER_SECOND,
         transmit_patience_ns: 0,
