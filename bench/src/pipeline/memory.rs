@@ -41,15 +41,35 @@ impl Frame for Slot {
     }
 }
 
-/// The port.
+/// The port. Bursts come and go as a whole: a NIC's descriptors are written by the burst, too.
 #[derive(Debug, Default)]
 pub(super) struct MemoryPort {
-    /// Frames that will be received, the last one first.
-    pub(super) arriving: Vec<Slot>,
-    /// Frames that were transmitted.
-    pub(super) sent: Vec<Slot>,
+    /// Bursts that will be received, the last one first.
+    arriving: Vec<Burst<Slot>>,
+    /// Bursts that were transmitted.
+    sent: Vec<Burst<Slot>>,
     /// Frames that were received and given back.
-    pub(super) released: Vec<Slot>,
+    released: Vec<Slot>,
+}
+
+impl MemoryPort {
+    /// Lets a frame arrive.
+    pub(super) fn deliver(&mut self, slot: Slot) {
+        match self.arriving.last_mut() {
+            Some(burst) if !burst.is_full() => burst.push(slot),
+            _ => self.arriving.push(Burst::from_iter([slot])),
+        }
+    }
+
+    /// How many bursts are yet to be received.
+    pub(super) fn bursts(&self) -> usize {
+        self.arriving.len()
+    }
+
+    /// Gives the frames back that were released, then those that were sent.
+    pub(super) fn drain(&mut self) -> (impl Iterator<Item = Slot>, impl Iterator<Item = Slot>) {
+        (self.released.drain(..), self.sent.drain(..).flatten())
+    }
 }
 
 impl Port for MemoryPort {
@@ -57,13 +77,15 @@ impl Port for MemoryPort {
 
     #[inline]
     fn receive(&mut self, burst: &mut Burst<Slot>) {
-        let count = burst.remaining_capacity().min(self.arriving.len());
-        burst.extend(self.arriving.drain(self.arriving.len() - count..));
+        // A worker that is alone on its wire asks with nothing in its hands.
+        if burst.is_empty() {
+            *burst = self.arriving.pop().unwrap_or_default();
+        }
     }
 
     #[inline]
     fn transmit(&mut self, burst: &mut Burst<Slot>) {
-        self.sent.extend(burst.drain(..));
+        self.sent.push(std::mem::take(burst));
     }
 
     #[inline]

@@ -275,7 +275,7 @@ impl<'a> Rig<'a> {
         slot.is_cherished = matches!(step, Step::Data | Step::Reply);
         if let Some((inside, outside)) = self.worker.ports_mut(0) {
             let port = if from_inside { inside } else { outside };
-            port.arriving.push(slot);
+            port.deliver(slot);
         }
     }
 
@@ -284,7 +284,7 @@ impl<'a> Rig<'a> {
     #[inline(never)]
     fn run(&mut self) -> u64 {
         let Some((inside, outside)) = self.worker.ports_mut(0) else { return 0 };
-        let polls = inside.arriving.len().max(outside.arriving.len()).div_ceil(MAX_BURST);
+        let polls = inside.bursts().max(outside.bursts());
         let began = tsc::now();
         self.profile.last.store(began, Relaxed);
         for _ in 0..polls {
@@ -297,11 +297,13 @@ impl<'a> Rig<'a> {
     fn collect(&mut self) {
         let Some((inside, outside)) = self.worker.ports_mut(0) else { return };
         for port in [inside, outside] {
-            self.stopped.all += port.released.len() as u64;
-            self.stopped.cherished +=
-                port.released.iter().filter(|slot| slot.is_cherished).count() as u64;
-            self.spare.append(&mut port.released);
-            self.spare.append(&mut port.sent);
+            let (released, sent) = port.drain();
+            for slot in released {
+                self.stopped.all += 1;
+                self.stopped.cherished += u64::from(slot.is_cherished);
+                self.spare.push(slot);
+            }
+            self.spare.extend(sent);
         }
     }
 
