@@ -62,6 +62,22 @@ impl Columns {
         }
     }
 
+    /// Whether every frame passes by the flow that it belongs to, and none by a rule: so it is with
+    /// nearly every burst.
+    pub(crate) fn is_smooth(&self) -> bool {
+        // Without a branch for each place, so that places are compared many at a time.
+        let places = ..self.count;
+        let passes = |all, verdict: &Verdict| all & (*verdict == Verdict::Forward);
+        let rides = |all, rule: &Option<RuleId>| all & rule.is_none();
+        self.verdict[places].iter().fold(true, passes)
+            & self.decided_by[places].iter().fold(true, rides)
+    }
+
+    /// Bytes of all frames together.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.len[..self.count].iter().map(|&len| u64::from(len)).sum()
+    }
+
     /// Whether the frame in this place parsed and waits for a verdict.
     pub fn is_undecided(&self, place: usize) -> bool {
         self.verdict[place] == Verdict::UNDECIDED

@@ -81,17 +81,50 @@ struct Answer {
     footprint: Footprint,
 }
 
-/// What was asked about a frame ahead of its turn, and the answer.
-#[derive(Clone, Copy, Debug)]
-enum Asked {
-    /// Nothing.
-    Nothing,
-    /// Nothing, because the sender has spent its budget for new flows.
-    Refused,
+/// What was asked ahead of the frames' turns, a bit for each place, and the answers.
+struct Asked {
     /// About the frame's own headers.
-    Frame(Answer),
+    frames: u64,
     /// About the headers that opened the frame's flow.
-    Initiator(Answer),
+    initiators: u64,
+    /// Nothing, because the sender has spent its budget for new flows.
+    refused: u64,
+    answers: [Answer; MAX_BURST],
+}
+
+impl Asked {
+    const NOTHING: Self =
+        Self { frames: 0, initiators: 0, refused: 0, answers: [Answer::DEFAULT; MAX_BURST] };
+
+    fn is_refused(&self, place: usize) -> bool {
+        self.refused >> place & 1 != 0
+    }
+
+    fn about_frame(&self, place: usize) -> Option<Answer> {
+        (self.frames >> place & 1 != 0).then(|| self.answers[place])
+    }
+
+    #[inline]
+    fn about_initiator(&self, place: usize) -> Option<Answer> {
+        (self.initiators >> place & 1 != 0).then(|| self.answers[place])
+    }
+}
+
+/// The places of a burst that a mask has bits for, in order.
+struct Places(u64);
+
+impl Iterator for Places {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        const _: () = assert!(MAX_BURST == u64::BITS as usize, "a bit for each place of a burst");
+        // The mask says to the compiler what the bit's number says to us.
+        let place = self.0.trailing_zeros() as usize % MAX_BURST;
+        let left = self.0 != 0;
+        self.0 &= self.0.wrapping_sub(1);
+        left.then_some(place)
+    }
 }
 
 /// The tables and the working memory of one worker.
@@ -107,7 +140,11 @@ pub struct Judge {
     /// The hash of the sender in [`NewFlowBudget`], for frames without a flow.
     sources: [u64; MAX_BURST],
     found: [Option<FlowIndex>; MAX_BURST],
-    asked: [Asked; MAX_BURST],
+    /// The places whose frames are judged by flow and have none.
+    missing: u64,
+    /// The places whose flow an older epoch judged.
+    aged: u64,
+    asked: Asked,
     batch: Batch,
     /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
     /// elsewhere.
@@ -150,7 +187,9 @@ impl Judge {
             senders: [sender; MAX_BURST],
             sources: [0; MAX_BURST],
             found: [None; MAX_BURST],
-            asked: [Asked::Nothing; MAX_BURST],
+            missing: 0,
+            aged: 0,
+            asked: Asked::NOTHING,
             batch: Batch {
                 headers: [Headers::default(); MAX_BURST],
                 rules: [RuleId::DEFAULT; MAX_BURST],
@@ -196,68 +235,66 @@ impl Judge {
     }
 
     /// Finds the flow of every frame that has one.
+    #[inline(never)]
     pub fn look_up(&mut self, columns: &Columns, moment: &Moment<'_>) {
+        let mut rides = 0;
         for place in 0..columns.count {
             if !rides_flows(columns, place) {
                 continue;
             }
+            rides |= 1 << place;
             let (key, sender) = FlowKey::of(&columns.parsed[place], moment.group);
             let hash = self.flows.hash(&key);
             self.flows.prefetch(hash);
             (self.keys[place], self.hashes[place], self.senders[place]) = (key, hash, sender);
         }
-        for place in 0..columns.count {
-            if rides_flows(columns, place) {
-                self.candidates[place] = self.flows.candidates(self.hashes[place]);
-            }
+        for place in Places(rides) {
+            self.candidates[place] = self.flows.candidates(self.hashes[place]);
         }
-        for place in 0..columns.count {
-            if rides_flows(columns, place) {
-                let (hash, key) = (self.hashes[place], &self.keys[place]);
-                let candidates = self.candidates[place];
-                self.found[place] = self.flows.find_among(candidates, hash, key, moment.now_ns);
-            }
+        (self.missing, self.aged) = (0, 0);
+        for place in Places(rides) {
+            let (hash, key) = (self.hashes[place], &self.keys[place]);
+            let candidates = self.candidates[place];
+            let found = self.flows.find_among(candidates, hash, key, moment.now_ns);
+            self.found[place] = found;
+            // Which flows are of an older epoch is what no branch predictor can know after an edit.
+            let epoch = found.map(|index| self.flows.entry(index).epoch());
+            self.missing |= u64::from(found.is_none()) << place;
+            self.aged |= u64::from(epoch != Some(moment.epoch as u32)) << place;
         }
+        self.aged &= !self.missing;
         self.is_moved = false;
     }
 
     /// Asks the classifier, in one batch, what will be needed to decide.
+    #[inline(never)]
     pub fn classify(&mut self, columns: &Columns, moment: &Moment<'_>) {
+        (self.asked.frames, self.asked.initiators, self.asked.refused) = (0, 0, 0);
+        if self.missing | self.aged == 0 {
+            return;
+        }
         self.batch.len = 0;
-        let (mut missed, mut missed_len) = ([0; MAX_BURST], 0);
-        // Which flows are of an older epoch is what no branch predictor can know after an edit.
-        let (mut aged, mut aged_len) = ([(0, FlowIndex::default()); MAX_BURST], 0);
-        for place in 0..columns.count {
-            self.asked[place] = Asked::Nothing;
-            if !rides_flows(columns, place) {
-                continue;
-            }
-            let parsed = &columns.parsed[place];
-            match self.found[place] {
-                Some(index) => {
-                    aged[aged_len] = (place, index);
-                    let epoch = self.flows.entry(index).epoch();
-                    aged_len += usize::from(epoch != moment.epoch as u32);
-                }
-                None if moment.adopts || Connection::of_first(parsed, None).is_ok() => {
-                    self.sources[place] = self.source(place, moment);
-                    self.budget.prefetch(self.sources[place]);
-                    missed[missed_len] = place;
-                    missed_len += 1;
-                }
-                None => {}
+        let (mut missed, mut refused) = (0, 0);
+        for place in Places(self.missing) {
+            if moment.adopts || Connection::of_first(&columns.parsed[place], None).is_ok() {
+                missed |= 1 << place;
+                self.sources[place] = self.source(place, moment);
+                self.budget.prefetch(self.sources[place]);
             }
         }
-        for &place in &missed[..missed_len] {
-            self.asked[place] = Asked::Refused;
+        for place in Places(missed) {
             if self.budget.has(self.sources[place], moment.now_ns) {
-                self.asked[place] = Asked::Frame(Answer::DEFAULT);
+                self.asked.frames |= 1 << place;
                 self.batch.push(place, columns.parsed[place].headers);
+            } else {
+                refused |= 1 << place;
             }
         }
-        for &(place, index) in &aged[..aged_len] {
-            if !self.is_current(index, moment) {
-                self.asked[place] = Asked::Initiator(Answer::DEFAULT);
+        self.asked.refused = refused;
+        for place in Places(self.aged) {
+            let stale = self.found[place].filter(|&index| !self.is_current(index, moment));
+            if let Some(index) = stale {
+                self.asked.initiators |= 1 << place;
                 self.batch.push(place, self.flows.entry(index).initiator_headers());
             }
         }
@@ -268,41 +305,39 @@ impl Judge {
         let classifier = &moment.snapshot.content.classifier;
         classifier.classify(&headers[..*len], moment.at, &mut self.scratch, &mut rules[..*len]);
         for (nth, (place, &rule)) in places[..*len].iter().zip(rules.iter()).enumerate() {
-            match &mut self.asked[usize::from(*place)] {
-                Asked::Frame(answer) | Asked::Initiator(answer) => {
-                    *answer = Answer { rule, footprint: self.scratch.footprint(nth) };
-                }
-                Asked::Nothing | Asked::Refused => {}
-            }
+            self.asked.answers[usize::from(*place)] =
+                Answer { rule, footprint: self.scratch.footprint(nth) };
         }
     }
 
     /// Decides every frame, in order.
+    #[inline(never)]
     pub fn decide<F: Frame>(
         &mut self,
         columns: &mut Columns,
         frames: &Burst<F>,
         moment: &Moment<'_>,
     ) {
-        for (place, frame) in frames.iter().enumerate() {
-            if !columns.is_undecided(place) {
+        let Columns { parsed, len, verdict, decided_by, .. } = columns;
+        let columns = parsed.iter().zip(len.iter()).zip(verdict.iter_mut().zip(decided_by));
+        for ((place, frame), columns) in frames.iter().enumerate().zip(columns) {
+            let ((parsed, &len), (verdict, decided_by)) = columns;
+            if *verdict != Verdict::UNDECIDED {
                 continue;
             }
-            let parsed = columns.parsed[place];
-            let len = columns.len[place] as usize;
-            let (verdict, rule) = match parsed.kind {
+            let len = len as usize;
+            (*verdict, *decided_by) = match parsed.kind {
                 Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => {
                     (Verdict::Forward, None)
                 }
-                Kind::LaterFragment => self.later_fragment(&parsed, len, moment),
-                Kind::IcmpError => self.icmp_error(frame.bytes(), &parsed, moment),
+                Kind::LaterFragment => self.later_fragment(parsed, len, moment),
+                Kind::IcmpError => self.icmp_error(frame.bytes(), parsed, moment),
                 Kind::Tcp | Kind::IcmpQuery | Kind::Other => {
                     let bytes = frame.bytes();
-                    self.flow(Packet { place, bytes, parsed: &parsed, origin: F::ORIGIN }, moment)
+                    self.flow(Packet { place, bytes, parsed, origin: F::ORIGIN }, moment)
                 }
             };
-            columns.verdict[place] = self.first_fragment(place, &parsed, verdict, moment);
-            columns.decided_by[place] = rule;
+            *verdict = self.first_fragment(place, parsed, *verdict, moment);
         }
     }
 
@@ -371,6 +406,7 @@ impl Judge {
     }
 
     /// A packet that rides a flow, or opens one.
+    #[inline]
     fn flow(&mut self, packet: Packet<'_>, moment: &Moment<'_>) -> (Verdict, Option<RuleId>) {
         let Packet { place, parsed, bytes, .. } = packet;
         if self.is_moved {
@@ -379,10 +415,7 @@ impl Judge {
         let Some(index) = self.found[place] else {
             return self.open(packet, moment);
         };
-        let answer = match self.asked[place] {
-            Asked::Initiator(answer) => Some(answer),
-            _ => None,
-        };
+        let answer = self.asked.about_initiator(place);
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));
         }
@@ -464,10 +497,12 @@ impl Judge {
             Err(reason) => return (Verdict::Drop(reason), None),
         }
         let headers = parsed.headers;
-        let answer = match self.asked[place] {
-            Asked::Frame(answer) => answer,
-            Asked::Refused => return (Verdict::Drop(DropReason::NewFlowRate), None),
-            Asked::Nothing | Asked::Initiator(_) => {
+        if self.asked.is_refused(place) {
+            return (Verdict::Drop(DropReason::NewFlowRate), None);
+        }
+        let answer = match self.asked.about_frame(place) {
+            Some(answer) => answer,
+            None => {
                 // It had a flow when the burst was looked at.
                 self.sources[place] = self.source(place, moment);
                 self.classify_one(&headers, moment)
@@ -555,6 +590,7 @@ impl Judge {
     }
 
     /// Brings a flow that an older epoch judged up to this one; ends it where it is now forbidden.
+    #[inline]
     fn judge_again(
         &mut self,
         index: FlowIndex,
@@ -564,6 +600,16 @@ impl Judge {
         if self.is_current(index, moment) {
             return Ok(());
         }
+        self.judge_aged(index, answer, moment)
+    }
+
+    #[cold]
+    fn judge_aged(
+        &mut self,
+        index: FlowIndex,
+        answer: Option<Answer>,
+        moment: &Moment<'_>,
+    ) -> Result<(), (Verdict, RuleId)> {
         let headers = self.flows.entry(index).initiator_headers();
         let answer = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
         let rule = answer.rule;
@@ -581,6 +627,7 @@ impl Judge {
 
     /// A verdict that rests on MAC addresses holds for these only. Others are judged for this packet;
     /// where they are forbidden the flow of the right ones lives on.
+    #[inline]
     fn check_macs(
         &mut self,
         index: FlowIndex,
@@ -593,11 +640,23 @@ impl Judge {
         if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
             return Ok(());
         }
+        self.judge_other_macs(index, direction, headers, moment)
+    }
+
+    #[cold]
+    fn judge_other_macs(
+        &mut self,
+        index: FlowIndex,
+        direction: Direction,
+        headers: &Headers,
+        moment: &Moment<'_>,
+    ) -> Result<(), (Verdict, RuleId)> {
         let macs = match direction {
             Direction::FromInitiator => [headers.src_mac, headers.dst_mac],
             Direction::FromResponder => [headers.dst_mac, headers.src_mac],
         };
-        let opened = Headers { src_mac: macs[0], dst_mac: macs[1], ..entry.initiator_headers() };
+        let initiator = self.flows.entry(index).initiator_headers();
+        let opened = Headers { src_mac: macs[0], dst_mac: macs[1], ..initiator };
         let answer = self.classify_one(&opened, moment);
         let rule = answer.rule;
         if !moment.permits(rule) {
@@ -668,6 +727,7 @@ impl Judge {
     }
 
     /// Remembers the flow of a permitted first fragment; a fragment table that refuses it overrules.
+    #[inline]
     fn first_fragment(
         &mut self,
         place: usize,

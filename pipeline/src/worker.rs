@@ -322,16 +322,26 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.judge.decide(&mut self.columns, &self.received, &moment);
                 self.clock.passed(Stage::Decide);
                 crossing.check_length(&mut self.columns, mode.mode);
-                account(&self.columns, &crossing, snapshot, worker, mode.mode, at, |event| {
-                    if !self.recorder.event(event) {
-                        self.counters.events_lost.add(1);
-                    }
-                });
+                let is_smooth = self.columns.is_smooth();
+                if is_smooth {
+                    add_all(&crossing.ingress_counters.forwarded, &self.columns);
+                } else {
+                    account(&self.columns, &crossing, snapshot, worker, mode.mode, at, |event| {
+                        if !self.recorder.event(event) {
+                            self.counters.events_lost.add(1);
+                        }
+                    });
+                }
                 self.clock.passed(Stage::Account);
-                if mode.mode == Mode::Enforce {
+                if mode.mode == Mode::Enforce && !is_smooth {
                     crossing.answer(&self.columns, &self.received, &mut self.limiter, now_ns);
                 }
-                crossing.sort(&self.columns, &mut self.received, &mut self.dropped, mode.mode);
+                if is_smooth && crossing.egress.held.is_empty() {
+                    crossing.pass_all(&self.columns, &mut self.received);
+                } else {
+                    let (received, dropped) = (&mut self.received, &mut self.dropped);
+                    crossing.sort(&self.columns, received, dropped, mode.mode);
+                }
                 crossing.flush(now_ns);
                 let end_ns = self.clock.now_ns();
                 self.recorder.record_burst(self.columns.count, end_ns.saturating_sub(now_ns));
@@ -530,6 +540,10 @@ impl<P: Port> Crossing<'_, P> {
     /// A frame that the egress port cannot send is dropped, whatever was decided.
     fn check_length(&self, columns: &mut Columns, mode: Mode) {
         let longest = self.egress.port.max_frame_len();
+        let most = columns.len[..columns.count].iter().fold(0, |most, &len| len.max(most));
+        if most as usize <= longest {
+            return;
+        }
         for place in 0..columns.count {
             let sent = is_sent(columns.verdict[place], mode);
             if sent && columns.len[place] as usize > longest {
@@ -566,6 +580,15 @@ impl<P: Port> Crossing<'_, P> {
             self.ingress.held.push(originated);
             self.ingress_counters.held.set(self.ingress.held.len() as u64);
         }
+    }
+
+    /// Makes the burst the egress port's queue, which is empty here.
+    fn pass_all(&mut self, columns: &Columns, received: &mut Box<Burst<P::Frame>>) {
+        for (place, frame) in received.iter_mut().enumerate() {
+            frame.judged(&columns.parsed[place], Verdict::Forward, None);
+        }
+        std::mem::swap(&mut self.egress.held, received);
+        self.egress_counters.held.set(self.egress.held.len() as u64);
     }
 
     /// Moves the frames to the egress port's queue, which is empty here, or gives their buffers back.
@@ -672,6 +695,11 @@ fn is_sent(verdict: Verdict, mode: Mode) -> bool {
         (_, Mode::Observe) => true,
         (_, Mode::Enforce) => false,
     }
+}
+
+fn add_all(volume: &Volume, columns: &Columns) {
+    volume.packets.add(columns.count as u64);
+    volume.bytes.add(columns.bytes());
 }
 
 fn add<F: Frame>(volume: &Volume, frames: &[F]) {
