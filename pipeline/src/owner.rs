@@ -110,7 +110,7 @@ impl OwnerRule {
 /// becomes a linear map of the exclusive or of all 16-bit words of both: two table lookups. The price
 /// is that whoever chooses addresses can make many pairs meet one worker; a NIC offers nothing
 /// better that is symmetric.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct SymmetricRss {
     pattern: u16,
     /// The hash of the high byte and of the low byte of the folded addresses.

@@ -1,12 +1,12 @@
 //! A port of a wire as the control side sees it: opened, started, watched, closed.
 
 use std::fmt;
-use std::hash::{BuildHasher, RandomState};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use bulkhead_pipeline::owner::SymmetricRss;
 use bulkhead_pipeline::port::DriverCounters;
 
 use crate::eal::Eal;
@@ -38,13 +38,22 @@ pub struct DeviceConfig {
     pub mtu: Option<u16>,
     /// Descriptors in each ring: a power of two.
     pub descriptors: u16,
+    /// The hash of the addresses by which several queues are chosen, where the device can. All ports
+    /// of a gateway need the same one for both directions of a flow to meet.
+    pub rss: SymmetricRss,
 }
 
 impl DeviceConfig {
-    /// One queue, the device's own MTU, rings of 1,024.
+    /// One queue, the device's own MTU, rings of 1,024, a random hash.
     #[must_use]
     pub fn new(name: &str) -> Self {
-        Self { name: PortName::parse(name), queues: 1, mtu: None, descriptors: 1_024 }
+        Self {
+            name: PortName::parse(name),
+            queues: 1,
+            mtu: None,
+            descriptors: 1_024,
+            rss: SymmetricRss::random(),
+        }
     }
 }
 
@@ -88,7 +97,7 @@ pub struct Device {
     pool: Mempool,
     backend: Backend,
     mtu: u16,
-    symmetric: bool,
+    hash_table_len: Option<u16>,
     notes: Vec<String>,
     /// Queues that were not taken yet.
     queues: Vec<Option<(u16, u16)>>,
@@ -144,11 +153,11 @@ impl Device {
         self.mtu
     }
 
-    /// Whether the device spreads frames over its queues by a symmetric hash of the addresses, so
-    /// that both directions of a flow meet one worker. A port with one queue always does.
+    /// Entries of the table by which the device spreads frames over its queues by
+    /// [`DeviceConfig::rss`]; [`None`] where it has one queue or spreads them as it likes.
     #[must_use]
-    pub fn is_symmetric(&self) -> bool {
-        self.symmetric || self.queues.len() == 1
+    pub fn hash_table_len(&self) -> Option<u16> {
+        self.hash_table_len
     }
 
     /// The port's own MAC address.
@@ -402,10 +411,10 @@ fn open_device(eal: &Eal, pool: &Mempool, config: &DeviceConfig, device: &str) -
         Some(mtu) => mtu,
         None => info.mtu.min(MAX_MTU),
     };
-    let symmetric = configure(&lane, pool, config, mtu, config.queues)?;
+    let hash_table_len = configure(&lane, pool, config, mtu, config.queues)?;
     let backend = Backend::Driver(info.driver);
     let mut device = finish(config, pool, vec![lane], backend, mtu, None, Vec::new())?;
-    device.symmetric = symmetric;
+    device.hash_table_len = hash_table_len;
     Ok(device)
 }
 
@@ -542,18 +551,22 @@ fn probe(eal: &Eal, devargs: &str) -> Result<Ethdev> {
     })
 }
 
-/// Makes a device's queues. Returns whether it hashes symmetrically. An `mtu` of zero leaves the MTU
-/// to the driver.
+/// Makes a device's queues. Returns how many entries its table from hash to queue has, where it hashes
+/// as the configuration says. An `mtu` of zero leaves the MTU to the driver.
 fn configure(
     lane: &Ethdev,
     pool: &Mempool,
     config: &DeviceConfig,
     mtu: u16,
     queues: u16,
-) -> Result<bool> {
+) -> Result<Option<u16>> {
+    /// What most NICs have.
+    const USUAL_TABLE_LEN: u16 = 128;
+
     let info = lane.info()?;
     check_limits(&info, pool, mtu, queues)?;
-    let key = (queues > 1 && info.rss_key_len > 0).then(|| symmetric_key(info.rss_key_len));
+    let key =
+        (queues > 1 && info.rss_key_len > 0).then(|| config.rss.key(usize::from(info.rss_key_len)));
     lane.configure(&Setup {
         pool,
         queues,
@@ -562,7 +575,8 @@ fn configure(
         rss_key: key.as_deref(),
     })?;
     lane.reset_counters()?;
-    Ok(key.is_some())
+    let table_len = if info.rss_table_len == 0 { USUAL_TABLE_LEN } else { info.rss_table_len };
+    Ok(key.map(|_| table_len))
 }
 
 fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()> {
@@ -651,7 +665,7 @@ fn finish(
         pool: *pool,
         backend,
         mtu,
-        symmetric: false,
+        hash_table_len: None,
         notes,
         queues,
     })
@@ -663,47 +677,9 @@ fn serial() -> u32 {
     SERIAL.fetch_add(1, Ordering::Relaxed)
 }
 
-/// A key for the Toeplitz hash under which swapping source and destination changes nothing: the same
-/// 16 random bits over and over. The hash keeps all 16 bits of information if and only if an odd
-/// number of them is set (the map's polynomial must be prime to x^16 + 1 = (x + 1)^16).
-fn symmetric_key(length: u16) -> Vec<u8> {
-    let random = RandomState::new();
-    let pattern = (0_u32..)
-        .map(|attempt| random.hash_one(attempt) as u16)
-        .find(|pattern| matches!(pattern.count_ones(), 5 | 7 | 9 | 11))
-        .unwrap_or(0x6d5a);
-    pattern.to_be_bytes().into_iter().cycle().take(usize::from(length)).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The Toeplitz hash as NICs compute it.
-    fn toeplitz(key: &[u8], data: &[u8]) -> u32 {
-        let bit = |index: usize| key[index / 8] >> (7 - index % 8) & 1;
-        let mut hash = 0;
-        for index in (0..data.len() * 8).filter(|index| data[index / 8] >> (7 - index % 8) & 1 == 1)
-        {
-            let window = (0..32).fold(0_u32, |word, at| word << 1 | u32::from(bit(index + at)));
-            hash ^= window;
-        }
-        hash
-    }
-
-    #[test]
-    fn both_directions_hash_alike_and_hosts_differ() {
-        let key = symmetric_key(40);
-        let mut seen = std::collections::HashSet::new();
-        for host in 0..=255 {
-            let (a, b) = ([10, 0, 0, host], [192, 168, 7, 9]);
-            let there = toeplitz(&key, &[a, b].concat());
-            assert_eq!(there, toeplitz(&key, &[b, a].concat()));
-            seen.insert(there);
-        }
-        // The map is one to one on 16 bits, so 256 hosts of one network never collide.
-        assert_eq!(seen.len(), 256);
-    }
 
     #[test]
     fn impossible_wishes_are_refused_before_anything_is_touched() {

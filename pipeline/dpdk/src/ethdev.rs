@@ -24,6 +24,8 @@ pub(crate) struct Info {
     pub(crate) mtu: u16,
     /// Length of the key of the receive hash; zero where the device has none over addresses.
     pub(crate) rss_key_len: u16,
+    /// Entries of the table from hash to queue; zero where the driver does not say.
+    pub(crate) rss_table_len: u16,
 }
 
 /// How a device's queues are made.
@@ -75,6 +77,7 @@ impl Ethdev {
             max_mtu: raw.max_mtu,
             mtu: raw.mtu,
             rss_key_len: if raw.rss_on_addresses == 0 { 0 } else { raw.rss_key_len },
+            rss_table_len: raw.rss_table_len,
         })
     }
 

@@ -45,8 +45,11 @@ pub(crate) struct RawDeviceInfo {
     pub(crate) rss_key_len: u16,
     pub(crate) socket: i32,
     pub(crate) rss_on_addresses: u8,
-    pub(crate) reserved: [u8; 3],
+    pub(crate) reserved: u8,
+    pub(crate) rss_table_len: u16,
 }
+
+const _: () = assert!(size_of::<RawDeviceInfo>() == 84);
 
 /// `struct bh_device_config`.
 #[repr(C)]

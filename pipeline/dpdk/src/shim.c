@@ -176,6 +176,7 @@ int bh_device_info(uint16_t port, struct bh_device_info *info)
 	info->rss_key_len = from.hash_key_size;
 	info->rss_on_addresses = (from.flow_type_rss_offloads & RTE_ETH_RSS_IPV4) &&
 				 (from.flow_type_rss_offloads & RTE_ETH_RSS_IPV6);
+	info->rss_table_len = from.reta_size;
 	info->socket = rte_eth_dev_socket_id(port);
 	return rte_eth_dev_get_mtu(port, &info->mtu);
 }

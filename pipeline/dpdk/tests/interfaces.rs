@@ -274,7 +274,7 @@ fn every_receive_queue_is_bound_or_closed() {
 
         let config = DeviceConfig { queues: 2, ..DeviceConfig::new("p1") };
         let mut two = Device::open(&eal, &pool, &config).unwrap();
-        assert_eq!((queues(), two.backend(), two.is_symmetric()), (2, &Backend::AfXdp, false));
+        assert_eq!((queues(), two.backend(), two.hash_table_len()), (2, &Backend::AfXdp, None));
         let mut both = [two.take_queue(0).unwrap(), two.take_queue(1).unwrap()];
         assert!(two.take_queue(2).is_none());
         two.start().unwrap();
