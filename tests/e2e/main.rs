@@ -14,6 +14,7 @@ mod rig;
 mod scrape;
 mod soak;
 mod traffic;
+mod workers;
 
 /// Makes a test over each driver of functions that take a rig of one wire and a driver.
 macro_rules! over_both_drivers {

@@ -66,6 +66,8 @@ pub struct Settings {
     pub grace_s: u32,
     /// Further lines for the head of `gateway.toml`.
     pub extra: String,
+    /// Further lines for each of its wires.
+    pub wire_extra: String,
     /// Whether `/readyz` must say yes before [`Gateway::start`] returns.
     pub must_be_ready: bool,
 }
@@ -80,6 +82,7 @@ impl Settings {
             policy_path: POLICY_FILE.to_owned(),
             grace_s: 0,
             extra: String::new(),
+            wire_extra: String::new(),
             must_be_ready: true,
         }
     }
@@ -106,7 +109,8 @@ impl Settings {
             let _ = write!(
                 text,
                 "[[wire]]\nname = \"w{wire}\"\ninside = \"{inside}\"\noutside = \"{outside}\"\n\
-                 mode = \"{mode}\"\n"
+                 mode = \"{mode}\"\n{}",
+                self.wire_extra
             );
         }
         text

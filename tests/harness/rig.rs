@@ -46,6 +46,19 @@ impl Rig {
         Some(Self::new(wires))
     }
 
+    /// The same, whose hosts spread what they send over `queues` queues of the gateway's ports, each
+    /// flow and direction by itself.
+    pub fn with_queues_or_skip(test: &str, wires: u8, queues: u8) -> Option<Self> {
+        let rig = Self::or_skip(test, wires)?;
+        let queues = queues.to_string();
+        for (inside, outside) in &rig.hosts {
+            for host in [inside, outside] {
+                host.namespace.exec(&["ethtool", "-L", HOST_INTERFACE, "tx", &queues]);
+            }
+        }
+        Some(rig)
+    }
+
     fn new(wires: u8) -> Self {
         let turn = take_turn();
         namespace::remove_leftovers();

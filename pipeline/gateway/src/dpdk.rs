@@ -1,12 +1,14 @@
 //! The way to the wire over DPDK.
 
 use std::any::Any;
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bulkhead_dpdk::{
     Device as DpdkDevice, DeviceConfig, DpdkPort, Eal, EalConfig, LinkState, LogLevel, Mempool,
     MempoolConfig, PortName, register_worker, set_log_sink,
 };
+use bulkhead_pipeline::owner::{OwnerRule, SymmetricRss};
 use bulkhead_pipeline::port::DriverCounters;
 use tracing::{debug, info, warn};
 
@@ -18,6 +20,8 @@ use crate::state::Device;
 #[derive(Debug, Default)]
 pub(crate) struct Dpdk {
     eal: OnceLock<Eal>,
+    /// The hash by which ports spread frames, and the entries of its table, where one does.
+    hash: OnceLock<(SymmetricRss, u16)>,
 }
 
 impl Backend for Dpdk {
@@ -27,9 +31,13 @@ impl Backend for Dpdk {
         set_log_sink(log_line);
         let names = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
         let names: Vec<PortName> = names.map(|name| PortName::parse(name)).collect();
-        let queues = u32::try_from(names.len() * config.workers).unwrap_or(u32::MAX);
-        let descriptors = descriptors(config);
-        let pool = MempoolConfig::for_queues(queues, descriptors, config.mtu);
+        let mut queues = names.len() * config.workers;
+        if config.workers > 1 {
+            // What workers hand each other is at most a ring more for each queue, of about four.
+            queues += queues.div_ceil(4);
+        }
+        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+        let pool = MempoolConfig::for_queues(queues, descriptors(config), config.mtu);
         let eal = EalConfig {
             huge_pages: match config.dpdk.huge_pages {
                 HugePages::Auto => bulkhead_dpdk::HugePages::Auto,
@@ -48,7 +56,21 @@ impl Backend for Dpdk {
         );
         let _ = self.eal.set(eal);
         let pool = Mempool::new(&eal, pool).map_err(|error| error.to_string())?;
-        config.wires.iter().map(|wire| open_wire(&eal, &pool, config, wire)).collect()
+        let rss = SymmetricRss::random();
+        let opener = Opener { eal: &eal, pool: &pool, config, rss: rss.clone() };
+        let opened = opener.open_all()?;
+        if let Some(table_len) = opened.iter().flatten().find_map(DpdkDevice::hash_table_len) {
+            let _ = self.hash.set((rss, table_len));
+        }
+        let wires = config.wires.iter().zip(opened);
+        Ok(wires.map(|(wire, devices)| hand_out(wire, devices, config.workers)).collect())
+    }
+
+    fn owner_rule(&self, workers: usize) -> OwnerRule {
+        match self.hash.get() {
+            Some((rss, table_len)) => OwnerRule::like_nic(workers, rss.clone(), *table_len),
+            None => OwnerRule::keyed(workers, None),
+        }
     }
 
     fn enter_worker(&self) -> Result<Box<dyn Any>, String> {
@@ -82,71 +104,98 @@ impl Device for DpdkDevice {
     }
 }
 
-/// Opens both ports of a wire: with a queue for every worker where both spread flows so that both
-/// directions meet, with one otherwise.
-fn open_wire(
-    eal: &Eal,
-    pool: &Mempool,
-    config: &Config,
-    wire: &Wire,
-) -> Result<OpenWire<DpdkPort>, String> {
-    let both = |queues| -> Result<[DpdkDevice; 2], String> {
-        Ok([
-            open(eal, pool, config, &wire.inside, queues)?,
-            open(eal, pool, config, &wire.outside, queues)?,
-        ])
-    };
-    // The kernel spreads what it hands to its sockets as it likes.
-    let kernel = [&wire.inside, &wire.outside].map(|n| PortName::parse(n).interface().is_some());
-    let wanted =
-        if kernel.contains(&true) { 1 } else { u16::try_from(config.workers).unwrap_or(1) };
-    let mut queues = wanted;
-    let mut devices = both(queues)?;
-    if !devices.iter().all(DpdkDevice::is_symmetric) {
-        drop(devices);
-        queues = 1;
-        devices = both(queues)?;
+/// Opens ports for the gateway's configuration.
+struct Opener<'a> {
+    eal: &'a Eal,
+    pool: &'a Mempool,
+    config: &'a Config,
+    rss: SymmetricRss,
+}
+
+impl Opener<'_> {
+    /// Opens the ports of all wires, in their order.
+    fn open_all(&self) -> Result<Vec<[DpdkDevice; 2]>, String> {
+        let mut groups: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
+        for wire in 0..self.config.wires.len() {
+            groups.entry(self.config.group_of(wire)).or_default().push(wire);
+        }
+        let mut opened = BTreeMap::new();
+        for members in groups.values() {
+            let wires: Vec<&Wire> = members.iter().map(|&wire| &self.config.wires[wire]).collect();
+            opened.extend(members.iter().copied().zip(self.open_group(&wires, groups.len())?));
+        }
+        Ok(opened.into_values().collect())
     }
-    if config.workers > 1 && queues == 1 {
-        warn!(
-            wire = wire.name,
-            "its ports do not spread flows so that both directions meet: one worker serves this wire"
-        );
+
+    /// Opens the ports of the wires of one redundancy group, of which there are `groups`: with a queue
+    /// for every worker or, where that is impossible or not worth it, with one.
+    fn open_group(&self, wires: &[&Wire], groups: usize) -> Result<Vec<[DpdkDevice; 2]>, String> {
+        let workers = self.config.workers;
+        let names = wires.iter().map(|wire| wire.name.as_str()).collect::<Vec<_>>().join(",");
+        let mut ports = wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+        let is_kernel = ports.any(|name| PortName::parse(name).interface().is_some());
+        // The kernel spreads frames as it likes; where each worker can have wires of its own, none of
+        // them needs to be handed over.
+        if workers > 1 && !(is_kernel && groups >= workers) {
+            match self.try_queues(wires, workers) {
+                Ok(devices) => {
+                    if devices.iter().flatten().any(|device| device.hash_table_len().is_none()) {
+                        info!(
+                            wires = names,
+                            "these ports do not spread frames by pairs of addresses: workers hand \
+                             each other what came to the wrong one"
+                        );
+                    }
+                    return Ok(devices);
+                }
+                Err(error) => {
+                    warn!(wires = names, "one worker serves what {workers} were meant to: {error}");
+                }
+            }
+        }
+        self.try_queues(wires, 1)
     }
-    for device in &devices {
+
+    fn try_queues(&self, wires: &[&Wire], queues: usize) -> Result<Vec<[DpdkDevice; 2]>, String> {
+        let queues = u16::try_from(queues).unwrap_or(u16::MAX);
+        let both = |wire: &&Wire| -> Result<[DpdkDevice; 2], String> {
+            Ok([self.open(&wire.inside, queues)?, self.open(&wire.outside, queues)?])
+        };
+        wires.iter().map(both).collect()
+    }
+
+    fn open(&self, name: &str, queues: u16) -> Result<DpdkDevice, String> {
+        let config = DeviceConfig {
+            name: PortName::parse(name),
+            queues,
+            mtu: Some(self.config.mtu),
+            descriptors: descriptors(self.config),
+            rss: self.rss.clone(),
+        };
+        DpdkDevice::open(self.eal, self.pool, &config).map_err(|error| error.to_string())
+    }
+}
+
+/// A wire whose ports are open, for its workers.
+fn hand_out(wire: &Wire, devices: [DpdkDevice; 2], workers: usize) -> OpenWire<DpdkPort> {
+    let [mut inside, mut outside] = devices;
+    let queues: Vec<_> = (0..workers)
+        .map_while(|queue| inside.take_queue(queue).zip(outside.take_queue(queue)))
+        .collect();
+    for device in [&inside, &outside] {
         info!(
             wire = wire.name,
             port = device.name(),
             driver = %device.backend(),
             mtu = device.mtu(),
-            queues,
+            queues = queues.len(),
             "port opened"
         );
         for note in device.notes() {
             warn!(wire = wire.name, port = device.name(), "{note}");
         }
     }
-    let [mut inside, mut outside] = devices;
-    let pairs = (0..usize::from(queues))
-        .filter_map(|q| inside.take_queue(q).zip(outside.take_queue(q)))
-        .collect();
-    Ok(OpenWire { queues: pairs, inside: Box::new(inside), outside: Box::new(outside) })
-}
-
-fn open(
-    eal: &Eal,
-    pool: &Mempool,
-    config: &Config,
-    name: &str,
-    queues: u16,
-) -> Result<DpdkDevice, String> {
-    let config = DeviceConfig {
-        name: PortName::parse(name),
-        queues,
-        mtu: Some(config.mtu),
-        descriptors: descriptors(config),
-    };
-    DpdkDevice::open(eal, pool, &config).map_err(|error| error.to_string())
+    OpenWire { queues, inside: Box::new(inside), outside: Box::new(outside) }
 }
 
 /// Rings are powers of two.
