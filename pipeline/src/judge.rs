@@ -25,6 +25,7 @@ use crate::worker::WorkerConfig;
 
 mod budget;
 mod epochs;
+mod guard;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
@@ -48,6 +49,7 @@ pub struct Moment<'a> {
     epoch: u64,
     now_ns: u64,
     group: u16,
+    wire: WirePolicy,
     /// Whether TCP connections may be taken up in their middle.
     adopts: bool,
     from_inside: bool,
@@ -231,7 +233,7 @@ impl Judge {
             }
         }
         let adopts = wire.adopts(now_ns);
-        Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, adopts, from_inside }
+        Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, wire, adopts, from_inside }
     }
 
     /// Finds the flow of every frame that has one.
@@ -327,8 +329,11 @@ impl Judge {
             }
             let len = len as usize;
             (*verdict, *decided_by) = match parsed.kind {
-                Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => {
-                    (Verdict::Forward, None)
+                Kind::LinkControl | Kind::Arp => (Verdict::Forward, None),
+                Kind::NeighbourDiscovery => {
+                    let (headers, wire) = (&parsed.headers, &moment.wire);
+                    let reason = guard::neighbour_discovery(headers, wire, moment.from_inside);
+                    (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
                 Kind::LaterFragment => self.later_fragment(parsed, len, moment),
                 Kind::IcmpError => self.icmp_error(frame.bytes(), parsed, moment),
@@ -497,6 +502,9 @@ impl Judge {
             Err(reason) => return (Verdict::Drop(reason), None),
         }
         let headers = parsed.headers;
+        if let Some(reason) = guard::opening(&headers, &moment.wire, moment.from_inside) {
+            return (Verdict::Drop(reason), None);
+        }
         if self.asked.is_refused(place) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }

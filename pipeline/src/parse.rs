@@ -319,7 +319,8 @@ fn parse_ipv6_chain(ip: &Ipv6<'_>, out: &mut Parsed) -> Result<(), DropReason> {
         Some(place) => parse_fragment(bytes, place, out)?,
     }
     if chain.protocol == protocol::ICMPV6 && out.kind != Kind::LaterFragment {
-        out.kind = icmp::guard(ip, bytes, chain.has_fragment_header, out.kind)?;
+        let fragmented = chain.has_fragment_header;
+        out.kind = icmp::guard(ip, bytes, out.headers.src_mac, fragmented, out.kind)?;
     }
     Ok(())
 }

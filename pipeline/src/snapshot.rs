@@ -43,6 +43,31 @@ pub enum TcpPickup {
     Strict,
 }
 
+/// Some of the two sides of a wire.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Sides {
+    /// The side of the inside port.
+    pub inside: bool,
+    /// The side of the outside port.
+    pub outside: bool,
+}
+
+impl Sides {
+    /// Neither side.
+    pub const NONE: Self = Self { inside: false, outside: false };
+    /// The inside alone.
+    pub const INSIDE: Self = Self { inside: true, outside: false };
+    /// The outside alone.
+    pub const OUTSIDE: Self = Self { inside: false, outside: true };
+    /// Either side.
+    pub const BOTH: Self = Self { inside: true, outside: true };
+
+    /// Whether the side that frames come from is among them.
+    pub fn has(self, from_inside: bool) -> bool {
+        if from_inside { self.inside } else { self.outside }
+    }
+}
+
 /// How a wire is to be judged.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct WirePolicy {
@@ -53,12 +78,18 @@ pub struct WirePolicy {
     pub grace_until_ns: u64,
     /// Whether they are adopted at all.
     pub tcp: TcpPickup,
+    /// Where routers are: router advertisements and ICMPv6 redirects come from there only.
+    pub routers: Sides,
+    /// Where DHCP servers are: what servers send to clients comes from there only, whatever the
+    /// policy permits.
+    pub dhcp_servers: Sides,
 }
 
 impl WirePolicy {
     /// A wire in `mode`, with a grace time, and the defaults for everything else.
     pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
-        Self { mode, grace_until_ns, tcp: TcpPickup::Loose }
+        let (routers, dhcp_servers) = (Sides::OUTSIDE, Sides::OUTSIDE);
+        Self { mode, grace_until_ns, tcp: TcpPickup::Loose, routers, dhcp_servers }
     }
 
     /// Whether a TCP connection may be taken up in its middle at `now_ns`.

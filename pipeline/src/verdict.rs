@@ -78,6 +78,9 @@ drop_reasons! {
     IcmpNoFlow, "icmp_no_flow", "An ICMP error or reply that belongs to no live flow.";
     IcmpMalformed, "icmp_malformed", "An ICMP error whose quoted packet does not parse, or was not sent by the host that the error goes to.";
     NdMalformed, "nd_malformed", "A neighbour discovery or MLD message that is malformed, fragmented, from beyond the link, or of an impossible address.";
+    NdSpoofed, "nd_spoofed", "A neighbour discovery message that names another link-layer address as its sender's than that of its frame.";
+    RouterSide, "router_side", "A router advertisement or ICMPv6 redirect from a side of the wire on which, by `routers`, there is no router.";
+    DhcpServerSide, "dhcp_server_side", "An answer of a DHCP server from a side of the wire on which, by `dhcp-servers`, there is none.";
     FlowTableFull, "flow_table_full", "A permitted flow that the flow table had no room for.";
     FlowSourceLimit, "flow_source_limit", "A source that holds as many flows as one source may.";
     NewFlowRate, "new_flow_rate", "A packet that would open a flow, from a source that opens more in a second, or floods with what is denied, than `new-flows-per-source` lets it.";

@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use bulkhead_pipeline::conntrack::Timeouts;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
-pub use bulkhead_pipeline::snapshot::{Mode, TcpPickup};
+pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
@@ -81,6 +81,10 @@ pub struct Wire {
     pub mode: Mode,
     /// What becomes of TCP connections that were open before.
     pub tcp: TcpPickup,
+    /// Where routers are, which may advertise themselves.
+    pub routers: Sides,
+    /// Where DHCP servers are, which may answer.
+    pub dhcp_servers: Sides,
     /// The redundancy group: wires that name the same one are judged by one state, so that what goes
     /// out by one may come back by another.
     pub redundancy_group: Option<String>,
@@ -392,6 +396,8 @@ impl Checker<'_> {
                 TcpPickup::Loose,
                 &[("loose", TcpPickup::Loose), ("strict", TcpPickup::Strict)],
             );
+            let routers = self.sides(table.routers);
+            let dhcp_servers = self.sides(table.dhcp_servers);
             let link_settling = self.seconds("link-settling-s", table.link_settling_s, 30, 1..=300);
             wires.push(Wire {
                 name,
@@ -399,6 +405,8 @@ impl Checker<'_> {
                 outside: table.outside.into_inner().trim().to_owned(),
                 mode,
                 tcp,
+                routers,
+                dhcp_servers,
                 redundancy_group: self.redundancy_group(table.redundancy_group, &mut groups),
                 link_propagation: table.link_propagation.unwrap_or(true),
                 link_settling,
@@ -406,6 +414,17 @@ impl Checker<'_> {
         }
         self.check_groups(&groups);
         wires
+    }
+
+    /// Some sides of a wire; unless the file says otherwise, what serves others is on the outside.
+    fn sides(&mut self, written: Option<Spanned<String>>) -> Sides {
+        let sides = [
+            ("outside", Sides::OUTSIDE),
+            ("inside", Sides::INSIDE),
+            ("both", Sides::BOTH),
+            ("none", Sides::NONE),
+        ];
+        self.choice(written, Sides::OUTSIDE, &sides)
     }
 
     fn redundancy_group(

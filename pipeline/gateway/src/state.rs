@@ -290,7 +290,12 @@ impl Gateway {
                 Some(before) if !is_lockdown(before.mode, wire.mode) => before.grace_until_ns,
                 _ => grace_until_ns,
             };
-            WirePolicy { tcp: wire.tcp, ..WirePolicy::new(wire.mode, grace_until_ns) }
+            WirePolicy {
+                tcp: wire.tcp,
+                routers: wire.routers,
+                dhcp_servers: wire.dhcp_servers,
+                ..WirePolicy::new(wire.mode, grace_until_ns)
+            }
         });
         Content {
             policy: candidate.policy.clone(),

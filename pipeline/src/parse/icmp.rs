@@ -1,6 +1,6 @@
 //! ICMP (RFC 792), ICMPv6 (RFC 4443), and the guard of neighbour discovery and MLD.
 
-use bulkhead_rules::headers::protocol;
+use bulkhead_rules::headers::{Mac, protocol};
 
 use super::ipv6::Ipv6;
 use super::{Kind, be16};
@@ -34,20 +34,21 @@ pub(super) fn type_and_code(header: &[u8; HEADER_LEN]) -> u16 {
 /// The kind of an ICMPv6 message once its guard is asked: neighbour discovery and MLD cross when
 /// they are what a host on the link may send, and every other message is of `kind`.
 ///
-/// `message` is the whole message, and `fragmented` says that it came with a fragment header, even
-/// that of an atomic fragment (RFC 6980).
+/// `message` is the whole message, `src_mac` the sender of its frame, and `fragmented` says that it
+/// came with a fragment header, even that of an atomic fragment (RFC 6980).
 pub(super) fn guard(
     ip: &Ipv6<'_>,
     message: &[u8],
+    src_mac: Mac,
     fragmented: bool,
     kind: Kind,
 ) -> Result<Kind, DropReason> {
-    let passes = match message.first() {
+    let fits = match message.first() {
         Some(130..=132 | 143) => !fragmented && is_mld_fit(ip, message),
-        Some(133..=137) => !fragmented && is_neighbour_discovery_fit(ip, message),
+        Some(133..=137) => !fragmented && check_neighbour_discovery(ip, message, src_mac)?,
         _ => return Ok(kind),
     };
-    if passes { Ok(Kind::NeighbourDiscovery) } else { Err(DropReason::NdMalformed) }
+    if fits { Ok(Kind::NeighbourDiscovery) } else { Err(DropReason::NdMalformed) }
 }
 
 /// RFC 2710 §3, RFC 3810 §5, and RFC 3590 for reports from a host without an address yet.
@@ -60,8 +61,14 @@ fn is_mld_fit(ip: &Ipv6<'_>, message: &[u8]) -> bool {
     ip.hop_limit() == 1 && from_link && is_group(ip.dst()) && message.len() >= min_len
 }
 
-/// The validation rules of RFC 4861 §6.1, §7.1 and §8.1 that do not need the host's own state.
-fn is_neighbour_discovery_fit(ip: &Ipv6<'_>, message: &[u8]) -> bool {
+/// The validation rules of RFC 4861 §6.1, §7.1 and §8.1 that do not need the host's own state: whether
+/// the message keeps them. Who tells its own link-layer address tells that of the frame, or is an
+/// error: what a receiver would remember is where the frame came from.
+fn check_neighbour_discovery(
+    ip: &Ipv6<'_>,
+    message: &[u8],
+    src_mac: Mac,
+) -> Result<bool, DropReason> {
     const ROUTER_SOLICITATION: u8 = 133;
     const ROUTER_ADVERTISEMENT: u8 = 134;
     const NEIGHBOUR_SOLICITATION: u8 = 135;
@@ -73,17 +80,18 @@ fn is_neighbour_discovery_fit(ip: &Ipv6<'_>, message: &[u8]) -> bool {
         NEIGHBOUR_SOLICITATION | NEIGHBOUR_ADVERTISEMENT => 24,
         _ => 40,
     };
-    let Some(options) = message.get(options_at..) else { return false };
-    let Some(has_source_mac) = check_options(options) else { return false };
+    let Some(options) = message.get(options_at..) else { return Ok(false) };
+    let Some(options) = Options::read(options, src_mac) else { return Ok(false) };
+    let has_source_mac = options.has_source_mac;
     if ip.hop_limit() != 255 || code != 0 {
-        return false;
+        return Ok(false);
     }
     let (src, dst) = (ip.src(), ip.dst());
     let address = |at: usize| {
         let bytes = message.get(at..).and_then(|rest| rest.first_chunk::<16>());
         bytes.map_or(u128::MAX, |bytes| u128::from_be_bytes(*bytes))
     };
-    match kind {
+    let fits = match kind {
         ROUTER_SOLICITATION => src != 0 || !has_source_mac,
         ROUTER_ADVERTISEMENT => is_link_local(src),
         NEIGHBOUR_SOLICITATION => {
@@ -101,22 +109,47 @@ fn is_neighbour_discovery_fit(ip: &Ipv6<'_>, message: &[u8]) -> bool {
                 && !is_group(destination)
                 && (is_link_local(target) || target == destination)
         }
-    }
+    };
+    // In a redirect the target is another host: the better next hop.
+    let spoofed =
+        options.source_differs || (kind == NEIGHBOUR_ADVERTISEMENT && options.target_differs);
+    if fits && spoofed { Err(DropReason::NdSpoofed) } else { Ok(fits) }
 }
 
-/// Whether a source link-layer address is among the options; [`None`] where they do not parse.
-fn check_options(options: &[u8]) -> Option<bool> {
-    const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
-    let mut has_source_mac = false;
-    let mut rest = options;
-    while let [kind, len, ..] = *rest {
-        if len == 0 {
-            return None;
+/// What the options of a message say about link-layer addresses.
+struct Options {
+    has_source_mac: bool,
+    /// A source link-layer address that is not the frame's sender.
+    source_differs: bool,
+    /// A target link-layer address that is not the frame's sender.
+    target_differs: bool,
+}
+
+impl Options {
+    /// [`None`] where they do not parse.
+    fn read(options: &[u8], src_mac: Mac) -> Option<Self> {
+        const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
+        const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+        let mut found =
+            Self { has_source_mac: false, source_differs: false, target_differs: false };
+        let mut rest = options;
+        while let [kind, len, ..] = *rest {
+            let (option, others) = rest.split_at_checked(usize::from(len) * 8)?;
+            // An option of no length would never end.
+            let value = option.get(2..)?;
+            let differs = *value != src_mac.0;
+            match kind {
+                SOURCE_LINK_LAYER_ADDRESS => {
+                    found.has_source_mac = true;
+                    found.source_differs |= differs;
+                }
+                TARGET_LINK_LAYER_ADDRESS => found.target_differs |= differs,
+                _ => {}
+            }
+            rest = others;
         }
-        has_source_mac |= kind == SOURCE_LINK_LAYER_ADDRESS;
-        rest = rest.get(usize::from(len) * 8..)?;
+        rest.is_empty().then_some(found)
     }
-    rest.is_empty().then_some(has_source_mac)
 }
 
 fn is_group(addr: u128) -> bool {

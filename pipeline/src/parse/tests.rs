@@ -290,6 +290,7 @@ fn malformed() -> Vec<(DropReason, Vec<u8>)> {
         (R::FragmentOverrun, fragment(65528, false, 8).build()),
         (R::FragmentOverrun, v6().fragment(1, 65528, false).udp(1, 2).payload_len(8).build()),
         (R::NdMalformed, neighbour_solicitation.build()),
+        (R::NdSpoofed, nd(A6, SOLICITED_NODE, 135, 0, &[&B6_BYTES, &OTHER_MAC_OPTION]).build()),
         (R::FrameTooLong, vec![0; 65536]),
     ]
 }
@@ -313,6 +314,7 @@ fn every_reason_of_the_parser_is_shown() {
             DropReason::FragmentTiny,
             DropReason::FragmentOverrun,
             DropReason::NdMalformed,
+            DropReason::NdSpoofed,
             DropReason::FrameTooLong,
         ])
         .collect();
@@ -737,6 +739,7 @@ const ALL_NODES: [u16; 8] = [0xff02, 0, 0, 0, 0, 0, 0, 1];
 const SOLICITED_NODE: [u16; 8] = [0xff02, 0, 0, 0, 0, 1, 0xff00, 2];
 const B6_BYTES: [u8; 16] = [0xfd, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2];
 const SOURCE_MAC_OPTION: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 1];
+const OTHER_MAC_OPTION: [u8; 8] = [1, 1, 2, 0, 0, 0, 0, 7];
 const SOLICITED: u32 = 0x4000_0000;
 
 /// A message between link neighbours; `parts` make up its body.
@@ -758,6 +761,10 @@ fn neighbour_discovery_that_hosts_accept_passes() {
         nd(LINK_LOCAL, ALL_NODES, 134, 0, &[&[0; 8], &SOURCE_MAC_OPTION]),
         nd(LINK_LOCAL, A6, 137, 0, &[&link_local_bytes, &B6_BYTES]),
         nd(LINK_LOCAL, A6, 137, 0, &[&B6_BYTES, &B6_BYTES]),
+        // The better next hop is somebody else.
+        nd(LINK_LOCAL, A6, 137, 0, &[&B6_BYTES, &B6_BYTES, &[2, 1, 2, 0, 0, 0, 0, 7]]),
+        // An option that none of these has a use for.
+        nd(A6, B6, 136, SOLICITED, &[&B6_BYTES, &[14, 1, 2, 0, 0, 0, 0, 7]]),
     ];
     for frame in passing {
         let p = parsed(&frame);
@@ -798,6 +805,26 @@ fn neighbour_discovery_that_hosts_refuse_does_not() {
     ];
     for frame in refused {
         assert_eq!(reason(&frame), DropReason::NdMalformed, "{frame:?}");
+    }
+}
+
+#[test]
+fn who_tells_a_link_layer_address_tells_its_own() {
+    let target = [2, 1, 2, 0, 0, 0, 0, 7];
+    let spoofed = [
+        nd(LINK_LOCAL, ALL_NODES, 133, 0, &[&OTHER_MAC_OPTION]),
+        nd(LINK_LOCAL, ALL_NODES, 134, 0, &[&[0; 8], &OTHER_MAC_OPTION]),
+        nd(A6, SOLICITED_NODE, 135, 0, &[&B6_BYTES, &OTHER_MAC_OPTION]),
+        // One of them for the gateway, another for the host.
+        nd(A6, SOLICITED_NODE, 135, 0, &[&B6_BYTES, &SOURCE_MAC_OPTION, &OTHER_MAC_OPTION]),
+        nd(A6, SOLICITED_NODE, 135, 0, &[&B6_BYTES, &OTHER_MAC_OPTION, &SOURCE_MAC_OPTION]),
+        nd(A6, ALL_NODES, 136, 0, &[&B6_BYTES, &target]),
+        // Longer than an Ethernet address, whatever it begins with.
+        nd(A6, ALL_NODES, 136, 0, &[&B6_BYTES, &[2, 2, 2, 0, 0, 0, 0, 1], &[0; 8]]),
+        nd(LINK_LOCAL, A6, 137, 0, &[&B6_BYTES, &B6_BYTES, &OTHER_MAC_OPTION]),
+    ];
+    for frame in spoofed {
+        assert_eq!(reason(&frame), DropReason::NdSpoofed, "{frame:?}");
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) struct Wire {
     pub(super) outside: Spanned<String>,
     pub(super) mode: Option<Spanned<String>>,
     pub(super) tcp: Option<Spanned<String>>,
+    pub(super) routers: Option<Spanned<String>>,
+    pub(super) dhcp_servers: Option<Spanned<String>>,
     pub(super) redundancy_group: Option<Spanned<String>>,
     pub(super) link_propagation: Option<bool>,
     pub(super) link_settling_s: Option<Spanned<i64>>,

@@ -133,6 +133,17 @@ fn a_wire_may_refuse_connections_that_were_open_before() {
 }
 
 #[test]
+fn routers_and_dhcp_servers_are_outside_unless_the_file_says_otherwise() {
+    let wire = |lines: &str| parse(&format!("{MINIMAL}{lines}")).unwrap().wires.remove(0);
+    let plain = wire("");
+    assert_eq!((plain.routers, plain.dhcp_servers), (Sides::OUTSIDE, Sides::OUTSIDE));
+    let set = wire("routers = \"both\"\ndhcp-servers = \"none\"");
+    assert_eq!((set.routers, set.dhcp_servers), (Sides::BOTH, Sides::NONE));
+    let shown = mistakes(&format!("{MINIMAL}routers = \"outsied\""));
+    assert!(shown.contains("did you mean `outside`?"), "{shown}");
+}
+
+#[test]
 fn fragments_are_bounded() {
     let shown = mistakes(&format!("{MINIMAL}[fragments]\ncapacity = 63\ntimeout-s = 0\n"));
     assert!(shown.contains("`capacity` cannot be 63"), "{shown}");

@@ -14,7 +14,7 @@ use bulkhead_pipeline::port::capture::{
     Assign, CaptureError, CaptureHandler, CaptureReader, CaptureWriter, LinkType, MAX_FRAME_BYTES,
     Record, Session, Settled, Side, wire,
 };
-use bulkhead_pipeline::snapshot::{Content, Mode, Publisher, WallClock, WirePolicy};
+use bulkhead_pipeline::snapshot::{self, Content, Mode, Publisher, WallClock, WirePolicy};
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_pipeline::worker::{Clock, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::classifier::Classifier;
@@ -181,7 +181,9 @@ impl Engine {
     fn content(&self, base_ms: u64) -> Content {
         let wires = self.policy.wires().len().max(usize::from(self.wire.0) + 1);
         // Nothing was adopted before the capture began, and nothing is later: no grace.
-        let wire = WirePolicy::new(self.mode, 0);
+        // On which side routers and DHCP servers were is for the configuration to say, not the policy.
+        let (routers, dhcp_servers) = (snapshot::Sides::BOTH, snapshot::Sides::BOTH);
+        let wire = WirePolicy { routers, dhcp_servers, ..WirePolicy::new(self.mode, 0) };
         Content {
             policy: Arc::clone(&self.policy),
             classifier: Arc::clone(&self.classifier),
