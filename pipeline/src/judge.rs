@@ -6,7 +6,7 @@
 //! frames in their order, because a frame can change what a later one of the same burst meets.
 
 use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
-use bulkhead_rules::headers::{Headers, PolicyTime};
+use bulkhead_rules::headers::{Headers, Mac, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::Columns;
@@ -425,9 +425,10 @@ impl Judge {
             return (verdict, Some(rule));
         }
         let sender = self.senders[place];
-        if let Err((verdict, rule)) = self.check_macs(index, sender, &parsed.headers, moment) {
-            return (verdict, Some(rule));
-        }
+        let moved = match self.check_macs(index, sender, &parsed.headers, moment) {
+            Ok(moved) => moved,
+            Err((verdict, rule)) => return (verdict, Some(rule)),
+        };
         let entry = self.flows.entry_mut(index);
         let direction = entry.direction(sender);
         let outcome = if parsed.kind == Kind::Tcp {
@@ -439,17 +440,34 @@ impl Judge {
         match outcome {
             Ok(outcome @ (Outcome::InState | Outcome::Tolerated)) => {
                 entry.count(direction, bytes.len(), outcome == Outcome::InState, moment.now_ns);
+                // What proves nothing does not move the flow to other MAC addresses either.
+                if let (Some((judgement, macs)), Outcome::InState) = (moved, outcome) {
+                    entry.judged(judgement, macs);
+                }
                 (Verdict::Forward, None)
             }
-            Ok(Outcome::Reopen) => {
-                self.flows.remove(index);
-                self.is_moved = true;
-                self.open(packet, moment)
-            }
+            Ok(Outcome::Reopen) => self.reopen(index, packet, moment),
             Ok(Outcome::OpensBack) => self.open_back(index, packet, moment),
             Ok(Outcome::Turned) => self.turn(index, packet, moment),
             Err(reason) => (Verdict::Drop(reason), None),
         }
+    }
+
+    /// A SYN after the connection's end. Only one that may open another takes the place of what is left
+    /// of the old one: what is dropped changes nothing.
+    fn reopen(
+        &mut self,
+        index: FlowIndex,
+        packet: Packet<'_>,
+        moment: &Moment<'_>,
+    ) -> (Verdict, Option<RuleId>) {
+        let answer = self.classify_one(&packet.parsed.headers, moment);
+        if !moment.permits(answer.rule) {
+            return (moment.forbidden(answer.rule, DropReason::Policy), Some(answer.rule));
+        }
+        self.flows.remove(index);
+        self.is_moved = true;
+        self.open(packet, moment)
     }
 
     /// The responder's SYN on a live connection: the policy may permit it to open, too.
@@ -634,7 +652,8 @@ impl Judge {
     }
 
     /// A verdict that rests on MAC addresses holds for these only. Others are judged for this packet;
-    /// where they are forbidden the flow of the right ones lives on.
+    /// where they are forbidden the flow of the right ones lives on. Where they are permitted the
+    /// judgement is returned, for the flow to rest on once the packet has passed.
     #[inline]
     fn check_macs(
         &mut self,
@@ -642,11 +661,11 @@ impl Judge {
         sender: End,
         headers: &Headers,
         moment: &Moment<'_>,
-    ) -> Result<(), (Verdict, RuleId)> {
+    ) -> Result<Option<(Judgement, [Mac; 2])>, (Verdict, RuleId)> {
         let entry = self.flows.entry(index);
         let direction = entry.direction(sender);
         if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
-            return Ok(());
+            return Ok(None);
         }
         self.judge_other_macs(index, direction, headers, moment)
     }
@@ -658,7 +677,7 @@ impl Judge {
         direction: Direction,
         headers: &Headers,
         moment: &Moment<'_>,
-    ) -> Result<(), (Verdict, RuleId)> {
+    ) -> Result<Option<(Judgement, [Mac; 2])>, (Verdict, RuleId)> {
         let macs = match direction {
             Direction::FromInitiator => [headers.src_mac, headers.dst_mac],
             Direction::FromResponder => [headers.dst_mac, headers.src_mac],
@@ -670,8 +689,7 @@ impl Judge {
         if !moment.permits(rule) {
             return Err((moment.forbidden(rule, DropReason::Policy), rule));
         }
-        self.flows.entry_mut(index).judged(moment.judgement(answer), macs);
-        Ok(())
+        Ok(Some((moment.judgement(answer), macs)))
     }
 
     /// An ICMP error passes when it is addressed to the sender of a packet of a live flow, which it
@@ -726,10 +744,14 @@ impl Judge {
             return (Verdict::Drop(DropReason::Revoked), Some(rule));
         }
         let headers = &parsed.headers;
-        if let Err((_, rule)) = self.check_macs(index, owner.sender, headers, moment) {
-            return (Verdict::Drop(DropReason::Policy), Some(rule));
-        }
+        let moved = match self.check_macs(index, owner.sender, headers, moment) {
+            Ok(moved) => moved,
+            Err((_, rule)) => return (Verdict::Drop(DropReason::Policy), Some(rule)),
+        };
         let entry = self.flows.entry_mut(index);
+        if let Some((judgement, macs)) = moved {
+            entry.judged(judgement, macs);
+        }
         entry.count(entry.direction(owner.sender), len, true, moment.now_ns);
         (Verdict::Forward, None)
     }

@@ -286,6 +286,42 @@ rules:
 }
 
 #[test]
+fn a_segment_that_is_dropped_does_not_move_the_flow_to_its_mac() {
+    let policy = |second: &str| {
+        format!(
+            "version: 1\ndevices:\n  hmi: {{mac: \"{DEFAULT_SRC_MAC}\"}}\nrules:\n  \
+             - {{name: own, from: hmi, to: any, service: tcp/502, action: allow}}\n  \
+             - {{name: rest, from: any, to: any, service: tcp/502, action: {second}}}\n"
+        )
+    };
+    let mut gateway = Gateway::new(&policy("allow"), Mode::Enforce);
+    assert!(gateway.passes_out(&tcp(flag::SYN, 99, 0)));
+    assert!(gateway.passes_in(&tcp_back(flag::SYN | flag::ACK, 499, 100)));
+    assert!(gateway.passes_out(&tcp(flag::ACK, 100, 500)));
+    // Another host, which may open connections too, writes into this one, and misses the window.
+    let blind = FrameBuilder::new().macs(Mac([2, 0, 0, 0, 0, 9]), DEFAULT_DST_MAC).ip(HMI, PLC);
+    let blind = blind.tcp(40_000, 502, flag::ACK).seq(1 << 30, 500).payload(b"x").build();
+    assert!(!gateway.passes_out(&blind));
+    assert_eq!(gateway.dropped(DropReason::TcpWindow), 1);
+    gateway.publisher.publish(content(&policy("deny"), Mode::Enforce, 0));
+    assert!(gateway.passes_out(&tcp(flag::ACK, 100, 500)), "the flow is still its own");
+}
+
+#[test]
+fn a_forbidden_syn_does_not_end_what_is_left_of_a_connection() {
+    let mut gateway = Gateway::new(PLANT, Mode::Enforce);
+    assert!(gateway.passes_out(&tcp(flag::SYN, 99, 0)));
+    assert!(gateway.passes_in(&tcp_back(flag::SYN | flag::ACK, 499, 100)));
+    assert!(gateway.passes_out(&tcp(flag::ACK, 100, 500)));
+    assert!(gateway.passes_out(&tcp(flag::FIN | flag::ACK, 100, 500)));
+    assert!(gateway.passes_in(&tcp_back(flag::FIN | flag::ACK, 500, 101)));
+    assert!(gateway.passes_out(&tcp(flag::ACK, 101, 501)));
+    assert!(!gateway.passes_in(&tcp_back(flag::SYN, 9_000_000, 0)), "nothing permits this way");
+    assert!(gateway.passes_in(&tcp_back(flag::FIN | flag::ACK, 500, 101)), "the last ACK was lost");
+    assert!(gateway.passes_out(&tcp(flag::ACK, 101, 501)));
+}
+
+#[test]
 fn an_icmp_error_belongs_to_the_flow_that_it_quotes() {
     let mut gateway = Gateway::new(PLANT, Mode::Enforce);
     let there = udp(HMI, 40_000, PLC, 502);
