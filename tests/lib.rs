@@ -21,6 +21,7 @@
 //! 5. [`frames`] and [`raw`]: frames by hand, sent and captured.
 //! 6. [`flows`] and [`load`]: TCP, UDP and ICMP as ordinary programs speak them, once or for long.
 //! 7. [`memory`]: the quickstart's plant without namespaces.
+//! 8. [`simulator`]: a world from a seed around the production worker, and what it promises.
 
 #[path = "harness/flows.rs"]
 pub mod flows;
@@ -40,6 +41,7 @@ pub mod namespace;
 pub mod raw;
 #[path = "harness/rig.rs"]
 pub mod rig;
+pub mod simulator;
 
 pub use gateway::{Driver, Gateway, Mode, Settings};
 pub use metrics::Metrics;
