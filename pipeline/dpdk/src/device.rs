@@ -361,8 +361,8 @@ fn open_interface(eal: &Eal, pool: &Mempool, config: &DeviceConfig, name: &str) 
     let mut notes = kernel.notes().to_vec();
     match af_xdp_lanes(eal, pool, config, &mut kernel, &mut notes, mtu) {
         Ok(lanes) => finish(config, pool, lanes, Backend::AfXdp, mtu, Some(kernel), notes),
-        // AF_PACKET cannot share a port between workers: the reason to tell is this one.
-        Err(refusal) if config.queues > 1 => Err(refusal),
+        // One queue of AF_XDP is more than several of AF_PACKET.
+        Err(refusal) if config.queues > 1 && refusal.kind() == ErrorKind::Queues => Err(refusal),
         Err(refusal) => {
             notes.push(format!("AF_PACKET instead of AF_XDP: {refusal}"));
             let lane = af_packet_lane(eal, pool, config, &kernel, name, mtu)
@@ -389,7 +389,11 @@ fn open_kernel_device(
         notes.extend(kernel.keep_tags()?);
         kernel.set_queues(u32::from(config.queues))?;
     }
-    let lane = probe(eal, devargs)?;
+    let lane = if is_xdp || config.queues == 1 || devargs.contains("qpairs=") {
+        probe(eal, devargs)?
+    } else {
+        probe(eal, &format!("{devargs},qpairs={}", config.queues))?
+    };
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
     kernel.watch_xdp_sockets(|| {
         configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)
@@ -503,25 +507,19 @@ fn af_packet_lane(
     const RING_OVERHEAD: usize = 80;
     const FRAMES: usize = 2_048;
 
-    if config.queues > 1 {
-        return Err(Error::refused(
-            ErrorKind::Queues,
-            "AF_PACKET does not spread frames so that both directions of a flow meet",
-            "configure one worker for this wire",
-        ));
-    }
     let frame =
         (usize::from(mtu) + KERNEL_OVERHEAD + RING_OVERHEAD).next_multiple_of(128).max(2_048);
     // Whole frames and whole pages: the least common multiple, as `frame` is a multiple of 128.
     let block = frame * (PAGE / (1 << frame.trailing_zeros().min(12)));
     let devargs = format!(
-        "net_af_packet{},iface={name},qpairs=1,blocksz={block},framesz={frame},framecnt={}",
+        "net_af_packet{},iface={name},qpairs={},blocksz={block},framesz={frame},framecnt={}",
         serial(),
+        config.queues,
         FRAMES.next_multiple_of(block / frame),
     );
     let lane = probe(eal, &devargs)?;
     // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
-    configure(&lane, pool, config, 0, 1)?;
+    configure(&lane, pool, config, 0, config.queues)?;
     kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     Ok(lane)
 }
