@@ -250,6 +250,8 @@ pub(crate) struct Shared {
     lanes: Vec<Ethdev>,
     kernel: Option<Mutex<KernelPort>>,
     max_frame_len: usize,
+    /// Queues of an AF_PACKET port; none of others.
+    packet_queues: u16,
     started: AtomicBool,
     held: AtomicBool,
 }
@@ -282,6 +284,11 @@ impl Shared {
         }
         for lane in &self.lanes {
             lane.start()?;
+            // An AF_PACKET socket hears every interface, the loopback too, from the moment it is made
+            // until the driver binds it to its own.
+            for queue in 0..self.packet_queues {
+                lane.discard_waiting(queue);
+            }
             // The kernel's ports are promiscuous already.
             if self.kernel.is_none() {
                 match lane.set_promiscuous(true) {
@@ -657,6 +664,7 @@ fn finish(
             lanes,
             kernel: kernel.map(Mutex::new),
             max_frame_len: usize::from(mtu) + overhead,
+            packet_queues: if backend == Backend::AfPacket { config.queues } else { 0 },
             started: AtomicBool::new(false),
             held: AtomicBool::new(false),
         }),

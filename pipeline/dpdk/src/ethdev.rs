@@ -7,12 +7,12 @@ use std::ffi::{CStr, CString, c_char};
 use std::mem::MaybeUninit;
 use std::ptr;
 
-use bulkhead_pipeline::port::DriverCounters;
+use bulkhead_pipeline::port::{Burst, DriverCounters, MAX_BURST};
 
 use crate::eal::Eal;
 use crate::error::{Error, ErrorKind, Result};
-use crate::ffi::{self, RawCounters, RawDeviceConfig, RawDeviceInfo, RawXstat};
-use crate::pool::Mempool;
+use crate::ffi::{self, RawCounters, RawDeviceConfig, RawDeviceInfo, RawFrame, RawXstat};
+use crate::pool::{Mbuf, Mempool};
 
 /// What a driver says about its device.
 #[derive(Clone, Debug)]
@@ -101,6 +101,33 @@ impl Ethdev {
     pub(crate) fn start(&self) -> Result<()> {
         // SAFETY: a call by port number.
         check("rte_eth_dev_start", unsafe { ffi::bh_device_start(self.port) })
+    }
+
+    /// Gives back what waits at a receive queue of a started device that nobody polls yet.
+    pub(crate) fn discard_waiting(&self, queue: u16) {
+        /// More than any ring holds.
+        const BURSTS: usize = 4_096;
+
+        let mut frames: Burst<Mbuf> = Burst::new();
+        let mut discarded = [0; 2];
+        for _ in 0..BURSTS {
+            // SAFETY: `frames` is empty and has room for a whole burst of frames, of which the shim
+            // initialises as many as it returns and gives us their ownership.
+            unsafe {
+                let count = ffi::bh_rx_burst(
+                    self.port,
+                    queue,
+                    frames.as_mut_ptr().cast::<RawFrame>(),
+                    MAX_BURST as u16,
+                    discarded.as_mut_ptr(),
+                );
+                frames.set_len(usize::from(count));
+            }
+            if frames.is_empty() {
+                return;
+            }
+            frames.clear();
+        }
     }
 
     pub(crate) fn set_promiscuous(&self, on: bool) -> Result<()> {

@@ -4,7 +4,9 @@
 mod support;
 
 use std::io::{BufRead, BufReader};
+use std::net::UdpSocket;
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bulkhead_dpdk::{
@@ -285,6 +287,37 @@ fn every_receive_queue_is_bound_or_closed() {
             std::thread::sleep(Duration::from_micros(100));
         }
         assert_eq!(burst.len(), 1);
+    });
+}
+
+#[test]
+fn af_packet_brings_nothing_from_other_interfaces() {
+    isolated("af_packet_brings_nothing_from_other_interfaces", || {
+        two_wires(1_500);
+        ip("link set lo up");
+        let (eal, pool) = environment(1_500);
+        let stop = AtomicBool::new(false);
+        let mut burst = Burst::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                let socket = UdpSocket::bind("127.0.0.1:0").unwrap();
+                while !stop.load(Ordering::Relaxed) {
+                    let _ = socket.send_to(b"not for the wire", "127.0.0.1:9");
+                }
+            });
+            for _ in 0..5 {
+                let config =
+                    DeviceConfig { queues: 2, ..DeviceConfig::new("net_af_packet0,iface=p1") };
+                let mut device = Device::open(&eal, &pool, &config).unwrap();
+                let mut queues = [device.take_queue(0).unwrap(), device.take_queue(1).unwrap()];
+                device.start().unwrap();
+                for _ in 0..100 {
+                    queues.iter_mut().for_each(|queue| queue.receive(&mut burst));
+                }
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+        assert_eq!(burst.len(), 0, "frames of the loopback interface");
     });
 }
 
