@@ -104,6 +104,8 @@ pub struct PortCounters {
     pub answers_suppressed: Counter,
     /// Frames that wait for room in the device's transmit queue, now.
     pub held: Counter,
+    /// Later fragments that came in here and wait for their first one, now.
+    pub waiting: Counter,
 }
 
 /// Whether a port has carrier: written by the control thread, read by the worker.
@@ -225,6 +227,8 @@ pub struct FragmentCounters {
     pub poisoned: Counter,
     /// First fragments for which there was no room.
     pub refused: Counter,
+    /// Later fragments that waited for their first one.
+    pub waited: Counter,
 }
 
 impl WorkerCounters {
@@ -243,7 +247,7 @@ impl WorkerCounters {
             sum.handed_out += port.handed_out.packets.value();
             sum.transmitted += port.transmitted.packets.value();
             sum.dropped += port.dropped.packets();
-            sum.held += port.held.value();
+            sum.held += port.held.value() + port.waiting.value();
         }
         sum
     }

@@ -7,11 +7,15 @@
 //!
 //! | fragment | outcome |
 //! |---|---|
-//! | later; the first not seen or not permitted, or the packet complete or expired | [`DropReason::FragmentOrphan`] |
+//! | later; the first not seen or not permitted, or the packet complete or expired | [`DropReason::FragmentOrphan`]; an enforcing wire keeps it back for a moment, see below |
 //! | of a range that was seen, exactly | [`DropReason::FragmentDuplicate`]; the packet lives on: RFC 8200 section 4.5 permits it, networks duplicate, and the copy, which might differ, is not forwarded |
 //! | overlapping another, or disagreeing about the packet's end | [`DropReason::FragmentOverlap`], as are all that follow (RFC 5722, for IPv4 too) |
 //! | a first one, when the identification was last used more than a second ago | starts anew: IPv4 identifications come back within seconds (RFC 4963) |
 //! | more than [`MAX_FRAGMENTS`] | [`DropReason::FragmentLimit`] |
+//!
+//! A later fragment may overtake its first one. The worker of an enforcing wire keeps up to
+//! `wait_frames` of them back, none for longer than `wait_ms`; once the first one has been judged, what
+//! waited for it is judged in the order of its arrival.
 //!
 //! A packet is forgotten when its last gap is filled, or when the timeout has passed since its first
 //! fragment. A table that is full gives up the oldest packet of the candidate sets, so that a flood
@@ -47,13 +51,17 @@ pub struct FragmentTableConfig {
     pub capacity: usize,
     /// How long after its first fragment a packet is given up. RFC 8200: 60; Linux, for IPv4: 30.
     pub timeout_s: u32,
+    /// Later fragments that may wait for their first one: at most 4,096; 0 lets none wait.
+    pub wait_frames: usize,
+    /// How long they wait, in milliseconds.
+    pub wait_ms: u32,
     /// The keys of the hash, for runs that must repeat exactly; [`None`] takes random ones.
     pub seed: Option<[u64; 4]>,
 }
 
 impl Default for FragmentTableConfig {
     fn default() -> Self {
-        Self { capacity: 4096, timeout_s: 30, seed: None }
+        Self { capacity: 4096, timeout_s: 30, wait_frames: 128, wait_ms: 100, seed: None }
     }
 }
 

@@ -10,14 +10,14 @@ use bulkhead_rules::headers::{Headers, Mac, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::Columns;
-use crate::conntrack::evidence::{has_few_hops, is_checksum_right};
-use crate::conntrack::{Connection, Direction, Outcome, flag};
+use crate::conntrack::evidence::has_few_hops;
+use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
 use crate::flow_table::{
-    Candidates, End, FlowEntry, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
+    Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
 };
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
-use crate::parse::{Kind, Origin, Parsed, parse_quoted};
+use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::snapshot::{Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
@@ -26,10 +26,12 @@ use crate::worker::WorkerConfig;
 mod budget;
 mod epochs;
 mod guard;
+mod packet;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
+use self::packet::Packet;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
 
@@ -151,6 +153,8 @@ pub struct Judge {
     /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
     /// elsewhere.
     is_moved: bool,
+    /// Of the burst at hand, a bit for each place.
+    fragments_seen: FragmentsSeen,
     /// When ageing goes on.
     age_next_ns: u64,
     epochs: Epochs,
@@ -158,6 +162,15 @@ pub struct Judge {
     adopted: u64,
     reclassified: u64,
     reaffirmed: u64,
+}
+
+/// Fragments in a burst, a bit for each place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct FragmentsSeen {
+    /// First ones, whatever their verdict.
+    pub first: u64,
+    /// Later ones whose first one the table does not know: it may be on its way.
+    pub early: u64,
 }
 
 /// What is asked of the classifier at once.
@@ -199,6 +212,7 @@ impl Judge {
                 len: 0,
             },
             is_moved: false,
+            fragments_seen: FragmentsSeen::default(),
             age_next_ns: 0,
             epochs: Epochs::new(),
             revoked: 0,
@@ -320,6 +334,7 @@ impl Judge {
         frames: &Burst<F>,
         moment: &Moment<'_>,
     ) {
+        self.fragments_seen = FragmentsSeen::default();
         let Columns { parsed, len, verdict, decided_by, .. } = columns;
         let columns = parsed.iter().zip(len.iter()).zip(verdict.iter_mut().zip(decided_by));
         for ((place, frame), columns) in frames.iter().enumerate().zip(columns) {
@@ -335,7 +350,7 @@ impl Judge {
                     let reason = guard::neighbour_discovery(headers, wire, moment.from_inside);
                     (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
-                Kind::LaterFragment => self.later_fragment(parsed, len, moment),
+                Kind::LaterFragment => self.later_fragment(place, parsed, len, moment),
                 Kind::IcmpError => self.icmp_error(frame.bytes(), parsed, moment),
                 Kind::Tcp | Kind::IcmpQuery | Kind::Other => {
                     let bytes = frame.bytes();
@@ -344,6 +359,11 @@ impl Judge {
             };
             *verdict = self.first_fragment(place, parsed, *verdict, moment);
         }
+    }
+
+    /// The fragments among the frames that were decided last.
+    pub fn fragments_seen(&self) -> FragmentsSeen {
+        self.fragments_seen
     }
 
     /// Ends flows and fragments that were silent for too long, a few at a time.
@@ -726,6 +746,7 @@ impl Judge {
     /// ends it here as well.
     fn later_fragment(
         &mut self,
+        at: usize,
         parsed: &Parsed,
         len: usize,
         moment: &Moment<'_>,
@@ -734,7 +755,10 @@ impl Judge {
         let key = FragmentKey::of(&parsed.headers, place.id, moment.group);
         let owner = match self.fragments.follow(&key, place, moment.now_ns) {
             Ok(owner) => owner,
-            Err(reason) => return (Verdict::Drop(reason), None),
+            Err(reason) => {
+                self.fragments_seen.early |= u64::from(reason == DropReason::FragmentOrphan) << at;
+                return (Verdict::Drop(reason), None);
+            }
         };
         let hash = self.flows.hash(&owner.flow);
         let Some(index) = self.flows.find(hash, &owner.flow, moment.now_ns) else {
@@ -768,6 +792,7 @@ impl Judge {
         let Some(fragment) = parsed.fragment.filter(|fragment| fragment.offset == 0) else {
             return verdict;
         };
+        self.fragments_seen.first |= 1 << place;
         if verdict != Verdict::Forward || !is_judged_by_flow(parsed.kind) {
             return verdict;
         }
@@ -781,59 +806,6 @@ impl Judge {
 }
 
 const FROM_INITIATOR: Direction = Direction::FromInitiator;
-
-/// A packet that is judged by flow.
-#[derive(Clone, Copy)]
-struct Packet<'a> {
-    place: usize,
-    bytes: &'a [u8],
-    parsed: &'a Parsed,
-    origin: Origin,
-}
-
-impl Packet<'_> {
-    /// Judges a TCP segment of a known flow. It moves the state on only if its receiver will get it,
-    /// and take it: see [`crate::conntrack::evidence`].
-    fn move_on(&self, entry: &mut FlowEntry, direction: Direction) -> Result<Outcome, DropReason> {
-        let before = *entry.connection();
-        let mut after = before;
-        if self.parsed.fragment.is_some() {
-            after.set_liberal();
-        }
-        let outcome = after.update(direction, &self.parsed.tcp)?;
-        let is_in_flow = matches!(outcome, Outcome::InState | Outcome::Tolerated);
-        if is_in_flow && after == before {
-            return Ok(outcome);
-        }
-        if !self.is_taken() {
-            return Err(DropReason::TcpChecksum);
-        }
-        let few_hops = !entry.expects_few_hops() && has_few_hops(self.bytes, self.parsed);
-        // Who acknowledges the number of a SYN has seen it, and is just so near.
-        let is_near = before.is_half_open() && self.parsed.tcp.flags & flag::ACK != 0;
-        match outcome {
-            // The policy judges it.
-            _ if !few_hops || is_near || outcome == Outcome::Reopen => {}
-            Outcome::OpensBack | Outcome::Turned => return Err(DropReason::TcpState),
-            _ => return Ok(Outcome::Tolerated),
-        }
-        *entry.connection_mut() = after;
-        if few_hops {
-            entry.expect_few_hops();
-        }
-        Ok(outcome)
-    }
-
-    /// Whether the receiver of a TCP segment will take it. A fragment does not show its checksum, and
-    /// no stack sends SYN or RST in one.
-    fn is_taken(&self) -> bool {
-        match self.parsed.fragment {
-            Some(_) => self.parsed.tcp.flags & (flag::SYN | flag::RST) == 0,
-            // A capture may have been taken before the sender's NIC filled the checksum in.
-            None => self.origin == Origin::Capture || is_checksum_right(self.bytes, self.parsed),
-        }
-    }
-}
 
 /// A flow about to be inserted.
 struct Opening {

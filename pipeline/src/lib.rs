@@ -33,4 +33,5 @@ pub mod port;
 pub mod reject;
 pub mod snapshot;
 pub mod verdict;
+mod waiting;
 pub mod worker;

@@ -67,6 +67,7 @@ drop_reasons! {
     FragmentOverlap, "fragment_overlap", "A fragment that overlaps another, or disagrees about where the packet ends.";
     FragmentDuplicate, "fragment_duplicate", "A fragment of a range that was forwarded already: its receiver needs one.";
     FragmentOrphan, "fragment_orphan", "A later fragment whose first fragment was not seen or not permitted.";
+    FragmentWaitFull, "fragment_wait_full", "A later fragment that came before its first one, when as many as may waited already.";
     FragmentOverrun, "fragment_overrun", "A fragment of a packet beyond 65,535 bytes, or one not the last whose length is no multiple of 8.";
     FragmentLimit, "fragment_limit", "A packet in more than 64 fragments.";
     FragmentTableFull, "fragment_table_full", "The fragment table is full.";

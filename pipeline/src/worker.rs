@@ -15,14 +15,15 @@ use bulkhead_rules::headers::{PolicyTime, WireId};
 use crate::burst::Columns;
 use crate::counters::{LinkState, PortCounters, Volume, WorkerCounters};
 use crate::flow_table::FlowTableConfig;
-use crate::fragment::FragmentTableConfig;
+use crate::fragment::{FragmentKey, FragmentTableConfig};
 use crate::handover::{Lane, Peers, Sorter};
-use crate::judge::Judge;
+use crate::judge::{FragmentsSeen, Judge};
 use crate::observe::{Recorder, VerdictEvent};
 use crate::port::{Burst, Frame, Port};
 use crate::reject::{Answer, RejectLimiter};
 use crate::snapshot::{Mode, Reader, Snapshot};
 use crate::verdict::{DropReason, Verdict};
+use crate::waiting::{Place, Waiting};
 
 /// What a worker is built with. All memory is allocated from these numbers at start.
 #[derive(Clone, Debug)]
@@ -158,6 +159,9 @@ const LONGEST_SLEEP: Duration = Duration::from_micros(160);
 /// How long a worker that stops waits for those that may still hand frames to it.
 const LONGEST_LEAVE: Duration = Duration::from_millis(200);
 
+/// The most later fragments that may wait for their first one.
+const MAX_WAITING: usize = 4096;
+
 /// One worker, generic over its ports and its clock.
 pub struct Worker<P: Port, C> {
     wires: Vec<Wire<P>>,
@@ -173,6 +177,8 @@ pub struct Worker<P: Port, C> {
     columns: Box<Columns>,
     received: Box<Burst<P::Frame>>,
     dropped: Box<Burst<P::Frame>>,
+    /// Later fragments that came before their first one.
+    waiting: Waiting<P::Frame>,
     /// Set where other workers serve some of the wires, too.
     sorter: Option<Box<Sorter<P::Frame>>>,
 }
@@ -250,6 +256,10 @@ impl<P: Port, C: Clock> Worker<P, C> {
             columns: Box::default(),
             received: Box::default(),
             dropped: Box::default(),
+            waiting: Waiting::new(
+                config.fragments.wait_frames.min(MAX_WAITING),
+                u64::from(config.fragments.wait_ms) * 1_000_000,
+            ),
             sorter: None,
         }
     }
@@ -277,7 +287,8 @@ impl<P: Port, C: Clock> Worker<P, C> {
         spent.add(now_ns.saturating_sub(since_ns));
         let mut frames = 0;
         self.clock.passed(Stage::Loop);
-        for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
+        let wires = self.wires.iter_mut().zip(&self.counters.wires);
+        for (nth, (wire, counters)) in wires.enumerate() {
             for from_inside in [true, false] {
                 let lane = wire.lanes.as_mut().map(|lanes| &mut lanes[usize::from(!from_inside)]);
                 let (ingress, egress, ingress_counters, egress_counters, link) = if from_inside {
@@ -299,7 +310,12 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     handed_in: 0,
                 };
                 // The table of contents.
-                if !crossing.flush(now_ns) || !crossing.receive(&mut self.received) {
+                if !crossing.flush(now_ns) {
+                    continue;
+                }
+                let place = (nth, from_inside);
+                let resumes = crossing.resume(&mut self.waiting, place, &mut self.received);
+                if !resumes && !crossing.receive(&mut self.received) {
                     continue;
                 }
                 self.clock.passed(Stage::Receive);
@@ -320,6 +336,17 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.judge.classify(&self.columns, &moment);
                 self.clock.passed(Stage::Classify);
                 self.judge.decide(&mut self.columns, &self.received, &moment);
+                let fragments = self.judge.fragments_seen();
+                if fragments != FragmentsSeen::default() && mode.mode == Mode::Enforce {
+                    let early = if resumes { 0 } else { fragments.early };
+                    let seen = FragmentsSeen { early, ..fragments };
+                    let (columns, received) = (&mut self.columns, &mut self.received);
+                    let at = (place, wire.group, now_ns);
+                    crossing.keep_back(&mut self.waiting, seen, columns, received, at);
+                    if self.received.is_empty() {
+                        continue;
+                    }
+                }
                 self.clock.passed(Stage::Decide);
                 crossing.check_length(&mut self.columns, mode.mode);
                 let is_smooth = self.columns.is_smooth();
@@ -349,13 +376,38 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.clock.passed(Stage::Transmit);
             }
         }
+        if !self.waiting.is_empty() {
+            self.give_up_waiting(now_ns);
+        }
         self.judge.age(now_ns);
         self.judge.publish(&self.counters);
+        self.counters.fragments.waited.set(self.waiting.waited);
         self.recorder.exchange(now_ns);
         self.counters.loops.add(1);
         self.was_busy = frames > 0;
         self.clock.passed(Stage::Loop);
         frames
+    }
+
+    /// Drops the fragments that waited long enough.
+    fn give_up_waiting(&mut self, now_ns: u64) {
+        while let Some((place, frame)) = self.waiting.expired(now_ns) {
+            self.drop_waiting(place, frame, DropReason::FragmentOrphan);
+        }
+    }
+
+    fn drop_waiting(&mut self, place: Place, frame: P::Frame, reason: DropReason) {
+        let (nth, from_inside) = place;
+        let (wire, counters) = (&mut self.wires[nth], &self.counters.wires[nth]);
+        let (side, counters) = if from_inside {
+            (&mut wire.inside, &counters.inside)
+        } else {
+            (&mut wire.outside, &counters.outside)
+        };
+        counters.dropped.of(reason).add_frame(frame.bytes().len());
+        counters.waiting.set(self.waiting.count_from(place) as u64);
+        self.dropped.push(frame);
+        side.port.release(&mut self.dropped);
     }
 
     /// Polls until `stop` is set, then gives up what is still held.
@@ -412,6 +464,9 @@ impl<P: Port, C: Clock> Worker<P, C> {
     /// last histograms away. Other workers must have left before, if there are any.
     pub fn shut_down(&mut self) {
         self.leave();
+        while let Some((place, frame)) = self.waiting.pop() {
+            self.drop_waiting(place, frame, DropReason::Shutdown);
+        }
         for (wire, counters) in self.wires.iter_mut().zip(&self.counters.wires) {
             for (side, counters) in
                 [(&mut wire.inside, &counters.inside), (&mut wire.outside, &counters.outside)]
@@ -511,6 +566,49 @@ impl<P: Port> Crossing<'_, P> {
         }
         add(&counters.received, &burst[self.handed_in..]);
         !burst.is_empty()
+    }
+
+    /// Fills `burst` with fragments whose first one has been judged since they came. False where
+    /// there are none.
+    fn resume(
+        &mut self,
+        waiting: &mut Waiting<P::Frame>,
+        place: Place,
+        burst: &mut Burst<P::Frame>,
+    ) -> bool {
+        if waiting.is_empty() {
+            return false;
+        }
+        waiting.release(place, burst);
+        self.ingress_counters.waiting.set(waiting.count_from(place) as u64);
+        !burst.is_empty()
+    }
+
+    /// Keeps back the fragments of a judged burst that came before their first one, and remembers
+    /// which first ones came.
+    fn keep_back(
+        &mut self,
+        waiting: &mut Waiting<P::Frame>,
+        seen: FragmentsSeen,
+        columns: &mut Columns,
+        burst: &mut Burst<P::Frame>,
+        at: (Place, u16, u64),
+    ) {
+        let (place, group, _) = at;
+        // Asked before places shift.
+        let first = |nth: usize| seen.first >> nth & 1 == 1;
+        let mut came: Burst<FragmentKey> = Burst::new();
+        for parsed in (0..columns.count).filter(|&nth| first(nth)).map(|nth| &columns.parsed[nth]) {
+            let id = parsed.fragment.map_or(0, |fragment| fragment.id);
+            came.push(FragmentKey::of(&parsed.headers, id, group));
+        }
+        if seen.early != 0 {
+            waiting.keep(seen.early, columns, burst, at);
+        }
+        if !waiting.is_empty() {
+            came.iter().for_each(|key| waiting.first_came(key));
+            self.ingress_counters.waiting.set(waiting.count_from(place) as u64);
+        }
     }
 
     /// Hands the frames that belong to other workers to these, and keeps the others.

@@ -166,6 +166,10 @@ pub struct Fragments {
     pub capacity: usize,
     /// How long after its first fragment a packet is given up, in seconds.
     pub timeout_s: u32,
+    /// Later fragments that may wait for their first one.
+    pub wait_frames: usize,
+    /// How long they may, in milliseconds.
+    pub wait_ms: u32,
 }
 
 /// The metrics endpoint.
@@ -534,6 +538,13 @@ impl Checker<'_> {
         Fragments {
             capacity: self.number("capacity", table.capacity, default.capacity, 64..=1 << 20),
             timeout_s: self.number("timeout-s", table.timeout_s, default.timeout_s, 1..=120),
+            wait_frames: self.number(
+                "wait-frames",
+                table.wait_frames,
+                default.wait_frames,
+                0..=1024,
+            ),
+            wait_ms: self.number("wait-ms", table.wait_ms, default.wait_ms, 1..=1000),
         }
     }
 

@@ -306,6 +306,8 @@ fn worker_config(config: &Config) -> WorkerConfig {
         fragments: FragmentTableConfig {
             capacity: config.fragments.capacity,
             timeout_s: config.fragments.timeout_s,
+            wait_frames: config.fragments.wait_frames,
+            wait_ms: config.fragments.wait_ms,
             seed: None,
         },
         rejects_per_second: flows.rejects_per_second,

@@ -30,7 +30,8 @@ fn place(offset: u16, len: u16, more: bool) -> FragmentPlace {
 }
 
 fn table(capacity: usize) -> FragmentTable {
-    FragmentTable::new(&FragmentTableConfig { capacity, timeout_s: 30, seed: Some([1, 2, 3, 4]) })
+    let seed = Some([1, 2, 3, 4]);
+    FragmentTable::new(&FragmentTableConfig { capacity, seed, ..FragmentTableConfig::default() })
 }
 
 #[test]

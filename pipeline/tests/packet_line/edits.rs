@@ -11,6 +11,7 @@ use std::sync::Arc;
 use crate::common::{Gateway, ZERO_MS, content, received};
 use bulkhead_pipeline::conntrack::{Timeouts, flag};
 use bulkhead_pipeline::flow_table::FlowTableConfig;
+use bulkhead_pipeline::fragment::FragmentTableConfig;
 use bulkhead_pipeline::frames::FrameBuilder;
 use bulkhead_pipeline::parse::parse;
 use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode, WirePolicy};
@@ -363,6 +364,8 @@ impl Run {
                 timeouts: timeouts(),
                 ..FlowTableConfig::default()
             },
+            // The oracle stops an early fragment at once.
+            fragments: FragmentTableConfig { wait_frames: 0, ..FragmentTableConfig::default() },
             ..WorkerConfig::default()
         };
         // Some runs cross the point where the low 32 bits of the epoch begin again.

@@ -6,6 +6,7 @@ mod common;
 mod allocation;
 mod edits;
 mod faults;
+mod fragments;
 mod guards;
 mod handover;
 mod reload;

@@ -80,6 +80,8 @@ pub(super) struct Timeouts {
 pub(super) struct Fragments {
     pub(super) capacity: Option<Spanned<i64>>,
     pub(super) timeout_s: Option<Spanned<i64>>,
+    pub(super) wait_frames: Option<Spanned<i64>>,
+    pub(super) wait_ms: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

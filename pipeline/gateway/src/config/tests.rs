@@ -149,7 +149,10 @@ fn fragments_are_bounded() {
     assert!(shown.contains("`capacity` cannot be 63"), "{shown}");
     assert!(shown.contains("`timeout-s` cannot be 0"), "{shown}");
     let config = parse(&format!("{MINIMAL}[fragments]\ncapacity = 64\ntimeout-s = 120\n"));
-    assert_eq!(config.unwrap().fragments, Fragments { capacity: 64, timeout_s: 120 });
+    assert_eq!(
+        config.unwrap().fragments,
+        Fragments { capacity: 64, timeout_s: 120, wait_frames: 128, wait_ms: 100 }
+    );
 }
 
 /// What `deploy/gateway.toml` shows as defaults are the defaults.

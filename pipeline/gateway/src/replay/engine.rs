@@ -239,7 +239,12 @@ fn worker_config(flows: usize) -> WorkerConfig {
             seed: Some(HASH_SEED),
         },
         new_flows_per_source: u32::MAX,
-        fragments: FragmentTableConfig { seed: Some(HASH_SEED), ..FragmentTableConfig::default() },
+        // What becomes of a record is told in the order of the capture, so none may wait.
+        fragments: FragmentTableConfig {
+            seed: Some(HASH_SEED),
+            wait_frames: 0,
+            ..FragmentTableConfig::default()
+        },
         rejects_per_second: ANSWERS_PER_SECOND,
         transmit_patience_ns: 0,
     }

@@ -120,10 +120,14 @@ fn ports(gateway: &Gateway, families: &mut Families) {
         }
     }
     handed_over(gateway, families);
-    let mut held = families.gauge("held_packets", "Frames that wait for room in a transmit queue.");
+    let mut held = families.gauge(
+        "held_packets",
+        "Frames that wait for room in a transmit queue, or came in and wait for the first fragment of \
+         their packet.",
+    );
     sum_by_port(
         gateway,
-        |c| [c.held.value()],
+        |c| [c.held.value() + c.waiting.value()],
         |wire, port, [sum]| {
             held.add(&[("wire", wire), ("port", port)], sum as f64);
         },
@@ -395,6 +399,13 @@ fn fragments(gateway: &Gateway, families: &mut Families) {
         .counter("fragmented_packets_started_total", "Packets whose first fragment passed.");
     by_worker(gateway, |name, worker| {
         started.add(&[("worker", name)], worker.counters.fragments.started.value() as f64);
+    });
+    let mut waited = families.counter(
+        "fragments_waited_total",
+        "Fragments that came before the first one of their packet and waited for it.",
+    );
+    by_worker(gateway, |name, worker| {
+        waited.add(&[("worker", name)], worker.counters.fragments.waited.value() as f64);
     });
     let mut ends = families.counter(
         "fragmented_packets_ended_total",

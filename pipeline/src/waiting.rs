@@ -1,0 +1,136 @@
+//! Later fragments that came before their first one.
+//!
+//! Networks with several paths deliver fragments out of order, and only the first one tells what is to
+//! be judged. A worker of an enforcing wire keeps the others back for a moment: a bounded number of
+//! frames, and for a bounded time. When the first fragment has been judged, those that wait for it go
+//! through the stages as a burst of their own, in the order of their arrival, before anything else is
+//! received on their port. Those whose time is over are dropped under
+//! [`DropReason::FragmentOrphan`]; what comes when as many as may wait already, under
+//! [`DropReason::FragmentWaitFull`].
+//!
+//! An observing wire keeps nothing back: it forwards at once, and reports what it could not follow.
+
+use crate::burst::Columns;
+use crate::fragment::FragmentKey;
+use crate::parse::Parsed;
+use crate::port::{Burst, Frame};
+use crate::verdict::{DropReason, Verdict};
+
+/// Frames of one packet that may wait: more than a datagram over the least MTU of Ethernet networks
+/// has, so that no packet takes all the room.
+const OF_ONE_PACKET: usize = 48;
+
+/// Where a frame came from: the place of its wire, and whether by the inside port.
+pub(crate) type Place = (usize, bool);
+
+/// The fragments that wait in one worker, in the order of their arrival.
+pub(crate) struct Waiting<F> {
+    frames: Vec<Waits<F>>,
+    capacity: usize,
+    patience_ns: u64,
+    /// How many frames have waited, ever.
+    pub(crate) waited: u64,
+}
+
+struct Waits<F> {
+    frame: F,
+    parsed: Parsed,
+    key: FragmentKey,
+    from: Place,
+    since_ns: u64,
+    /// Whether the first fragment has been judged.
+    ready: bool,
+}
+
+impl<F: Frame> Waiting<F> {
+    /// Room for `capacity` frames, which wait for at most `patience_ns`. All memory is allocated here.
+    pub(crate) fn new(capacity: usize, patience_ns: u64) -> Self {
+        Self { frames: Vec::with_capacity(capacity), capacity, patience_ns, waited: 0 }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.frames.is_empty()
+    }
+
+    /// Takes the frames in the `places` of a judged burst, a bit for each, out of it; those that find
+    /// no room stay, to be dropped.
+    pub(crate) fn keep(
+        &mut self,
+        places: u64,
+        columns: &mut Columns,
+        burst: &mut Burst<F>,
+        (from, group, now_ns): (Place, u16, u64),
+    ) {
+        let mut kept = Burst::new();
+        for (place, frame) in burst.drain(..).enumerate() {
+            let parsed = columns.parsed[place];
+            let fragment = parsed.fragment.filter(|_| places >> place & 1 == 1);
+            let key = fragment.map(|place| FragmentKey::of(&parsed.headers, place.id, group));
+            match key {
+                Some(key) if self.has_room(&key) => {
+                    let (since_ns, ready) = (now_ns, false);
+                    self.frames.push(Waits { frame, parsed, key, from, since_ns, ready });
+                    self.waited += 1;
+                    continue;
+                }
+                Some(_) if self.capacity > 0 => {
+                    columns.verdict[place] = Verdict::Drop(DropReason::FragmentWaitFull);
+                }
+                _ => {}
+            }
+            columns.shift(place, kept.len());
+            kept.push(frame);
+        }
+        std::mem::swap(burst, &mut kept);
+        columns.count = burst.len();
+    }
+
+    /// The first fragment of this packet has been judged, whatever the verdict.
+    pub(crate) fn first_came(&mut self, key: &FragmentKey) {
+        for waits in self.frames.iter_mut().filter(|waits| waits.key == *key) {
+            waits.ready = true;
+        }
+    }
+
+    /// Moves the frames from one port whose first fragment has been judged to `burst`, as many as it
+    /// has room for.
+    pub(crate) fn release(&mut self, from: Place, burst: &mut Burst<F>) {
+        let mut at = 0;
+        while at < self.frames.len() && !burst.is_full() {
+            if self.frames[at].ready && self.frames[at].from == from {
+                burst.push(self.frames.remove(at).frame);
+            } else {
+                at += 1;
+            }
+        }
+    }
+
+    /// Takes out one frame whose time is over, and tells where it came from.
+    pub(crate) fn expired(&mut self, now_ns: u64) -> Option<(Place, F)> {
+        let patience_ns = self.patience_ns;
+        let is_over = |waits: &Waits<F>| now_ns.saturating_sub(waits.since_ns) >= patience_ns;
+        let at = self.frames.iter().position(is_over)?;
+        Some(self.give_up(at, DropReason::FragmentOrphan))
+    }
+
+    /// Takes out any frame, because the worker stops.
+    pub(crate) fn pop(&mut self) -> Option<(Place, F)> {
+        (!self.frames.is_empty()).then(|| self.give_up(0, DropReason::Shutdown))
+    }
+
+    /// How many frames from one port wait.
+    pub(crate) fn count_from(&self, from: Place) -> usize {
+        self.frames.iter().filter(|waits| waits.from == from).count()
+    }
+
+    fn give_up(&mut self, at: usize, reason: DropReason) -> (Place, F) {
+        let Waits { mut frame, parsed, from, .. } = self.frames.remove(at);
+        frame.judged(&parsed, Verdict::Drop(reason), None);
+        (from, frame)
+    }
+
+    fn has_room(&self, key: &FragmentKey) -> bool {
+        let of_packet = self.frames.iter().filter(|waits| waits.key == *key).count();
+        self.frames.len() < self.capacity && of_packet < OF_ONE_PACKET
+    }
+}
