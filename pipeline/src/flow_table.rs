@@ -1,13 +1,14 @@
 //! The flows that a worker knows.
 //!
 //! A table of fixed size, allocated at start, owned by one worker. It is set-associative: a flow's
-//! keyed hash names two candidate sets of [`WAYS`] entries, and an entry lives in either. A set has
-//! one cache line of 16-bit tags; a hit reads the two tag lines and one 128-byte entry. A tag proves
-//! nothing: the whole key is compared.
+//! keyed hash names two candidate sets of [`WAYS`] entries, and an entry lives in either: in the
+//! first as long as that is not nearly full, so that nearly every hit reads the tags of one set
+//! only. A set has one cache line of 16-bit tags; a hit reads that and one 128-byte entry. A tag
+//! proves nothing: the whole key is compared.
 //!
 //! A worker asks in stages over a burst, so that the packets hide each other's memory latency:
 //! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::candidates`] of all, then
-//! [`FlowTable::find_among`] each.
+//! [`FlowTable::other_candidates`] of those that had none, then [`FlowTable::find_among`] each.
 //!
 //! # Key
 //!
@@ -47,6 +48,9 @@ use crate::verdict::DropReason;
 
 /// Entries of a set.
 pub const WAYS: usize = 32;
+/// Empty ways of its first candidate set below which a flow goes where there are more. With a
+/// quarter left, 97 of 100 flows are in their first set at six tenths of the capacity.
+const FEW_WAYS: u32 = WAYS as u32 / 4;
 /// Two sets of 16 bits and 24 bits of set number each make a 64-bit hash.
 const MAX_SETS: usize = 1 << 24;
 
@@ -81,19 +85,30 @@ pub struct FlowHash {
     tag: u16,
 }
 
-/// Where a flow may be by its tag: a bit for each way of both candidate sets, those of the first low.
+/// Where a flow may be by its tag: a bit for each way of the sets that were looked at, those of the
+/// first low.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Candidates(u64);
+pub struct Candidates {
+    ways: u64,
+    /// Whether the second set was looked at.
+    both: bool,
+}
 
 impl Candidates {
+    /// Whether there are none so far.
+    #[inline]
+    pub fn is_empty(self) -> bool {
+        self.ways == 0
+    }
+
     /// Takes the next one out: the index of its entry.
     #[inline]
     fn next(&mut self, hash: FlowHash) -> Option<usize> {
-        if self.0 == 0 {
+        if self.ways == 0 {
             return None;
         }
-        let bit = self.0.trailing_zeros() as usize;
-        self.0 &= self.0 - 1;
+        let bit = self.ways.trailing_zeros() as usize;
+        self.ways &= self.ways - 1;
         let set = if bit < WAYS { hash.sets[0] } else { hash.sets[1] };
         Some(set as usize * WAYS + bit % WAYS)
     }
@@ -275,30 +290,41 @@ impl FlowTable {
         key.host_hash(end, &self.hasher)
     }
 
-    /// Asks for the tag lines of both candidate sets.
+    /// Asks for the tags of the first candidate set.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
-        let [first, second] = hash.sets;
-        prefetch(&self.tags[first as usize]);
-        prefetch(&self.tags[second as usize]);
+        prefetch(&self.tags[hash.sets[0] as usize]);
     }
 
-    /// The entries whose tag matches; asks for the first of them. Reads the tag lines: call
-    /// [`Self::prefetch`] some packets before.
+    /// The entries of the first candidate set whose tag matches; asks for the first of them, or
+    /// where there is none for the tags of the second set. Reads the tags: call [`Self::prefetch`]
+    /// some packets before.
     #[inline]
     pub fn candidates(&self, hash: FlowHash) -> Candidates {
-        let [first, second] = hash.sets;
-        let low = equal_lanes(&self.tags[first as usize].0, hash.tag);
-        let high = equal_lanes(&self.tags[second as usize].0, hash.tag);
-        let candidates = Candidates(u64::from(low) | u64::from(high) << WAYS);
+        let ways = equal_lanes(&self.tags[hash.sets[0] as usize].0, hash.tag);
+        if ways == 0 {
+            prefetch(&self.tags[hash.sets[1] as usize]);
+            return Candidates::default();
+        }
+        let index = hash.sets[0] as usize * WAYS + ways.trailing_zeros() as usize;
+        self.entries[index].prefetch();
+        Candidates { ways: ways.into(), both: false }
+    }
+
+    /// The same of the second candidate set, for a flow that has no candidate in the first.
+    #[inline]
+    pub fn other_candidates(&self, hash: FlowHash) -> Candidates {
+        let ways = equal_lanes(&self.tags[hash.sets[1] as usize].0, hash.tag);
+        let candidates = Candidates { ways: u64::from(ways) << WAYS, both: true };
         if let Some(index) = { candidates }.next(hash) {
             self.entries[index].prefetch();
         }
         candidates
     }
 
-    /// The live flow with this key, if it is one of these candidates: a flow that was inserted since
-    /// is none. An expired one is removed on the way and counts as expired.
+    /// The live flow with this key, if it is one of these candidates, or in the second set where that
+    /// was not looked at: a flow that was inserted since may be missed. An expired one is removed on
+    /// the way and counts as expired.
     #[inline]
     pub fn find_among(
         &mut self,
@@ -307,17 +333,22 @@ impl FlowTable {
         key: &FlowKey,
         now_ns: u64,
     ) -> Option<FlowIndex> {
-        while let Some(index) = candidates.next(hash) {
-            let entry = &self.entries[index];
-            if entry.has_key(key) {
-                if self.is_expired(entry, tick(now_ns)) {
-                    self.expire(index);
-                    return None;
+        loop {
+            while let Some(index) = candidates.next(hash) {
+                let entry = &self.entries[index];
+                if entry.has_key(key) {
+                    if self.is_expired(entry, tick(now_ns)) {
+                        self.expire(index);
+                        return None;
+                    }
+                    return Some(FlowIndex(index as u32));
                 }
-                return Some(FlowIndex(index as u32));
             }
+            if candidates.both {
+                return None;
+            }
+            candidates = self.other_candidates(hash);
         }
-        None
     }
 
     /// The live flow with this key: both steps at once.
@@ -430,13 +461,13 @@ impl FlowTable {
         true
     }
 
-    /// An empty way of the emptier candidate set.
+    /// An empty way of the first candidate set while it has a few, else of the emptier one.
     fn vacant_way(&self, hash: FlowHash) -> Option<usize> {
         let [first, second] = hash.sets;
         let vacant = |set: u32| equal_lanes(&self.tags[set as usize].0, 0);
         let (low, high) = (vacant(first), vacant(second));
-        let (set, ways) =
-            if high.count_ones() > low.count_ones() { (second, high) } else { (first, low) };
+        let first_is_full = low.count_ones() < FEW_WAYS && high.count_ones() > low.count_ones();
+        let (set, ways) = if first_is_full { (second, high) } else { (first, low) };
         (ways != 0).then(|| set as usize * WAYS + ways.trailing_zeros() as usize)
     }
 

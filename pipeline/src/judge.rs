@@ -264,8 +264,14 @@ impl Judge {
             self.flows.prefetch(hash);
             (self.keys[place], self.hashes[place], self.senders[place]) = (key, hash, sender);
         }
+        let mut elsewhere = 0;
         for place in Places(rides) {
-            self.candidates[place] = self.flows.candidates(self.hashes[place]);
+            let candidates = self.flows.candidates(self.hashes[place]);
+            elsewhere |= u64::from(candidates.is_empty()) << place;
+            self.candidates[place] = candidates;
+        }
+        for place in Places(elsewhere) {
+            self.candidates[place] = self.flows.other_candidates(self.hashes[place]);
         }
         (self.missing, self.aged) = (0, 0);
         for place in Places(rides) {

@@ -20,9 +20,6 @@ use crate::tsc;
 /// Packets that are written, then judged with the clock running: 16 bursts.
 pub(super) const BLOCK: usize = 1024;
 
-/// A block that takes so many times as long as the middle one was interrupted by another process.
-const INTERRUPTED: u64 = 4;
-
 /// Of a hundred packets of a flood, those that belong to established connections.
 const CHERISHED_PERCENT: u32 = 10;
 
@@ -158,27 +155,25 @@ impl<'a> Rig<'a> {
     /// Judges about `packets` packets, block by block.
     pub(super) fn turn(&mut self, packets: usize, staged: bool) -> Turn {
         self.profile.is_staged.store(staged, Relaxed);
-        self.profile.stages.iter().for_each(|stage| stage.store(0, Relaxed));
         let blocks = packets.div_ceil(BLOCK);
         let mut ticks = Vec::with_capacity(blocks);
+        let mut of_stages = Stage::ALL.map(|_| Vec::with_capacity(blocks));
         for _ in 0..blocks {
             self.fill();
             ticks.push(self.run());
+            for (stage, ticks) in self.profile.stages.iter().zip(&mut of_stages) {
+                ticks.push(stage.swap(0, Relaxed));
+            }
             self.collect();
         }
-        let count = (blocks * BLOCK) as f64;
-        let cost = tsc::cost() as f64;
-        // Stages are told once or twice a burst: what telling costs is not theirs.
-        let bursts = (blocks * BLOCK / MAX_BURST) as f64;
-        let stages = Stage::ALL.map(|stage| {
-            let ticks = self.profile.stages[stage as usize].load(Relaxed) as f64;
-            (ticks - cost * bursts).max(0.0) / count
-        });
+        // Every stage is told once a burst: what telling costs is not theirs.
+        let telling = tsc::cost() as f64 / MAX_BURST as f64;
+        let stages = of_stages.map(|ticks| (middle(ticks) - telling).max(0.0));
         self.profile.is_staged.store(false, Relaxed);
         if self.case.kind == Kind::Miss {
             self.forget();
         }
-        Turn { ticks: each(ticks), stages }
+        Turn { ticks: middle(ticks), stages }
     }
 
     /// The ports alone: frames received and sent, without a look at them.
@@ -195,7 +190,7 @@ impl<'a> Rig<'a> {
             ticks.push(tsc::now() - began);
             self.collect();
         }
-        each(ticks)
+        middle(ticks)
     }
 
     /// Frames that did not pass and should have: all, but for those of a flood.
@@ -336,14 +331,12 @@ fn bare(from: &mut MemoryPort, to: &mut MemoryPort, burst: &mut Burst<Slot>) {
     }
 }
 
-/// Ticks a packet; an interrupted block counts as the middle one.
-fn each(mut blocks: Vec<u64>) -> f64 {
+/// Ticks a packet in the middle block: those that another process interrupted are not like it.
+fn middle(mut blocks: Vec<u64>) -> f64 {
     let count = blocks.len();
     if count == 0 {
         return f64::NAN;
     }
     let (_, &mut middle, _) = blocks.select_nth_unstable(count / 2);
-    let interrupted = |block: u64| block > middle.saturating_mul(INTERRUPTED);
-    let whole = blocks.iter().map(|&block| if interrupted(block) { middle } else { block });
-    whole.sum::<u64>() as f64 / (count * BLOCK) as f64
+    middle as f64 / BLOCK as f64
 }
