@@ -85,6 +85,14 @@ pub struct FlowHash {
     tag: u16,
 }
 
+impl FlowHash {
+    /// Bits that two flows seldom share.
+    #[inline]
+    pub fn some_bits(self) -> u16 {
+        self.tag
+    }
+}
+
 /// Where a flow may be by its tag: a bit for each way of the sets that were looked at, those of the
 /// first low.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -349,6 +357,22 @@ impl FlowTable {
             }
             candidates = self.other_candidates(hash);
         }
+    }
+
+    /// Asks for what [`Self::insert`] will write, and read of the source: for a flow that was not
+    /// found. `source` is the initiator's [`Self::host_hash`].
+    #[inline]
+    pub fn prefetch_insertion(&self, hash: FlowHash, source: u64) {
+        if let Some(index) = self.vacant_way(hash) {
+            self.entries[index].prefetch();
+        }
+        self.sources.prefetch(source);
+    }
+
+    /// Whether the flow with this key is still where it was found.
+    #[inline]
+    pub fn is_at(&self, index: FlowIndex, key: &FlowKey) -> bool {
+        self.entry(index).has_key(key)
     }
 
     /// The live flow with this key: both steps at once.

@@ -26,11 +26,13 @@ use crate::worker::WorkerConfig;
 mod budget;
 mod epochs;
 mod guard;
+mod inserted;
 mod packet;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
+use self::inserted::Inserted;
 use self::packet::Packet;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
@@ -155,6 +157,8 @@ pub struct Judge {
     is_moved: bool,
     /// Of the burst at hand, a bit for each place.
     fragments_seen: FragmentsSeen,
+    /// The flows that frames of this burst have inserted, by some bits of their hash.
+    inserted: Inserted,
     /// When ageing goes on.
     age_next_ns: u64,
     epochs: Epochs,
@@ -213,6 +217,7 @@ impl Judge {
             },
             is_moved: false,
             fragments_seen: FragmentsSeen::default(),
+            inserted: Inserted::default(),
             age_next_ns: 0,
             epochs: Epochs::new(),
             revoked: 0,
@@ -285,7 +290,9 @@ impl Judge {
             self.aged |= u64::from(epoch != Some(moment.epoch as u32)) << place;
         }
         self.aged &= !self.missing;
-        self.is_moved = false;
+        if self.is_moved {
+            (self.is_moved, self.inserted) = (false, Inserted::default());
+        }
     }
 
     /// Asks the classifier, in one batch, what will be needed to decide.
@@ -302,6 +309,7 @@ impl Judge {
                 missed |= 1 << place;
                 self.sources[place] = self.source(place, moment);
                 self.budget.prefetch(self.sources[place]);
+                self.flows.prefetch_insertion(self.hashes[place], self.host(place));
             }
         }
         for place in Places(missed) {
@@ -409,8 +417,14 @@ impl Judge {
         fragments.refused.set(seen.refused);
     }
 
-    fn find(&mut self, place: usize, moment: &Moment<'_>) -> Option<FlowIndex> {
-        self.flows.find(self.hashes[place], &self.keys[place], moment.now_ns)
+    /// Where the frame's flow is after frames before it have inserted or removed others.
+    fn find_again(&mut self, place: usize, moment: &Moment<'_>) -> Option<FlowIndex> {
+        let (hash, key) = (self.hashes[place], &self.keys[place]);
+        match self.found[place] {
+            Some(index) if self.flows.is_at(index, key) => Some(index),
+            None if !self.inserted.may_hold(hash) => None,
+            _ => self.flows.find(hash, key, moment.now_ns),
+        }
     }
 
     fn classify_one(&mut self, headers: &Headers, moment: &Moment<'_>) -> Answer {
@@ -441,7 +455,7 @@ impl Judge {
     fn flow(&mut self, packet: Packet<'_>, moment: &Moment<'_>) -> (Verdict, Option<RuleId>) {
         let Packet { place, parsed, bytes, .. } = packet;
         if self.is_moved {
-            self.found[place] = self.find(place, moment);
+            self.found[place] = self.find_again(place, moment);
         }
         let Some(index) = self.found[place] else {
             return self.open(packet, moment);
@@ -606,8 +620,13 @@ impl Judge {
     /// The sender of a frame as its budget is kept: its address in its VLAN, on its side of the wire.
     fn source(&self, place: usize, moment: &Moment<'_>) -> u64 {
         const INSIDE: u64 = 0x9e37_79b9_7f4a_7c15;
-        let host = self.flows.host_hash(&self.keys[place], self.senders[place]);
-        if moment.from_inside { host ^ INSIDE } else { host }
+        if moment.from_inside { self.host(place) ^ INSIDE } else { self.host(place) }
+    }
+
+    /// The hash of the sender's address in its VLAN.
+    #[inline]
+    fn host(&self, place: usize) -> u64 {
+        self.flows.host_hash(&self.keys[place], self.senders[place])
     }
 
     fn insert(
@@ -630,6 +649,7 @@ impl Judge {
         match inserted {
             Ok(index) => {
                 self.is_moved = true;
+                self.inserted.note(self.hashes[place]);
                 let entry = self.flows.entry_mut(index);
                 entry.count(direction, bytes.len(), true, moment.now_ns);
                 if parsed.kind == Kind::Tcp && has_few_hops(bytes, parsed) {

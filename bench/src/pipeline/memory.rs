@@ -79,7 +79,9 @@ impl Port for MemoryPort {
     fn receive(&mut self, burst: &mut Burst<Slot>) {
         // A worker that is alone on its wire asks with nothing in its hands.
         if burst.is_empty() {
-            *burst = self.arriving.pop().unwrap_or_default();
+            if let Some(next) = self.arriving.pop() {
+                *burst = next;
+            }
         }
     }
 

@@ -6,6 +6,8 @@
 //! sources hold that share *both* counters with it: with `n` sources at their limit an innocent one
 //! is refused with probability `(n / width)^2`, and outsiders cannot aim, since the hash is keyed.
 
+use crate::intrinsics::prefetch;
+
 /// See the module's description.
 pub(super) struct SourceCounts {
     rows: [Vec<u32>; 2],
@@ -22,6 +24,14 @@ impl SourceCounts {
 
     pub(super) fn size_bytes(&self) -> usize {
         self.rows.iter().map(|row| size_of_val(row.as_slice())).sum()
+    }
+
+    /// Asks for the source's counters.
+    #[inline]
+    pub(super) fn prefetch(&self, source: u64) {
+        let [a, b] = self.places(source);
+        prefetch(&self.rows[0][a]);
+        prefetch(&self.rows[1][b]);
     }
 
     /// At least the number of flows that the source holds.
