@@ -11,11 +11,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::common::content;
-use bulkhead_pipeline::counters::WorkerCounters;
+use bulkhead_pipeline::counters::{Balance, WorkerCounters};
 use bulkhead_pipeline::frames::FrameBuilder;
+use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
+use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::port::Frame;
-use bulkhead_pipeline::port::loopback::{self, Host};
+use bulkhead_pipeline::port::loopback;
+use bulkhead_pipeline::port::rss::{self, ASYMMETRIC_KEY, Fields, Rss, RssHost};
 use bulkhead_pipeline::snapshot::{Mode, Publisher};
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
@@ -100,7 +103,7 @@ fn class_of(frame: &[u8]) -> Expect {
 
 /// Sends round after round until told to stop and drains the other side. Returns what was sent and
 /// what arrived, by class.
-fn drive(from: &Host, to: &Host, stop: &AtomicBool) -> [BTreeMap<Expect, u64>; 2] {
+fn drive(from: &RssHost, to: &RssHost, stop: &AtomicBool) -> [BTreeMap<Expect, u64>; 2] {
     let traffic = traffic();
     let [mut sent, mut arrived] = [BTreeMap::new(), BTreeMap::new()];
     let drain = |arrived: &mut BTreeMap<Expect, u64>| {
@@ -129,28 +132,51 @@ fn drive(from: &Host, to: &Host, stop: &AtomicBool) -> [BTreeMap<Expect, u64>; 2
 
 #[test]
 fn a_thousand_reloads_mix_nothing_and_lose_nothing() {
-    let (inside_port, inside) = loopback::pair(loopback::Options::default());
-    let (outside_port, outside) = loopback::pair(loopback::Options::default());
-    let ports = WirePorts { wire: WireId(0), group: 0, inside: inside_port, outside: outside_port };
-    let (mut publisher, mut readers) = Publisher::new(content(A, Mode::Enforce, 0), 1);
-    let (recorder, _observer) = observe::channel(1);
-    let counters = Arc::new(WorkerCounters::new(1));
+    reload_under_load(1, RELOADS);
+}
+
+/// Of the packets of a pair of hosts nearly half reach the other worker first, and may wait in a ring
+/// while the policy changes.
+#[test]
+fn reloads_mix_nothing_and_lose_nothing_where_workers_hand_over() {
+    reload_under_load(2, RELOADS / 5);
+}
+
+fn reload_under_load(workers: usize, reloads: usize) {
+    let rss = Rss::new(&ASYMMETRIC_KEY, Fields::AddressesAndPorts);
+    let (inside_ports, inside) = rss::pair(loopback::Options::default(), rss.clone(), workers);
+    let (outside_ports, outside) = rss::pair(loopback::Options::default(), rss, workers);
+    let (mut publisher, readers) = Publisher::new(content(A, Mode::Enforce, 0), workers);
     // The threads share two cores with everything else on the machine: nobody may lose patience.
     let config = WorkerConfig { transmit_patience_ns: u64::MAX, ..WorkerConfig::default() };
-    let reader = readers.remove(0);
     let clock = MonotonicClock::start();
-    let mut worker = Worker::new(&config, vec![ports], reader, counters.clone(), recorder, clock);
+    // Rings that hold all that can be under way never fill.
+    let rule = OwnerRule::keyed(workers, Some([1, 2, 3, 4]));
+    let peers = handover::connect(&rule, &[WireId(0)], 4096);
+    let mut workers: Vec<_> = (inside_ports.into_iter().zip(outside_ports))
+        .zip(readers.into_iter().zip(peers))
+        .map(|((inside, outside), (reader, peers))| {
+            let ports = WirePorts { wire: WireId(0), group: 0, inside, outside };
+            let counters = Arc::new(WorkerCounters::new(1));
+            let recorder = observe::channel(1).0;
+            Worker::new(&config, vec![ports], reader, counters, recorder, clock).with_peers(peers)
+        })
+        .collect();
+    let counters: Vec<_> = workers.iter().map(|worker| worker.counters().clone()).collect();
 
     let (stop_traffic, stop_worker) = (AtomicBool::new(false), AtomicBool::new(false));
-    let mut publication = Vec::with_capacity(RELOADS);
+    let mut publication = Vec::with_capacity(reloads);
     let [sent, arrived] = thread::scope(|scope| {
-        scope.spawn(|| worker.run(&stop_worker, PollMode::Busy));
+        for worker in &mut workers {
+            let stop = &stop_worker;
+            scope.spawn(move || worker.run(stop, PollMode::Adaptive));
+        }
         let traffic = scope.spawn(|| drive(&inside, &outside, &stop_traffic));
-        for reload in 0..RELOADS {
+        for reload in 0..reloads {
             let policy = if reload % 2 == 0 { B } else { A };
             publisher.publish(content(policy, Mode::Enforce, 0));
             let passed = publisher.wait(Duration::from_secs(60));
-            publication.push(passed.expect("the worker runs"));
+            publication.push(passed.expect("the workers run"));
             publisher.collect();
         }
         stop_traffic.store(true, Ordering::Relaxed);
@@ -162,9 +188,9 @@ fn a_thousand_reloads_mix_nothing_and_lose_nothing() {
     publication.sort_unstable();
     println!(
         "sent {sent:?}, arrived {arrived:?}; publication p50 {:?}, p99 {:?}, max {:?}",
-        publication[RELOADS / 2],
-        publication[RELOADS * 99 / 100],
-        publication[RELOADS - 1]
+        publication[reloads / 2],
+        publication[reloads * 99 / 100],
+        publication[reloads - 1]
     );
     let count = |of: &BTreeMap<Expect, u64>, class| of.get(&class).copied().unwrap_or(0);
     assert_eq!(count(&arrived, Expect::Never), 0, "a mix of both policies judged a packet");
@@ -173,7 +199,11 @@ fn a_thousand_reloads_mix_nothing_and_lose_nothing() {
         let (sent, arrived) = (count(&sent, class), count(&arrived, class));
         assert!(0 < arrived && arrived < sent, "both policies judged: {arrived} of {sent}");
     }
-    assert!(counters.flow_revoked.value() > 0, "flows of the old policy ended");
-    let balance = counters.balance();
-    assert!(balance.is_exact(), "{balance:?}");
+    let revoked: u64 = counters.iter().map(|counters| counters.flow_revoked.value()).sum();
+    assert!(revoked > 0, "flows of the old policy ended");
+    let balances: Vec<_> = counters.iter().map(|counters| counters.balance()).collect();
+    assert!(balances.iter().all(|balance| balance.is_exact()), "{balances:?}");
+    let total = balances.into_iter().fold(Balance::default(), |sum, each| sum + each);
+    assert_eq!(total.handed_in, total.handed_out);
+    assert_eq!(total.handed_out > 0, workers.len() > 1, "{total:?}");
 }
