@@ -3,7 +3,7 @@
 use bulkhead_rules::headers::WireId;
 use bulkhead_rules::policy::RuleId;
 
-use crate::parse::{Parsed, parse_into};
+use crate::parse::{Parsed, Tunnels, enter_tunnel, parse_into};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::verdict::Verdict;
 
@@ -36,9 +36,9 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// Parses a burst that came on `wire`. Afterwards a verdict is [`Verdict::UNDECIDED`] where the
+    /// Parses a burst that came on `wire`, and of packets of `tunnels` what they carry. Afterwards a verdict is [`Verdict::UNDECIDED`] where the
     /// frame parsed, and the parser's drop reason where it did not.
-    pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId) {
+    pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId, tunnels: &Tunnels) {
         self.count = burst.len();
         for (place, frame) in burst.iter().enumerate() {
             let bytes = frame.bytes();
@@ -49,6 +49,22 @@ impl Columns {
                 Ok(()) => Verdict::UNDECIDED,
                 Err(reason) => Verdict::Drop(reason),
             };
+        }
+        if *tunnels != Tunnels::NONE {
+            self.enter_tunnels(burst, wire, tunnels);
+        }
+    }
+
+    #[cold]
+    fn enter_tunnels<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId, tunnels: &Tunnels) {
+        for (place, frame) in burst.iter().enumerate() {
+            if self.is_undecided(place) {
+                let parsed = &mut self.parsed[place];
+                let entered = enter_tunnel(frame.bytes(), wire, F::ORIGIN, tunnels, parsed);
+                if let Err(reason) = entered {
+                    self.verdict[place] = Verdict::Drop(reason);
+                }
+            }
         }
     }
 

@@ -28,7 +28,7 @@ use ahash::RandomState;
 use bulkhead_rules::headers::{ETHER_IPV4, Headers};
 
 use crate::flow_table::{End, FlowKey};
-use crate::parse::FragmentPlace;
+use crate::parse::{FragmentPlace, Parsed};
 use crate::verdict::DropReason;
 
 /// The most fragments of one packet that are followed: 65,535 bytes over the least MTU of IPv6
@@ -71,9 +71,22 @@ impl Default for FragmentTableConfig {
 pub struct FragmentKey([u64; 6]);
 
 impl FragmentKey {
+    /// The key of a fragment that parsed so, on a wire of this redundancy group; [`None`] where the
+    /// packet is no fragment.
+    pub fn of_parsed(parsed: &Parsed, group: u16) -> Option<Self> {
+        let place = parsed.fragment?;
+        let Self(mut words) = Self::of(&parsed.headers, place.id, group);
+        if let Some(id) = parsed.tunnel.checked_sub(1) {
+            // VLAN tags leave four bits, the protocol 24.
+            words[4] |= 1 << 63;
+            words[5] |= u64::from(id) << 40;
+        }
+        Some(Self(words))
+    }
+
     /// The key of a fragment with these headers and this identification, on a wire of this
-    /// redundancy group.
-    pub fn of(headers: &Headers, id: u32, group: u16) -> Self {
+    /// redundancy group, within no tunnel.
+    fn of(headers: &Headers, id: u32, group: u16) -> Self {
         // In IPv6 the next header of later fragments means nothing (RFC 8200 section 4.5).
         let protocol = if headers.ether_type == ETHER_IPV4 { headers.protocol } else { 0 };
         Self([

@@ -755,6 +755,7 @@ impl Judge {
             return (Verdict::Drop(DropReason::IcmpMalformed), None);
         }
         let (key, sender) = FlowKey::of_quoted(&quoted, ports, moment.group, outer.tags);
+        let key = key.within(parsed.tunnel);
         let hash = self.flows.hash(&key);
         let Some(index) = self.flows.find(hash, &key, moment.now_ns) else {
             return (Verdict::Drop(DropReason::IcmpNoFlow), None);
@@ -777,8 +778,10 @@ impl Judge {
         len: usize,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
-        let Some(place) = parsed.fragment else { return (Verdict::UNDECIDED, None) };
-        let key = FragmentKey::of(&parsed.headers, place.id, moment.group);
+        let key = FragmentKey::of_parsed(parsed, moment.group);
+        let Some((place, key)) = parsed.fragment.zip(key) else {
+            return (Verdict::UNDECIDED, None);
+        };
         let owner = match self.fragments.follow(&key, place, moment.now_ns) {
             Ok(owner) => owner,
             Err(reason) => {
@@ -822,7 +825,7 @@ impl Judge {
         if verdict != Verdict::Forward || !is_judged_by_flow(parsed.kind) {
             return verdict;
         }
-        let key = FragmentKey::of(&parsed.headers, fragment.id, moment.group);
+        let Some(key) = FragmentKey::of_parsed(parsed, moment.group) else { return verdict };
         let owner = Owner { flow: self.keys[place], sender: self.senders[place] };
         match self.fragments.note_first(&key, fragment, owner, moment.now_ns) {
             Ok(()) => Verdict::Forward,

@@ -33,7 +33,10 @@ mod ethernet;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod tunnel;
 mod upper;
+
+pub use self::tunnel::{Tunnels, enter as enter_tunnel};
 
 /// What kind of frame it is: which stages judge it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -109,6 +112,9 @@ pub struct Parsed {
     pub tcp: TcpSegment,
     /// Set where the packet is a fragment, first or later. An IPv6 atomic fragment (RFC 6946) is none.
     pub fragment: Option<FragmentPlace>,
+    /// One more than the network identifier (24 bits) of the tunnel whose inner packet all of this
+    /// describes; 0 where it is no tunnel's. See [`enter_tunnel`].
+    pub tunnel: u32,
 }
 
 /// Where frames come from.
@@ -221,6 +227,7 @@ const EMPTY: Parsed = Parsed {
     packet_end: 0,
     tcp: TcpSegment { seq: 0, ack: 0, window: 0, flags: 0, window_scale: None, payload_len: 0 },
     fragment: None,
+    tunnel: 0,
 };
 
 /// The longest frame whose offsets fit 16 bits.

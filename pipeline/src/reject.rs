@@ -14,8 +14,8 @@ use crate::parse::{Kind, Parsed};
 /// The answer to one denied packet.
 ///
 /// Nothing is answered (RFC 1122 §3.2.2, RFC 4443 §2.4, RFC 9293 §3.5.2): RST, ICMP errors and ICMP
-/// messages that may be errors, neighbour discovery and MLD, fragments, frames that are not IP, and
-/// whatever goes to or comes from a group, broadcast or unspecified address.
+/// messages that may be errors, neighbour discovery and MLD, fragments, packets within a tunnel, frames
+/// that are not IP, and whatever goes to or comes from a group, broadcast or unspecified address.
 #[derive(Clone, Copy, Debug)]
 pub struct Answer<'a> {
     /// What precedes the IP header in the denied frame.
@@ -49,7 +49,14 @@ impl<'a> Answer<'a> {
     /// The answer to the frame from which `parsed` came; [`None`] where there must be none.
     pub fn to(frame: &'a [u8], parsed: &Parsed) -> Option<Self> {
         let h = &parsed.headers;
-        if !h.is_ip() || parsed.fragment.is_some() || h.dst_mac.is_group() || h.src_mac.is_group() {
+        // An answer would have to be wrapped as its VTEP expects it.
+        let is_within = parsed.tunnel != 0;
+        if !h.is_ip()
+            || is_within
+            || parsed.fragment.is_some()
+            || h.dst_mac.is_group()
+            || h.src_mac.is_group()
+        {
             return None;
         }
         let addresses = if h.ether_type == ETHER_IPV4 {

@@ -14,6 +14,8 @@ use bulkhead_rules::classifier::{Changes, Classifier, Footprint};
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::policy::{Policy, RuleId};
 
+use crate::parse::Tunnels;
+
 mod hits;
 mod marks;
 mod publisher;
@@ -83,13 +85,16 @@ pub struct WirePolicy {
     /// Where DHCP servers are: what servers send to clients comes from there only, whatever the
     /// policy permits.
     pub dhcp_servers: Sides,
+    /// The tunnels whose inner packets are judged in place of the outer ones.
+    pub tunnels: Tunnels,
 }
 
 impl WirePolicy {
     /// A wire in `mode`, with a grace time, and the defaults for everything else.
     pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
         let (routers, dhcp_servers) = (Sides::OUTSIDE, Sides::OUTSIDE);
-        Self { mode, grace_until_ns, tcp: TcpPickup::Loose, routers, dhcp_servers }
+        let (tcp, tunnels) = (TcpPickup::Loose, Tunnels::NONE);
+        Self { mode, grace_until_ns, tcp, routers, dhcp_servers, tunnels }
     }
 
     /// Whether a TCP connection may be taken up in its middle at `now_ns`.

@@ -62,6 +62,8 @@ drop_reasons! {
     TcpPort, "tcp_port", "A TCP segment from or to port 0.";
     UdpLength, "udp_length", "The UDP length is below 8 or beyond the end of the IP packet.";
     UdpPort, "udp_port", "A UDP datagram to port 0.";
+    TunnelMalformed, "tunnel_malformed", "A VXLAN or Geneve packet, on a wire that judges inner packets, whose header or options could be read in several ways, or that is a fragment.";
+    TunnelNested, "tunnel_nested", "A tunnel within a tunnel, on a wire that judges inner packets.";
     // Fragments.
     FragmentTiny, "fragment_tiny", "A first fragment without its whole chain of headers, a later one that starts within the TCP header, or one without data.";
     FragmentOverlap, "fragment_overlap", "A fragment that overlaps another, or disagrees about where the packet ends.";

@@ -64,8 +64,7 @@ impl<F: Frame> Waiting<F> {
         let mut kept = Burst::new();
         for (place, frame) in burst.drain(..).enumerate() {
             let parsed = columns.parsed[place];
-            let fragment = parsed.fragment.filter(|_| places >> place & 1 == 1);
-            let key = fragment.map(|place| FragmentKey::of(&parsed.headers, place.id, group));
+            let key = FragmentKey::of_parsed(&parsed, group).filter(|_| places >> place & 1 == 1);
             match key {
                 Some(key) if self.has_room(&key) => {
                     let (since_ns, ready) = (now_ns, false);

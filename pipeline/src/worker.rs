@@ -323,7 +323,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 let mode = snapshot.content.wires[wire.id.0 as usize];
                 let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group, from_inside);
                 frames += self.received.len();
-                self.columns.parse(&self.received, wire.id);
+                self.columns.parse(&self.received, wire.id, &mode.tunnels);
                 self.clock.passed(Stage::Parse);
                 if let Some(sorter) = &mut self.sorter {
                     crossing.hand_over(sorter, &mut self.columns, &mut self.received);
@@ -599,8 +599,7 @@ impl<P: Port> Crossing<'_, P> {
         let first = |nth: usize| seen.first >> nth & 1 == 1;
         let mut came: Burst<FragmentKey> = Burst::new();
         for parsed in (0..columns.count).filter(|&nth| first(nth)).map(|nth| &columns.parsed[nth]) {
-            let id = parsed.fragment.map_or(0, |fragment| fragment.id);
-            came.push(FragmentKey::of(&parsed.headers, id, group));
+            came.extend(FragmentKey::of_parsed(parsed, group));
         }
         if seen.early != 0 {
             waiting.keep(seen.early, columns, burst, at);

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use bulkhead_pipeline::conntrack::Timeouts;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
+pub use bulkhead_pipeline::parse::Tunnels;
 pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
 
@@ -85,6 +86,8 @@ pub struct Wire {
     pub routers: Sides,
     /// Where DHCP servers are, which may answer.
     pub dhcp_servers: Sides,
+    /// The tunnels whose inner packets are judged.
+    pub tunnels: Tunnels,
     /// The redundancy group: wires that name the same one are judged by one state, so that what goes
     /// out by one may come back by another.
     pub redundancy_group: Option<String>,
@@ -402,6 +405,7 @@ impl Checker<'_> {
             );
             let routers = self.sides(table.routers);
             let dhcp_servers = self.sides(table.dhcp_servers);
+            let tunnels = self.tunnels(table.judge_inner, table.vxlan_port, table.geneve_port);
             let link_settling = self.seconds("link-settling-s", table.link_settling_s, 30, 1..=300);
             wires.push(Wire {
                 name,
@@ -411,6 +415,7 @@ impl Checker<'_> {
                 tcp,
                 routers,
                 dhcp_servers,
+                tunnels,
                 redundancy_group: self.redundancy_group(table.redundancy_group, &mut groups),
                 link_propagation: table.link_propagation.unwrap_or(true),
                 link_settling,
@@ -429,6 +434,30 @@ impl Checker<'_> {
             ("none", Sides::NONE),
         ];
         self.choice(written, Sides::OUTSIDE, &sides)
+    }
+
+    fn tunnels(
+        &mut self,
+        judged: Option<Spanned<Vec<Spanned<String>>>>,
+        vxlan_port: Option<Spanned<i64>>,
+        geneve_port: Option<Spanned<i64>>,
+    ) -> Tunnels {
+        let span = vxlan_port.as_ref().or(geneve_port.as_ref()).map(Spanned::span);
+        let vxlan = self.number("vxlan-port", vxlan_port, 4789, 1..=65_535);
+        let geneve = self.number("geneve-port", geneve_port, 6081, 1..=65_535);
+        let mut tunnels = Tunnels::NONE;
+        for word in judged.map(Spanned::into_inner).unwrap_or_default() {
+            match self.choice(Some(word), None, &[("vxlan", Some(true)), ("geneve", Some(false))]) {
+                Some(true) => tunnels.vxlan = Some(vxlan),
+                Some(false) => tunnels.geneve = Some(geneve),
+                None => {}
+            }
+        }
+        if let (Some(span), true) = (span, vxlan == geneve) {
+            self.mistake(span, format!("`vxlan-port` and `geneve-port` are both {geneve}"))
+                .help("each kind of tunnel needs a port of its own");
+        }
+        tunnels
     }
 
     fn redundancy_group(

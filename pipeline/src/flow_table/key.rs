@@ -39,7 +39,8 @@ pub struct FlowKey {
     /// Address of the low end (low half, high half) and of the high end; then, from the low bits,
     /// low port, high port, outer and inner VLAN.
     pub(super) words: [u64; 5],
-    /// From the low bits: group (16), EtherType (16), protocol (8), one (8); the upper 16 are zero.
+    /// From the low bits: group (16), EtherType (16), protocol (8), one (1), tunnelled (1), the upper
+    /// four bits of the network identifier (6); the upper 16 are zero.
     pub(super) tail: u64,
 }
 
@@ -47,6 +48,12 @@ pub struct FlowKey {
 pub(super) const TAIL_MASK: u64 = (1 << 48) - 1;
 /// Set in every key, so that a vacant entry equals none.
 const LIVE: u64 = 1 << 40;
+/// Set where the flow is one within a tunnel. Its frames have one VLAN tag at most: in place of the
+/// inner one stand 16 bits of the network identifier, above the outer one (12 bits) four, and the
+/// last four here.
+const TUNNELLED: u64 = 1 << 41;
+const TUNNEL_HIGH_SHIFT: u32 = 42;
+const VID_MASK: u16 = 0x0fff;
 
 impl FlowKey {
     /// Equals the key of no packet.
@@ -56,6 +63,12 @@ impl FlowKey {
     /// of its wire.
     #[inline]
     pub fn of(parsed: &Parsed, group: u16) -> (Self, End) {
+        let (key, sender) = Self::of_frame(parsed, group);
+        (key.within(parsed.tunnel), sender)
+    }
+
+    #[inline]
+    fn of_frame(parsed: &Parsed, group: u16) -> (Self, End) {
         let headers = &parsed.headers;
         if parsed.kind == Kind::IcmpQuery {
             return Self::of_query(headers, parsed.flow_ports.0, group);
@@ -69,6 +82,17 @@ impl FlowKey {
             (mac_bits(headers.src_mac.0), mac_bits(headers.dst_mac.0))
         };
         Self::ordered(headers, (src, dst), parsed.flow_ports, headers.tags, group)
+    }
+
+    /// The key within a tunnel, as [`Parsed::tunnel`] tells it; the same one where that is 0.
+    #[must_use]
+    pub fn within(mut self, tunnel: u32) -> Self {
+        if let Some(id) = tunnel.checked_sub(1) {
+            let id = u64::from(id);
+            self.words[4] |= (id & 0xffff) << 48 | (id >> 16 & 0xf) << 44;
+            self.tail |= TUNNELLED | (id >> 20 & 0xf) << TUNNEL_HIGH_SHIFT;
+        }
+        self
     }
 
     /// The key of the flow that an ICMP error quotes, from what [`crate::parse::parse_quoted`]
@@ -164,13 +188,13 @@ impl FlowKey {
         state.finish()
     }
 
-    /// The hash of the host at an end: its address in its VLAN.
+    /// The hash of the host at an end: its address in its VLAN and tunnel.
     pub(super) fn host_hash(&self, end: End, hasher: &RandomState) -> u64 {
-        let tags = self.tags();
         let mut state = hasher.build_hasher();
         state.write_u128(self.address(end));
-        let scope = u64::from(self.group()) | u64::from(tags.outer) << 16;
-        state.write_u64(scope | u64::from(tags.inner) << 32);
+        // Group, VLAN tags, tunnel.
+        let scope = (self.tail & 0xffff) | (self.tail >> 41 & 0x1f) << 16;
+        state.write_u64(scope | (self.words[4] >> 32) << 32);
         state.finish()
     }
 
@@ -205,11 +229,9 @@ impl FlowKey {
     }
 
     pub(super) fn tags(&self) -> VlanTags {
-        VlanTags { outer: (self.words[4] >> 32) as u16, inner: (self.words[4] >> 48) as u16 }
-    }
-
-    pub(super) fn group(&self) -> u16 {
-        self.tail as u16
+        let outer = (self.words[4] >> 32) as u16 & VID_MASK;
+        let inner = if self.tail & TUNNELLED == 0 { (self.words[4] >> 48) as u16 } else { 0 };
+        VlanTags { outer, inner }
     }
 }
 

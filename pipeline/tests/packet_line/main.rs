@@ -11,4 +11,5 @@ mod guards;
 mod handover;
 mod reload;
 mod tcp;
+mod tunnels;
 mod worker;

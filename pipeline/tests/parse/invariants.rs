@@ -1,6 +1,9 @@
 //! What holds for every frame whatsoever. The fuzz target of the parser checks the same.
 
-use bulkhead_pipeline::parse::{Kind, Origin, Parsed, parse, parse_into, parse_quoted};
+use bulkhead_pipeline::conntrack::evidence::{has_few_hops, is_checksum_right};
+use bulkhead_pipeline::parse::{
+    Kind, Origin, Parsed, Tunnels, enter_tunnel, parse, parse_into, parse_quoted,
+};
 use bulkhead_pipeline::reject::Answer;
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_rules::headers::WireId;
@@ -17,6 +20,10 @@ pub(crate) fn check(frame: &[u8]) -> Result<Parsed, DropReason> {
     check_padding(frame, &parsed);
     check_quotation(frame, &parsed);
     check_answer(frame, &parsed);
+    check_tunnel(frame, &parsed);
+    if parsed.kind == Kind::Tcp {
+        let _ = (is_checksum_right(frame, &parsed), has_few_hops(frame, &parsed));
+    }
     result
 }
 
@@ -96,6 +103,38 @@ fn check_answer(frame: &[u8], parsed: &Parsed) {
         assert_eq!((quoted.src, quoted.dst), (parsed.headers.src, parsed.headers.dst));
         assert_eq!(flow_ports, parsed.flow_ports);
     }
+}
+
+/// The inner packet lies within the outer one, and is what its frame alone would be.
+fn check_tunnel(frame: &[u8], outer: &Parsed) {
+    let tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+    let mut inner = *outer;
+    let entered = enter_tunnel(frame, WIRE, Origin::Wire, &tunnels, &mut inner);
+    let (Ok(()), true) = (entered, inner != *outer) else { return };
+    assert!((1..=1 << 24).contains(&inner.tunnel));
+    assert!(Answer::to(frame, &inner).is_none());
+    let (network, upper, end) = places(&inner);
+    assert!(places(outer).1 + 16 + 14 <= network && network <= upper && upper <= end);
+    assert!(end <= places(outer).2);
+    // The inner frame begins where its own parse says so.
+    let start = (places(outer).1 + 16..network).find(|&start| {
+        let alone = parse(&frame[start..places(outer).2], WIRE);
+        let by = start as u16;
+        alone.is_ok_and(|alone| {
+            let (network, upper) = (alone.network_offset + by, alone.upper_offset + by);
+            let packet_end = (alone.packet_end + by).min(inner.packet_end);
+            let tunnel = inner.tunnel;
+            inner
+                == Parsed {
+                    network_offset: network,
+                    upper_offset: upper,
+                    packet_end,
+                    tunnel,
+                    ..alone
+                }
+        })
+    });
+    assert!(start.is_some(), "{inner:?} is no frame of its own");
 }
 
 fn places(parsed: &Parsed) -> (usize, usize, usize) {

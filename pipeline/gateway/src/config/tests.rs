@@ -144,6 +144,19 @@ fn routers_and_dhcp_servers_are_outside_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn a_wire_says_which_tunnels_it_looks_into() {
+    let tunnels = |lines: &str| parse(&format!("{MINIMAL}{lines}")).unwrap().wires[0].tunnels;
+    assert_eq!(tunnels(""), Tunnels::NONE);
+    assert_eq!(tunnels("judge-inner = [\"vxlan\"]").vxlan, Some(4789));
+    let both = tunnels("judge-inner = [\"geneve\", \"vxlan\"]\nvxlan-port = 8472");
+    assert_eq!(both, Tunnels { vxlan: Some(8472), geneve: Some(6081) });
+    let shown = mistakes(&format!("{MINIMAL}judge-inner = [\"vxlam\"]"));
+    assert!(shown.contains("did you mean `vxlan`?"), "{shown}");
+    let shown = mistakes(&format!("{MINIMAL}geneve-port = 4789"));
+    assert!(shown.contains("`vxlan-port` and `geneve-port` are both 4789"), "{shown}");
+}
+
+#[test]
 fn fragments_are_bounded() {
     let shown = mistakes(&format!("{MINIMAL}[fragments]\ncapacity = 63\ntimeout-s = 0\n"));
     assert!(shown.contains("`capacity` cannot be 63"), "{shown}");
