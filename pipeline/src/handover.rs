@@ -13,10 +13,10 @@
 //!
 //! A frame keeps no verdict on its way: it is judged once, by the owner, by one whole policy.
 //!
-//! PERF: `examples/handover_cost.rs`, two cores of an AMD EPYC at 2.45 GHz: from one core to another a
-//! frame takes 3.5 ns through these rings, by bursts of 32, and 28 ns one by one through a queue that
-//! any thread may write; knowing its owner takes 3 to 4 ns, and being handed over 46 ns in all, the
-//! second parsing included, which costs less than carrying what the first one learnt.
+//! PERF: `examples/handover_cost.rs` on two cores of an Intel Xeon: from one core to another a frame
+//! takes 3.5 ns through these rings, by bursts of 32, and 28 ns one by one through a queue that any
+//! thread may write; knowing its owner takes 3 to 4 ns, and being handed over 46 ns in all, the second
+//! parsing included.
 //!
 //! [`DropReason::HandoverFull`]: crate::verdict::DropReason::HandoverFull
 
