@@ -234,6 +234,18 @@ impl Config {
         first.unwrap_or(wire)
     }
 
+    /// Each observing wire that is redundant with an enforcing one, and the first such one.
+    pub fn mixed_groups(&self) -> impl Iterator<Item = (&Wire, &Wire)> {
+        let observing = self.wires.iter().filter(|wire| wire.mode == Mode::Observe);
+        observing.filter_map(|wire| {
+            let group = wire.redundancy_group.as_ref()?;
+            let enforces = |other: &&Wire| {
+                other.mode == Mode::Enforce && other.redundancy_group.as_ref() == Some(group)
+            };
+            Some((wire, self.wires.iter().find(enforces)?))
+        })
+    }
+
     /// Reads and checks a configuration file.
     ///
     /// # Errors

@@ -89,6 +89,14 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
              is \"enforce\""
         );
     }
+    for (observing, enforcing) in config.mixed_groups() {
+        warn!(
+            wire = observing.name,
+            "this wire observes and {}, which is redundant with it, enforces: what the one drops may \
+             take the other; give all wires of a redundancy group one mode",
+            enforcing.name
+        );
+    }
 
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;

@@ -430,3 +430,33 @@ fn redundant_wires_share_their_flows_and_others_do_not() {
         assert!(!separate.passes(1, false, &back));
     }
 }
+
+/// A rule for each of two wires. Wires are numbered in the order in which rules name them.
+fn by_wire(first: &str, second: &str) -> String {
+    format!(
+        "version: 1\nrules:\n  \
+         - {{name: first, wire: a, from: any, to: any, service: {first}, action: allow}}\n  \
+         - {{name: second, wire: b, from: any, to: any, service: {second}, action: allow}}\n"
+    )
+}
+
+#[test]
+fn a_rule_looks_at_the_wire_by_which_a_flow_began() {
+    let there = one_frame(true, 0, 0, 40_000, 0, b"");
+    let back = one_frame(false, 0, 0, 40_000, 0, b"");
+    let another = one_frame(true, 0, 0, 40_001, 0, b"");
+    for workers in [1, 2, 3] {
+        let content = two_wires(&by_wire("udp/502", "udp/503"));
+        let mut plant = Plant::with(workers, &Spread::Asymmetric, &[0, 0], content, 64);
+        assert!(!plant.passes(1, true, &another), "the second wire is for another service");
+        assert!(plant.passes(0, true, &there));
+        assert!(plant.passes(1, true, &there) && plant.passes(1, false, &back));
+        // Judged again at a packet that comes by the second wire, it is still a flow of the first.
+        plant.publisher.publish(two_wires(&by_wire("udp/500-510", "udp/503")));
+        assert!(plant.passes(1, false, &back) && plant.passes(1, true, &there));
+        plant.publisher.publish(two_wires(&by_wire("udp/503", "udp/502")));
+        assert!(!plant.passes(1, true, &there), "what the second wire permits now is no matter");
+        assert_eq!(plant.dropped(DropReason::Revoked), 1);
+        assert!(plant.passes(1, true, &there), "it may begin anew there");
+    }
+}

@@ -96,6 +96,21 @@ fn wires_that_name_the_same_group_are_redundant() {
 }
 
 #[test]
+fn redundant_wires_in_different_modes_are_found() {
+    let group = "redundancy-group = \"ring\"";
+    let enforcing = format!("{group}\nmode = \"enforce\"");
+    let found = |second: &str, third: &str| -> Vec<(String, String)> {
+        let config = parse(&three_wires(second, third)).unwrap();
+        let names = config.mixed_groups().map(|(a, b)| (a.name.clone(), b.name.clone()));
+        names.collect()
+    };
+    assert_eq!(found(group, ""), []);
+    assert_eq!(found(group, "mode = \"enforce\""), []);
+    let pair = |a: &str, b: &str| (a.to_owned(), b.to_owned());
+    assert_eq!(found(&enforcing, group), [pair("line3", "b"), pair("c", "b")]);
+}
+
+#[test]
 fn a_wire_that_is_redundant_with_no_other_is_a_mistake() {
     let shown = mistakes(&three_wires("", ""));
     assert!(shown.contains("no other wire is in redundancy group `ring`"), "{shown}");
