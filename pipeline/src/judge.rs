@@ -707,7 +707,7 @@ impl Judge {
         sender: End,
         headers: &Headers,
         moment: &Moment<'_>,
-    ) -> Result<Option<(Judgement, [Mac; 2])>, (Verdict, RuleId)> {
+    ) -> Result<Option<OtherMacs>, (Verdict, RuleId)> {
         let entry = self.flows.entry(index);
         let direction = entry.direction(sender);
         if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
@@ -723,7 +723,7 @@ impl Judge {
         direction: Direction,
         headers: &Headers,
         moment: &Moment<'_>,
-    ) -> Result<Option<(Judgement, [Mac; 2])>, (Verdict, RuleId)> {
+    ) -> Result<Option<OtherMacs>, (Verdict, RuleId)> {
         let macs = match direction {
             Direction::FromInitiator => [headers.src_mac, headers.dst_mac],
             Direction::FromResponder => [headers.dst_mac, headers.src_mac],
@@ -833,6 +833,9 @@ impl Judge {
         }
     }
 }
+
+/// The judgement of a flow with other MAC addresses than it had, and these.
+type OtherMacs = (Judgement, [Mac; 2]);
 
 const FROM_INITIATOR: Direction = Direction::FromInitiator;
 
