@@ -105,7 +105,7 @@ impl Books {
                 self.dropped[DropReason::Multisegment as usize] += 1;
                 Ok(None)
             }
-            Event::Judged { frame, verdict, .. } => self.judged(frame, verdict, mode),
+            Event::Judged(opinion) => self.judged(opinion.frame, opinion.verdict, mode),
             Event::Originated { frame, place, len } => {
                 add(&mut self.ports[place.index()].originated, len);
                 let inside =
@@ -141,7 +141,7 @@ impl Books {
             });
             let counted = Tally::counted(ports);
             if *tally != counted {
-                return Err(format!("port {index}: counted {counted:?}, and it did {tally:?}"));
+                return Err(format!("port {index}: {}", tally.differences(&counted)));
             }
         }
         Ok(())
@@ -201,6 +201,10 @@ impl Books {
             Verdict::Reject => DropReason::Policy,
             Verdict::Drop(reason) => reason,
         };
+        if reason == DropReason::Shutdown {
+            tally.unjudged += 1;
+            return Ok(None);
+        }
         if reason == DropReason::Undecided {
             return Err("no stage decided".to_owned());
         }
@@ -297,6 +301,35 @@ impl Inside {
 }
 
 impl Tally {
+    /// What the counters say otherwise.
+    fn differences(&self, counted: &Self) -> String {
+        let mut lines = Vec::new();
+        for (what, own, theirs) in [
+            ("received", self.received, counted.received),
+            ("transmitted", self.transmitted, counted.transmitted),
+            ("originated", self.originated, counted.originated),
+            ("rejected", (self.rejected, 0), (counted.rejected, 0)),
+            ("not sent", (self.unsent, 0), (counted.unsent, 0)),
+            ("not judged", (self.unjudged, 0), (counted.unjudged, 0)),
+        ] {
+            if own != theirs {
+                lines.push(format!("{what} {own:?}, counted {theirs:?}"));
+            }
+        }
+        for &reason in DropReason::ALL {
+            let at = reason as usize;
+            for (what, own, theirs) in [
+                ("dropped", self.dropped[at], counted.dropped[at]),
+                ("would drop", self.would_drop[at], counted.would_drop[at]),
+            ] {
+                if own != theirs {
+                    lines.push(format!("{what} as {} {own}, counted {theirs}", reason.label()));
+                }
+            }
+        }
+        lines.join("; ")
+    }
+
     /// What the workers say that they did on a port.
     fn counted<'a>(workers: impl Iterator<Item = &'a PortCounters>) -> Self {
         let reasons = DropReason::ALL.len();

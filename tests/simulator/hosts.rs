@@ -292,7 +292,20 @@ impl Talk {
         };
         if from_client && answers {
             self.say(false, random, out);
+        } else if matches!(self.kind, Kind::Udp { .. }) && random.permille(100) {
+            self.complain(frame, out);
         }
+    }
+
+    /// The receiver of a datagram has no use for it, and says so.
+    fn complain(&self, frame: &InFlight, out: &mut Outbox) {
+        let by_client = frame.place.inside == self.path.client.inside;
+        let at = 14 + 4 * VLANS[self.path.vlan].len();
+        let Some(quoted) = frame.bytes.get(at..frame.bytes.len().min(at + 96)) else { return };
+        let (kind, code) = if self.path.is_v6 { (1, 4) } else { (3, 3) };
+        let bytes = self.path.ip(by_client).icmp(kind, code, 0).payload(quoted).build();
+        let place = self.path.place(by_client);
+        out.frames.push(InFlight::new(self.sender, place, bytes));
     }
 
     /// A frame of the client's or the server's, where it is not TCP.
@@ -300,10 +313,13 @@ impl Talk {
         self.sequence += 1;
         let path = &self.path;
         let (src, dst) = path.ports(from_client);
+        // No two packets of one host that are under way at the same time have the same one.
+        let number = self.sender.talk.map_or(0, |(_, number)| number as u32);
+        let packet_id = (number * 32 + u32::from(self.sequence)) & 0xffff;
         let frames = match &self.kind {
             Kind::Udp { payload_len, .. } => {
                 let frame = path.ip(from_client).udp(src, dst).payload_len(*payload_len);
-                fragments(frame, *payload_len, random)
+                fragments(frame, *payload_len, packet_id, random)
             }
             Kind::Echo { payload_len, .. } => {
                 let (id, nth) = (path.client_port, self.sequence);
@@ -313,7 +329,7 @@ impl Talk {
                 } else {
                     frame.echo_reply(id, nth)
                 };
-                fragments(frame.payload_len(*payload_len), *payload_len, random)
+                fragments(frame.payload_len(*payload_len), *payload_len, packet_id, random)
             }
             Kind::Protocol { number, .. } => {
                 vec![path.ip(from_client).protocol(*number).payload_len(40).build()]
@@ -345,12 +361,17 @@ impl Talk {
 }
 
 /// The datagram whole, or in fragments, the first one first or not.
-fn fragments(frame: FrameBuilder, payload_len: usize, random: &mut Random) -> Vec<Vec<u8>> {
+fn fragments(
+    frame: FrameBuilder,
+    payload_len: usize,
+    packet_id: u32,
+    random: &mut Random,
+) -> Vec<Vec<u8>> {
     if payload_len <= 1400 && !random.permille(50) {
         return vec![frame.build()];
     }
     let data_len = random.pick(&[1400, 1400, 600, 104]);
-    let mut fragments = frame.build_fragments(random.next() as u32 & 0xffff, data_len);
+    let mut fragments = frame.build_fragments(packet_id, data_len);
     match random.below(4) {
         0 => fragments.reverse(),
         1 => {

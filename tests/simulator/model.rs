@@ -26,6 +26,7 @@ use bulkhead_rules::oracle;
 use bulkhead_rules::policy::{Action, Policy, RuleId};
 
 use super::frame::{Origin, Sender};
+use super::port::FrameId;
 use super::reader::{Key, Piece, Seen, What, read};
 
 /// What the gateway may add to a timeout, in nanoseconds: its clock for flows ticks every 17 ms.
@@ -54,11 +55,18 @@ pub(super) struct Circumstances<'a> {
 
 /// A frame that was judged.
 pub(super) struct Judged<'a> {
+    /// Frames are numbered in the order in which they came.
+    pub(super) id: FrameId,
+    /// The frames after this one came when this one had been judged, or are judged after it.
+    pub(super) judged_before: FrameId,
     pub(super) sender: Sender,
     /// Whether the network has changed a bit of it or cut it.
     pub(super) is_damaged: bool,
     pub(super) bytes: &'a [u8],
     pub(super) wire: u16,
+    pub(super) group: u16,
+    /// The headers that the gateway's parser has read.
+    pub(super) headers: &'a Headers,
     pub(super) verdict: Verdict,
     pub(super) rule: Option<RuleId>,
 }
@@ -114,6 +122,7 @@ struct Sure {
 /// A packet of which the first fragment has passed.
 struct Fragmented {
     flow: Key,
+    first: FrameId,
     began_ns: u64,
     /// What passed, and whether nothing but honest fragments were seen.
     passed: Vec<(usize, usize)>,
@@ -153,11 +162,21 @@ impl Model {
             let forwarded = "a frame that no host should read was forwarded";
             return if passes { Err(forwarded.to_owned()) } else { Ok(()) };
         };
+        let seen = seen.in_group(frame.group);
+        if passes && seen.what != What::Control && seen.headers != *frame.headers {
+            let (theirs, own) = (frame.headers, seen.headers);
+            return Err(format!("judged as {theirs:?}, and its receiver reads {own:?}"));
+        }
         let is_owed = self.must_pass(frame, &seen, now);
         if is_owed && !passes {
             return Err(format!("an honest frame that had to pass: {:?}", frame.verdict));
         }
         self.owed += u64::from(is_owed);
+        let is_honest = matches!(frame.sender.origin, Origin::Honest) && !frame.is_damaged;
+        if let Some(packet) = seen.packet_id().and_then(|id| self.packets.get_mut(&id)) {
+            // A fragment that disagrees with the others may cost them their lives.
+            packet.is_sure &= is_honest;
+        }
         match seen.what {
             What::Control => Ok(()),
             What::Error { quotes } => self.error(frame, quotes, passes, now),
@@ -184,7 +203,9 @@ impl Model {
             What::LaterFragment => {
                 let packet = seen.packet_id().and_then(|id| self.packets.get(&id));
                 packet.zip(seen.piece).is_some_and(|(packet, piece)| {
+                    // What came before the first one may have waited too long.
                     packet.is_sure
+                        && frame.id > packet.first
                         && now.now_ns - packet.began_ns < self.fragment_timeout_ns / 2
                         && !overlaps(&packet.seen, piece)
                         && self.is_sure(&packet.flow, Some(&seen.headers), now)
@@ -252,7 +273,6 @@ impl Model {
         };
         let covered = overlaps(&packet.passed, piece);
         packet.seen.push((piece.start, piece.end));
-        packet.is_sure &= matches!(frame.sender.origin, Origin::Honest) && !frame.is_damaged;
         if !passes {
             return Ok(());
         }
@@ -358,6 +378,8 @@ impl Model {
             .map(|opener| with_macs_of(opener, &seen.headers))
             .filter(|variant| rides && now.any_permits(variant))
             .collect();
+        // Who beyond doubt rides a flow opens none.
+        let opens = if was_sure && !seen.is_bare_syn() { &[] } else { opens };
         for opener in opens.iter().chain(&variants) {
             if !flow.openers.contains(opener) {
                 flow.openers.push(*opener);
@@ -386,12 +408,13 @@ impl Model {
         if frame.verdict != Verdict::Forward {
             flow.sure = flow.sure.filter(|_| !fresh);
         } else if let (Some(piece), Some(id)) = (seen.piece, seen.packet_id()) {
-            self.first_fragment(id, seen.key, piece, is_honest, now);
+            self.first_fragment(frame.judged_before, id, seen.key, piece, is_honest, now);
         }
     }
 
     fn first_fragment(
         &mut self,
+        first: FrameId,
         id: (Key, u32),
         flow: Key,
         piece: Piece,
@@ -404,6 +427,7 @@ impl Model {
         });
         let packet = Fragmented {
             flow,
+            first,
             began_ns: now.now_ns,
             passed: range.clone(),
             seen: range,
@@ -419,7 +443,10 @@ impl Model {
             verdict,
             Verdict::Reject | Verdict::Drop(DropReason::Revoked | DropReason::Policy)
         );
-        let Some(flow) = self.flows.get(&key) else { return };
+        let Some(flow) = self.flows.get_mut(&key) else { return };
+        if says_so && !flow.openers.iter().all(|opener| now.all_permit(opener)) {
+            flow.sure = None;
+        }
         if says_so && !flow.openers.iter().any(|opener| now.any_permits(opener)) {
             self.flows.remove(&key);
             self.ended += 1;

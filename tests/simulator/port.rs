@@ -1,5 +1,6 @@
 //! What the worker is plugged into: queues of the world's making, frames with a number, and a clock
-//! that stands where the world puts it.
+//! that stands where the world puts it. A call of `receive` is also where the world can put an event
+//! into the middle of a worker's loop.
 //!
 //! Everything that the worker does with a frame is written down as an [`Event`], in order, by the
 //! frame itself or by its port: nothing rests on what the worker says that it did.
@@ -13,6 +14,7 @@ use bulkhead_pipeline::parse::Parsed;
 use bulkhead_pipeline::port::{Burst, Frame, Port};
 use bulkhead_pipeline::verdict::Verdict;
 use bulkhead_pipeline::worker::Clock;
+use bulkhead_rules::headers::Headers;
 use bulkhead_rules::policy::RuleId;
 
 use super::defects::Sabotage;
@@ -47,7 +49,7 @@ pub(super) enum Event {
     /// The port had to discard it before a worker saw it.
     Discarded { place: Place, len: usize },
     /// A worker told its verdict, when its clock last read `now_ns`.
-    Judged { frame: FrameId, verdict: Verdict, rule: Option<RuleId>, now_ns: u64 },
+    Judged(Opinion),
     /// A worker asked for a frame of its own.
     Originated { frame: FrameId, place: Place, len: usize },
     /// It left by a port.
@@ -55,6 +57,21 @@ pub(super) enum Event {
     /// It was given up.
     Gone { frame: FrameId },
 }
+
+/// What a worker says of a frame.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Opinion {
+    pub(super) frame: FrameId,
+    pub(super) headers: Headers,
+    pub(super) verdict: Verdict,
+    pub(super) rule: Option<RuleId>,
+    pub(super) now_ns: u64,
+    /// The last frame that had come by then.
+    pub(super) last: FrameId,
+}
+
+/// What is to happen in the middle of a worker's loop: after so many calls of `receive`.
+pub(super) type Interrupt = Rc<RefCell<Option<(u32, Box<dyn FnOnce()>)>>>;
 
 /// What frames and ports write down, and the clock.
 #[derive(Debug, Default)]
@@ -137,10 +154,17 @@ impl Frame for SimFrame {
         &mut self.bytes
     }
 
-    fn judged(&mut self, _: &Parsed, verdict: Verdict, rule: Option<RuleId>) {
+    fn judged(&mut self, parsed: &Parsed, verdict: Verdict, rule: Option<RuleId>) {
         let mut ledger = self.ledger.lock();
-        let now_ns = ledger.now_ns;
-        ledger.events.push(Event::Judged { frame: self.id, verdict, rule, now_ns });
+        let opinion = Opinion {
+            frame: self.id,
+            headers: parsed.headers,
+            verdict,
+            rule,
+            now_ns: ledger.now_ns,
+            last: ledger.next_frame,
+        };
+        ledger.events.push(Event::Judged(opinion));
     }
 }
 
@@ -163,7 +187,6 @@ pub(super) struct Arriving {
 }
 
 /// The device behind a port, which the world holds too.
-#[derive(Debug)]
 pub(super) struct Device {
     pub(super) arriving: VecDeque<Arriving>,
     /// Frames that the transmit queue takes until the world says otherwise.
@@ -171,12 +194,12 @@ pub(super) struct Device {
     /// Originated frames that there are buffers for.
     pub(super) buffers: usize,
     pub(super) max_frame_len: usize,
+    pub(super) interrupt: Interrupt,
     /// What goes wrong in the gateway on purpose.
     pub(super) sabotage: Option<Rc<RefCell<Sabotage>>>,
 }
 
 /// A port of the worker.
-#[derive(Debug)]
 pub(super) struct SimPort {
     pub(super) place: Place,
     pub(super) device: Rc<RefCell<Device>>,
@@ -194,6 +217,13 @@ impl Port for SimPort {
     type Frame = SimFrame;
 
     fn receive(&mut self, burst: &mut Burst<SimFrame>) {
+        let interrupt = self.device.borrow().interrupt.clone();
+        let mut waiting = interrupt.borrow_mut();
+        match waiting.take() {
+            Some((0, happens)) => happens(),
+            Some((calls, happens)) => *waiting = Some((calls - 1, happens)),
+            None => {}
+        }
         let mut device = self.device.borrow_mut();
         while burst.remaining_capacity() > 0 {
             let Some(Arriving { tag, bytes, multisegment }) = device.arriving.pop_front() else {

@@ -9,6 +9,7 @@ use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, Wi
 /// What tells one conversation from another, whichever side sent the frame.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub(super) struct Key {
+    /// The wire, or the first of a redundant group.
     wire: u16,
     tags: VlanTags,
     ether_type: u16,
@@ -57,6 +58,15 @@ pub(super) struct Seen {
 }
 
 impl Seen {
+    /// The same on a wire of this redundancy group.
+    pub(super) fn in_group(mut self, group: u16) -> Self {
+        self.key.wire = group;
+        if let What::Error { quotes: Some(key) } = &mut self.what {
+            key.wire = group;
+        }
+        self
+    }
+
     /// What the fragments of one packet have in common.
     pub(super) fn packet_id(&self) -> Option<(Key, u32)> {
         let h = &self.headers;

@@ -44,6 +44,8 @@ pub struct Figures {
     pub links_down: u64,
     /// What the control thread did.
     pub published: Publications,
+    /// Policies that were published while a worker was in the middle of its loop.
+    pub published_at_work: u64,
     /// Flows that workers opened.
     pub flows: u64,
     /// Flows that ended by a timeout.
@@ -111,6 +113,7 @@ impl Figures {
             (&mut self.published.incremental, published.incremental),
             (&mut self.published.mode_changes, published.mode_changes),
             (&mut self.published.clock_changes, published.clock_changes),
+            (&mut self.published_at_work, other.published_at_work),
             (&mut self.flows, other.flows),
             (&mut self.expired, other.expired),
             (&mut self.evicted, other.evicted),
@@ -162,6 +165,7 @@ impl Figures {
             ("reloads", published.reloads),
             ("edits", published.edits),
             ("  compiled for what they changed", published.incremental),
+            ("policies published in mid-loop", self.published_at_work),
             ("changes of mode", published.mode_changes),
             ("changes of the wall clock", published.clock_changes),
             ("virtual seconds", self.virtual_ms / 1000),

@@ -12,9 +12,10 @@ use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::snapshot::{Mode, Reader};
-use bulkhead_pipeline::verdict::Verdict;
+use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_pipeline::worker::{WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
+use bulkhead_rules::policy::Policy;
 
 use super::attackers;
 use super::books::Books;
@@ -24,7 +25,9 @@ use super::defects::{Defect, Sabotage};
 use super::frame::{InFlight, Origin};
 use super::hosts::{Outbox, Talk};
 use super::model::{Circumstances, Judged, Model};
-use super::port::{Arriving, Device, Event, FrameId, Place, SharedLedger, SimClock, SimPort};
+use super::port::{
+    Arriving, Device, Event, FrameId, Interrupt, Opinion, Place, SharedLedger, SimClock, SimPort,
+};
 use super::random::Random;
 use super::reader::read;
 use super::report::{Figures, Report, Violation};
@@ -68,6 +71,8 @@ const REMEMBERED: usize = 6_000;
 #[derive(Clone, Copy, Debug)]
 struct Nature {
     wires: u16,
+    /// Whether the wires are one redundant group, over which conversations wander.
+    is_redundant: bool,
     workers: usize,
     /// Whether tables have room for all that can happen.
     is_roomy: bool,
@@ -87,7 +92,10 @@ struct World {
     ledger: SharedLedger,
     devices: Vec<Vec<Rc<RefCell<Device>>>>,
     workers: Vec<Worker<SimPort, SimClock>>,
-    control: Control,
+    control: Rc<RefCell<Control>>,
+    /// What is in force, and what a worker that is at work may judge by, too.
+    in_force: Vec<Arc<Policy>>,
+    interrupt: Interrupt,
     sabotage: Option<Rc<RefCell<Sabotage>>>,
     defect: Option<Defect>,
     model: Model,
@@ -135,9 +143,13 @@ impl World {
             let policy = control.content.policy.clone();
             Rc::new(RefCell::new(Sabotage::new(defect, policy, control.at(0))))
         });
+        let (in_force, interrupt) = (vec![control.content.policy.clone()], Interrupt::default());
         let ports = usize::from(nature.wires) * 2;
         let devices: Vec<Vec<_>> = (0..nature.workers)
-            .map(|_| (0..ports).map(|port| device(&nature, port, sabotage.clone())).collect())
+            .map(|_| {
+                let device = |port| device(&nature, port, sabotage.clone(), interrupt.clone());
+                (0..ports).map(device).collect()
+            })
             .collect();
         let workers = workers(&nature, &worker_config, &devices, readers, &ledger, options.seed);
         let talks_begun = TALKS as u64;
@@ -168,7 +180,9 @@ impl World {
             ledger,
             devices,
             workers,
-            control,
+            control: Rc::new(RefCell::new(control)),
+            in_force,
+            interrupt,
             sabotage,
         }
     }
@@ -202,12 +216,23 @@ impl World {
     fn change(&mut self) {
         let now_ns = self.now_ns();
         if self.random.permille(self.nature.changes) {
-            self.control.change(now_ns);
+            if self.random.permille(300) {
+                let control = self.control.clone();
+                let happens = move || control.borrow_mut().change_policy(now_ns);
+                let calls = self.random.below(8) as u32;
+                *self.interrupt.borrow_mut() = Some((calls, Box::new(happens)));
+            } else {
+                let ports = self.workers.iter().flat_map(|worker| &worker.counters().wires);
+                let mut ports = ports.flat_map(|wire| [&wire.inside, &wire.outside]);
+                let do_fragments_wait = ports.any(|port| port.waiting.value() > 0);
+                self.control.borrow_mut().change(now_ns, do_fragments_wait);
+            }
         }
         if let Some(sabotage) = &self.sabotage {
             let mut sabotage = sabotage.borrow_mut();
-            sabotage.policy = self.control.content.policy.clone();
-            sabotage.at = self.control.at(now_ns);
+            let control = self.control.borrow();
+            sabotage.policy = control.content.policy.clone();
+            sabotage.at = control.at(now_ns);
         }
         for port in 0..self.links_down.len() {
             match self.links_down[port] {
@@ -256,7 +281,11 @@ impl World {
     }
 
     fn post(&mut self, now_ns: u64) {
-        for frame in self.outbox.frames.drain(..) {
+        let wanders = self.nature.is_redundant && self.nature.wires > 1;
+        for mut frame in self.outbox.frames.drain(..) {
+            if wanders && self.random.permille(300) {
+                frame.place.wire = 1 - frame.place.wire;
+            }
             self.inward.send(frame, now_ns);
         }
     }
@@ -302,7 +331,14 @@ impl World {
                 let readings = self.random.below(6) as u32;
                 self.ledger.lock().stall(readings, by_ns);
             }
+            self.in_force.clear();
+            self.in_force.push(self.control.borrow().content.policy.clone());
             self.workers[worker].poll();
+            let policy = self.control.borrow().content.policy.clone();
+            if !Arc::ptr_eq(&policy, &self.in_force[0]) {
+                self.figures.published_at_work += 1;
+                self.in_force.push(policy);
+            }
             self.settle()?;
         }
         Ok(())
@@ -319,9 +355,7 @@ impl World {
                         self.books.received(*frame, queued, *place);
                     }
                 }
-                Event::Judged { frame, verdict, rule, now_ns } => {
-                    mode = self.judged(*frame, *verdict, *rule, *now_ns)?;
-                }
+                Event::Judged(opinion) => mode = self.judged(opinion)?,
                 Event::Originated { .. } => self.figures.answers += 1,
                 _ => {}
             }
@@ -334,13 +368,8 @@ impl World {
     }
 
     /// Asks the model about a verdict. Returns the mode of the frame's wire.
-    fn judged(
-        &mut self,
-        id: FrameId,
-        verdict: Verdict,
-        rule: Option<bulkhead_rules::policy::RuleId>,
-        now_ns: u64,
-    ) -> Result<Mode, String> {
+    fn judged(&mut self, opinion: &Opinion) -> Result<Mode, String> {
+        let Opinion { frame: id, verdict, now_ns, .. } = *opinion;
         self.figures.steps += 1;
         self.figures.forwarded += u64::from(verdict == Verdict::Forward);
         let word = id ^ now_ns.rotate_left(20) ^ verdict_number(verdict).rotate_left(50);
@@ -368,24 +397,33 @@ impl World {
             bytes: frame.bytes.clone(),
             verdict,
         });
-        let wire = self.control.content.wires[usize::from(place.wire)];
+        let control = self.control.borrow();
+        let wire = control.content.wires[usize::from(place.wire)];
         let circumstances = Circumstances {
-            policies: std::slice::from_ref(&self.control.content.policy),
-            at: self.control.at(now_ns),
+            policies: &self.in_force,
+            at: control.at(now_ns),
             now_ns,
             observes: wire.mode == Mode::Observe,
             adopts: wire.adopts(now_ns),
             max_frame_len: max_frame_len(&self.nature, place.opposite().index()),
         };
         let judged = Judged {
+            id,
+            // One worker judges in the order of arrival; several hand frames over in between.
+            judged_before: if self.workers.len() == 1 { id } else { opinion.last },
             sender: frame.sender,
             is_damaged: frame.is_damaged,
             bytes: &frame.bytes,
             wire: place.wire,
+            group: self.nature.group(place.wire),
+            headers: &opinion.headers,
             verdict,
-            rule,
+            rule: opinion.rule,
         };
-        self.model.judged(&judged, &circumstances)?;
+        // Who stops gives up what waits, and judges nothing.
+        if verdict != Verdict::Drop(DropReason::Shutdown) {
+            self.model.judged(&judged, &circumstances)?;
+        }
         Ok(wire.mode)
     }
 
@@ -449,8 +487,8 @@ impl World {
         let hex: String = last.bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         lines.push(format!("bytes: {hex}"));
         lines.push(format!("{:?}", self.nature));
-        let content = &self.control.content;
-        let at = self.control.at(last.at_ns);
+        let control = self.control.borrow();
+        let (content, at) = (&control.content, control.at(last.at_ns));
         lines.push(format!("{at:?}, {:?}", content.wires));
         for id in content.policy.order() {
             if let Some(rule) = content.policy.rule(id) {
@@ -484,7 +522,7 @@ impl World {
         };
         add(&mut figures.network, self.inward.faults);
         add(&mut figures.network, self.outward.faults);
-        figures.published = self.control.publications;
+        figures.published = self.control.borrow().publications;
         figures.owed = self.model.owed;
         figures.revoked = self.model.ended;
         figures.dropped = self.books.dropped;
@@ -505,11 +543,11 @@ impl World {
 
 impl Past {
     /// Between whom the frame goes, and where.
-    fn hosts(&self) -> Option<(u16, u8, [u128; 2])> {
+    fn hosts(&self) -> Option<(u16, [u128; 2])> {
         let headers = read(&self.bytes, self.place.wire)?.headers;
         let mut ends = [headers.src, headers.dst];
         ends.sort_unstable();
-        Some((self.place.wire, headers.protocol, ends))
+        Some((self.place.wire, ends))
     }
 
     fn line(&self) -> String {
@@ -561,6 +599,7 @@ impl Nature {
         };
         Self {
             wires: random.between(1, 2) as u16,
+            is_redundant: random.permille(300),
             workers: random.pick(&[1, 1, 1, 2, 3]),
             is_roomy: random.permille(600),
             is_jumbo: random.permille(200),
@@ -570,6 +609,13 @@ impl Nature {
             stalls: if is_calm { 0 } else { random.pick(&[0, 10, 60]) },
             full_queues: if is_calm { 0 } else { random.pick(&[0, 20, 200]) },
         }
+    }
+}
+
+impl Nature {
+    /// The redundancy group of a wire.
+    fn group(&self, wire: u16) -> u16 {
+        if self.is_redundant { 0 } else { wire }
     }
 }
 
@@ -587,7 +633,7 @@ fn config(nature: &Nature, seed: u64) -> WorkerConfig {
         (config.flows.capacity, config.flows.per_source_limit) = (1 << 16, u32::MAX);
     } else {
         (config.flows.capacity, config.flows.per_source_limit) = (64, 24);
-        config.fragments.capacity = 16;
+        (config.fragments.capacity, config.fragments.wait_frames) = (16, 12);
     }
     config
 }
@@ -629,12 +675,14 @@ fn device(
     nature: &Nature,
     port: usize,
     sabotage: Option<Rc<RefCell<Sabotage>>>,
+    interrupt: Interrupt,
 ) -> Rc<RefCell<Device>> {
     Rc::new(RefCell::new(Device {
         arriving: VecDeque::new(),
         room: usize::MAX,
         buffers: 64,
         max_frame_len: max_frame_len(nature, port),
+        interrupt,
         sabotage,
     }))
 }
@@ -659,7 +707,7 @@ fn workers(
             let wires = (0..nature.wires)
                 .map(|wire| WirePorts {
                     wire: WireId(wire),
-                    group: wire,
+                    group: nature.group(wire),
                     inside: port(wire, true),
                     outside: port(wire, false),
                 })
