@@ -250,6 +250,7 @@ fn line(case: &Case, rules: usize, options: &Options, figures: Figures) -> Line 
         workers: options.workers,
         ratio_to_one_worker: (options.workers > 1).then(|| median(ratios.collect())),
         ports_cycles: median(figures.bare),
+        latency_cycles: rig::cost_of_latency(),
         stages: Stage::ALL.map(|each| (report::stage_name(each), stage(each))).into(),
         cycles_rounds: ticks,
         rules,

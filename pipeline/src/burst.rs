@@ -3,6 +3,7 @@
 use bulkhead_rules::headers::WireId;
 use bulkhead_rules::policy::RuleId;
 
+use crate::observe::{ByFate, Fate};
 use crate::parse::{Parsed, Tunnels, enter_tunnel, parse_into};
 use crate::port::{Burst, Frame, MAX_BURST};
 use crate::verdict::Verdict;
@@ -87,6 +88,19 @@ impl Columns {
         let rides = |all, rule: &Option<RuleId>| all & rule.is_none();
         self.verdict[places].iter().fold(true, passes)
             & self.decided_by[places].iter().fold(true, rides)
+    }
+
+    /// How many frames there are of each fate. `is_smooth` is [`Self::is_smooth`].
+    pub(crate) fn by_fate(&self, is_smooth: bool) -> ByFate {
+        let mut out = ByFate::default();
+        if is_smooth {
+            out[Fate::Forward as usize] = self.count as u64;
+            return out;
+        }
+        for &verdict in &self.verdict[..self.count] {
+            out[Fate::from(verdict) as usize] += 1;
+        }
+        out
     }
 
     /// Bytes of all frames together.

@@ -285,7 +285,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
         let since_ns = std::mem::replace(&mut self.loop_began_ns, now_ns);
         let spent = if self.was_busy { &self.counters.busy_ns } else { &self.counters.idle_ns };
         spent.add(now_ns.saturating_sub(since_ns));
-        let mut frames = 0;
+        let (mut frames, mut is_fresh) = (0, true);
         self.clock.passed(Stage::Loop);
         let wires = self.wires.iter_mut().zip(&self.counters.wires);
         for (nth, (wire, counters)) in wires.enumerate() {
@@ -309,6 +309,10 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     lane,
                     handed_in: 0,
                 };
+                let is_timed = self.recorder.is_due();
+                if is_timed && !is_fresh {
+                    (now_ns, is_fresh) = (self.clock.now_ns(), true);
+                }
                 // The table of contents.
                 if !crossing.flush(now_ns) {
                     continue;
@@ -370,9 +374,12 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     crossing.sort(&self.columns, received, dropped, mode.mode);
                 }
                 crossing.flush(now_ns);
-                let end_ns = self.clock.now_ns();
-                self.recorder.record_burst(self.columns.count, end_ns.saturating_sub(now_ns));
-                now_ns = end_ns;
+                is_fresh = is_timed;
+                let took_ns = is_timed.then(|| {
+                    let received_ns = std::mem::replace(&mut now_ns, self.clock.now_ns());
+                    now_ns.saturating_sub(received_ns)
+                });
+                self.recorder.record_burst(self.columns.by_fate(is_smooth), took_ns);
                 self.clock.passed(Stage::Transmit);
             }
         }

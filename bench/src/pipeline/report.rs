@@ -24,6 +24,8 @@ pub(super) struct Line {
     pub(super) ratio_to_one_worker: Option<f64>,
     /// What the ports alone take of it.
     pub(super) ports_cycles: f64,
+    /// What the histograms of latency take of it.
+    pub(super) latency_cycles: f64,
     /// Cycles a packet by stage, from turns of their own.
     pub(super) stages: BTreeMap<&'static str, f64>,
     pub(super) cycles_rounds: Vec<f64>,
@@ -153,6 +155,15 @@ fn shows(lines: &[Line]) -> Vec<Show> {
                 "{case}: {cycles:.1} cycles a packet, {ports:.1} of them for the ports; at most {most}"
             );
             out.push(Show { text, kept: Some(cycles <= most) });
+        }
+        if case == "hit-10k" {
+            let share = line.latency_cycles / cycles;
+            let text = format!(
+                "{case}: {:.2} cycles a packet for the histograms of latency, {:.2} % of it; below 1 %",
+                line.latency_cycles,
+                share * 100.0
+            );
+            out.push(Show { text, kept: Some(share < 0.01) });
         }
         if let Some(ratio) = line.ratio_to_one_worker {
             let text = format!(

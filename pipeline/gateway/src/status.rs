@@ -162,7 +162,7 @@ impl Status {
             let counters = &worker.counters;
             let balance = counters.balance();
             let (busy, idle) = (counters.busy_ns.value(), counters.idle_ns.value());
-            let latency = worker.observer().histograms().latency_ns.value_at_quantile(0.99);
+            let latency = worker.observer().histograms().latency_ns_of_all();
             WorkerStatus {
                 core: worker.core,
                 busy: busy as f64 / (busy + idle).max(1) as f64,
@@ -170,7 +170,7 @@ impl Status {
                 flow_capacity: counters.flow_capacity.value(),
                 handed_out: balance.handed_out,
                 handed_in: balance.handed_in,
-                latency_p99_ns: latency,
+                latency_p99_ns: latency.value_at_quantile(0.99),
             }
         });
         Self {
