@@ -581,7 +581,7 @@ fn configure(
     })?;
     lane.reset_counters()?;
     let table_len = if info.rss_table_len == 0 { USUAL_TABLE_LEN } else { info.rss_table_len };
-    Ok(key.map(|_| table_len))
+    Ok(key.filter(|_| info.rss_on_addresses).map(|_| table_len))
 }
 
 fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()> {

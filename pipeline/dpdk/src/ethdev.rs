@@ -22,8 +22,10 @@ pub(crate) struct Info {
     /// The largest MTU; drivers without a limit say 65,535.
     pub(crate) max_mtu: u16,
     pub(crate) mtu: u16,
-    /// Length of the key of the receive hash; zero where the device has none over addresses.
+    /// Length of the key of the receive hash; zero where the device has none.
     pub(crate) rss_key_len: u16,
+    /// Whether it can be of the addresses alone.
+    pub(crate) rss_on_addresses: bool,
     /// Entries of the table from hash to queue; zero where the driver does not say.
     pub(crate) rss_table_len: u16,
 }
@@ -76,7 +78,8 @@ impl Ethdev {
             max_queues: raw.max_rx_queues.min(raw.max_tx_queues),
             max_mtu: raw.max_mtu,
             mtu: raw.mtu,
-            rss_key_len: if raw.rss_on_addresses == 0 { 0 } else { raw.rss_key_len },
+            rss_key_len: raw.rss_key_len,
+            rss_on_addresses: raw.rss_on_addresses != 0,
             rss_table_len: raw.rss_table_len,
         })
     }

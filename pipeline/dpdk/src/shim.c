@@ -25,6 +25,7 @@
 #define BURST 64
 #define ADDRESS_HASH (RTE_ETH_RSS_IPV4 | RTE_ETH_RSS_FRAG_IPV4 | RTE_ETH_RSS_IPV6 | \
 		      RTE_ETH_RSS_FRAG_IPV6 | RTE_ETH_RSS_IPV6_EX)
+#define PORT_HASH (RTE_ETH_RSS_IP | RTE_ETH_RSS_TCP | RTE_ETH_RSS_UDP | RTE_ETH_RSS_SCTP)
 
 /* ---- Environment ---- */
 
@@ -159,6 +160,12 @@ int bh_device_probe(const char *devargs, uint16_t *port, const char **call)
 	return -ENODEV;
 }
 
+static int hashes_addresses(const struct rte_eth_dev_info *info)
+{
+	return (info->flow_type_rss_offloads & RTE_ETH_RSS_IPV4) &&
+	       (info->flow_type_rss_offloads & RTE_ETH_RSS_IPV6);
+}
+
 int bh_device_info(uint16_t port, struct bh_device_info *info)
 {
 	struct rte_eth_dev_info from;
@@ -173,9 +180,8 @@ int bh_device_info(uint16_t port, struct bh_device_info *info)
 	info->max_tx_queues = from.max_tx_queues;
 	info->min_mtu = from.min_mtu;
 	info->max_mtu = from.max_mtu;
-	info->rss_key_len = from.hash_key_size;
-	info->rss_on_addresses = (from.flow_type_rss_offloads & RTE_ETH_RSS_IPV4) &&
-				 (from.flow_type_rss_offloads & RTE_ETH_RSS_IPV6);
+	info->rss_key_len = from.flow_type_rss_offloads & PORT_HASH ? from.hash_key_size : 0;
+	info->rss_on_addresses = hashes_addresses(&from);
 	info->rss_table_len = from.reta_size;
 	info->socket = rte_eth_dev_socket_id(port);
 	return rte_eth_dev_get_mtu(port, &info->mtu);
@@ -203,7 +209,10 @@ int bh_device_configure(uint16_t port, const struct bh_device_config *config, co
 		conf.rxmode.mq_mode = RTE_ETH_MQ_RX_RSS;
 		conf.rx_adv_conf.rss_conf.rss_key = (uint8_t *)(uintptr_t)config->rss_key;
 		conf.rx_adv_conf.rss_conf.rss_key_len = info.hash_key_size;
-		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads & ADDRESS_HASH;
+		/* A driver without a hash of the addresses of all packets hashes some with their
+		 * ports, and all of them rather than leave TCP and UDP to the first queue. */
+		conf.rx_adv_conf.rss_conf.rss_hf = info.flow_type_rss_offloads &
+			(hashes_addresses(&info) ? ADDRESS_HASH : PORT_HASH);
 	}
 	*call = "rte_eth_dev_configure";
 	status = rte_eth_dev_configure(port, config->queues, config->queues, &conf);

@@ -30,7 +30,7 @@ struct bh_device_info {
 	uint16_t mtu;
 	uint16_t rss_key_len;      /* 0: no RSS key can be set */
 	int32_t socket;
-	uint8_t rss_on_addresses;  /* both IPv4 and IPv6 */
+	uint8_t rss_on_addresses;  /* the hash can be of the addresses alone, IPv4 and IPv6 */
 	uint8_t reserved;
 	uint16_t rss_table_len;    /* entries of the table from hash to queue; 0: unknown */
 };
