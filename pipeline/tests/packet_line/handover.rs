@@ -1,5 +1,6 @@
 //! Several workers on one wire judge as one does, however the ports spread frames over them.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bulkhead_pipeline::conntrack::flag;
@@ -8,16 +9,18 @@ use bulkhead_pipeline::frames::{DEFAULT_DST_MAC, DEFAULT_SRC_MAC, FrameBuilder};
 use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::{OwnerRule, SymmetricRss};
+use bulkhead_pipeline::parse::parse;
 use bulkhead_pipeline::port::Frame;
 use bulkhead_pipeline::port::loopback::{LoopbackPort, Options};
 use bulkhead_pipeline::port::rss::{self, ASYMMETRIC_KEY, Fields, Rss, RssHost, SYMMETRIC_KEY};
 use bulkhead_pipeline::snapshot::{Content, Mode, Publisher};
 use bulkhead_pipeline::verdict::DropReason;
-use bulkhead_pipeline::worker::{VirtualClock, WirePorts, Worker, WorkerConfig};
+use bulkhead_pipeline::worker::{Clock, VirtualClock, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::{Mac, WireId};
 use proptest::prelude::*;
 
 use crate::common::content;
+use crate::data;
 
 const POLICY: &str = "
 version: 1
@@ -132,6 +135,10 @@ impl Plant {
             let frames: usize = self.workers.iter_mut().map(Worker::poll).sum();
             quiet = if frames == 0 { quiet + 1 } else { 0 };
         }
+    }
+
+    fn wait_ms(&self, ms: u64) {
+        self.clock.advance_to(self.clock.now_ns() + ms * 1_000_000);
     }
 
     /// Sends one frame into a wire; what comes out of every wire, inside and outside.
@@ -293,10 +300,7 @@ proptest! {
                     prop_assert_eq!(many.step(0, *from_inside, frame), expected, "{:?}", event);
                 }
                 Event::Wait { ms } => {
-                    use bulkhead_pipeline::worker::Clock;
-                    for plant in [&one, &many] {
-                        plant.clock.advance_to(plant.clock.now_ns() + ms * 1_000_000);
-                    }
+                    [&one, &many].iter().for_each(|plant| plant.wait_ms(*ms));
                 }
                 Event::Reload { narrower } => {
                     one.publisher.publish(policy(*narrower));
@@ -402,6 +406,49 @@ fn the_order_within_a_flow_is_kept() {
         assert_eq!((lost, total.transmitted, total.dropped), (0, 12_000, 0), "{spread:?}");
         assert_eq!(seen, [600; 20]);
     }
+}
+
+/// The beginnings of all real captures: tunnels, routing protocols, scans, broken frames.
+#[test]
+fn many_workers_judge_real_traffic_as_one_does() {
+    const FRAMES_OF_A_FILE: usize = 200;
+    const OPEN: &str = "version: 1\nrules:\n  - {name: all, from: any, to: any, service: any, \
+                        action: allow}\n";
+    let test = "many_workers_judge_real_traffic_as_one_does";
+    let Some(folder) = data::captures(test) else { return };
+    let spread = Spread::Asymmetric;
+    let open = || content(OPEN, Mode::Enforce, 0);
+    let mut one = Plant::with(1, &spread, &[0], open(), 1);
+    let mut many = Plant::with(3, &spread, &[0], open(), 256);
+    let (mut file, mut of_file, mut inside) = (PathBuf::new(), 0, None);
+    data::each_frame(&folder, |path, frame, _| {
+        if path != file {
+            // What was before is over.
+            [&one, &many].iter().for_each(|plant| plant.wait_ms(86_400_000));
+            (file, of_file, inside) = (path.to_path_buf(), 0, frame.get(6..12).map(<[u8]>::to_vec));
+        }
+        of_file += 1;
+        if of_file > FRAMES_OF_A_FILE || frame.len() > 1522 {
+            return;
+        }
+        [&one, &many].iter().for_each(|plant| plant.wait_ms(1));
+        let from_inside = frame.get(6..12) == inside.as_deref();
+        let expected = one.step(0, from_inside, frame);
+        let came = many.step(0, from_inside, frame);
+        assert!(
+            came == expected,
+            "frame {of_file} of {}: {:?}",
+            path.display(),
+            parse(frame, WireId(0))
+        );
+    });
+    for &reason in DropReason::ALL {
+        assert_eq!(one.dropped(reason), many.dropped(reason), "{reason:?}");
+    }
+    let total = many.total();
+    println!("{total:?}");
+    assert!(total.handed_out * 3 > total.received, "much was handed over");
+    assert!(total.transmitted > 10_000 && total.dropped > 1_000);
 }
 
 /// The content for two wires of which a rule names the first.

@@ -1,6 +1,8 @@
 //! The packet line as a whole, over in-memory ports.
 
 mod common;
+#[path = "../parse/data.rs"]
+mod data;
 
 #[allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 mod allocation;
