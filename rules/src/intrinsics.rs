@@ -1,4 +1,5 @@
-//! What the machine can do and safe Rust cannot say. The only module of the crate with unsafe code.
+//! What the machine can do and safe Rust cannot say. With `lanes::avx2` the only unsafe code of the
+//! crate.
 
 /// Asks for the cache line at the start of `place` to be loaded, so that a batch hides the latency
 /// of memory behind its own work: one stage asks for the lines of all, the next reads them. A
@@ -19,38 +20,6 @@ pub fn prefetch<T>(place: &T) {
     let _ = place;
 }
 
-/// How many of the leading half-words of `unit` are at most `value`, one bit for each: bit n stands
-/// for the n-th of 16, lower half of a word first.
-#[cfg(target_arch = "x86_64")]
-#[inline(always)]
-pub(crate) fn at_most(unit: &[u32; 8], value: u16) -> u32 {
-    #[allow(unsafe_code, reason = "the intrinsics load through raw pointers")]
-    // SAFETY: SSE2 is part of x86-64; the two unaligned loads of 16 bytes read exactly the 32 bytes
-    // of the array.
-    // JUSTIFICATION: the plain loop is 60 instructions, this is 10. See `bench/results/classify.md`.
-    unsafe {
-        use std::arch::x86_64::{
-            __m128i, _mm_cmpeq_epi16, _mm_loadu_si128, _mm_movemask_epi8, _mm_packs_epi16,
-            _mm_set1_epi16, _mm_setzero_si128, _mm_subs_epu16,
-        };
-        let at = unit.as_ptr().cast::<__m128i>();
-        let value = _mm_set1_epi16(value as i16);
-        // A saturating difference is zero where the minuend is not the greater one.
-        let holds = |place: usize| {
-            let above = _mm_subs_epu16(_mm_loadu_si128(at.add(place)), value);
-            _mm_cmpeq_epi16(above, _mm_setzero_si128())
-        };
-        _mm_movemask_epi8(_mm_packs_epi16(holds(0), holds(1))) as u32
-    }
-}
-
-/// How many of the leading half-words of `unit` are at most `value`, one bit for each: bit n stands
-/// for the n-th of 16, lower half of a word first.
-#[cfg(not(target_arch = "x86_64"))]
-pub(crate) fn at_most(unit: &[u32; 8], value: u16) -> u32 {
-    plain::at_most(unit, value)
-}
-
 /// Which of the first three words equal `first` where the word three further on equals `second`.
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
@@ -58,7 +27,7 @@ pub(crate) fn equal_pairs(words: &[u32; 16], first: u32, second: u32) -> u32 {
     #[allow(unsafe_code, reason = "the intrinsics load through raw pointers")]
     // SAFETY: SSE2 is part of x86-64; the two unaligned loads of 16 bytes read bytes 0 to 15 and 12
     // to 27 of 64.
-    // JUSTIFICATION: as above: 25 instructions become 9.
+    // JUSTIFICATION: 25 instructions become 9. See `bench/results/classify.md`.
     unsafe {
         use std::arch::x86_64::{
             __m128i, _mm_and_si128, _mm_castsi128_ps, _mm_cmpeq_epi32, _mm_loadu_si128,
@@ -82,11 +51,6 @@ pub(crate) fn equal_pairs(words: &[u32; 16], first: u32, second: u32) -> u32 {
 /// The same without vectors: for other machines, and to test against.
 #[cfg(any(test, not(target_arch = "x86_64")))]
 mod plain {
-    pub(super) fn at_most(unit: &[u32; 8], value: u16) -> u32 {
-        let halves = unit.iter().flat_map(|word| [*word as u16, (word >> 16) as u16]);
-        (0..16).zip(halves).fold(0, |bits, (n, half)| bits | u32::from(half <= value) << n)
-    }
-
     pub(super) fn equal_pairs(words: &[u32; 16], first: u32, second: u32) -> u32 {
         let equal = |n: usize| words[n] == first && words[n + 3] == second;
         (0..3).fold(0, |bits, n| bits | u32::from(equal(n)) << n)
@@ -102,15 +66,9 @@ mod tests {
         #[test]
         fn vectors_and_plain_code_agree(
             words in any::<[u32; 16]>(),
-            value: u16,
             planted in 0..3usize,
             second: u32,
         ) {
-            let mut unit = [0; 8];
-            unit.copy_from_slice(&words[..8]);
-            for value in [value, unit[0] as u16, (unit[7] >> 16) as u16, 0, u16::MAX] {
-                prop_assert_eq!(at_most(&unit, value), plain::at_most(&unit, value));
-            }
             let mut words = words;
             words[planted + 3] = second;
             for first in [words[planted], words[0], words[3]] {

@@ -18,6 +18,7 @@ pub mod classifier;
 pub mod compile;
 pub mod headers;
 pub mod intrinsics;
+mod lanes;
 pub mod oracle;
 pub mod packet;
 pub mod policy;

@@ -6,14 +6,17 @@
 //! than bounds: that of the values below the first bound, and from each bound on. Every node is half
 //! a cache line, or a whole one: most of the slots that need any bound need very few.
 
-use super::MAX_BATCH;
+use bytemuck::{Pod, Zeroable};
+
+use super::ones;
 use super::store::Store;
-use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers};
-use crate::intrinsics::at_most;
+use crate::headers::{ETHER_IPV6, Headers};
+use crate::lanes::{self, Eight, Kernel, Lanes, Words};
 
 /// A class, or the node or table that goes on: two bits of kind, and for a node a bit that says to go
 /// on with the lower half of the address.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(transparent)]
 pub(crate) struct Target(u32);
 
 impl Target {
@@ -78,8 +81,8 @@ impl Target {
 /// 10 and 11. IPv6: 2 bounds of 64 bits and 3 targets, or 5 and 6. Bounds stand first, the lower
 /// halves of words before the upper ones; unused bounds repeat the greatest value, and their targets
 /// the last one that is used.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(32))]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(32))]
 pub(crate) struct Unit(pub(crate) [u32; 8]);
 
 /// Units by number; a big node begins at an even one.
@@ -108,114 +111,129 @@ pub(crate) struct AddressMap {
     pub(crate) non_ip: u32,
 }
 
-/// Lanes of a batch that stand before a node.
-#[derive(Clone, Copy)]
-struct Queue {
-    lanes: [u8; MAX_BATCH],
-    len: usize,
+/// Takes every lane of a column of IPv4 addresses to its class.
+struct Walk<'a> {
+    map: &'a AddressMap,
+    addresses: &'a [Eight],
+    found: &'a mut [Eight],
 }
 
-impl Queue {
-    const EMPTY: Self = Self { lanes: [0; MAX_BATCH], len: 0 };
+impl Kernel for Walk<'_> {
+    type Output = ();
 
     #[inline(always)]
-    fn push_if(&mut self, condition: bool, lane: u8) {
-        // Written whether it counts or not: no branch that could go either way.
-        self.lanes[self.len & (MAX_BATCH - 1)] = lane;
-        self.len += usize::from(condition);
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { map, addresses, found } = self;
+        let (slots, tables) = (map.slots4.words(), map.tables4.words());
+        let nodes = map.nodes4.words();
+        let mut nodes_ahead = 0;
+        for (group, (address, found)) in addresses.iter().zip(found.iter_mut()).enumerate() {
+            let address = lanes.load(address);
+            let mut target = lanes.gather(slots, lanes.shr::<16>(address));
+            let is_table = lanes.at_most(lanes.splat(Target::TABLE), target);
+            if lanes.bits(is_table) != 0 {
+                let table = lanes.shl::<8>(place(lanes, target));
+                let byte = lanes.and(lanes.shr::<8>(address), lanes.splat(0xff));
+                let place = lanes.and(lanes.or(table, byte), is_table);
+                target = lanes.select(is_table, lanes.gather(tables, place), target);
+            }
+            lanes.store(target, found);
+            nodes_ahead |= u32::from(ask_ahead(lanes, nodes, target)) << group;
+        }
+        while nodes_ahead != 0 {
+            let mut groups = std::mem::take(&mut nodes_ahead);
+            while groups != 0 {
+                let group = groups.trailing_zeros() as usize;
+                groups &= groups - 1;
+                let (Some(address), Some(found)) = (addresses.get(group), found.get_mut(group))
+                else {
+                    return;
+                };
+                let target = follow4(lanes, nodes, lanes.load(address), lanes.load(found));
+                lanes.store(target, found);
+                nodes_ahead |= u32::from(ask_ahead(lanes, nodes, target)) << group;
+            }
+        }
     }
 }
 
-/// The classes of a batch, and the memory to find them.
-#[derive(Clone)]
-pub(crate) struct Search {
-    /// In the end each a class.
-    pub(crate) found: [Target; MAX_BATCH],
-    v4: Queue,
-    v6: Queue,
+/// [`Target::place`].
+#[inline(always)]
+fn place<L: Lanes>(lanes: L, targets: L::W) -> L::W {
+    lanes.and(targets, lanes.splat(Target::LIMIT - 1))
 }
 
-impl Default for Search {
-    fn default() -> Self {
-        Self { found: [Target::class(0); MAX_BATCH], v4: Queue::EMPTY, v6: Queue::EMPTY }
+/// Asks for the nodes that targets are. Whether there is any.
+#[inline(always)]
+fn ask_ahead<L: Lanes>(lanes: L, nodes: Words<'_>, targets: L::W) -> bool {
+    let is_node = lanes.at_most(lanes.splat(Target::SMALL), targets);
+    let is_any = lanes.bits(is_node) != 0;
+    if is_any {
+        lanes.prefetch_rows(nodes, lanes.and(place(lanes, targets), is_node));
     }
+    is_any
+}
+
+/// Takes those of eight targets that are nodes to what follows for the lower halves of `addresses`.
+#[inline(always)]
+fn follow4<L: Lanes>(lanes: L, nodes: Words<'_>, addresses: L::W, targets: L::W) -> L::W {
+    const SMALL: u32 = BOUNDS4[0] as u32 / 2;
+    const BIG: u32 = BOUNDS4[1] as u32 / 2;
+    let is_node = lanes.at_most(lanes.splat(Target::SMALL), targets);
+    let is_big = lanes.and(lanes.at_most(lanes.splat(Target::BIG), targets), is_node);
+    let base = lanes.and(lanes.shl::<3>(place(lanes, targets)), is_node);
+    let value = lanes.and(addresses, lanes.splat(0xffff));
+    let value = lanes.or(value, lanes.shl::<16>(value));
+    // Each half of a word counts its bounds.
+    let mut count = lanes.splat(0);
+    for word in 0..SMALL {
+        let bounds = lanes.gather(nodes, lanes.add(base, lanes.splat(word)));
+        count = lanes.count_halves(count, lanes.halves_at_most(bounds, value));
+    }
+    if lanes.bits(is_big) != 0 {
+        for word in SMALL..BIG {
+            let bounds = lanes.gather(nodes, lanes.add(base, lanes.splat(word)));
+            let passed = lanes.and(lanes.halves_at_most(bounds, value), is_big);
+            count = lanes.count_halves(count, passed);
+        }
+    }
+    let count = lanes.add(lanes.and(count, lanes.splat(0xffff)), lanes.shr::<16>(count));
+    let first = lanes.select(is_big, lanes.splat(BIG), lanes.splat(SMALL));
+    let next = lanes.gather(nodes, lanes.add(lanes.add(base, first), count));
+    lanes.select(is_node, next, targets)
 }
 
 impl AddressMap {
-    /// Takes the first step of every lane.
-    #[inline(never)]
-    pub(crate) fn enter(
-        &self,
-        headers: &[Headers],
-        address: impl Fn(&Headers) -> u128,
-        search: &mut Search,
-    ) {
-        let Search { found, v4, v6 } = search;
-        (v4.len, v6.len) = (0, 0);
-        for (lane, (headers, found)) in headers.iter().zip(found).enumerate() {
-            *found = match headers.ether_type {
-                ETHER_IPV4 => {
-                    let address = address(headers) as u32;
-                    let mut target = *self.slots4.get(address >> 16);
-                    if target.is_table() {
-                        target = self.tables4.get(target.place())[(address >> 8) as usize & 0xff];
-                    }
-                    v4.push_if(target.is_node(), lane as u8);
-                    self.nodes4.prefetch_if(target.is_node(), target.place());
-                    target
-                }
-                ETHER_IPV6 => {
-                    v6.push_if(self.root6.is_node(), lane as u8);
-                    self.root6
-                }
-                _ => Target::class(self.non_ip),
-            };
-        }
+    /// Takes IPv4 addresses to their classes.
+    pub(crate) fn find4(&self, addresses: &[Eight], found: &mut [Eight]) {
+        lanes::run(Walk { map: self, addresses, found });
     }
 
-    /// Takes all steps that are left.
+    /// Takes other frames to their classes: `lanes` has a bit for each of them.
     #[inline(never)]
-    pub(crate) fn finish(
+    pub(crate) fn find_others(
         &self,
         headers: &[Headers],
+        lanes: u64,
         address: impl Fn(&Headers) -> u128,
-        search: &mut Search,
+        found: &mut [u32],
     ) {
-        let Search { found, v4, v6 } = search;
-        while v4.len > 0 {
-            let now = std::mem::replace(&mut v4.len, 0);
-            for at in 0..now.min(MAX_BATCH) {
-                let lane = v4.lanes[at];
-                let value = address(&headers[lane as usize]) as u16;
-                let found = &mut found[lane as usize & (MAX_BATCH - 1)];
-                *found = self.follow4(*found, value);
-                v4.push_if(found.is_node(), lane);
-                self.nodes4.prefetch_if(found.is_node(), found.place());
+        let mut ahead = 0;
+        for (lane, headers) in ones(lanes).map(|lane| (lane, &headers[lane])) {
+            let is_v6 = headers.ether_type == ETHER_IPV6;
+            found[lane] = if is_v6 { self.root6.word() } else { self.non_ip };
+            ahead |= u64::from(is_v6 && self.root6.is_node()) << lane;
+        }
+        while ahead != 0 {
+            for lane in ones(std::mem::take(&mut ahead)) {
+                let (address, target) = (address(&headers[lane]), Target(found[lane]));
+                let half = if target.is_lower() { address } else { address >> 64 };
+                let next = self.follow6(target, half as u64);
+                found[lane] = next.word();
+                ahead |= u64::from(next.is_node()) << lane;
+                self.nodes6.prefetch_if(next.is_node(), next.place());
             }
         }
-        while v6.len > 0 {
-            let now = std::mem::replace(&mut v6.len, 0);
-            for at in 0..now.min(MAX_BATCH) {
-                let lane = v6.lanes[at];
-                let address = address(&headers[lane as usize]);
-                let found = &mut found[lane as usize & (MAX_BATCH - 1)];
-                let lower = found.is_lower();
-                *found = self
-                    .follow6(*found, if lower { address as u64 } else { (address >> 64) as u64 });
-                v6.push_if(found.is_node(), lane);
-                self.nodes6.prefetch_if(found.is_node(), found.place());
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn follow4(&self, target: Target, value: u16) -> Target {
-        let bounds = BOUNDS4[usize::from(target.is_big())];
-        // Bounds ascend: those at most `value` come first.
-        let holds = at_most(&self.nodes4.get(target.place()).0, value);
-        let passed = (!holds | 1 << bounds).trailing_zeros() as usize;
-        let word = bounds / 2 + passed;
-        Target(self.nodes4.get(target.place() + (word / 8) as u32).0[word % 8])
     }
 
     #[inline(always)]

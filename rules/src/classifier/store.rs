@@ -3,7 +3,10 @@
 //! The compiler writes to a copy of its own, which logs what it writes. A copy that no worker reads
 //! any more is brought up to date from that log: an edit costs what it changes, not what there is.
 
+use bytemuck::NoUninit;
+
 use crate::intrinsics::prefetch;
+use crate::lanes::Words;
 
 /// A table.
 #[derive(Debug)]
@@ -29,6 +32,14 @@ impl<T: Copy> Clone for Store<T> {
 impl<T> From<Vec<T>> for Store<T> {
     fn from(items: Vec<T>) -> Self {
         Self { items, written: Vec::new() }
+    }
+}
+
+impl<T: NoUninit> Store<T> {
+    /// All elements as the words that they are made of.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> Words<'_> {
+        Words::new(bytemuck::cast_slice(&self.items))
     }
 }
 

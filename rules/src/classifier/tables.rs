@@ -3,7 +3,11 @@
 //! A candidate is known by its place in the policy's order above the rule's number, so that the
 //! least candidate decides. Bit 31 of the rule's number says that more has to be compared.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::store::Store;
+use crate::intrinsics::equal_pairs;
+use crate::lanes::{Eight, LANES, Lanes};
 
 /// No line, no key.
 pub(crate) const NONE: u32 = u32::MAX;
@@ -14,21 +18,57 @@ pub(crate) const NOTHING: u64 = u64::MAX;
 /// Set in the key of a part; the key of a class is the class.
 pub(crate) const PART_KEY: u32 = 1 << 31;
 
-/// What one class of one side leads to.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What one class of one side leads to: half a cache line. Its rules whose other side is wide stand
+/// here and in lines, in deciding order.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Pod, Zeroable)]
+#[repr(C, align(32))]
 pub(crate) struct Record {
-    /// First of the [`Line`]s with the rules whose other side is wide, or 0.
-    pub(crate) lines: u32,
-    /// Where its row of [`Rows`] begins: which wide parts hold the class.
-    pub(crate) wide: u32,
     /// The only key, or [`NONE`].
     pub(crate) key: u32,
     /// The [`Keys`] of a class that has more than one, or has a part's key; else [`NONE`].
     pub(crate) keys: u32,
+    /// Where its row of [`Rows`] begins: which wide parts hold the class.
+    pub(crate) wide: u32,
+    /// The first rule's rank, or [`NONE`].
+    pub(crate) rank: u32,
+    /// The lower half of its candidate.
+    pub(crate) rule: u32,
+    /// Its service below, the wide part of the other side above.
+    pub(crate) condition: u32,
+    /// The second rule's rank, or [`NONE`].
+    pub(crate) next_rank: u32,
+    /// First of the [`Line`]s with the rules from the second on, or 0.
+    pub(crate) lines: u32,
+}
+
+/// The words of a [`Record`], by name.
+pub(crate) mod record {
+    pub(crate) const KEY: usize = 0;
+    pub(crate) const KEYS: usize = 1;
+    pub(crate) const WIDE: usize = 2;
+    pub(crate) const RANK: usize = 3;
+    pub(crate) const RULE: usize = 4;
+    pub(crate) const CONDITION: usize = 5;
+    pub(crate) const NEXT_RANK: usize = 6;
+    pub(crate) const LINES: usize = 7;
 }
 
 impl Record {
-    pub(crate) const EMPTY: Self = Self { lines: 0, wide: 0, key: NONE, keys: NONE };
+    pub(crate) const EMPTY: Self = Self {
+        key: NONE,
+        keys: NONE,
+        wide: 0,
+        rank: NONE,
+        rule: NONE,
+        condition: 0,
+        next_rank: NONE,
+        lines: 0,
+    };
+
+    /// The first rule whose other side is wide, or [`NOTHING`].
+    pub(crate) fn first(&self) -> u64 {
+        join(self.rank, self.rule)
+    }
 }
 
 /// The keys of [`Keys`] in one block.
@@ -67,84 +107,137 @@ impl Keys {
 pub(crate) const LINE: usize = 5;
 
 /// Rules in deciding order: a cache line. Line 0 is empty, so that there is always one to read.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(crate) struct Line {
-    /// [`NOTHING`] from the first unused on.
-    pub(crate) candidates: [u64; LINE],
+    /// The upper halves of candidates, [`NONE`] from the first unused on.
+    pub(crate) ranks: [u32; LINE],
+    /// The lower halves.
+    pub(crate) rules: [u32; LINE],
     /// Service below, wide part of the other side above.
     pub(crate) conditions: [u32; LINE],
     /// Where more are, or 0.
     pub(crate) next: u32,
 }
 
-impl Line {
-    pub(crate) const EMPTY: Self =
-        Self { candidates: [NOTHING; LINE], conditions: [0; LINE], next: 0 };
+/// Where the words of a [`Line`] begin, by name.
+pub(crate) mod line {
+    use super::LINE;
+
+    pub(crate) const RANKS: u32 = 0;
+    pub(crate) const RULES: u32 = LINE as u32;
+    pub(crate) const CONDITIONS: u32 = 2 * LINE as u32;
+    pub(crate) const NEXT: u32 = 3 * LINE as u32;
 }
 
-/// Rules of a [`Bucket`].
+impl Line {
+    pub(crate) const EMPTY: Self =
+        Self { ranks: [NONE; LINE], rules: [NONE; LINE], conditions: [0; LINE], next: 0 };
+
+    /// The candidates that there are, each with its condition.
+    #[inline(always)]
+    pub(crate) fn candidates(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
+        let candidates = self.ranks.iter().zip(&self.rules).zip(&self.conditions);
+        let candidates =
+            candidates.map(|((&rank, &rule), &condition)| (join(rank, rule), condition));
+        candidates.take_while(|&(candidate, _)| candidate != NOTHING)
+    }
+
+    pub(crate) fn set(&mut self, slot: usize, candidate: u64, condition: u32) {
+        (self.ranks[slot], self.rules[slot]) = ((candidate >> 32) as u32, candidate as u32);
+        self.conditions[slot] = condition;
+    }
+}
+
+/// A candidate from its halves.
+#[inline(always)]
+pub(crate) fn join(rank: u32, rule: u32) -> u64 {
+    u64::from(rank) << 32 | u64::from(rule)
+}
+
+/// Pairs of a [`Bucket`].
 pub(crate) const BUCKET: usize = 3;
 
-/// Up to three rules by the pair of their keys, in no order: a cache line of the words of three
-/// source keys, three destination keys, three candidates ([`NOTHING`] where unused; lower word
-/// first), three services, and the number of the next bucket, or [`NONE`]. Where a pair has many
-/// rules it has one entry here, whose service is [`LINES`] and whose candidate is the number of the
-/// first of their lines.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+/// Up to three pairs of keys and their rules, in no order: a cache line of the words of three source
+/// keys, three destination keys, three [`PairEntry`]s of three words each, and the number of the
+/// next bucket, or [`NONE`].
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(crate) struct Bucket(pub(crate) [u32; 16]);
 
-impl Bucket {
-    pub(crate) const EMPTY: Self = {
-        let mut words = [NONE; 16];
-        (words[12], words[13], words[14]) = (0, 0, 0);
-        Self(words)
-    };
+/// Where the words of a [`Bucket`] begin, by name.
+pub(crate) mod bucket {
+    use super::BUCKET;
 
-    #[inline(always)]
-    pub(crate) fn candidate(&self, slot: usize) -> u64 {
-        u64::from(self.0[6 + 2 * slot]) | u64::from(self.0[7 + 2 * slot]) << 32
-    }
+    pub(crate) const ENTRIES: u32 = 2 * BUCKET as u32;
+    pub(crate) const NEXT: u32 = 5 * BUCKET as u32;
+}
 
-    #[inline(always)]
-    pub(crate) fn service(&self, slot: usize) -> u32 {
-        self.0[12 + slot]
-    }
-
-    #[inline(always)]
-    pub(crate) fn next(&self) -> u32 {
-        self.0[15]
-    }
-
-    pub(crate) fn set_next(&mut self, next: u32) {
-        self.0[15] = next;
-    }
-
-    pub(crate) fn set(&mut self, slot: usize, entry: PairEntry) {
-        let PairEntry { src, dst, candidate, service } = entry;
-        (self.0[slot], self.0[3 + slot], self.0[12 + slot]) = (src, dst, service);
-        (self.0[6 + 2 * slot], self.0[7 + 2 * slot]) = (candidate as u32, (candidate >> 32) as u32);
-    }
+/// What a [`Bucket`] holds of a pair: its only rule, or where its rules are.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PairEntry {
+    /// The upper half of the candidate, of the first one where there are several.
+    pub(crate) rank: u32,
+    /// The lower half, or the first of the [`Line`]s with all of them.
+    pub(crate) rule: u32,
+    /// The service, or [`LINES`].
+    pub(crate) service: u32,
 }
 
 /// [`PairEntry::service`] of a pair whose rules stand in lines.
 pub(crate) const LINES: u32 = u32::MAX;
 
-/// What a [`Bucket`] holds of a pair.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) struct PairEntry {
-    pub(crate) src: u32,
-    pub(crate) dst: u32,
-    pub(crate) candidate: u64,
-    pub(crate) service: u32,
-}
-
 impl PairEntry {
-    pub(crate) const VACANT: Self = Self { src: NONE, dst: NONE, candidate: NOTHING, service: 0 };
+    pub(crate) const VACANT: Self = Self { rank: NONE, rule: NONE, service: 0 };
 }
 
-const _: () = assert!(size_of::<Record>() == 16 && size_of::<Keys>() == 128);
+impl Bucket {
+    pub(crate) const EMPTY: Self = {
+        let mut words = [NONE; 16];
+        (words[8], words[11], words[14]) = (0, 0, 0);
+        Self(words)
+    };
+
+    /// The place of a pair of keys.
+    #[inline(always)]
+    pub(crate) fn find(&self, src: u32, dst: u32) -> Option<usize> {
+        let found = equal_pairs(&self.0, src, dst);
+        (found != 0).then_some(found.trailing_zeros() as usize)
+    }
+
+    #[inline(always)]
+    pub(crate) fn entry(&self, slot: usize) -> PairEntry {
+        let first = bucket::ENTRIES as usize + 3 * slot;
+        PairEntry { rank: self.0[first], rule: self.0[first + 1], service: self.0[first + 2] }
+    }
+
+    #[inline(always)]
+    pub(crate) fn next(&self) -> u32 {
+        self.0[bucket::NEXT as usize]
+    }
+
+    pub(crate) fn set_next(&mut self, next: u32) {
+        self.0[bucket::NEXT as usize] = next;
+    }
+
+    /// A place without a pair.
+    pub(crate) fn vacant(&self) -> Option<usize> {
+        (0..BUCKET).find(|&slot| self.entry(slot) == PairEntry::VACANT)
+    }
+
+    pub(crate) fn set(&mut self, slot: usize, src: u32, dst: u32, entry: PairEntry) {
+        let first = bucket::ENTRIES as usize + 3 * slot;
+        (self.0[slot], self.0[BUCKET + slot]) = (src, dst);
+        (self.0[first], self.0[first + 1], self.0[first + 2]) =
+            (entry.rank, entry.rule, entry.service);
+    }
+
+    pub(crate) fn clear(&mut self, slot: usize) {
+        self.set(slot, NONE, NONE, PairEntry::VACANT);
+    }
+}
+
+const _: () = assert!(size_of::<Record>() == 32 && size_of::<Keys>() == 128);
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Bucket>() == 64);
 
 /// Rules by pairs of keys: a hash table of buckets, each the start of a chain.
@@ -159,11 +252,42 @@ impl Pairs {
     /// The bucket in which the chain of a pair begins. There is none where [`Self::homes`] is zero.
     #[inline(always)]
     pub(crate) fn home(&self, src: u32, dst: u32) -> u32 {
-        let mixed = u64::from(src).wrapping_mul(0x9e37_79b9_7f4a_7c15)
-            ^ u64::from(dst).wrapping_mul(0xc2b2_ae3d_27d4_eb4f);
-        let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        (((mixed >> 32) * u64::from(self.homes)) >> 32) as u32
+        let [a, b, c] = MIX;
+        let mixed = src.wrapping_mul(a);
+        let mixed = (mixed ^ mixed >> 15).wrapping_add(dst).wrapping_mul(b);
+        let mixed = (mixed ^ mixed >> 13).wrapping_mul(c);
+        (u64::from(mixed) * u64::from(self.homes) >> 32) as u32
     }
+
+    /// [`Self::home`] of eight pairs.
+    #[inline(always)]
+    pub(crate) fn homes<L: Lanes>(&self, lanes: L, src: L::W, dst: L::W) -> L::W {
+        let [a, b, c] = MIX;
+        let (a, b, c) = (lanes.splat(a), lanes.splat(b), lanes.splat(c));
+        let mixed = lanes.mul(src, a);
+        let mixed = lanes.mul(lanes.add(lanes.xor(mixed, lanes.shr::<15>(mixed)), dst), b);
+        let mixed = lanes.mul(lanes.xor(mixed, lanes.shr::<13>(mixed)), c);
+        lanes.fraction(mixed, self.homes)
+    }
+}
+
+/// Odd numbers with their bits in no order: the fractions of the golden ratio, and two primes.
+const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
+
+/// Both kinds of bits of a row come in so many words of 64 bits: one vector.
+pub(crate) const ROW: usize = LANES / 2;
+
+/// Up to so many words of 32 bits for rules both of whose sides are wide are gone through for eight
+/// frames at once. More of them come in blocks, and are gone through frame by frame.
+pub(crate) const FEW_WORDS: usize = 12;
+
+/// Vectors of a block, whose words are told apart by the bits of one word.
+pub(crate) const BLOCK: usize = 4;
+
+/// Words of 64 bits that bits for so many rules both of whose sides are wide take.
+pub(crate) fn wide_words(rules: usize) -> usize {
+    let words = rules.div_ceil(64);
+    words.next_multiple_of(if words * 2 > FEW_WORDS { BLOCK * ROW } else { ROW })
 }
 
 /// Rows of bits, one row for each of the things that they tell apart: first `bits` words of bits of
@@ -184,15 +308,61 @@ impl Rows {
         word.is_some_and(|word| word >> (bit & 63) & 1 != 0)
     }
 
-    /// The bits for [`crate::classifier::Classifier::wide_rules`] of the row that begins at the word
-    /// `start`.
+    /// Whether bits of rows that begin at words are set, as the lowest bits of what is returned.
     #[inline(always)]
-    pub(crate) fn wide(&self, start: u32) -> &[u64] {
+    pub(crate) fn are_set<L: Lanes>(&self, lanes: L, starts: L::W, bits: L::W) -> L::W {
+        let word = lanes.add(lanes.shl::<1>(starts), lanes.shr::<5>(bits));
+        lanes.shr_by(lanes.gather(self.words.words(), word), bits)
+    }
+
+    /// The bits for [`crate::classifier::Classifier::wide_rules`] of the row that begins at the word
+    /// `start`, the first lowest.
+    #[inline(always)]
+    pub(crate) fn wide(&self, start: u32) -> &[Eight] {
         let start = start as usize;
-        &self.words.items()[start + self.bits..start + self.stride]
+        let words = self.words.items().get(start + self.bits..start + self.stride);
+        bytemuck::cast_slice(words.unwrap_or_default())
+    }
+
+    /// The same in blocks.
+    #[inline(always)]
+    pub(crate) fn blocks(&self, start: u32) -> &[[Eight; BLOCK]] {
+        let row = self.wide(start);
+        bytemuck::cast_slice(&row[..row.len() / BLOCK * BLOCK])
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
         self.words.size_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::lanes::{self, Kernel};
+
+    struct Homes<'a>(&'a Pairs, Eight, Eight);
+
+    impl Kernel for Homes<'_> {
+        type Output = Eight;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> Eight {
+            let Self(pairs, src, dst) = self;
+            let mut homes = [0; LANES];
+            lanes.store(pairs.homes(lanes, lanes.load(&src), lanes.load(&dst)), &mut homes);
+            homes
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn eight_homes_are_those_of_each_pair(src: Eight, dst: Eight, homes in 1..u32::MAX / 2) {
+            let pairs = Pairs { homes, ..Pairs::default() };
+            let each: Vec<u32> = src.iter().zip(&dst).map(|(&s, &d)| pairs.home(s, d)).collect();
+            prop_assert_eq!(lanes::run(Homes(&pairs, src, dst)).to_vec(), each);
+        }
     }
 }

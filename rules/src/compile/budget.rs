@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
+use crate::lanes::Words;
+
 /// What [`super::compile`] may use before it gives up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Bytes of the compiled classifier and of the tables that lead to it.
+    /// Bytes of the compiled classifier and of the tables that lead to it; at most 8 GiB.
     pub memory_bytes: usize,
     /// Wall-clock time.
     pub time: Duration,
@@ -102,7 +104,9 @@ impl Budget {
     }
 
     /// One that ends after `work` steps too, which, unlike time, are the same on every machine.
-    pub(crate) fn with_work(limits: Limits, work: usize) -> Self {
+    pub(crate) fn with_work(mut limits: Limits, work: usize) -> Self {
+        // Lookups reach so much of each table and no more.
+        limits.memory_bytes = limits.memory_bytes.min(Words::MOST_BYTES);
         let started = Instant::now();
         Self { limits, started, spent_bytes: 0, until_clock: 0, work_left: work }
     }

@@ -277,13 +277,19 @@ impl Compiler {
             self.renew_lists(before, alternative, budget)?;
         }
         self.service_uses[rule.service.0 as usize] -= 1;
-        Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
+        self.drop_check(id);
         for (from, to) in directions(rule) {
             for (side, endpoint) in [(SRC, from), (DST, to)] {
                 self.drop_unused(policy, before, side, endpoint, touched, budget)?;
             }
         }
         Ok(())
+    }
+
+    fn drop_check(&mut self, id: RuleId) {
+        if self.out.checks.get(id.0 as usize).is_some_and(Option::is_some) {
+            Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
+        }
     }
 
     /// Forgets an endpoint that no rule has on that side any more.
@@ -338,9 +344,7 @@ impl Compiler {
         if rule.service.0 as usize >= MOST_NUMBERS {
             return Err(Whole::Needed);
         }
-        let checks = Arc::make_mut(&mut self.out.checks);
-        checks.resize(policy.rules().len(), None);
-        checks[id.0 as usize] = None;
+        self.drop_check(id);
         self.set_check(policy, id, rule, budget)?;
         let mut alternatives = Vec::new();
         alternatives_of(id.0, rule, &self.sides[SRC], &self.sides[DST], &mut alternatives);
@@ -378,6 +382,7 @@ impl Compiler {
             if let Treatment::Wide(bit) = &mut treatment {
                 *bit = self.bits[side].take_place();
             }
+            self.out.is_all_wide &= !treatment.is_narrow();
             self.sides[side].parts[part as usize].treatment = treatment;
             self.list_moves(policy, side, &moves, budget)?;
             touched.classes[side].extend(moves.left);

@@ -14,7 +14,7 @@ use crate::classifier::addresses::AddressMap;
 use crate::classifier::checks::{Boxes, Check, Times};
 use crate::classifier::tables::{
     BUCKET, Bucket, CHECKED, KEYS, Keys, LINE, LINES, Line, NONE, NOTHING, PART_KEY, PairEntry,
-    Pairs, Record, Rows,
+    Pairs, ROW, Record, Rows, join, wide_words,
 };
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
@@ -63,6 +63,8 @@ pub(super) struct ListPlaces {
     overflow: Places,
     /// Entries of [`Pairs`].
     entries: usize,
+    /// Rules both of whose sides are wide that the plan was made for.
+    wide_planned: usize,
 }
 
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
@@ -84,9 +86,6 @@ pub(super) struct WideRule {
     pub(super) dst: u32,
     pub(super) service: u32,
 }
-
-/// Rules of a pair that stand in the hash table itself.
-const INLINE: usize = 2;
 
 /// The sides of a frame.
 pub(super) const SRC: usize = 0;
@@ -136,8 +135,9 @@ impl Compiler {
             services: Arc::new(services.map),
             pairs: Pairs::default(),
             lines: Default::default(),
+            is_all_wide: false,
             wide_rules: Arc::default(),
-            checks: Arc::new(vec![None; policy.rules().len()]),
+            checks: Arc::default(),
         };
         let mut compiler = Self {
             limits: *limits,
@@ -191,6 +191,8 @@ impl Compiler {
                 }
             }
         }
+        let mut parts = self.sides.iter().flat_map(|side| &side.parts);
+        self.out.is_all_wide = !parts.any(|part| part.treatment.is_narrow());
         self.places.lines.take(&mut self.out.lines, Line::EMPTY);
         let mut pairs = 0usize;
         for (id, rule) in policy.rules().iter().enumerate() {
@@ -214,6 +216,7 @@ impl Compiler {
             }
         }
         self.write_pairs(policy, alternatives, pairs);
+        self.places.wide_planned = self.wide_rules.len();
         self.write_rows(budget)
     }
 
@@ -296,23 +299,18 @@ impl Compiler {
 
     /// Writes what belongs to one pair of keys: candidates in deciding order, each with its service.
     fn write_pair(&mut self, src: u32, dst: u32, rules: &[(u64, u32)]) {
-        if rules.len() > INLINE {
-            let candidate = u64::from(self.write_lines(rules));
-            self.write_entry(PairEntry { src, dst, candidate, service: LINES });
-            return;
-        }
-        for &(candidate, service) in rules {
-            self.write_entry(PairEntry { src, dst, candidate, service });
-        }
-    }
-
-    fn write_entry(&mut self, entry: PairEntry) {
+        let &[(first, service), ref rest @ ..] = rules else { return };
+        let rank = (first >> 32) as u32;
+        let entry = match rest {
+            [] => PairEntry { rank, rule: first as u32, service },
+            _ => PairEntry { rank, rule: self.write_lines(rules), service: LINES },
+        };
         let pairs = &mut self.out.pairs;
-        let mut place = pairs.home(entry.src, entry.dst);
+        let mut place = pairs.home(src, dst);
         loop {
             let bucket = pairs.buckets.get(place);
-            if let Some(slot) = (0..BUCKET).find(|&slot| bucket.candidate(slot) == NOTHING) {
-                pairs.buckets.get_mut(place).set(slot, entry);
+            if let Some(slot) = bucket.vacant() {
+                pairs.buckets.get_mut(place).set(slot, src, dst, entry);
                 self.places.entries += 1;
                 return;
             }
@@ -358,8 +356,14 @@ impl Compiler {
         budget
             .spend(parts.len() + entries.len(), entries.len().div_ceil(LINE) * size_of::<Line>())?;
         let stride = self.side(side).rows.stride.max(1) as u32;
+        let (first, condition) = entries.first().copied().unwrap_or((NOTHING, 0));
+        let (next, _) = entries.get(1).copied().unwrap_or((NOTHING, 0));
         let record = Record {
-            lines: self.write_lines(&entries),
+            rank: (first >> 32) as u32,
+            rule: first as u32,
+            condition,
+            next_rank: (next >> 32) as u32,
+            lines: self.write_lines(entries.get(1..).unwrap_or_default()),
             wide: self.wide[side].take(wide) * stride,
             key: match *keys {
                 [key] if key & PART_KEY == 0 => key,
@@ -418,8 +422,7 @@ impl Compiler {
         let mut entries = Vec::new();
         while line != 0 {
             let of_line = self.out.lines.get(line);
-            let used = of_line.candidates.iter().zip(&of_line.conditions);
-            entries.extend(used.take_while(|&(&c, _)| c != NOTHING).map(|(&c, &s)| (c, s)));
+            entries.extend(of_line.candidates());
             self.places.lines.give_back(line);
             line = of_line.next;
         }
@@ -437,16 +440,15 @@ impl Compiler {
         let mut place = self.out.pairs.home(src, dst);
         while place != NONE {
             let bucket = *self.out.pairs.buckets.get(place);
-            for slot in
-                (0..BUCKET).filter(|&slot| bucket.0[slot] == src && bucket.0[3 + slot] == dst)
-            {
-                let (candidate, service) = (bucket.candidate(slot), bucket.service(slot));
-                self.out.pairs.buckets.get_mut(place).set(slot, PairEntry::VACANT);
+            if let Some(slot) = bucket.find(src, dst) {
+                let PairEntry { rank, rule, service } = bucket.entry(slot);
+                self.out.pairs.buckets.get_mut(place).clear(slot);
                 self.places.entries -= 1;
                 match service {
-                    LINES => rules.extend(self.give_back_lines(candidate as u32)),
-                    _ => rules.push((candidate, service)),
+                    LINES => rules = self.give_back_lines(rule),
+                    _ => rules.push((join(rank, rule), service)),
                 }
+                break;
             }
             place = bucket.next();
         }
@@ -456,17 +458,18 @@ impl Compiler {
         self.write_pair(src, dst, &rules);
     }
 
-    /// Whether the table of pairs has become too small.
+    /// Whether the table of pairs has become too small, or the rules with two wide sides too many.
     pub(super) fn is_crowded(&self) -> bool {
         self.places.entries > 3 * self.out.pairs.homes as usize + 64
+            || self.wide_rules.len() > 2 * self.places.wide_planned + 1024
     }
 
     fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {
         let mut next = 0;
         for chunk in entries.chunks(LINE).rev() {
             let mut line = Line { next, ..Line::EMPTY };
-            for (slot, &(candidate, conditions)) in chunk.iter().enumerate() {
-                (line.candidates[slot], line.conditions[slot]) = (candidate, conditions);
+            for (slot, &(candidate, condition)) in chunk.iter().enumerate() {
+                line.set(slot, candidate, condition);
             }
             next = self.places.lines.take(&mut self.out.lines, line);
         }
@@ -491,12 +494,12 @@ impl Compiler {
     /// the service classes: all of it, since the wide rules or the number of wide parts changed.
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
-        let wide = rules.len().div_ceil(64);
+        let wide = wide_words(rules.len());
         for side in [SRC, DST] {
             if self.bits[side].len() > MOST_NUMBERS {
                 return Err(Exceeded::Numbers);
             }
-            let bits = self.bits[side].len().div_ceil(64).max(1);
+            let bits = self.bits[side].len().div_ceil(64).max(1).next_multiple_of(ROW);
             let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
             self.rules_of_parts[side] = rules_of(&rules, of, bits * 64, wide);
             let sets = &mut self.wide[side];
@@ -605,7 +608,11 @@ impl Compiler {
             times: times(rule),
         };
         budget.spend(1, check.size_bytes())?;
-        Arc::make_mut(&mut self.out.checks)[id.0 as usize] = Some(Arc::new(check));
+        let checks = Arc::make_mut(&mut self.out.checks);
+        if checks.len() <= id.0 as usize {
+            checks.resize(policy.rules().len(), None);
+        }
+        checks[id.0 as usize] = Some(Arc::new(check));
         Ok(())
     }
 

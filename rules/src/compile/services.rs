@@ -6,7 +6,7 @@ use std::hash::Hash;
 use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::partition::{Classes, Points, intervals, points};
 use crate::classifier::services::{Fields, NO_COLUMN, Ports, ServiceMap};
-use crate::classifier::tables::Rows;
+use crate::classifier::tables::{ROW, Rows};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6};
 use crate::policy::{Policy, ServiceTerm};
 use crate::sets::{FiniteSet, RangeSet};
@@ -30,7 +30,7 @@ pub(crate) fn build(
         .filter(|(id, _)| used[*id])
         .flat_map(|(id, service)| service.terms.iter().map(move |term| (id as u32, term)))
         .collect();
-    let mut builder = Builder { terms: &terms, columns: vec![0], ..Builder::default() };
+    let mut builder = Builder { terms: &terms, columns: vec![0; 2], ..Builder::default() };
     let (ethers, protocols) = builder.cut_layers(budget)?;
     let mut by_protocol = Box::new([protocols.other; 256]);
     for &(value, class) in &protocols.named {
@@ -52,7 +52,7 @@ pub(crate) fn build(
         layers: builder.layers,
         columns: builder.columns,
         cells: builder.cells.iter().map(|class| class * rows.stride as u32).collect(),
-        fields: Box::new([[Fields::default(); 256]; 2]),
+        fields: Box::new([Fields::default(); 512]),
         rows,
     };
     map.index_fields();
@@ -207,7 +207,7 @@ fn intersection<'a>(a: &'a [u32], b: &'a [u32]) -> impl Iterator<Item = u32> + '
 
 /// One bit per service for each class, and no wide rules yet.
 fn rows(classes: &[Box<[u32]>], services: usize, budget: &mut Budget) -> Result<Rows, Exceeded> {
-    let stride = services.div_ceil(64).max(1);
+    let stride = services.div_ceil(64).max(1).next_multiple_of(ROW);
     budget.spend(classes.len(), classes.len().saturating_mul(stride * size_of::<u64>()))?;
     let mut words = vec![0u64; classes.len() * stride];
     for (class, of_class) in classes.iter().enumerate() {

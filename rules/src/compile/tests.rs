@@ -165,6 +165,7 @@ fn compare(policy: &Policy, seed: u64, packets: usize) -> Result<(), TestCaseErr
     let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
     let mut left = packets;
     while left > 0 {
+        crate::lanes::tests::force_plain(left % 3 == 0);
         let size = left.min(1 + (seed as usize + left) % MAX_BATCH);
         let batch: Vec<Headers> = (0..size).map(|_| probes.headers()).collect();
         let at = probes.instant();
@@ -175,6 +176,7 @@ fn compare(policy: &Policy, seed: u64, packets: usize) -> Result<(), TestCaseErr
         }
         left -= size;
     }
+    crate::lanes::tests::force_plain(false);
     Ok(())
 }
 
@@ -346,6 +348,29 @@ fn an_edit_that_does_not_fit_leaves_what_was_in_force() {
     let (probed, next) = (Probed::new(&edited, 1, 500), compiler.publish());
     for ((found, _), headers) in probed.classify(&next).into_iter().zip(&probed.headers) {
         assert_eq!(found, oracle::classify(&edited, headers, probed.at));
+    }
+}
+
+#[test]
+fn many_rules_in_every_kind_of_list_equal_the_oracle() {
+    // More rules than one block of bits holds, more of a pair and of a class than one line holds.
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for n in 0..1500 {
+        let (from, to) = match n % 4 {
+            0 => (format!("10.{}.0.0/16", n % 40), "any".to_owned()),
+            1 => ("10.0.0.0/9".to_owned(), format!("10.1.{}.0/24", n % 8)),
+            2 => (format!("10.0.0.{}", n % 5), format!("10.1.0.{}", n % 3)),
+            _ => (format!("fd00:{:x}::/32", n % 9), format!("fd00:1:{:x}::/48", n % 6)),
+        };
+        let (port, action) = (1 + n * 7 % 600, if n % 3 == 0 { "deny" } else { "allow" });
+        text += &format!(
+            "- {{name: r{n}, from: \"{from}\", to: \"{to}\", service: tcp/{port}-{}, action: {action}}}\n",
+            port + n % 11
+        );
+    }
+    let policy = Policy::parse(&text).unwrap();
+    for seed in 0..PLANS.len() as u64 {
+        compare(&policy, seed, 3000).unwrap();
     }
 }
 

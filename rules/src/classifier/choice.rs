@@ -1,0 +1,788 @@
+//! The choice among the rules that the classes of a frame lead to.
+//!
+//! Most often there is one rule or none in each place: that is looked at for eight frames at once and
+//! without a branch, because which of the two it is, no branch predictor can tell. What is left goes
+//! frame by frame.
+
+use std::ops::Range;
+
+use super::tables::{
+    self, BLOCK, BUCKET, Bucket, CHECKED, FEW_WORDS, Keys, LINE, LINES, Line, NONE, NOTHING,
+    PairEntry, Record, Rows, bucket, join, line, record,
+};
+use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
+use crate::headers::{Headers, PolicyTime};
+use crate::lanes::{self, Eight, Kernel, LANES, Lanes, Words};
+use crate::policy::RuleId;
+
+/// The classes of a batch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Found<'a> {
+    pub(super) src: &'a [Eight],
+    pub(super) dst: &'a [Eight],
+    /// Where the rows of the service classes begin.
+    pub(super) services: &'a [Eight],
+}
+
+/// What is chosen so far, and what is needed to go on.
+#[repr(align(64))]
+pub(super) struct Choice {
+    /// The best candidates: their upper halves, [`NONE`] where there is none, and their lower ones.
+    ranks: Column,
+    rules: Column,
+    /// The least rank of those that were not looked at.
+    unseen: Column,
+    /// The only keys of the sides, and the bucket of the pair.
+    keys: [Column; 2],
+    homes: Column,
+    /// Where the rows of wide parts begin.
+    wide: [Column; 2],
+    /// Lanes with several keys, and those that have to be gone through one by one.
+    several: u64,
+    rare: u64,
+}
+
+impl Default for Choice {
+    fn default() -> Self {
+        Self {
+            ranks: EMPTY_COLUMN,
+            rules: EMPTY_COLUMN,
+            unseen: EMPTY_COLUMN,
+            keys: [EMPTY_COLUMN; 2],
+            homes: EMPTY_COLUMN,
+            wide: [EMPTY_COLUMN; 2],
+            several: 0,
+            rare: 0,
+        }
+    }
+}
+
+impl Choice {
+    fn best(&self, lane: usize) -> u64 {
+        let rank = self.ranks.as_flattened()[lane];
+        join(rank, self.rules.as_flattened()[lane])
+    }
+
+    fn set_best(&mut self, lane: usize, best: u64) {
+        self.ranks.as_flattened_mut()[lane] = (best >> 32) as u32;
+        self.rules.as_flattened_mut()[lane] = best as u32;
+    }
+}
+
+/// Pairs of keys of a batch that there is room for.
+pub(super) const PROBES: usize = 8 * MAX_BATCH;
+
+/// A pair of keys to look up, and where.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Probe {
+    src: u32,
+    dst: u32,
+    home: u32,
+}
+
+/// A frame and what its candidates are compared with.
+#[derive(Clone, Copy)]
+struct Frame<'a> {
+    headers: &'a Headers,
+    at: PolicyTime,
+    /// Where its row of services begins.
+    services: u32,
+}
+
+/// Takes the classes of a batch to the rules that decide.
+pub(super) fn choose(
+    classifier: &Classifier,
+    headers: &[Headers],
+    at: PolicyTime,
+    found: Found<'_>,
+    choice: &mut Choice,
+    probes: &mut [Probe; PROBES],
+    out: &mut [RuleId],
+) {
+    if classifier.is_all_wide {
+        lanes::run(ReadRows { classifier, found, choice });
+    } else {
+        look_up_narrow(classifier, headers, at, found, choice, probes);
+    }
+    if !classifier.wide_rules.is_empty() {
+        lanes::run(Intersect { classifier, found, headers, at, choice });
+    }
+    if !classifier.src.macs.is_empty() || !classifier.dst.macs.is_empty() {
+        for (lane, headers) in headers.iter().enumerate() {
+            let (s, d) = classifier.records(found, lane);
+            let frame = Frame { headers, at, services: found.services.as_flattened()[lane] };
+            let mut best = choice.best(lane);
+            classifier.look_up_macs(s, d, &frame, &mut best);
+            choice.set_best(lane, best);
+        }
+    }
+    let (ranks, rules) = (choice.ranks.as_flattened(), choice.rules.as_flattened());
+    for ((out, &rank), &rule) in out.iter_mut().zip(ranks).zip(rules) {
+        *out = if rank == NONE { RuleId::DEFAULT } else { RuleId(rule & !CHECKED) };
+    }
+}
+
+/// Chooses among the rules that have a narrow side.
+fn look_up_narrow(
+    classifier: &Classifier,
+    headers: &[Headers],
+    at: PolicyTime,
+    found: Found<'_>,
+    choice: &mut Choice,
+    probes: &mut [Probe; PROBES],
+) {
+    lanes::run(ReadRecords { classifier, found, choice });
+    let lanes_used = u64::MAX >> (MAX_BATCH - headers.len().clamp(1, MAX_BATCH));
+    choice.several &= lanes_used;
+    let mut of_lanes = [const { 0..0 }; MAX_BATCH];
+    if choice.several != 0 {
+        classifier.read_keys(found, choice.several, probes, &mut of_lanes);
+    }
+    lanes::run(ReadPairs { classifier, found, choice });
+    choice.rare &= lanes_used;
+    for lane in ones(choice.rare) {
+        let services = found.services.as_flattened()[lane];
+        let frame = Frame { headers: &headers[lane], at, services };
+        let (s, d) = classifier.records(found, lane);
+        let mut best = NOTHING;
+        let probes = (choice.several >> lane & 1 != 0).then(|| probes.get(of_lanes[lane].clone()));
+        classifier.go_through(s, d, probes, &frame, &mut best);
+        choice.set_best(lane, best);
+    }
+}
+
+/// Takes classes to the rows of wide parts, where there is nothing else to choose from.
+struct ReadRows<'a> {
+    classifier: &'a Classifier,
+    found: Found<'a>,
+    choice: &'a mut Choice,
+}
+
+impl Kernel for ReadRows<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, found, choice } = self;
+        let Classifier { src, dst, .. } = classifier;
+        for (group, (s, d)) in found.src.iter().zip(found.dst).enumerate().take(MAX_BATCH / LANES) {
+            let wide = lanes.splat(record::WIDE as u32);
+            let place = lanes.add(lanes.shl::<3>(lanes.load(s)), wide);
+            lanes.store(lanes.gather(src.records.words(), place), &mut choice.wide[0][group]);
+            let place = lanes.add(lanes.shl::<3>(lanes.load(d)), wide);
+            lanes.store(lanes.gather(dst.records.words(), place), &mut choice.wide[1][group]);
+            lanes.store(lanes.splat(NONE), &mut choice.ranks[group]);
+        }
+    }
+}
+
+/// Takes classes to the first rules of either side, and to the buckets of the pairs of their keys.
+struct ReadRecords<'a> {
+    classifier: &'a Classifier,
+    found: Found<'a>,
+    choice: &'a mut Choice,
+}
+
+impl Kernel for ReadRecords<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, found, choice } = self;
+        let Classifier { src, dst, pairs, .. } = classifier;
+        let services = &classifier.services.rows;
+        let (src_records, dst_records) = (src.records.words(), dst.records.words());
+        for (s, d) in found.src.iter().zip(found.dst) {
+            lanes.prefetch_rows(src_records, lanes.load(s));
+            lanes.prefetch_rows(dst_records, lanes.load(d));
+        }
+        let buckets = pairs.buckets.words();
+        let none = lanes.splat(NONE);
+        let mut several = 0;
+        let groups = found.src.iter().zip(found.dst).zip(found.services);
+        for (group, ((s, d), service)) in groups.enumerate().take(MAX_BATCH / LANES) {
+            let s = lanes.gather_rows(src_records, lanes.load(s));
+            let d = lanes.gather_rows(dst_records, lanes.load(d));
+            let service = lanes.load(service);
+            let of_src = first_ranks(lanes, services, service, &s, &d, &dst.rows);
+            let of_dst = first_ranks(lanes, services, service, &d, &s, &src.rows);
+            let is_src = lanes.at_most(of_src, of_dst);
+            let rule = lanes.select(is_src, s[record::RULE], d[record::RULE]);
+            let unseen = lanes.min(s[record::NEXT_RANK], d[record::NEXT_RANK]);
+            let has_one = lanes.equal(lanes.and(s[record::KEYS], d[record::KEYS]), none);
+            several |= u64::from(lanes.bits(has_one) ^ 0xff) << (LANES * group);
+            let (src_key, dst_key) = (s[record::KEY], d[record::KEY]);
+            let home = pairs.homes(lanes, src_key, dst_key);
+            lanes.prefetch_rows(buckets, lanes.shl::<1>(home));
+            lanes.store(lanes.min(of_src, of_dst), &mut choice.ranks[group]);
+            lanes.store(rule, &mut choice.rules[group]);
+            lanes.store(unseen, &mut choice.unseen[group]);
+            lanes.store(s[record::WIDE], &mut choice.wide[0][group]);
+            lanes.store(d[record::WIDE], &mut choice.wide[1][group]);
+            lanes.store(src_key, &mut choice.keys[0][group]);
+            lanes.store(dst_key, &mut choice.keys[1][group]);
+            lanes.store(home, &mut choice.homes[group]);
+        }
+        choice.several = several;
+    }
+}
+
+/// The ranks of the first rules of one side, where the other one meets their conditions: its row of
+/// `rows` says which wide parts hold it.
+#[inline(always)]
+fn first_ranks<L: Lanes>(
+    lanes: L,
+    services: &Rows,
+    service: L::W,
+    records: &[L::W; LANES],
+    others: &[L::W; LANES],
+    rows: &Rows,
+) -> L::W {
+    let ranks = records[record::RANK];
+    if lanes.bits(lanes.equal(ranks, lanes.splat(NONE))) == 0xff {
+        return ranks;
+    }
+    let condition = records[record::CONDITION];
+    let asked = lanes.and(condition, lanes.splat(0xffff));
+    let is_served = services.are_set(lanes, service, asked);
+    let is_held = rows.are_set(lanes, others[record::WIDE], lanes.shr::<16>(condition));
+    where_set(lanes, lanes.and(is_served, is_held), ranks)
+}
+
+/// `ranks` where the lowest bits are set, else [`NONE`].
+#[inline(always)]
+fn where_set<L: Lanes>(lanes: L, bits: L::W, ranks: L::W) -> L::W {
+    let one = lanes.splat(1);
+    lanes.or(ranks, lanes.sub(lanes.and(bits, one), one))
+}
+
+/// Chooses between what [`ReadRecords`] found and the rules of the pairs of keys.
+struct ReadPairs<'a> {
+    classifier: &'a Classifier,
+    found: Found<'a>,
+    choice: &'a mut Choice,
+}
+
+impl Kernel for ReadPairs<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, found, choice } = self;
+        let services = &classifier.services.rows;
+        let lines = classifier.lines.words();
+        let mut rare = choice.several;
+        let groups = found.src.iter().zip(found.dst).zip(found.services);
+        for (group, ((s, d), service)) in groups.enumerate().take(MAX_BATCH / LANES) {
+            let service = lanes.load(service);
+            let (src, dst) =
+                (lanes.load(&choice.keys[0][group]), lanes.load(&choice.keys[1][group]));
+            let home = lanes.load(&choice.homes[group]);
+            let (rank, rule, condition) =
+                look_up_pairs(lanes, classifier.pairs.buckets.words(), src, dst, home);
+            let is_list = lanes.equal(condition, lanes.splat(LINES));
+            let holds = services.are_set(lanes, service, condition);
+            let of_pair = lanes.or(where_set(lanes, holds, rank), is_list);
+            let mut best = Best {
+                rank: lanes.load(&choice.ranks[group]),
+                rule: lanes.load(&choice.rules[group]),
+            };
+            best.lower(lanes, of_pair, rule);
+            let is_list = lanes.and(is_list, lanes.below(rank, best.rank));
+            if lanes.bits(is_list) != 0 {
+                let list = List { lines, first: lanes.and(rule, is_list), other: None };
+                list.scan(lanes, services, service, &mut best);
+            }
+            let is_seen = lanes.at_most(best.rank, lanes.load(&choice.unseen[group]));
+            if lanes.bits(is_seen) != 0xff {
+                let s = lanes.gather_rows(classifier.src.records.words(), lanes.load(s));
+                let d = lanes.gather_rows(classifier.dst.records.words(), lanes.load(d));
+                let (src_rows, dst_rows) = (&classifier.src.rows, &classifier.dst.rows);
+                for (record, other) in
+                    [(&s, (dst_rows, d[record::WIDE])), (&d, (src_rows, s[record::WIDE]))]
+                {
+                    let is_unseen = lanes.below(record[record::NEXT_RANK], best.rank);
+                    let first = lanes.and(record[record::LINES], is_unseen);
+                    let list = List { lines, first, other: Some(other) };
+                    list.scan(lanes, services, service, &mut best);
+                }
+            }
+            lanes.store(best.rank, &mut choice.ranks[group]);
+            lanes.store(best.rule, &mut choice.rules[group]);
+            let is_nothing = lanes.equal(best.rank, lanes.splat(NONE));
+            let is_checked = lanes.without(best.rule, is_nothing);
+            rare |= u64::from(lanes.bits(is_checked)) << (LANES * group);
+        }
+        choice.rare = rare;
+    }
+}
+
+/// The entries of pairs of keys, [`PairEntry::VACANT`] where there is none: ranks, rules and
+/// services. `homes` are the buckets in which their chains begin.
+#[inline(always)]
+fn look_up_pairs<L: Lanes>(
+    lanes: L,
+    buckets: Words<'_>,
+    src: L::W,
+    dst: L::W,
+    homes: L::W,
+) -> (L::W, L::W, L::W) {
+    const { assert!(BUCKET == 3, "three places are compared") };
+    let none = lanes.splat(NONE);
+    let (mut rank, mut rule, mut service) = (none, none, lanes.splat(0));
+    // Nothing stands under no key.
+    let mut is_sought =
+        lanes.without(none, lanes.or(lanes.equal(src, none), lanes.equal(dst, none)));
+    let mut home = homes;
+    loop {
+        let words = lanes.gather_rows(buckets, lanes.shl::<1>(home));
+        let first = lanes.and(lanes.equal(words[0], src), lanes.equal(words[3], dst));
+        let second = lanes.and(lanes.equal(words[1], src), lanes.equal(words[4], dst));
+        let third = lanes.and(lanes.equal(words[2], src), lanes.equal(words[5], dst));
+        let is_here = lanes.and(lanes.or(lanes.or(first, second), third), is_sought);
+        let start = lanes.shl::<4>(home);
+        // Three words for each place before; masks are minus one.
+        let before = lanes.add(second, lanes.add(third, third));
+        let entry = lanes.sub(start, lanes.add(before, lanes.add(before, before)));
+        let entry = lanes.add(entry, lanes.splat(bucket::ENTRIES));
+        rank = lanes.select(is_here, lanes.gather(buckets, entry), rank);
+        let place = lanes.add(entry, lanes.splat(1));
+        rule = lanes.select(is_here, lanes.gather(buckets, place), rule);
+        let place = lanes.add(entry, lanes.splat(2));
+        service = lanes.select(is_here, lanes.gather(buckets, place), service);
+        let next = lanes.gather(buckets, lanes.add(start, lanes.splat(bucket::NEXT)));
+        is_sought = lanes.without(is_sought, lanes.or(is_here, lanes.equal(next, none)));
+        if lanes.bits(is_sought) == 0 {
+            return (rank, rule, service);
+        }
+        home = lanes.select(is_sought, next, home);
+    }
+}
+
+/// The first rules that were found so far: the halves of their candidates.
+struct Best<W> {
+    rank: W,
+    rule: W,
+}
+
+impl<W: Copy> Best<W> {
+    /// Takes the rules with these ranks where they come before.
+    #[inline(always)]
+    fn lower<L: Lanes<W = W>>(&mut self, lanes: L, rank: W, rule: W) {
+        self.rule = lanes.select(lanes.at_most(rank, self.rank), rule, self.rule);
+        self.rank = lanes.min(rank, self.rank);
+    }
+}
+
+/// Candidates in lines.
+struct List<'a, W> {
+    lines: Words<'a>,
+    /// The first line of each lane, or 0.
+    first: W,
+    /// Where they ask for wide parts of the other side: the rows, and where its row begins.
+    other: Option<(&'a Rows, W)>,
+}
+
+impl<W: Copy> List<'_, W> {
+    /// Lowers `best` to the first candidates that match but for what has to be checked.
+    #[inline(always)]
+    fn scan<L: Lanes<W = W>>(&self, lanes: L, services: &Rows, service: W, best: &mut Best<W>) {
+        let one = lanes.splat(1);
+        let mut number = self.first;
+        loop {
+            let start = lanes.shl::<4>(number);
+            for place in 0..LINE as u32 {
+                let at = lanes.add(start, lanes.splat(line::RANKS + place));
+                let rank = lanes.gather(self.lines, at);
+                let is_before = lanes.below(rank, best.rank);
+                if lanes.bits(is_before) == 0 {
+                    return;
+                }
+                let at = lanes.add(start, lanes.splat(line::CONDITIONS + place));
+                let condition = lanes.gather(self.lines, at);
+                let asked = lanes.and(condition, lanes.splat(0xffff));
+                let mut holds = services.are_set(lanes, service, asked);
+                if let Some((rows, wide)) = self.other {
+                    let part = lanes.shr::<16>(condition);
+                    holds = lanes.and(holds, rows.are_set(lanes, wide, part));
+                }
+                let holds = lanes.and(lanes.equal(lanes.and(holds, one), one), is_before);
+                if lanes.bits(holds) != 0 {
+                    let at = lanes.add(start, lanes.splat(line::RULES + place));
+                    let rule = lanes.gather(self.lines, at);
+                    best.rank = lanes.select(holds, rank, best.rank);
+                    best.rule = lanes.select(holds, rule, best.rule);
+                }
+            }
+            number = lanes.gather(self.lines, lanes.add(start, lanes.splat(line::NEXT)));
+        }
+    }
+}
+
+/// Chooses between what was chosen and the rules both of whose sides are wide: a row of the source,
+/// one of the destination and one of the service have a bit for each of them.
+struct Intersect<'a> {
+    classifier: &'a Classifier,
+    found: Found<'a>,
+    headers: &'a [Headers],
+    at: PolicyTime,
+    choice: &'a mut Choice,
+}
+
+impl Kernel for Intersect<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, found, headers, at, choice } = self;
+        let Classifier { src, dst, services, wide_rules, .. } = classifier;
+        let rows = [&src.rows, &dst.rows, &services.rows];
+        let words = wide_rules.len().div_ceil(32);
+        let candidates = Words::new(bytemuck::cast_slice(wide_rules));
+        for (group, service) in found.services.iter().enumerate().take(MAX_BATCH / LANES) {
+            let starts = [choice.wide[0][group], choice.wide[1][group], *service];
+            let first = if words <= FEW_WORDS {
+                first_of_few(lanes, rows, &starts, words as u32)
+            } else {
+                let mut first = [NONE; LANES];
+                for (lane, first) in first.iter_mut().enumerate() {
+                    let starts = starts.map(|starts| starts[lane]);
+                    *first = first_of_many(lanes, rows, starts, |start| {
+                        let rank = choice.ranks[group][lane];
+                        wide_rules.get(start).is_some_and(|next| next >> 32 < u64::from(rank))
+                    });
+                }
+                lanes.load(&first)
+            };
+            let is_nothing = lanes.equal(first, lanes.splat(NONE));
+            let place = lanes.shl::<1>(first);
+            let rule = lanes.gather(candidates, place);
+            let rank = lanes.gather(candidates, lanes.add(place, lanes.splat(1)));
+            let mut best = Best {
+                rank: lanes.load(&choice.ranks[group]),
+                rule: lanes.load(&choice.rules[group]),
+            };
+            let is_before = lanes.without(lanes.below(rank, best.rank), is_nothing);
+            // The sign of a word says whether it is checked.
+            let is_checked = lanes.bits(lanes.and(rule, is_before));
+            let is_before = lanes.without(is_before, lanes.signs(rule));
+            best.rank = lanes.select(is_before, rank, best.rank);
+            best.rule = lanes.select(is_before, rule, best.rule);
+            lanes.store(best.rank, &mut choice.ranks[group]);
+            lanes.store(best.rule, &mut choice.rules[group]);
+            for lane in ones(is_checked.into()) {
+                let Some(headers) = headers.get(group * LANES + lane) else { break };
+                let frame = Frame { headers, at, services: service[lane] };
+                let rows = [0, 1, 2].map(|row: usize| rows[row].wide(starts[row][lane]));
+                let lane = group * LANES + lane;
+                let mut best = choice.best(lane);
+                classifier.consider_wide(rows, &frame, &mut best);
+                choice.set_best(lane, best);
+            }
+        }
+    }
+}
+
+/// The first bits that three rows of few words have in common, or [`NONE`].
+#[inline(always)]
+fn first_of_few<L: Lanes>(lanes: L, rows: [&Rows; 3], starts: &[Eight; 3], words: u32) -> L::W {
+    let [src, dst, services] = rows;
+    let [s, d, v] = starts;
+    let s = lanes.add(lanes.shl::<1>(lanes.load(s)), lanes.splat(2 * src.bits as u32));
+    let d = lanes.add(lanes.shl::<1>(lanes.load(d)), lanes.splat(2 * dst.bits as u32));
+    let v = lanes.add(lanes.shl::<1>(lanes.load(v)), lanes.splat(2 * services.bits as u32));
+    let (src, dst, services) = (src.words.words(), dst.words.words(), services.words.words());
+    let (zero, none) = (lanes.splat(0), lanes.splat(NONE));
+    let (mut bits, mut first) = (zero, none);
+    for word in (0..words).rev() {
+        let at = lanes.splat(word);
+        let both =
+            lanes.and(lanes.gather(src, lanes.add(s, at)), lanes.gather(dst, lanes.add(d, at)));
+        let all = lanes.and(both, lanes.gather(services, lanes.add(v, at)));
+        let is_zero = lanes.equal(all, zero);
+        bits = lanes.select(is_zero, bits, all);
+        first = lanes.select(is_zero, first, lanes.splat(word * 32));
+    }
+    let is_none = lanes.equal(first, none);
+    lanes.or(lanes.add(first, lanes.trailing_zeros(bits)), is_none)
+}
+
+/// The first bit that three rows of many words have in common, or [`NONE`]. `goes_on` is asked before
+/// each block but the first, by the number of its first bit.
+#[inline(always)]
+fn first_of_many<L: Lanes>(
+    lanes: L,
+    rows: [&Rows; 3],
+    starts: [u32; 3],
+    goes_on: impl Fn(usize) -> bool,
+) -> u32 {
+    let [src, dst, services] = rows;
+    let [s, d, v] = starts;
+    let (src, dst, services) = (src.blocks(s), dst.blocks(d), services.blocks(v));
+    for (block, ((s, d), v)) in src.iter().zip(dst).zip(services).enumerate() {
+        let start = block * BLOCK * LANES;
+        if block > 0 && !goes_on(start * 32) {
+            break;
+        }
+        // A bit for each word that is not zero, found without a branch on any of them.
+        let mut words = 0;
+        for vector in 0..BLOCK {
+            let both = lanes.and(lanes.load(&s[vector]), lanes.load(&d[vector]));
+            let all = lanes.and(both, lanes.load(&v[vector]));
+            let is_zero = lanes.bits(lanes.equal(all, lanes.splat(0)));
+            words |= (is_zero ^ 0xff) << (LANES * vector);
+        }
+        if words != 0 {
+            let word = words.trailing_zeros() as usize;
+            let [s, d, v] = [s, d, v].map(|block| block[word / LANES][word % LANES]);
+            return (start + word) as u32 * 32 + (s & d & v).trailing_zeros();
+        }
+    }
+    NONE
+}
+
+impl Classifier {
+    fn records(&self, found: Found<'_>, lane: usize) -> (&Record, &Record) {
+        let [src, dst] = [found.src, found.dst].map(|classes| classes.as_flattened()[lane]);
+        (self.src.records.get(src), self.dst.records.get(dst))
+    }
+
+    /// Which pairs of keys have to be looked up for classes of several; asks for them.
+    #[inline(never)]
+    fn read_keys(
+        &self,
+        found: Found<'_>,
+        several: u64,
+        probes: &mut [Probe; PROBES],
+        of_lanes: &mut [Range<usize>; MAX_BATCH],
+    ) {
+        for lane in ones(several) {
+            let (s, d) = self.records(found, lane);
+            self.src.keys.prefetch_if(s.keys != NONE, s.keys);
+            self.dst.keys.prefetch_if(d.keys != NONE, d.keys);
+        }
+        let mut count = 0;
+        for lane in ones(several) {
+            let first = count;
+            let (s, d) = self.records(found, lane);
+            self.for_each_pair(s, d, |src, dst| {
+                let home = self.pairs.home(src, dst);
+                self.pairs.buckets.prefetch(home);
+                // Those for which there is no room count too, and are looked up without this help.
+                if let Some(probe) = probes.get_mut(count) {
+                    *probe = Probe { src, dst, home };
+                }
+                count += 1;
+            });
+            of_lanes[lane] = first..count;
+        }
+    }
+
+    /// Lowers `best` to the first rule that two classes lead to, but for those whose sides are both
+    /// wide. `probes` are those of classes of several keys, [`None`] within where there was no room.
+    fn go_through(
+        &self,
+        s: &Record,
+        d: &Record,
+        probes: Option<Option<&[Probe]>>,
+        frame: &Frame<'_>,
+        best: &mut u64,
+    ) {
+        match probes {
+            None => {
+                let bucket = self.pairs.buckets.get(self.pairs.home(s.key, d.key));
+                self.look_up_pair(bucket, s.key, d.key, frame, best);
+            }
+            Some(Some(probes)) => {
+                for probe in probes {
+                    let bucket = self.pairs.buckets.get(probe.home);
+                    self.look_up_pair(bucket, probe.src, probe.dst, frame, best);
+                }
+            }
+            Some(None) => self.look_up_pairs(s, d, frame, best),
+        }
+        self.scan_side(s, &self.dst.rows, d.wide, frame, best);
+        self.scan_side(d, &self.src.rows, s.wide, frame, best);
+    }
+
+    /// Lowers `best` to the first rule that is listed under any pair of keys of two classes and
+    /// matches.
+    #[inline(never)]
+    fn look_up_pairs(&self, s: &Record, d: &Record, frame: &Frame<'_>, best: &mut u64) {
+        self.for_each_pair(s, d, |src, dst| {
+            let bucket = self.pairs.buckets.get(self.pairs.home(src, dst));
+            self.look_up_pair(bucket, src, dst, frame, best);
+        });
+    }
+
+    /// Lowers `best` to the first rule that is listed under a pair of keys and matches.
+    #[inline(always)]
+    fn look_up_pair<'c>(
+        &'c self,
+        mut bucket: &'c Bucket,
+        src: u32,
+        dst: u32,
+        frame: &Frame<'_>,
+        best: &mut u64,
+    ) {
+        loop {
+            if let Some(slot) = bucket.find(src, dst) {
+                let PairEntry { rank, rule, service } = bucket.entry(slot);
+                if service == LINES {
+                    self.scan_services(self.lines.get(rule), frame, best);
+                } else if self.services.rows.is_set(frame.services, service) {
+                    self.consider(join(rank, rule), frame, best);
+                }
+                return;
+            }
+            if bucket.next() == NONE {
+                return;
+            }
+            bucket = self.pairs.buckets.get(bucket.next());
+        }
+    }
+
+    /// Calls `found` for every pair of keys of two classes that may be listed.
+    #[inline(always)]
+    fn for_each_pair(&self, src: &Record, dst: &Record, mut found: impl FnMut(u32, u32)) {
+        // A class without a block of keys stands for a block of at most one.
+        let single = |record: &Record| {
+            let mut keys = Keys { meets: [u64::MAX; 8], ..Keys::EMPTY };
+            keys.keys[0] = record.key;
+            keys
+        };
+        let (src_single, dst_single) = (single(src), single(dst));
+        let mut src_place = src.keys;
+        loop {
+            let s = if src_place == NONE { &src_single } else { self.src.keys.get(src_place) };
+            let mut dst_place = dst.keys;
+            loop {
+                let d = if dst_place == NONE { &dst_single } else { self.dst.keys.get(dst_place) };
+                let (mut some, mut count) = ([0; tables::KEYS + 1], 0);
+                for &key in d.keys.iter().take_while(|&&key| key != NONE) {
+                    some[count & 15] = key;
+                    count += usize::from(s.may_meet(key));
+                }
+                for &key in s.keys.iter().take_while(|&&key| key != NONE && count > 0) {
+                    if d.may_meet(key) {
+                        some[..count].iter().for_each(|&other| found(key, other));
+                    }
+                }
+                dst_place = d.next;
+                if dst_place == NONE {
+                    break;
+                }
+            }
+            src_place = s.next;
+            if src_place == NONE {
+                return;
+            }
+        }
+    }
+
+    /// Lowers `best` to `candidate` if what is left to compare holds.
+    #[inline(always)]
+    fn consider(&self, candidate: u64, frame: &Frame<'_>, best: &mut u64) {
+        if candidate < *best && (candidate as u32 & CHECKED == 0 || self.check(candidate, frame)) {
+            *best = candidate;
+        }
+    }
+
+    #[cold]
+    fn check(&self, candidate: u64, frame: &Frame<'_>) -> bool {
+        let rule = (candidate as u32 & !CHECKED) as usize;
+        let check = self.checks.get(rule).and_then(Option::as_ref);
+        check.is_none_or(|check| check.holds(frame.headers, frame.at))
+    }
+
+    /// Lowers `best` to the first rule of one side, with the other side wide, that matches; the row of
+    /// `rows` that begins at `wide` has the wide parts that hold the frame's other side.
+    #[inline(always)]
+    fn scan_side(
+        &self,
+        record: &Record,
+        rows: &Rows,
+        wide: u32,
+        frame: &Frame<'_>,
+        best: &mut u64,
+    ) {
+        let holds = |conditions: u32| {
+            self.services.rows.is_set(frame.services, conditions & 0xffff)
+                & rows.is_set(wide, conditions >> 16)
+        };
+        if record.first() < *best && holds(record.condition) {
+            self.consider(record.first(), frame, best);
+        }
+        if record.lines != 0 {
+            self.scan_if(self.lines.get(record.lines), frame, best, holds);
+        }
+    }
+
+    /// The same where candidates ask for a service alone.
+    fn scan_services<'c>(&'c self, line: &'c Line, frame: &Frame<'_>, best: &mut u64) {
+        self.scan_if(line, frame, best, |service| {
+            self.services.rows.is_set(frame.services, service)
+        });
+    }
+
+    #[inline(always)]
+    fn scan_if<'c>(
+        &'c self,
+        mut line: &'c Line,
+        frame: &Frame<'_>,
+        best: &mut u64,
+        holds: impl Fn(u32) -> bool,
+    ) {
+        loop {
+            for (candidate, condition) in line.candidates() {
+                if candidate >= *best {
+                    return;
+                }
+                if holds(condition) {
+                    self.consider(candidate, frame, best);
+                }
+            }
+            if line.next == 0 {
+                return;
+            }
+            line = self.lines.get(line.next);
+        }
+    }
+
+    /// Lowers `best` to the first of the rules both of whose sides are wide that matches: `rows` have a
+    /// bit for each of them, of the source, the destination and the service.
+    #[cold]
+    #[inline(never)]
+    fn consider_wide(&self, rows: [&[Eight]; 3], frame: &Frame<'_>, best: &mut u64) {
+        let [src, dst, services] = rows.map(|row| row.as_flattened());
+        for (word, ((s, d), v)) in src.iter().zip(dst).zip(services).enumerate() {
+            for bit in ones(u64::from(s & d & v)) {
+                let candidate = self.wide_rules[word * 32 + bit];
+                if candidate >= *best {
+                    return;
+                }
+                self.consider(candidate, frame, best);
+            }
+        }
+    }
+
+    /// Lowers `best` to the first rule that names the MAC address of either side and matches.
+    #[cold]
+    fn look_up_macs(&self, s: &Record, d: &Record, frame: &Frame<'_>, best: &mut u64) {
+        let of_mac =
+            |side: &'_ Side, mac| side.macs.get(&mac).map(|&class| *side.records.get(class));
+        let src_mac = of_mac(&self.src, frame.headers.src_mac);
+        let dst_mac = of_mac(&self.dst, frame.headers.dst_mac);
+        for (src, dst) in [(src_mac, Some(*d)), (Some(*s), dst_mac), (src_mac, dst_mac)] {
+            if let (Some(src), Some(dst)) = (src, dst) {
+                self.look_up_pairs(&src, &dst, frame, best);
+            }
+        }
+        if let Some(record) = src_mac {
+            self.scan_side(&record, &self.dst.rows, d.wide, frame, best);
+        }
+        if let Some(record) = dst_mac {
+            self.scan_side(&record, &self.src.rows, s.wide, frame, best);
+        }
+    }
+}

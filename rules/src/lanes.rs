@@ -1,0 +1,244 @@
+//! Eight words at a time.
+//!
+//! The stages of a lookup are written once, as [`Kernel`]s over any [`Lanes`], and compiled for each
+//! kind of machine: [`run`] takes the best that this one has. Both kinds give the same words for
+//! the same input, which a property test asserts operation by operation.
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+mod plain;
+
+/// How many words there are in one vector.
+pub(crate) const LANES: usize = 8;
+
+/// The words of one vector.
+pub(crate) type Eight = [u32; LANES];
+
+/// Words that are looked up by number. There is always one.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Words<'a> {
+    words: &'a [u32],
+    rows: &'a [Eight],
+}
+
+impl<'a> Words<'a> {
+    /// Words beyond the first 2^31 cannot be reached.
+    const MOST: usize = 1 << 31;
+    /// The bytes of those.
+    pub(crate) const MOST_BYTES: usize = 4 * Self::MOST;
+
+    #[inline(always)]
+    pub(crate) fn new(words: &'a [u32]) -> Self {
+        const ZEROS: &[Eight] = &[[0; LANES]];
+        let words = if words.is_empty() { ZEROS.as_flattened() } else { words };
+        let words = &words[..words.len().min(Self::MOST)];
+        let rows = bytemuck::cast_slice(&words[..words.len() / LANES * LANES]);
+        Self { words, rows: if rows.is_empty() { ZEROS } else { rows } }
+    }
+
+    #[inline(always)]
+    fn last(self) -> u32 {
+        (self.words.len() - 1) as u32
+    }
+
+    /// The rows of eight words, of which there is one at least.
+    #[inline(always)]
+    fn rows(self) -> &'a [Eight] {
+        self.rows
+    }
+
+    #[inline(always)]
+    fn last_row(self) -> u32 {
+        (self.rows.len() - 1) as u32
+    }
+}
+
+/// A kind of machine. All numbers are unsigned and wrap around.
+pub(crate) trait Lanes: Copy {
+    /// Eight words.
+    type W: Copy;
+
+    fn splat(self, word: u32) -> Self::W;
+    fn load(self, words: &Eight) -> Self::W;
+    fn store(self, vector: Self::W, words: &mut Eight);
+    fn add(self, a: Self::W, b: Self::W) -> Self::W;
+    fn sub(self, a: Self::W, b: Self::W) -> Self::W;
+    /// The lower halves of the products.
+    fn mul(self, a: Self::W, b: Self::W) -> Self::W;
+    fn and(self, a: Self::W, b: Self::W) -> Self::W;
+    fn or(self, a: Self::W, b: Self::W) -> Self::W;
+    fn xor(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `a` without the bits of `b`.
+    fn without(self, a: Self::W, b: Self::W) -> Self::W;
+    fn shl<const BITS: i32>(self, a: Self::W) -> Self::W;
+    fn shr<const BITS: i32>(self, a: Self::W) -> Self::W;
+    /// Each word shifted right by its own number of bits, which is below 32.
+    fn shr_by(self, a: Self::W, bits: Self::W) -> Self::W;
+    fn min(self, a: Self::W, b: Self::W) -> Self::W;
+    /// All bits of a word where the words are equal, else none: a mask.
+    fn equal(self, a: Self::W, b: Self::W) -> Self::W;
+    /// All bits of each half of a word where `a`'s is at most `b`'s.
+    fn halves_at_most(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `counts` with those halves one greater that are all ones in `mask`, which has no others than
+    /// these and zeros.
+    fn count_halves(self, counts: Self::W, mask: Self::W) -> Self::W;
+    /// All bits of the words whose upper bit is set: a mask.
+    fn signs(self, words: Self::W) -> Self::W;
+    /// The number of zeros below the lowest bit that is set; anything for zero.
+    fn trailing_zeros(self, words: Self::W) -> Self::W;
+    /// `a` where the mask is set, else `b`.
+    fn select(self, mask: Self::W, a: Self::W, b: Self::W) -> Self::W;
+    /// The upper bit of each word, that of the first lowest.
+    fn bits(self, mask: Self::W) -> u32;
+    /// The words of `table` at `places`, the last one where there is none.
+    fn gather(self, table: Words<'_>, places: Self::W) -> Self::W;
+    /// The rows of eight words at `rows`, the last one where there is none, transposed: the first
+    /// word of each, the second of each, and so on.
+    fn gather_rows(self, table: Words<'_>, rows: Self::W) -> [Self::W; LANES];
+    /// Asks for rows of eight words.
+    fn prefetch_rows(self, table: Words<'_>, rows: Self::W);
+    /// `of`, which is below 2^31, times the words as fractions of 2^32.
+    fn fraction(self, words: Self::W, of: u32) -> Self::W;
+
+    /// `a` is at most `b`, as a mask.
+    #[inline(always)]
+    fn at_most(self, a: Self::W, b: Self::W) -> Self::W {
+        self.equal(self.min(a, b), a)
+    }
+
+    /// `a` is below `b`, as a mask.
+    #[inline(always)]
+    fn below(self, a: Self::W, b: Self::W) -> Self::W {
+        self.without(self.splat(u32::MAX), self.at_most(b, a))
+    }
+}
+
+/// Something that can be done with any [`Lanes`].
+pub(crate) trait Kernel {
+    /// What comes out.
+    type Output;
+    /// Does it. Implementations are `#[inline(always)]`, and so is all that they call with `lanes`:
+    /// what is not inlined is not compiled for the machine. Closures cannot be, and so are not used.
+    fn run<L: Lanes>(self, lanes: L) -> Self::Output;
+}
+
+/// Runs the kernel with the best lanes that the machine has.
+#[inline(always)]
+pub(crate) fn run<K: Kernel>(kernel: K) -> K::Output {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(lanes) = avx2::Avx2::detect().filter(|_| !is_plain_forced()) {
+        return lanes.run(kernel);
+    }
+    kernel.run(plain::Plain)
+}
+
+#[cfg(not(test))]
+#[inline(always)]
+fn is_plain_forced() -> bool {
+    false
+}
+
+#[cfg(test)]
+use tests::is_plain_forced;
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::plain::Plain;
+    use super::*;
+
+    thread_local!(static PLAIN: Cell<bool> = const { Cell::new(false) });
+
+    pub(super) fn is_plain_forced() -> bool {
+        PLAIN.get()
+    }
+
+    /// Has this thread's kernels run as on a machine without vectors, or as usual again.
+    pub(crate) fn force_plain(plain: bool) {
+        PLAIN.set(plain);
+    }
+
+    /// Every operation on the same words.
+    struct Everything<'a> {
+        a: Eight,
+        b: Eight,
+        mask: Eight,
+        table: Words<'a>,
+    }
+
+    impl Kernel for Everything<'_> {
+        type Output = Vec<Eight>;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> Vec<Eight> {
+            let (a, b) = (lanes.load(&self.a), lanes.load(&self.b));
+            let mask = lanes.equal(lanes.load(&self.mask), lanes.splat(0));
+            let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(self.table, a);
+            let odd = lanes.or(a, lanes.splat(1 << 31));
+            let all = [
+                lanes.splat(self.a[0]),
+                lanes.add(a, b),
+                lanes.sub(a, b),
+                lanes.mul(a, b),
+                lanes.and(a, b),
+                lanes.or(a, b),
+                lanes.xor(a, b),
+                lanes.without(a, b),
+                lanes.shl::<5>(a),
+                lanes.shr::<15>(a),
+                lanes.shr_by(a, b),
+                lanes.min(a, b),
+                lanes.equal(a, b),
+                lanes.at_most(a, b),
+                lanes.below(a, b),
+                lanes.halves_at_most(a, b),
+                lanes.count_halves(b, lanes.halves_at_most(a, b)),
+                lanes.signs(a),
+                lanes.trailing_zeros(odd),
+                lanes.trailing_zeros(lanes.without(odd, lanes.splat(0xffff))),
+                lanes.trailing_zeros(lanes.splat(1 << 31)),
+                lanes.select(mask, a, b),
+                lanes.gather(self.table, a),
+                lanes.gather(self.table, lanes.and(b, lanes.splat(15))),
+                lanes.fraction(a, self.b[0] >> 1),
+                r0,
+                r1,
+                r2,
+                r3,
+                r4,
+                r5,
+                r6,
+                r7,
+            ];
+            lanes.prefetch_rows(self.table, a);
+            let mut out: Vec<Eight> = Vec::new();
+            for vector in all {
+                let mut words = [0; LANES];
+                lanes.store(vector, &mut words);
+                out.push(words);
+            }
+            out.push([lanes.bits(mask), lanes.bits(a), 0, 0, 0, 0, 0, 0]);
+            out
+        }
+    }
+
+    fn word() -> impl Strategy<Value = u32> {
+        prop_oneof![any::<u32>(), 0..40u32, Just(u32::MAX), any::<u8>().prop_map(|n| 1 << (n % 32))]
+    }
+
+    proptest! {
+        #[test]
+        fn vectors_and_plain_code_agree(
+            a in prop::array::uniform8(word()),
+            b in prop::array::uniform8(word()),
+            mask in prop::array::uniform8(0..2u32),
+            table in prop::collection::vec(any::<u32>(), 0..40),
+        ) {
+            let everything = || Everything { a, b, mask, table: Words::new(&table) };
+            prop_assert_eq!(run(everything()), everything().run(Plain));
+        }
+    }
+}

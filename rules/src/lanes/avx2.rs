@@ -1,0 +1,249 @@
+//! Lanes as AVX2 registers. With [`crate::intrinsics`] the only unsafe code of the crate.
+#![allow(unsafe_code, reason = "the intrinsics are unsafe outside functions compiled for AVX2")]
+
+use std::arch::x86_64::*;
+
+use super::{Eight, Kernel, LANES, Lanes, Words};
+
+/// That the machine has AVX2: there is no other way to get one than [`Avx2::detect`].
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Avx2(());
+
+impl Avx2 {
+    #[inline(always)]
+    pub(crate) fn detect() -> Option<Self> {
+        let has_all = is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi2");
+        has_all.then_some(Self(()))
+    }
+
+    /// Runs a kernel, compiled for such machines.
+    #[inline(always)]
+    pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt,popcnt")]
+        unsafe fn compiled<K: Kernel>(lanes: Avx2, kernel: K) -> K::Output {
+            kernel.run(lanes)
+        }
+        // SAFETY: `self` says that the machine has AVX2 and BMI2; every machine with these has BMI1,
+        // LZCNT and POPCNT, too.
+        // JUSTIFICATION: a lookup is about three times as fast. See `bench/results/classify.md`.
+        unsafe { compiled(self, kernel) }
+    }
+}
+
+impl Avx2 {
+    /// The words, one by one.
+    #[inline(always)]
+    fn words(self, vector: __m256i) -> Eight {
+        let mut words = [0; LANES];
+        self.store(vector, &mut words);
+        words
+    }
+}
+
+/// Calls an intrinsic in a method of [`Avx2`].
+macro_rules! avx2 {
+    ($call:expr) => {
+        // SAFETY: the method's `self` says that the machine has AVX2. Nothing here touches memory
+        // but through references to as many bytes as are loaded or stored.
+        unsafe { $call }
+    };
+}
+
+impl Lanes for Avx2 {
+    type W = __m256i;
+
+    #[inline(always)]
+    fn splat(self, word: u32) -> __m256i {
+        avx2!(_mm256_set1_epi32(word as i32))
+    }
+
+    #[inline(always)]
+    fn load(self, words: &Eight) -> __m256i {
+        avx2!(_mm256_loadu_si256(words.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, vector: __m256i, words: &mut Eight) {
+        avx2!(_mm256_storeu_si256(words.as_mut_ptr().cast(), vector))
+    }
+
+    #[inline(always)]
+    fn add(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_add_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn sub(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_sub_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn mul(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_mullo_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn and(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_and_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn or(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_or_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn without(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_andnot_si256(b, a))
+    }
+
+    #[inline(always)]
+    fn shl<const BITS: i32>(self, a: __m256i) -> __m256i {
+        avx2!(_mm256_slli_epi32::<BITS>(a))
+    }
+
+    #[inline(always)]
+    fn shr<const BITS: i32>(self, a: __m256i) -> __m256i {
+        avx2!(_mm256_srli_epi32::<BITS>(a))
+    }
+
+    #[inline(always)]
+    fn shr_by(self, a: __m256i, bits: __m256i) -> __m256i {
+        avx2!(_mm256_srlv_epi32(a, _mm256_and_si256(bits, _mm256_set1_epi32(31))))
+    }
+
+    #[inline(always)]
+    fn min(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_min_epu32(a, b))
+    }
+
+    #[inline(always)]
+    fn equal(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_cmpeq_epi32(a, b))
+    }
+
+    #[inline(always)]
+    fn halves_at_most(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_cmpeq_epi16(_mm256_min_epu16(a, b), a))
+    }
+
+    #[inline(always)]
+    fn count_halves(self, counts: __m256i, mask: __m256i) -> __m256i {
+        avx2!(_mm256_sub_epi16(counts, mask))
+    }
+
+    #[inline(always)]
+    fn signs(self, words: __m256i) -> __m256i {
+        avx2!(_mm256_srai_epi32::<31>(words))
+    }
+
+    #[inline(always)]
+    fn trailing_zeros(self, words: __m256i) -> __m256i {
+        avx2!({
+            let lowest = _mm256_and_si256(words, _mm256_sub_epi32(_mm256_setzero_si256(), words));
+            // A power of two as a float has its logarithm in the exponent, 127 above; the sign of the
+            // greatest is shifted out.
+            let float = _mm256_castps_si256(_mm256_cvtepi32_ps(lowest));
+            let exponent = _mm256_srli_epi32::<23>(float);
+            _mm256_and_si256(
+                _mm256_sub_epi32(exponent, _mm256_set1_epi32(127)),
+                _mm256_set1_epi32(31),
+            )
+        })
+    }
+
+    #[inline(always)]
+    fn select(self, mask: __m256i, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_blendv_epi8(b, a, mask))
+    }
+
+    #[inline(always)]
+    fn bits(self, mask: __m256i) -> u32 {
+        avx2!(_mm256_movemask_ps(_mm256_castsi256_ps(mask)) as u32)
+    }
+
+    #[inline(always)]
+    fn gather(self, table: Words<'_>, places: __m256i) -> __m256i {
+        let places = self.min(places, self.splat(table.last()));
+        // SAFETY: as above; every place is at most that of the last word, which is below 2^31.
+        unsafe { _mm256_i32gather_epi32::<4>(table.words.as_ptr().cast(), places) }
+    }
+
+    #[inline(always)]
+    fn gather_rows(self, table: Words<'_>, rows: __m256i) -> [__m256i; LANES] {
+        let rows = self.min(rows, self.splat(table.last_row()));
+        let [a, b, c, d, e, f, g, h] = self.words(rows);
+        let first = table.rows().as_ptr();
+        // SAFETY: as above; every row is at most the last.
+        let rows = unsafe {
+            [
+                self.load(&*first.add(a as usize)),
+                self.load(&*first.add(b as usize)),
+                self.load(&*first.add(c as usize)),
+                self.load(&*first.add(d as usize)),
+                self.load(&*first.add(e as usize)),
+                self.load(&*first.add(f as usize)),
+                self.load(&*first.add(g as usize)),
+                self.load(&*first.add(h as usize)),
+            ]
+        };
+        avx2!(transposed(rows))
+    }
+
+    #[inline(always)]
+    fn prefetch_rows(self, table: Words<'_>, rows: __m256i) {
+        let first = table.rows().as_ptr();
+        for row in self.words(rows) {
+            // SAFETY: the instruction neither faults nor changes memory, wherever it points.
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(row as usize).cast()) };
+        }
+    }
+
+    #[inline(always)]
+    fn fraction(self, words: __m256i, of: u32) -> __m256i {
+        let of = self.splat(of);
+        avx2!({
+            let even = _mm256_srli_epi64::<32>(_mm256_mul_epu32(words, of));
+            let odd = _mm256_mul_epu32(_mm256_srli_epi64::<32>(words), of);
+            _mm256_blend_epi32::<0b1010_1010>(even, odd)
+        })
+    }
+}
+
+/// # Safety
+///
+/// The machine has AVX2.
+#[inline(always)]
+unsafe fn transposed(rows: [__m256i; LANES]) -> [__m256i; LANES] {
+    // SAFETY: the caller's.
+    unsafe {
+        let [a, b, c, d, e, f, g, h] = rows;
+        // Words of two rows side by side: 0 and 1 of either half, and 2 and 3.
+        let (ab, cd) = (_mm256_unpacklo_epi32(a, b), _mm256_unpacklo_epi32(c, d));
+        let (ef, gh) = (_mm256_unpacklo_epi32(e, f), _mm256_unpacklo_epi32(g, h));
+        let (ab_2, cd_2) = (_mm256_unpackhi_epi32(a, b), _mm256_unpackhi_epi32(c, d));
+        let (ef_2, gh_2) = (_mm256_unpackhi_epi32(e, f), _mm256_unpackhi_epi32(g, h));
+        // One word of four rows in either half.
+        let (abcd_0, efgh_0) = (_mm256_unpacklo_epi64(ab, cd), _mm256_unpacklo_epi64(ef, gh));
+        let (abcd_1, efgh_1) = (_mm256_unpackhi_epi64(ab, cd), _mm256_unpackhi_epi64(ef, gh));
+        let (abcd_2, efgh_2) =
+            (_mm256_unpacklo_epi64(ab_2, cd_2), _mm256_unpacklo_epi64(ef_2, gh_2));
+        let (abcd_3, efgh_3) =
+            (_mm256_unpackhi_epi64(ab_2, cd_2), _mm256_unpackhi_epi64(ef_2, gh_2));
+        [
+            _mm256_permute2x128_si256::<0x20>(abcd_0, efgh_0),
+            _mm256_permute2x128_si256::<0x20>(abcd_1, efgh_1),
+            _mm256_permute2x128_si256::<0x20>(abcd_2, efgh_2),
+            _mm256_permute2x128_si256::<0x20>(abcd_3, efgh_3),
+            _mm256_permute2x128_si256::<0x31>(abcd_0, efgh_0),
+            _mm256_permute2x128_si256::<0x31>(abcd_1, efgh_1),
+            _mm256_permute2x128_si256::<0x31>(abcd_2, efgh_2),
+            _mm256_permute2x128_si256::<0x31>(abcd_3, efgh_3),
+        ]
+    }
+}

@@ -1,0 +1,145 @@
+//! Lanes as arrays, for every machine.
+
+use super::{Eight, LANES, Lanes, Words};
+use crate::intrinsics::prefetch;
+
+/// Plain code.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Plain;
+
+#[inline(always)]
+fn each(a: Eight, b: Eight, f: impl Fn(u32, u32) -> u32) -> Eight {
+    std::array::from_fn(|lane| f(a[lane], b[lane]))
+}
+
+impl Lanes for Plain {
+    type W = Eight;
+
+    #[inline(always)]
+    fn splat(self, word: u32) -> Eight {
+        [word; LANES]
+    }
+
+    #[inline(always)]
+    fn load(self, words: &Eight) -> Eight {
+        *words
+    }
+
+    #[inline(always)]
+    fn store(self, vector: Eight, words: &mut Eight) {
+        *words = vector;
+    }
+
+    #[inline(always)]
+    fn add(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, u32::wrapping_add)
+    }
+
+    #[inline(always)]
+    fn sub(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, u32::wrapping_sub)
+    }
+
+    #[inline(always)]
+    fn mul(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, u32::wrapping_mul)
+    }
+
+    #[inline(always)]
+    fn and(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| a & b)
+    }
+
+    #[inline(always)]
+    fn or(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| a | b)
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| a ^ b)
+    }
+
+    #[inline(always)]
+    fn without(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| a & !b)
+    }
+
+    #[inline(always)]
+    fn shl<const BITS: i32>(self, a: Eight) -> Eight {
+        a.map(|word| word << BITS)
+    }
+
+    #[inline(always)]
+    fn shr<const BITS: i32>(self, a: Eight) -> Eight {
+        a.map(|word| word >> BITS)
+    }
+
+    #[inline(always)]
+    fn shr_by(self, a: Eight, bits: Eight) -> Eight {
+        each(a, bits, |a, bits| a >> (bits & 31))
+    }
+
+    #[inline(always)]
+    fn min(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, Ord::min)
+    }
+
+    #[inline(always)]
+    fn equal(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| u32::from(a == b).wrapping_neg())
+    }
+
+    #[inline(always)]
+    fn halves_at_most(self, a: Eight, b: Eight) -> Eight {
+        let half = |a: u32, b: u32| if a as u16 <= b as u16 { 0xffff } else { 0 };
+        each(a, b, |a, b| half(a, b) | half(a >> 16, b >> 16) << 16)
+    }
+
+    #[inline(always)]
+    fn count_halves(self, counts: Eight, mask: Eight) -> Eight {
+        let half = |counts: u32, mask: u32| u32::from((counts as u16).wrapping_sub(mask as u16));
+        each(counts, mask, |counts, mask| half(counts, mask) | half(counts >> 16, mask >> 16) << 16)
+    }
+
+    #[inline(always)]
+    fn signs(self, words: Eight) -> Eight {
+        words.map(|word| (word >> 31).wrapping_neg())
+    }
+
+    #[inline(always)]
+    fn trailing_zeros(self, words: Eight) -> Eight {
+        words.map(|word| word.trailing_zeros() & 31)
+    }
+
+    #[inline(always)]
+    fn select(self, mask: Eight, a: Eight, b: Eight) -> Eight {
+        std::array::from_fn(|lane| a[lane] & mask[lane] | b[lane] & !mask[lane])
+    }
+
+    #[inline(always)]
+    fn bits(self, mask: Eight) -> u32 {
+        (0..LANES).fold(0, |bits, lane| bits | mask[lane] >> 31 << lane)
+    }
+
+    #[inline(always)]
+    fn gather(self, table: Words<'_>, places: Eight) -> Eight {
+        places.map(|place| table.words[place.min(table.last()) as usize])
+    }
+
+    #[inline(always)]
+    fn gather_rows(self, table: Words<'_>, rows: Eight) -> [Eight; LANES] {
+        let rows = rows.map(|row| table.rows()[row.min(table.last_row()) as usize]);
+        std::array::from_fn(|word| rows.map(|row| row[word]))
+    }
+
+    #[inline(always)]
+    fn prefetch_rows(self, table: Words<'_>, rows: Eight) {
+        rows.iter().filter_map(|&row| table.rows().get(row as usize)).for_each(prefetch);
+    }
+
+    #[inline(always)]
+    fn fraction(self, words: Eight, of: u32) -> Eight {
+        words.map(|word| (u64::from(word) * u64::from(of) >> 32) as u32)
+    }
+}
