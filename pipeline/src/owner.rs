@@ -10,6 +10,7 @@
 //! |---|---|
 //! | IP: TCP, UDP, ICMP queries, everything else, first and later fragments | source and destination |
 //! | an ICMP or ICMPv6 error | source and destination of the packet that it quotes |
+//! | a packet of a tunnel, on a wire that judges inner packets | the inner packet's, as above |
 //! | not IP | both MAC addresses |
 //! | ARP, neighbour discovery, link-local control, and what does not parse | nothing: it needs no state, so whoever has it judges it |
 //!

@@ -9,7 +9,7 @@ use bulkhead_pipeline::frames::{DEFAULT_DST_MAC, DEFAULT_SRC_MAC, FrameBuilder};
 use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::{OwnerRule, SymmetricRss};
-use bulkhead_pipeline::parse::parse;
+use bulkhead_pipeline::parse::{Tunnels, parse};
 use bulkhead_pipeline::port::Frame;
 use bulkhead_pipeline::port::loopback::{LoopbackPort, Options};
 use bulkhead_pipeline::port::rss::{self, ASYMMETRIC_KEY, Fields, Rss, RssHost, SYMMETRIC_KEY};
@@ -202,7 +202,7 @@ enum Event {
 
 /// Frames between a few hosts, such that they often concern one another.
 fn event() -> impl Strategy<Value = Event> {
-    let frame = (any::<bool>(), 0..3_u8, 0..2_u8, 0..3_u16, 0..12_u8).prop_flat_map(
+    let frame = (any::<bool>(), 0..3_u8, 0..2_u8, 0..3_u16, 0..16_u8).prop_flat_map(
         |(from_inside, host, server, port, kind)| {
             let payload = prop::collection::vec(any::<u8>(), 0..4);
             (Just((from_inside, host, server, port, kind)), payload)
@@ -268,6 +268,15 @@ fn one_frame(
             let router = FrameBuilder::new().ip([192, 0, 2, 7], src);
             router.icmp(3, 1, 0).payload(&quoted[14..]).build()
         }
+        // The same within a tunnel, whose ends are others and have no part in it.
+        12.. => {
+            let (near, far) = ([10, 9, 0, payload.len() as u8], [10, 9, 1, port as u8 & 1]);
+            let (src, dst) = if from_inside { (near, far) } else { (far, near) };
+            let inner =
+                one_frame(from_inside, host[3] - 1, server[3] - 1, port, kind % 4 * 3, payload);
+            let vxlan = [&[0x08, 0, 0, 0, 0, 0, 77, 0][..], &inner].concat();
+            FrameBuilder::new().ip(src, dst).udp(port, 4789).payload(&vxlan).build()
+        }
         10 if from_inside => towards(0).0.echo_request(port, 1).build(),
         10 => towards(0).0.echo_reply(port, 1).build(),
         _ => {
@@ -290,7 +299,11 @@ proptest! {
         events in prop::collection::vec(event(), 1..120),
     ) {
         let mode = if observing { Mode::Observe } else { Mode::Enforce };
-        let policy = |narrower| content(if narrower { NARROWER } else { POLICY }, mode, 0);
+        let policy = |narrower| {
+            let mut content = content(if narrower { NARROWER } else { POLICY }, mode, 0);
+            content.wires[0].tunnels.vxlan = Some(4789);
+            content
+        };
         let mut one = Plant::with(1, &spread, &[0], policy(false), 1);
         let mut many = Plant::with(workers, &spread, &[0], policy(false), 256);
         for event in &events {
@@ -417,7 +430,11 @@ fn many_workers_judge_real_traffic_as_one_does() {
     let test = "many_workers_judge_real_traffic_as_one_does";
     let Some(folder) = data::captures(test) else { return };
     let spread = Spread::Asymmetric;
-    let open = || content(OPEN, Mode::Enforce, 0);
+    let open = || {
+        let mut content = content(OPEN, Mode::Enforce, 0);
+        content.wires[0].tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+        content
+    };
     let mut one = Plant::with(1, &spread, &[0], open(), 1);
     let mut many = Plant::with(3, &spread, &[0], open(), 256);
     let (mut file, mut of_file, mut inside) = (PathBuf::new(), 0, None);
