@@ -14,7 +14,7 @@ const FAR: u32 = 1 << 30;
 
 /// The next attack.
 pub(super) fn attack(random: &mut Random, wires: u16, talks: &[Talk], out: &mut Vec<InFlight>) {
-    match random.below(12) {
+    match random.below(13) {
         0 => scan(random, wires, out),
         1 => syn_flood(random, wires, out),
         2 => udp_flood(random, wires, out),
@@ -24,6 +24,7 @@ pub(super) fn attack(random: &mut Random, wires: u16, talks: &[Talk], out: &mut 
         7 => error(random, wires, talks, out),
         8 | 9 => fragments(random, wires, talks, out),
         10 => spoofed(random, talks, out),
+        11 => reopening(random, talks, out),
         _ => malformed(random, wires, out),
     }
 }
@@ -95,8 +96,25 @@ fn blind(random: &mut Random, talks: &[Talk], out: &mut Vec<InFlight>) {
             len: random.below(2) as u16,
             scale: None,
         };
-        let bytes = path.tcp(from_client, &segment).build();
-        out.push(InFlight::new(Sender::BLIND, path.place(from_client), bytes));
+        // Sometimes from another card than the host's own.
+        let (from, to) = path.ends(from_client);
+        let from = if random.permille(500) { Host::any(random, from.inside) } else { from };
+        let frame = path.tcp(from_client, &segment).macs(from.mac(), to.mac());
+        out.push(InFlight::new(Sender::BLIND, path.place(from_client), frame.build()));
+    }
+}
+
+/// SYNs on the ports of connections that there are: most of all those that are about to end.
+fn reopening(random: &mut Random, talks: &[Talk], out: &mut Vec<InFlight>) {
+    for talk in talks {
+        let Kind::Tcp { client, server } = &talk.kind else { continue };
+        if (client.is_closing() || server.is_closing()) && random.permille(500) {
+            let from_client = random.permille(200);
+            let (flags, seq) = (tcp_flags::SYN, random.next() as u32);
+            let segment = Segment { flags, seq, window: 1024, ..Segment::default() };
+            let path = &talk.path;
+            out.push(hostile(path.place(from_client), &path.tcp(from_client, &segment)));
+        }
     }
 }
 

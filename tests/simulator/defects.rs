@@ -8,7 +8,7 @@ use std::collections::HashMap;
 use std::fmt;
 
 use bulkhead_pipeline::parse::parse;
-use bulkhead_rules::headers::{PolicyTime, WireId};
+use bulkhead_rules::headers::{PolicyTime, WireId, protocol};
 use bulkhead_rules::oracle;
 use bulkhead_rules::policy::{Action, Policy};
 use std::sync::Arc;
@@ -102,9 +102,12 @@ impl Sabotage {
                 always_forwarded(frame)
             }
             Defect::ReplyNeedsNoFlow => {
-                let back = parsed.ok().filter(|_| seen.is_some())?.headers.reversed();
+                let seen = seen.filter(|seen| seen.piece.is_none() && !seen.is_bare_syn())?;
+                let back = parsed.ok()?.headers.reversed();
                 let rule = oracle::classify(&self.policy, &back, self.at);
-                let is_reply = self.policy.action(rule) == Action::Allow && back.protocol == 17;
+                let has_ports = matches!(back.protocol, protocol::TCP | protocol::UDP);
+                let is_reply =
+                    self.policy.action(rule) == Action::Allow && has_ports && seen.headers.is_ip();
                 if is_reply { always_forwarded(frame) } else { None }
             }
             Defect::VlanNotInKey => self.first_tags(frame, parsed.ok()?.network_offset.into()),

@@ -15,7 +15,7 @@
 //! - the reader (`reader.rs`): what a host would understand of a frame, written apart from the
 //!   gateway's parser.
 //!
-//! Read on in `world.rs`, which has the loop. `hosts.rs`, `tcp.rs` and `attackers.rs` are who
+//! `README.md` beside this file says what is checked and what was found. Read on in `world.rs`, which has the loop. `hosts.rs`, `tcp.rs` and `attackers.rs` are who
 //! sends; `cable.rs` is the network; `port.rs` is what the worker is plugged into; `policies.rs` and
 //! `control.rs` are what it judges by; `defects.rs` plants defects, each of which has to be found.
 //!

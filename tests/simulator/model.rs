@@ -66,7 +66,7 @@ pub(super) struct Judged<'a> {
     pub(super) wire: u16,
     pub(super) group: u16,
     /// The headers that the gateway's parser has read.
-    pub(super) headers: &'a Headers,
+    pub(super) headers: Option<Headers>,
     pub(super) verdict: Verdict,
     pub(super) rule: Option<RuleId>,
 }
@@ -163,9 +163,10 @@ impl Model {
             return if passes { Err(forwarded.to_owned()) } else { Ok(()) };
         };
         let seen = seen.in_group(frame.group);
-        if passes && seen.what != What::Control && seen.headers != *frame.headers {
-            let (theirs, own) = (frame.headers, seen.headers);
-            return Err(format!("judged as {theirs:?}, and its receiver reads {own:?}"));
+        let other = frame.headers.filter(|headers| *headers != seen.headers);
+        if let (Some(other), true) = (other, passes && seen.what != What::Control) {
+            let own = seen.headers;
+            return Err(format!("judged as {other:?}, and its receiver reads {own:?}"));
         }
         let is_owed = self.must_pass(frame, &seen, now);
         if is_owed && !passes {

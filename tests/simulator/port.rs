@@ -62,7 +62,8 @@ pub(super) enum Event {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Opinion {
     pub(super) frame: FrameId,
-    pub(super) headers: Headers,
+    /// What its parser has read; nothing where the frame showed it something else.
+    pub(super) headers: Option<Headers>,
     pub(super) verdict: Verdict,
     pub(super) rule: Option<RuleId>,
     pub(super) now_ns: u64,
@@ -158,7 +159,7 @@ impl Frame for SimFrame {
         let mut ledger = self.ledger.lock();
         let opinion = Opinion {
             frame: self.id,
-            headers: parsed.headers,
+            headers: self.shown.is_none().then_some(parsed.headers),
             verdict,
             rule,
             now_ns: ledger.now_ns,

@@ -91,6 +91,11 @@ impl Endpoint {
         !self.is_dead && self.acked == self.last() && self.peer_fin
     }
 
+    /// Whether it has said all that it has to say.
+    pub(super) fn is_closing(&self) -> bool {
+        self.highest == self.last()
+    }
+
     /// The number of the next byte that it will send, for who pretends to be it.
     pub(super) fn next_seq(&self) -> u32 {
         self.isn.wrapping_add(self.next as u32)

@@ -416,7 +416,7 @@ impl World {
             bytes: &frame.bytes,
             wire: place.wire,
             group: self.nature.group(place.wire),
-            headers: &opinion.headers,
+            headers: opinion.headers,
             verdict,
             rule: opinion.rule,
         };
