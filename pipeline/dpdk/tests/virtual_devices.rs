@@ -220,6 +220,44 @@ fn threads_keep_their_processors_and_register_and_leave() {
     }
 }
 
+/// As workers hand frames to each other: received by one, sent or given back by the other, more of
+/// them than the pool has buffers.
+#[test]
+fn a_frame_may_be_sent_and_given_back_by_another_worker() {
+    const BURSTS: usize = 2_000;
+    let (eal, pool) = environment();
+    let config = DeviceConfig { queues: 2, ..DeviceConfig::new("net_null9,size=64") };
+    let mut device = Device::open(eal, pool, &config).unwrap();
+    let [mut near, mut far] = [0, 1].map(|queue| device.take_queue(queue).unwrap());
+    device.start().unwrap();
+    let (sender, receiver) = std::sync::mpsc::sync_channel::<Burst<_>>(4);
+    thread::scope(|scope| {
+        scope.spawn(move || {
+            let _worker = register_worker(eal).unwrap();
+            for nth in 0..BURSTS {
+                let mut burst = Burst::new();
+                near.receive(&mut burst);
+                assert_eq!(burst.len(), MAX_BURST, "buffers come back");
+                burst.iter_mut().for_each(|frame| frame.bytes_mut()[0] = nth as u8);
+                sender.send(burst).unwrap();
+            }
+        });
+        scope.spawn(move || {
+            let _worker = register_worker(eal).unwrap();
+            for (nth, mut burst) in receiver.into_iter().enumerate() {
+                assert!(burst.iter().all(|frame| frame.bytes()[0] == nth as u8));
+                match nth % 3 {
+                    0 => far.transmit(&mut burst),
+                    1 => far.release(&mut burst),
+                    _ => burst.clear(),
+                }
+                assert!(burst.is_empty());
+            }
+        });
+    });
+    assert!(BURSTS * MAX_BURST > 4 * 16_384, "more than the pool has buffers");
+}
+
 /// DPDK and a pool, the same for every test of this process.
 fn environment() -> (&'static Eal, &'static Mempool) {
     static ENVIRONMENT: OnceLock<(Eal, Mempool)> = OnceLock::new();

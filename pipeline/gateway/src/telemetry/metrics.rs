@@ -290,7 +290,7 @@ fn workers(gateway: &Gateway, families: &mut Families) {
     });
     let mut hangs = families.gauge(
         "worker_hangs",
-        "Whether a worker has not been round its ports for two seconds: its wires are cut.",
+        "Whether a worker has not been round its ports for two seconds: what it judges is cut.",
     );
     by_worker(gateway, |name, worker| {
         hangs.add(&[("worker", name)], f64::from(u8::from(worker.hangs.load(Relaxed))));
