@@ -420,7 +420,7 @@ fn what_cannot_be_a_port_is_refused_with_the_remedy() {
             assert!(error.to_string().contains(words), "{words}: {error}");
         }
         drop(claimed);
-        let mut config = DeviceConfig::new("net_af_packet0,iface=p2");
+        let mut config = DeviceConfig::new("net_af_packet0,iface=p2,qpairs=1");
         config.queues = 2;
         let error = Device::open(&eal, &pool, &config).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Queues, "{error}");
