@@ -39,6 +39,7 @@ impl Default for Columns {
 impl Columns {
     /// Parses a burst that came on `wire`, and of packets of `tunnels` what they carry. Afterwards a verdict is [`Verdict::UNDECIDED`] where the
     /// frame parsed, and the parser's drop reason where it did not.
+    #[inline(never)]
     pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId, tunnels: &Tunnels) {
         self.count = burst.len();
         for (place, frame) in burst.iter().enumerate() {

@@ -27,12 +27,14 @@ mod budget;
 mod epochs;
 mod guard;
 mod inserted;
+mod look_up;
 mod packet;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
 use self::inserted::Inserted;
+use self::look_up::Places;
 use self::packet::Packet;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
@@ -113,23 +115,6 @@ impl Asked {
     #[inline]
     fn about_initiator(&self, place: usize) -> Option<Answer> {
         (self.initiators >> place & 1 != 0).then(|| self.answers[place])
-    }
-}
-
-/// The places of a burst that a mask has bits for, in order.
-struct Places(u64);
-
-impl Iterator for Places {
-    type Item = usize;
-
-    #[inline]
-    fn next(&mut self) -> Option<usize> {
-        const _: () = assert!(MAX_BURST == u64::BITS as usize, "a bit for each place of a burst");
-        // The mask says to the compiler what the bit's number says to us.
-        let place = self.0.trailing_zeros() as usize % MAX_BURST;
-        let left = self.0 != 0;
-        self.0 &= self.0.wrapping_sub(1);
-        left.then_some(place)
     }
 }
 
@@ -253,46 +238,6 @@ impl Judge {
         }
         let adopts = wire.adopts(now_ns);
         Moment { snapshot, at, epoch: self.epochs.now(), now_ns, group, wire, adopts, from_inside }
-    }
-
-    /// Finds the flow of every frame that has one.
-    #[inline(never)]
-    pub fn look_up(&mut self, columns: &Columns, moment: &Moment<'_>) {
-        let mut rides = 0;
-        for place in 0..columns.count {
-            if !rides_flows(columns, place) {
-                continue;
-            }
-            rides |= 1 << place;
-            let (key, sender) = FlowKey::of(&columns.parsed[place], moment.group);
-            let hash = self.flows.hash(&key);
-            self.flows.prefetch(hash);
-            (self.keys[place], self.hashes[place], self.senders[place]) = (key, hash, sender);
-        }
-        let mut elsewhere = 0;
-        for place in Places(rides) {
-            let candidates = self.flows.candidates(self.hashes[place]);
-            elsewhere |= u64::from(candidates.is_empty()) << place;
-            self.candidates[place] = candidates;
-        }
-        for place in Places(elsewhere) {
-            self.candidates[place] = self.flows.other_candidates(self.hashes[place]);
-        }
-        (self.missing, self.aged) = (0, 0);
-        for place in Places(rides) {
-            let (hash, key) = (self.hashes[place], &self.keys[place]);
-            let candidates = self.candidates[place];
-            let found = self.flows.find_among(candidates, hash, key, moment.now_ns);
-            self.found[place] = found;
-            // Which flows are of an older epoch is what no branch predictor can know after an edit.
-            let epoch = found.map(|index| self.flows.entry(index).epoch());
-            self.missing |= u64::from(found.is_none()) << place;
-            self.aged |= u64::from(epoch != Some(moment.epoch as u32)) << place;
-        }
-        self.aged &= !self.missing;
-        if self.is_moved {
-            (self.is_moved, self.inserted) = (false, Inserted::default());
-        }
     }
 
     /// Asks the classifier, in one batch, what will be needed to decide.
@@ -460,11 +405,21 @@ impl Judge {
         let Some(index) = self.found[place] else {
             return self.open(packet, moment);
         };
+        let sender = self.senders[place];
+        let entry = self.flows.entry_mut(index);
+        // Nearly every packet: nothing about its flow has to be judged again.
+        if parsed.kind != Kind::Tcp && entry.epoch() == moment.epoch as u32 {
+            let direction = entry.direction(sender);
+            if entry.admits_macs(direction, parsed.headers.src_mac, parsed.headers.dst_mac) {
+                entry.connection_mut().note(direction);
+                entry.count(direction, bytes.len(), true, moment.now_ns);
+                return (Verdict::Forward, None);
+            }
+        }
         let answer = self.asked.about_initiator(place);
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));
         }
-        let sender = self.senders[place];
         let moved = match self.check_macs(index, sender, &parsed.headers, moment) {
             Ok(moved) => moved,
             Err((verdict, rule)) => return (verdict, Some(rule)),
