@@ -82,11 +82,19 @@ fn count_of(case: &Case, options: &Options, engine: Engine) -> io::Result<f64> {
     let output = command.output().map_err(|error| {
         io::Error::other(format!("valgrind: {error}; `apt-get install valgrind` brings it"))
     })?;
-    let said = String::from_utf8_lossy(&output.stderr);
+    Ok(said_collected(&String::from_utf8_lossy(&output.stderr))? / HEADERS as f64)
+}
+
+/// The instructions that callgrind says it has collected.
+///
+/// # Errors
+///
+/// Where it says nothing, or none.
+pub fn said_collected(said: &str) -> io::Result<f64> {
     let collected: Option<f64> =
         said.lines().find_map(|line| line.split_once("Collected : ")?.1.trim().parse().ok());
     match collected {
-        Some(instructions) if instructions > 0.0 => Ok(instructions / HEADERS as f64),
+        Some(instructions) if instructions > 0.0 => Ok(instructions),
         _ => Err(io::Error::other(format!("callgrind counted nothing:\n{said}"))),
     }
 }

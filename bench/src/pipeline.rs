@@ -10,6 +10,7 @@
 //! time-stamp counter at the end of every stage; the figures of a case are from turns without.
 
 use std::io;
+use std::path::PathBuf;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 
@@ -25,6 +26,7 @@ use crate::machine::{self, Machine, median};
 use crate::segmentation::{self, Families, Shape};
 use crate::tsc;
 
+mod instructions;
 mod memory;
 mod report;
 mod rig;
@@ -32,7 +34,7 @@ mod traffic;
 
 use report::{Line, Report};
 use rig::{Rig, Turn};
-use traffic::Sizes;
+use traffic::{Flow, Sizes};
 
 /// What is measured.
 #[derive(Clone, Debug, clap::Args)]
@@ -53,9 +55,19 @@ pub struct Options {
     /// Seed of the policy and the traffic.
     #[arg(long, default_value_t = 1)]
     seed: u64,
+    /// Count instructions as well, with callgrind: takes some seconds for each case, a minute for
+    /// those with a large policy.
+    #[arg(long)]
+    instructions: bool,
+    /// What runs under callgrind: the named case with few flows, once.
+    #[arg(long, hide = true)]
+    count_only: bool,
     /// Print one line of JSON for each case.
     #[arg(long)]
     json: bool,
+    /// Write table and figures to this folder as well.
+    #[arg(long)]
+    record: Option<PathBuf>,
 }
 
 /// What a packet does to the flow table.
@@ -138,17 +150,56 @@ pub fn run(options: &Options) -> io::Result<u64> {
         let message = format!("{} workers; there are {processors} processors", options.workers);
         return Err(io::Error::other(message));
     }
+    if options.count_only {
+        for case in &cases {
+            count_only(&instructions::reduced(case), options)?;
+        }
+        return Ok(0);
+    }
     let load_before = machine::load();
     let mut report = Report::new(Machine::read(load_before)?, options);
     report.print_head();
     let mut stopped = 0;
     for case in &cases {
-        let line = measure(case, options)?;
+        let mut line = measure(case, options)?;
+        if options.instructions && instructions::is_countable(case) {
+            let counts = instructions::count(case, options)?;
+            line.instructions_per_packet = Some(counts.all);
+            line.instructions = counts.stages;
+        }
         stopped += line.stopped;
         report.add(line)?;
     }
     report.print_tail();
+    if let Some(folder) = &options.record {
+        report.write(folder)?;
+    }
     Ok(stopped)
+}
+
+fn count_only(case: &Case, options: &Options) -> io::Result<()> {
+    let (_, flows, mut readers) = prepared(case, options, 1)?;
+    let mut rig = Rig::new(case, &flows, readers.remove(0), options.seed);
+    rig.prepare();
+    rig.turn(instructions::PACKETS, false);
+    Ok(())
+}
+
+/// The rules of the case's policy, the flows that are drawn from it, and a view of it for each worker.
+fn prepared(
+    case: &Case,
+    options: &Options,
+    workers: usize,
+) -> io::Result<(usize, Vec<Flow>, Vec<Reader>)> {
+    let policy = policy(case, options.seed)?;
+    let classifier = compile(&policy, &Limits::default()).map_err(io::Error::other)?;
+    let flows = match case.kind {
+        Kind::Hit | Kind::Flood => Vec::new(),
+        Kind::Miss | Kind::Mixed => {
+            traffic::permitted(&policy, &classifier, case.family, options.seed, DRAWN_FLOWS)?
+        }
+    };
+    Ok((policy.rule_count(), flows, publish(policy, classifier, workers)))
 }
 
 /// What the workers did in all turns.
@@ -166,16 +217,7 @@ struct Figures {
 }
 
 fn measure(case: &Case, options: &Options) -> io::Result<Line> {
-    let policy = policy(case, options.seed)?;
-    let classifier = compile(&policy, &Limits::default()).map_err(io::Error::other)?;
-    let flows = match case.kind {
-        Kind::Hit | Kind::Flood => Vec::new(),
-        Kind::Miss | Kind::Mixed => {
-            traffic::permitted(&policy, &classifier, case.family, options.seed, DRAWN_FLOWS)?
-        }
-    };
-    let rules = policy.rule_count();
-    let readers = publish(policy, classifier, options.workers);
+    let (rules, flows, readers) = prepared(case, options, options.workers)?;
     let figures = Mutex::new(Figures::default());
     let barrier = Barrier::new(options.workers);
     thread::scope(|scope| {

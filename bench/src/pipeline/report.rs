@@ -1,13 +1,14 @@
 //! What came of measuring the pipeline: a line for each case, and what it promises.
 
 use std::collections::BTreeMap;
-use std::io;
+use std::path::Path;
+use std::{fs, io};
 
 use bulkhead_pipeline::worker::Stage;
 use serde::Serialize;
 
 use super::Options;
-use crate::machine::Machine;
+use crate::machine::{self, Machine};
 use crate::shows::Show;
 
 /// One case's figures. Cycles are those of the time-stamp counter, medians of the rounds.
@@ -28,6 +29,9 @@ pub(super) struct Line {
     pub(super) latency_cycles: f64,
     /// Cycles a packet by stage, from turns of their own.
     pub(super) stages: BTreeMap<&'static str, f64>,
+    pub(super) instructions_per_packet: Option<f64>,
+    /// Those of the stages that are functions of their own.
+    pub(super) instructions: BTreeMap<&'static str, f64>,
     pub(super) cycles_rounds: Vec<f64>,
     pub(super) rules: usize,
     pub(super) flows: u64,
@@ -55,18 +59,31 @@ pub(super) fn stage_name(stage: Stage) -> &'static str {
 }
 
 /// All figures.
-#[derive(Debug)]
+#[derive(Debug, Serialize)]
 pub(super) struct Report {
     machine: Machine,
+    command: String,
     rounds: usize,
-    json: bool,
     lines: Vec<Line>,
+    #[serde(skip)]
+    json: bool,
 }
 
 impl Report {
     /// None yet.
     pub(super) fn new(machine: Machine, options: &Options) -> Self {
-        Self { machine, rounds: options.rounds, json: options.json, lines: Vec::new() }
+        // Where files are on this machine is nobody else's matter.
+        let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+        if let Some(at) = arguments.iter().position(|argument| argument == "--record") {
+            arguments.drain(at..arguments.len().min(at + 2));
+        }
+        Self {
+            machine,
+            command: format!("cargo run --release -p bulkhead-bench -- {}", arguments.join(" ")),
+            rounds: options.rounds,
+            json: options.json,
+            lines: Vec::new(),
+        }
     }
 
     /// Prints what comes before the table.
@@ -74,23 +91,40 @@ impl Report {
         if self.json {
             return;
         }
+        println!("{}\n\n{}", self.conditions(), head());
+    }
+
+    fn conditions(&self) -> String {
         let Machine { processor, mhz, kernel, commit, load_before, .. } = &self.machine;
-        println!(
+        format!(
             "{processor} at {mhz:.0} MHz; Linux {kernel}, commit {commit}, load {load_before} at the \
              start.\nCycles of the time-stamp counter a packet, medians of {} rounds; `ports` is what \
-             the ports in memory take alone, stages are from turns of their own.\n",
+             the ports in memory take alone, stages are from turns of their own.",
             self.rounds
+        )
+    }
+
+    /// Writes table and figures to the folder.
+    ///
+    /// # Errors
+    ///
+    /// Where they cannot be written.
+    pub(super) fn write(&mut self, folder: &Path) -> io::Result<()> {
+        self.machine.load_after = machine::load();
+        fs::write(folder.join("pipeline.json"), serde_json::to_vec_pretty(self)?)?;
+        let rows: Vec<String> = self.lines.iter().map(row).collect();
+        let shows: Vec<String> = shows(&self.lines).iter().map(Show::line).collect();
+        let text = format!(
+            "# The packet path in one process\n\n`{}`\n\n{} Load {} at the end.\n\n```text\n{}\n{}\n```\n\n\
+             ## Promises\n\n```text\n{}\n```\n",
+            self.command,
+            self.conditions(),
+            self.machine.load_after,
+            head(),
+            rows.join("\n"),
+            shows.join("\n"),
         );
-        println!(
-            "{:<24} {:>7} {:>13} {:>6} {:>6} {:>5} | {}",
-            "case",
-            "cycles",
-            "(spread)",
-            "ns",
-            "Mpps",
-            "ports",
-            Stage::ALL.map(|stage| format!("{:>8}", stage_name(stage))).join(" ")
-        );
+        fs::write(folder.join("pipeline.md"), text)
     }
 
     /// Takes a case's figures, and prints them.
@@ -119,6 +153,20 @@ impl Report {
     }
 }
 
+fn head() -> String {
+    format!(
+        "{:<24} {:>7} {:>13} {:>6} {:>6} {:>5} {:>6} | {}",
+        "case",
+        "cycles",
+        "(spread)",
+        "ns",
+        "Mpps",
+        "ports",
+        "instr.",
+        Stage::ALL.map(|stage| format!("{:>8}", stage_name(stage))).join(" ")
+    )
+}
+
 fn row(line: &Line) -> String {
     let least = line.cycles_rounds.iter().copied().fold(f64::INFINITY, f64::min);
     let most = line.cycles_rounds.iter().copied().fold(0.0, f64::max);
@@ -129,13 +177,14 @@ fn row(line: &Line) -> String {
         .ratio_to_one_worker
         .map(|ratio| format!("  {} workers: {ratio:.2} times the packets of one", line.workers));
     format!(
-        "{:<24} {:>7.1} {:>13} {:>6.1} {:>6.1} {:>5.1} | {}{}",
+        "{:<24} {:>7.1} {:>13} {:>6.1} {:>6.1} {:>5.1} {:>6} | {}{}",
         line.case,
         line.cycles_per_packet,
         format!("({least:.0}-{most:.0})"),
         line.ns_per_packet,
         line.packets_per_second / 1e6,
         line.ports_cycles,
+        line.instructions_per_packet.map_or_else(|| "-".to_owned(), |count| format!("{count:.0}")),
         stages.join(" "),
         ratio.unwrap_or_default(),
     )
