@@ -39,7 +39,7 @@ drop_reasons! {
     VlanTooDeep, "vlan_too_deep", "The frame carries more than two VLAN tags.";
     VlanReserved, "vlan_reserved", "A VLAN tag carries the reserved identifier 4095.";
     LlcLength, "llc_length", "The 802.3 length field is below 3, above 1,500 or beyond the end of the frame.";
-    LlcUnknown, "llc_unknown", "An 802.2 LLC frame that is neither SNAP with an EtherType nor link-local control.";
+    LlcUnknown, "llc_unknown", "An 802.2 LLC frame whose DSAP no rule can name: none, spanning tree beside its addresses, or SNAP that is cut short or that receivers read differently.";
     Pause, "pause", "A PAUSE frame (802.3x): flow control belongs to one link and never crosses.";
     LinkLocalUnknown, "link_local_unknown", "A reserved bridge group address of no protocol that may cross.";
     ArpMalformed, "arp_malformed", "An ARP packet that is truncated, not Ethernet to IPv4, or neither request nor reply.";

@@ -86,8 +86,7 @@ pub struct Headers {
     pub src_port: u16,
     /// Destination port or ICMP type and code, see the type's description.
     pub dst_port: u16,
-    /// EtherType after all VLAN tags and SNAP; the 802.2 DSAP and SSAP (below 0x0600 only when the
-    /// DSAP is below 6) never appear here: plain LLC frames are not classified.
+    /// EtherType after all VLAN tags and SNAP; of a frame with plain 802.2 LLC its DSAP, 0x01 to 0xff.
     pub ether_type: u16,
     /// IP protocol number after all extension headers.
     pub protocol: u8,
@@ -99,6 +98,20 @@ pub struct Headers {
     pub src_mac: Mac,
     /// Destination MAC address.
     pub dst_mac: Mac,
+}
+
+/// What a rule calls frames of an EtherType, or of an LLC DSAP where it is below 0x0100: `eth/0x8892`,
+/// `llc/0x82`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct FrameType(pub u16);
+
+impl std::fmt::Display for FrameType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            dsap @ 0..=0xff => write!(f, "llc/0x{dsap:02x}"),
+            ether_type => write!(f, "eth/0x{ether_type:04x}"),
+        }
+    }
 }
 
 impl Headers {

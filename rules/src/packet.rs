@@ -7,7 +7,9 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
-use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
+use crate::headers::{
+    ETHER_ARP, ETHER_IPV4, ETHER_IPV6, FrameType, Headers, Mac, VlanTags, WireId, protocol,
+};
 
 /// The most characters of a packet in words.
 const MAX_CHARACTERS: usize = 1000;
@@ -209,6 +211,13 @@ impl Draft {
                 let number = number_of::<u16>(rest).filter(|&number| number >= 0x0600);
                 self.ether_type = Some(number.ok_or_else(|| {
                     format!("`{rest}` is no EtherType: write 0x0600 to 0xffff, such as eth/0x8892")
+                })?);
+                Ok(())
+            }
+            ("llc", Some(rest)) => {
+                let number = number_of::<u8>(rest).filter(|&number| number > 0).map(u16::from);
+                self.ether_type = Some(number.ok_or_else(|| {
+                    format!("`{rest}` is no DSAP: write 0x01 to 0xff, such as llc/0x82")
                 })?);
                 Ok(())
             }
@@ -522,7 +531,7 @@ pub fn in_words(headers: &Headers, wires: &[Arc<str>]) -> String {
         let (src, dst) = (ports.then_some(h.src_port), ports.then_some(h.dst_port));
         format!("{protocol} {} -> {}", host(h.src, src), host(h.dst, dst))
     } else {
-        format!("eth/0x{:04x} {} -> {}", h.ether_type, h.src_mac, h.dst_mac)
+        format!("{} {} -> {}", FrameType(h.ether_type), h.src_mac, h.dst_mac)
     };
     match h.tags {
         VlanTags::UNTAGGED => {}
@@ -594,6 +603,7 @@ mod tests {
             "icmpv6/128/0 fd00::1 -> fd00::2 to-mac 02:00:00:00:00:01",
             "ip/47 10.0.0.1 -> 10.0.0.2",
             "eth/0x8892 02:00:00:00:00:01 -> 02:00:00:00:00:02 vlan 30",
+            "llc/0x82 02:00:00:00:00:01 -> 02:00:00:00:00:02",
         ] {
             assert_eq!(in_words(&read(text), &[]), text);
         }

@@ -50,6 +50,8 @@ fn frame(headers: &Headers) -> Option<Vec<u8>> {
             protocol::ICMP | protocol::ICMPV6 => builder.icmp(icmp_type, icmp_code, 0x0001_0001),
             other => builder.protocol(other).payload(&[0; 24]),
         }
+    } else if let Ok(dsap) = u8::try_from(h.ether_type) {
+        builder.llc().payload(&[dsap, dsap, 3, 0])
     } else {
         builder.ether_type(h.ether_type)
     };

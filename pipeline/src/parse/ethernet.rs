@@ -74,7 +74,7 @@ pub(super) fn strip_inner_tag<'a>(
 /// What follows the link layer.
 #[derive(Clone, Copy)]
 pub(super) struct Link<'a> {
-    /// What `packet` is; 0 for 802.2 LLC without SNAP.
+    /// What `packet` is; of 802.2 LLC without SNAP the DSAP, and 0 for spanning tree.
     pub(super) ether_type: u16,
     /// Where in the frame `packet` starts.
     pub(super) offset: usize,
@@ -112,6 +112,13 @@ pub(super) fn finish_other<'a>(
                     offset: link.offset + SNAP_LEN,
                     packet: content,
                 };
+            }
+            // What other kinds of SNAP some receivers take for Ethernet, nobody may name as another.
+            [0xaa, 0xaa, 0x03, 0, 0, 0xf8, ..] | [0 | 0x42, ..] => return Err(unknown),
+            [0xaa, 0xaa, 0x03, 0, 0, 0, ..] => return Err(unknown),
+            // A receiver goes by the DSAP; what is meant for a link alone ends there.
+            [dsap, _, _, ..] if !reserved => {
+                return Ok(Link { ether_type: u16::from(dsap), ..link });
             }
             _ => return Err(unknown),
         }

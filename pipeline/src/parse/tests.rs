@@ -143,7 +143,11 @@ fn malformed() -> Vec<(DropReason, Vec<u8>)> {
         (R::LlcLength, patched(&FrameBuilder::new().llc().payload(&[0xfe; 40]), 12, &[0x05, 0xdd])),
         (R::LlcLength, FrameBuilder::new().ether_type(0x05ff).payload_len(1600).build()),
         (R::LlcLength, FrameBuilder::new().llc().payload(&[0x42, 0x42]).build()),
-        (R::LlcUnknown, FrameBuilder::new().llc().payload(&[0xfe, 0xfe, 3, 0x83]).build()),
+        (R::LlcUnknown, FrameBuilder::new().llc().payload(&[0, 0xfe, 3, 0x83]).build()),
+        (
+            R::LlcUnknown,
+            FrameBuilder::new().llc().payload(&[0xaa, 0xaa, 3, 0, 0, 0xf8, 8, 0, 0x45]).build(),
+        ),
         (R::LlcUnknown, FrameBuilder::new().llc().payload(&[0x42, 0x42, 3, 0]).build()),
         (R::LlcUnknown, FrameBuilder::new().llc().payload(&[0xaa, 0xaa, 3, 0, 0, 0, 8]).build()),
         (R::LlcUnknown, FrameBuilder::new().snap().ether_type(0x05ff).payload_len(46).build()),
@@ -397,6 +401,27 @@ fn other_ether_types_are_for_the_policy() {
         let p = parsed(&frame);
         assert_eq!(p.kind, Kind::Other, "{frame:?}");
         assert_eq!(usize::from(p.packet_end), frame.build().len());
+    }
+}
+
+#[test]
+fn a_rule_names_llc_by_its_dsap() {
+    let cases: [(&[u8], u16); 5] = [
+        (&[0x82, 0x82, 3, 1, 0], 0x82),
+        // A response; its DSAP is the one that asked.
+        (&[0x82, 0x83, 3, 1, 0], 0x82),
+        (&[0xfe, 0xfe, 3, 0x83], 0xfe),
+        // Raw IPX, whose checksum field is all ones.
+        (&[0xff, 0xff, 0, 34], 0xff),
+        // UDLD and its like: SNAP of another organisation.
+        (&[0xaa, 0xaa, 3, 0, 0, 0x0c, 1, 0x11, 0], 0xaa),
+    ];
+    for (llc, dsap) in cases {
+        for frame in [FrameBuilder::new().llc(), FrameBuilder::new().vlan(7).llc()] {
+            let p = parsed(&frame.payload(llc));
+            assert_eq!((p.kind, p.headers.ether_type), (Kind::Other, dsap));
+            assert_eq!(usize::from(p.packet_end - p.network_offset), llc.len(), "no padding");
+        }
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::region::{DIMENSIONS, Dimension, Region};
 use super::universe::{Cell, Family, FrameCell, Hosts, Universe};
-use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, protocol};
+use crate::headers::{ETHER_IPV4, ETHER_IPV6, FrameType, Headers, Mac, PolicyTime, protocol};
 use crate::policy::Policy;
 use crate::sets::{FiniteSet, RangeSet};
 
@@ -476,7 +476,7 @@ impl<'a> Writer<'a> {
         cells.sort_unstable();
         if family == Family::Other {
             let term = |cell: &FrameCell| match cell.ether_type {
-                Some(ether) => format!("eth/0x{ether:04x}"),
+                Some(ether) => FrameType(ether).to_string(),
                 None => "any other EtherType".to_owned(),
             };
             return cells.iter().map(term).collect();

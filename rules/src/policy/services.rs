@@ -7,7 +7,7 @@ use super::endpoints::{duplicate, reserved};
 use super::nesting::{Nesting, Visit};
 use super::normal::join;
 use super::{Limits, ServiceId, ServiceSet, ServiceTerm};
-use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, protocol};
+use crate::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, FrameType, protocol};
 use crate::sets::{FiniteSet, RangeSet};
 use crate::syntax::document::{PortProtocol, Service, Term, Terms};
 use crate::syntax::print;
@@ -36,6 +36,7 @@ const NEVER_CLASSIFIED: &[(u16, &str)] = &[
     (0x8808, "PAUSE frames never cross"),
     (0x8809, "LACP crosses untouched"),
     (0x88cc, "LLDP crosses untouched"),
+    (0x0042, "spanning tree crosses untouched, at its own addresses only"),
 ];
 
 /// Resolves services; every named one is resolved once.
@@ -333,7 +334,7 @@ fn ports(ranges: &[(u16, u16)]) -> RangeSet<u16> {
 fn warn_never_matching(term: &Term, span: Span, findings: &mut Findings) {
     let Term::Ether(ether) = term else { return };
     if let Some((_, why)) = NEVER_CLASSIFIED.iter().find(|(known, _)| known == ether) {
-        let message = format!("no rule ever sees EtherType 0x{ether:04x}");
+        let message = format!("no rule ever sees {}", FrameType(*ether));
         findings.push(Problem::warning(Code::NeverMatches, span, message).help(*why));
     }
 }

@@ -364,14 +364,17 @@ pub(crate) fn term(text: &str) -> Parsed<Term> {
         "icmp" | "icmpv6" => icmp(head == "icmpv6", rest),
         "ip" => ip_protocol(rest),
         "eth" => ether_type(rest),
+        "llc" => llc_dsap(rest),
         _ => {
             let message = format!("{} is not a service", quoted(text));
             let lower = head.to_ascii_lowercase();
-            let known = ["tcp", "udp", "sctp", "icmp", "icmpv6", "ip", "eth"];
+            let known = ["tcp", "udp", "sctp", "icmp", "icmpv6", "ip", "eth", "llc"];
             let help = match rest {
                 "tcp" | "udp" | "sctp" if decimal(head).is_some() => format!("write {rest}/{head}"),
                 _ if known.contains(&lower.as_str()) => format!("write {lower}/{rest}"),
-                _ => "a service starts with tcp, udp, sctp, icmp, icmpv6, ip or eth".to_owned(),
+                _ => {
+                    "a service starts with tcp, udp, sctp, icmp, icmpv6, ip, eth or llc".to_owned()
+                }
             };
             Err(Invalid::new(Code::InvalidService, message).help(help))
         }
@@ -425,11 +428,27 @@ fn ether_type(rest: &str) -> Parsed<Term> {
         Some(value) if value >= 0x0600 => Ok(Term::Ether(value)),
         Some(_) => {
             let message = format!("{} is a frame length, not an EtherType", quoted(rest));
-            Err(Invalid::new(Code::InvalidService, message).help("EtherTypes are 0x0600 and up"))
+            let help =
+                "EtherTypes are 0x0600 and up; frames with 802.2 LLC have a DSAP, as in llc/0x82";
+            Err(Invalid::new(Code::InvalidService, message).help(help))
         }
         None => {
             let message = format!("{} is not an EtherType", quoted(rest));
             let help = "write four hexadecimal digits after 0x, as in eth/0x8892";
+            Err(Invalid::new(Code::InvalidService, message).help(help))
+        }
+    }
+}
+
+/// The DSAP of an 802.2 frame. That of SNAP, 0xaa, names what SNAP carries without an EtherType.
+fn llc_dsap(rest: &str) -> Parsed<Term> {
+    let digits = rest.strip_prefix("0x").or_else(|| rest.strip_prefix("0X"));
+    let hex = digits.filter(|d| d.len() <= 2 && d.bytes().all(|b| b.is_ascii_hexdigit()));
+    match hex.and_then(|d| u8::from_str_radix(d, 16).ok()) {
+        Some(dsap) if dsap > 0 => Ok(Term::Ether(u16::from(dsap))),
+        _ => {
+            let message = format!("{} is not an LLC DSAP", quoted(rest));
+            let help = "write two hexadecimal digits after 0x, 0x01 to 0xff, as in llc/0x82";
             Err(Invalid::new(Code::InvalidService, message).help(help))
         }
     }

@@ -138,7 +138,7 @@ pub enum Term {
     },
     /// `ip/47`: an IP protocol number, in IPv4 and IPv6.
     Ip(u8),
-    /// `eth/0x8892`: an EtherType.
+    /// `eth/0x8892`: an EtherType; below 0x0100 `llc/0x82`: the DSAP of an 802.2 frame.
     Ether(u16),
 }
 

@@ -11,7 +11,7 @@ use super::document::{
     Terms,
 };
 use super::span::Spanned;
-use crate::headers::VlanTags;
+use crate::headers::{FrameType, VlanTags};
 use crate::policy::{Action, Must};
 
 /// Bytes of a label before it is cut.
@@ -247,7 +247,7 @@ impl fmt::Display for Term {
                 code.map_or(Ok(()), |code| write!(f, "/{code}"))
             }
             Self::Ip(number) => write!(f, "ip/{number}"),
-            Self::Ether(ether) => write!(f, "eth/0x{ether:04x}"),
+            Self::Ether(ether) => write!(f, "{}", FrameType(*ether)),
         }
     }
 }

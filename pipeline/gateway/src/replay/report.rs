@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::fmt::{self, Write as _};
 use std::net::{Ipv4Addr, Ipv6Addr};
 
-use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, protocol};
+use bulkhead_rules::headers::{
+    ETHER_IPV4, ETHER_IPV6, FrameType, Headers, Mac, VlanTags, protocol,
+};
 use jiff::Timestamp;
 use serde::Serialize;
 
@@ -189,7 +191,7 @@ pub struct BlockedFlow {
 /// The name of a protocol as a rule would have it.
 pub fn protocol_name(headers: &Headers) -> String {
     if !headers.is_ip() {
-        return format!("eth/0x{:04x}", headers.ether_type);
+        return FrameType(headers.ether_type).to_string();
     }
     let name = match headers.protocol {
         protocol::ICMP => "icmp",
