@@ -256,7 +256,7 @@ impl Pairs {
         let mixed = src.wrapping_mul(a);
         let mixed = (mixed ^ mixed >> 15).wrapping_add(dst).wrapping_mul(b);
         let mixed = (mixed ^ mixed >> 13).wrapping_mul(c);
-        (u64::from(mixed) * u64::from(self.homes) >> 32) as u32
+        ((u64::from(mixed) * u64::from(self.homes)) >> 32) as u32
     }
 
     /// [`Self::home`] of eight pairs.

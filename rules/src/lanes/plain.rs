@@ -140,6 +140,6 @@ impl Lanes for Plain {
 
     #[inline(always)]
     fn fraction(self, words: Eight, of: u32) -> Eight {
-        words.map(|word| (u64::from(word) * u64::from(of) >> 32) as u32)
+        words.map(|word| ((u64::from(word) * u64::from(of)) >> 32) as u32)
     }
 }
