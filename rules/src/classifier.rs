@@ -242,7 +242,7 @@ impl Classifier {
     }
 
     /// The classes of frames that are not IPv4.
-    #[cold]
+    #[inline(never)]
     fn find_others(
         &self,
         headers: &[Headers],
@@ -250,12 +250,28 @@ impl Classifier {
         classes: &mut [Column; 2],
         services: &mut Column,
     ) {
-        let [src, dst] = classes.each_mut().map(|column| column.as_flattened_mut());
-        self.src.map.find_others(headers, others, |h| h.src, src);
-        self.dst.map.find_others(headers, others, |h| h.dst, dst);
-        let services = services.as_flattened_mut();
+        let mut is_v6 = EMPTY_COLUMN;
+        for lane in ones(others) {
+            is_v6.as_flattened_mut()[lane] =
+                u32::from(headers[lane].ether_type == ETHER_IPV6).wrapping_neg();
+        }
+        let groups = headers.len().div_ceil(LANES);
+        let mut addresses = [EMPTY_COLUMN; 4];
+        let sides = [(&self.src, (|h| h.src) as fn(&Headers) -> u128), (&self.dst, |h| h.dst)];
+        for ((side, address), classes) in sides.into_iter().zip(&mut *classes) {
+            for lane in ones(others) {
+                let address = address(&headers[lane]);
+                for (word, column) in addresses.iter_mut().enumerate() {
+                    column.as_flattened_mut()[lane] = (address >> (96 - 32 * word)) as u32;
+                }
+            }
+            let addresses = addresses.each_ref().map(|column| &column[..groups]);
+            side.map.find6(addresses, &is_v6[..groups], &mut classes[..groups]);
+        }
         for lane in ones(others).filter(|&lane| !headers[lane].is_ip()) {
-            services[lane] = self.services.row_of(&headers[lane]);
+            let of_sides = [&self.src, &self.dst].into_iter().zip(&mut *classes);
+            of_sides.for_each(|(side, column)| column.as_flattened_mut()[lane] = side.map.non_ip);
+            services.as_flattened_mut()[lane] = self.services.row_of(&headers[lane]);
         }
     }
 

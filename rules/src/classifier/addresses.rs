@@ -8,9 +8,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::ones;
 use super::store::Store;
-use crate::headers::{ETHER_IPV6, Headers};
 use crate::lanes::{self, Eight, Kernel, Lanes, Words};
 
 /// A class, or the node or table that goes on: two bits of kind, and for a node a bit that says to go
@@ -54,11 +52,6 @@ impl Target {
     #[inline(always)]
     pub(crate) const fn is_big(self) -> bool {
         self.0 & Self::BIG != 0
-    }
-
-    #[inline(always)]
-    pub(crate) const fn is_lower(self) -> bool {
-        self.0 & Self::LOWER != 0
     }
 
     pub(crate) const fn from_word(word: u32) -> Self {
@@ -203,54 +196,99 @@ fn follow4<L: Lanes>(lanes: L, nodes: Words<'_>, addresses: L::W, targets: L::W)
     lanes.select(is_node, next, targets)
 }
 
+/// Takes lanes to the classes of IPv6 addresses.
+struct Walk6<'a> {
+    map: &'a AddressMap,
+    addresses: [&'a [Eight]; 4],
+    is_v6: &'a [Eight],
+    found: &'a mut [Eight],
+}
+
+impl Kernel for Walk6<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { map, addresses, is_v6, found } = self;
+        let nodes = map.nodes6.words();
+        let mut nodes_ahead = 0;
+        for (group, (is_v6, found)) in is_v6.iter().zip(found.iter_mut()).enumerate() {
+            let root = lanes.splat(map.root6.word());
+            let target = lanes.select(lanes.load(is_v6), root, lanes.load(found));
+            lanes.store(target, found);
+            nodes_ahead |= u32::from(ask_ahead(lanes, nodes, target)) << group;
+        }
+        let [a, b, c, d] = addresses;
+        while nodes_ahead != 0 {
+            let mut groups = std::mem::take(&mut nodes_ahead);
+            while groups != 0 {
+                let group = groups.trailing_zeros() as usize;
+                groups &= groups - 1;
+                let (Some(a), Some(b), Some(c), Some(d), Some(found)) =
+                    (a.get(group), b.get(group), c.get(group), d.get(group), found.get_mut(group))
+                else {
+                    return;
+                };
+                let address = [lanes.load(a), lanes.load(b), lanes.load(c), lanes.load(d)];
+                let target = follow6(lanes, nodes, address, lanes.load(found));
+                lanes.store(target, found);
+                nodes_ahead |= u32::from(ask_ahead(lanes, nodes, target)) << group;
+            }
+        }
+    }
+}
+
+/// Takes those of eight targets that are nodes to what follows for the half of the addresses that
+/// they ask for.
+#[inline(always)]
+fn follow6<L: Lanes>(lanes: L, nodes: Words<'_>, addresses: [L::W; 4], targets: L::W) -> L::W {
+    const { assert!(BOUNDS6[0] == 2 && BOUNDS6[1] == 5, "the bounds are compared one by one") };
+    let is_node = lanes.at_most(lanes.splat(Target::SMALL), targets);
+    let is_big = lanes.and(lanes.at_most(lanes.splat(Target::BIG), targets), is_node);
+    let lower = lanes.splat(Target::LOWER);
+    let is_lower = lanes.equal(lanes.and(targets, lower), lower);
+    let [a, b, c, d] = addresses;
+    let value = (lanes.select(is_lower, c, a), lanes.select(is_lower, d, b));
+    let unit = lanes.and(place(lanes, targets), is_node);
+    let base = lanes.shl::<3>(unit);
+    let words = lanes.gather_rows(nodes, unit);
+    let first = is_at_most(lanes, (words[1], words[0]), value);
+    let second = is_at_most(lanes, (words[3], words[2]), value);
+    // Masks are minus one.
+    let mut count = lanes.sub(lanes.splat(0), lanes.add(first, second));
+    if lanes.bits(is_big) != 0 {
+        let low = lanes.gather(nodes, lanes.add(base, lanes.splat(8)));
+        let high = lanes.gather(nodes, lanes.add(base, lanes.splat(9)));
+        let third = is_at_most(lanes, (words[5], words[4]), value);
+        let fourth = is_at_most(lanes, (words[7], words[6]), value);
+        let fifth = is_at_most(lanes, (high, low), value);
+        let passed = lanes.add(lanes.add(third, fourth), fifth);
+        count = lanes.sub(count, lanes.and(passed, is_big));
+    }
+    let [small, big] = BOUNDS6;
+    let first = lanes.select(is_big, lanes.splat(2 * big as u32), lanes.splat(2 * small as u32));
+    let next = lanes.gather(nodes, lanes.add(lanes.add(base, first), count));
+    lanes.select(is_node, next, targets)
+}
+
+/// Whether numbers of two words, the greater one first, are at most others.
+#[inline(always)]
+fn is_at_most<L: Lanes>(lanes: L, a: (L::W, L::W), b: (L::W, L::W)) -> L::W {
+    let is_below = lanes.below(a.0, b.0);
+    let is_equal = lanes.equal(a.0, b.0);
+    lanes.or(is_below, lanes.and(is_equal, lanes.at_most(a.1, b.1)))
+}
+
 impl AddressMap {
     /// Takes IPv4 addresses to their classes.
     pub(crate) fn find4(&self, addresses: &[Eight], found: &mut [Eight]) {
         lanes::run(Walk { map: self, addresses, found });
     }
 
-    /// Takes other frames to their classes: `lanes` has a bit for each of them.
-    #[inline(never)]
-    pub(crate) fn find_others(
-        &self,
-        headers: &[Headers],
-        lanes: u64,
-        address: impl Fn(&Headers) -> u128,
-        found: &mut [u32],
-    ) {
-        let mut ahead = 0;
-        for (lane, headers) in ones(lanes).map(|lane| (lane, &headers[lane])) {
-            let is_v6 = headers.ether_type == ETHER_IPV6;
-            found[lane] = if is_v6 { self.root6.word() } else { self.non_ip };
-            ahead |= u64::from(is_v6 && self.root6.is_node()) << lane;
-        }
-        while ahead != 0 {
-            for lane in ones(std::mem::take(&mut ahead)) {
-                let (address, target) = (address(&headers[lane]), Target(found[lane]));
-                let half = if target.is_lower() { address } else { address >> 64 };
-                let next = self.follow6(target, half as u64);
-                found[lane] = next.word();
-                ahead |= u64::from(next.is_node()) << lane;
-                self.nodes6.prefetch_if(next.is_node(), next.place());
-            }
-        }
-    }
-
-    #[inline(always)]
-    fn follow6(&self, target: Target, value: u64) -> Target {
-        let bound = |unit: &Unit, place: usize| {
-            u64::from(unit.0[2 * place]) | u64::from(unit.0[2 * place + 1]) << 32
-        };
-        let first = self.nodes6.get(target.place());
-        let passed = |unit: &Unit, place: usize| usize::from(bound(unit, place) <= value);
-        let two = passed(first, 0) + passed(first, 1);
-        if target.is_big() {
-            let second = self.nodes6.get(target.place() + 1);
-            let five = two + passed(first, 2) + passed(first, 3) + passed(second, 0);
-            Target(second.0[2 + five])
-        } else {
-            Target(first.0[4 + two])
-        }
+    /// Takes the lanes of `is_v6`, as masks, to the classes of their IPv6 addresses, whose words come
+    /// greatest first.
+    pub(crate) fn find6(&self, addresses: [&[Eight]; 4], is_v6: &[Eight], found: &mut [Eight]) {
+        lanes::run(Walk6 { map: self, addresses, is_v6, found });
     }
 
     /// The units of a node.
