@@ -34,6 +34,8 @@ pub(super) struct Inside {
     /// As the world sent it; [`None`] for one of the gateway's own.
     pub(super) frame: Option<InFlight>,
     place: Place,
+    /// When it came in.
+    since_ns: u64,
     verdict: Option<Verdict>,
     /// Whether it is to leave by the other port.
     is_to_leave: bool,
@@ -82,11 +84,17 @@ impl Books {
     }
 
     /// A worker received `frame`.
-    pub(super) fn received(&mut self, id: FrameId, frame: InFlight, place: Place) {
+    pub(super) fn received(&mut self, id: FrameId, frame: InFlight, place: Place, since_ns: u64) {
         let len = frame.bytes.len();
         add(&mut self.ports[place.index()].received, len);
-        let inside =
-            Inside { frame: Some(frame), place, verdict: None, is_to_leave: false, seen: None };
+        let inside = Inside {
+            frame: Some(frame),
+            place,
+            since_ns,
+            verdict: None,
+            is_to_leave: false,
+            seen: None,
+        };
         self.inside.insert(id, inside);
     }
 
@@ -108,8 +116,14 @@ impl Books {
             Event::Judged(opinion) => self.judged(opinion.frame, opinion.verdict, mode),
             Event::Originated { frame, place, len } => {
                 add(&mut self.ports[place.index()].originated, len);
-                let inside =
-                    Inside { frame: None, place, verdict: None, is_to_leave: true, seen: None };
+                let inside = Inside {
+                    frame: None,
+                    place,
+                    since_ns: 0,
+                    verdict: None,
+                    is_to_leave: true,
+                    seen: None,
+                };
                 self.inside.insert(frame, inside);
                 Ok(None)
             }
@@ -297,6 +311,11 @@ impl Inside {
     /// Where it came in.
     pub(super) fn place(&self) -> Place {
         self.place
+    }
+
+    /// When it came in.
+    pub(super) fn since_ns(&self) -> u64 {
+        self.since_ns
     }
 }
 

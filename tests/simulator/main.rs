@@ -73,6 +73,7 @@ fn a_million_steps_break_no_promise() {
         DropReason::FragmentOrphan,
         DropReason::FragmentWaitFull,
         DropReason::FlowSourceLimit,
+        DropReason::NewFlowRate,
         DropReason::Multisegment,
         DropReason::Pause,
     ] {

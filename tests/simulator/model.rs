@@ -20,6 +20,7 @@ use std::sync::Arc;
 
 use ahash::RandomState;
 use bulkhead_pipeline::conntrack::Timeouts;
+use bulkhead_pipeline::fragment::FragmentTableConfig;
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_rules::headers::{Headers, Mac, PolicyTime, protocol};
 use bulkhead_rules::oracle;
@@ -59,6 +60,8 @@ pub(super) struct Judged<'a> {
     pub(super) id: FrameId,
     /// The frames after this one came when this one had been judged, or are judged after it.
     pub(super) judged_before: FrameId,
+    /// How long it has been in the gateway.
+    pub(super) waited_ns: u64,
     pub(super) sender: Sender,
     /// Whether the network has changed a bit of it or cut it.
     pub(super) is_damaged: bool,
@@ -75,6 +78,7 @@ pub(super) struct Judged<'a> {
 pub(super) struct Model {
     timeouts: Timeouts,
     fragment_timeout_ns: u64,
+    fragment_wait_ns: u64,
     /// Whether the tables have room for all that can happen: then a permitted conversation can
     /// always be opened.
     is_roomy: bool,
@@ -131,11 +135,12 @@ struct Fragmented {
 }
 
 impl Model {
-    pub(super) fn new(timeouts: Timeouts, fragment_timeout_s: u32, is_roomy: bool) -> Self {
+    pub(super) fn new(timeouts: Timeouts, fragments: &FragmentTableConfig, is_roomy: bool) -> Self {
         let hasher = || RandomState::with_seeds(1, 2, 3, 4);
         Self {
             timeouts,
-            fragment_timeout_ns: u64::from(fragment_timeout_s) * SECOND_NS,
+            fragment_timeout_ns: u64::from(fragments.timeout_s) * SECOND_NS,
+            fragment_wait_ns: u64::from(fragments.wait_ms) * 1_000_000,
             is_roomy,
             flows: HashMap::with_hasher(hasher()),
             packets: HashMap::with_hasher(hasher()),
@@ -204,9 +209,11 @@ impl Model {
             What::LaterFragment => {
                 let packet = seen.packet_id().and_then(|id| self.packets.get(&id));
                 packet.zip(seen.piece).is_some_and(|(packet, piece)| {
-                    // What came before the first one may have waited too long.
+                    // What came before the first one waits for it, if there is room, and not for long.
+                    let waits = !now.observes && frame.waited_ns < self.fragment_wait_ns;
+                    let is_in_time = frame.id > packet.first || (waits && !is_wait_full(frame));
                     packet.is_sure
-                        && frame.id > packet.first
+                        && is_in_time
                         && now.now_ns - packet.began_ns < self.fragment_timeout_ns / 2
                         && !overlaps(&packet.seen, piece)
                         && self.is_sure(&packet.flow, Some(&seen.headers), now)
@@ -579,6 +586,10 @@ impl Circumstances<'_> {
 
 fn permits(policy: &Policy, headers: &Headers, at: PolicyTime) -> bool {
     policy.action(oracle::classify(policy, headers, at)) == Action::Allow
+}
+
+fn is_wait_full(frame: &Judged<'_>) -> bool {
+    frame.verdict == Verdict::Drop(DropReason::FragmentWaitFull)
 }
 
 /// Whether a frame is stopped for a reason that comes up after its flow was judged.

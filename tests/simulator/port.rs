@@ -45,7 +45,7 @@ impl Place {
 #[derive(Debug)]
 pub(super) enum Event {
     /// A worker received it. `tag` is what the world wrote on it.
-    Received { frame: FrameId, tag: u64, place: Place },
+    Received { frame: FrameId, tag: u64, place: Place, now_ns: u64 },
     /// The port had to discard it before a worker saw it.
     Discarded { place: Place, len: usize },
     /// A worker told its verdict, when its clock last read `now_ns`.
@@ -240,8 +240,10 @@ impl Port for SimPort {
             let sabotage = device.sabotage.as_ref();
             let shown = sabotage.and_then(|s| s.borrow_mut().disguise(self.place, &bytes));
             let frame = self.ledger.frame(bytes, shown);
-            let event = Event::Received { frame: frame.id, tag, place: self.place };
-            self.ledger.lock().events.push(event);
+            let mut ledger = self.ledger.lock();
+            let (id, now_ns) = (frame.id, ledger.now_ns);
+            ledger.events.push(Event::Received { frame: id, tag, place: self.place, now_ns });
+            drop(ledger);
             burst.push(frame);
         }
     }

@@ -160,9 +160,8 @@ impl World {
                 Talk::new(&mut talk_random, nature.wires, id, nature.is_jumbo)
             })
             .collect();
-        let fragments_s = config.fragments.timeout_s;
         Self {
-            model: Model::new(config.flows.timeouts, fragments_s, nature.is_roomy),
+            model: Model::new(config.flows.timeouts, &config.fragments, nature.is_roomy),
             books: Books::new(ports),
             inward: Cable::new(nature.weather, random.fork()),
             outward: Cable::new(nature.weather, random.fork()),
@@ -350,9 +349,9 @@ impl World {
         for event in events {
             let mut mode = Mode::Enforce;
             match &event {
-                Event::Received { frame, tag, place } => {
+                Event::Received { frame, tag, place, now_ns } => {
                     if let Some(queued) = self.queued.remove(tag) {
-                        self.books.received(*frame, queued, *place);
+                        self.books.received(*frame, queued, *place, *now_ns);
                     }
                 }
                 Event::Judged(opinion) => mode = self.judged(opinion)?,
@@ -411,6 +410,7 @@ impl World {
             id,
             // One worker judges in the order of arrival; several hand frames over in between.
             judged_before: if self.workers.len() == 1 { id } else { opinion.last },
+            waited_ns: now_ns - inside.since_ns(),
             sender: frame.sender,
             is_damaged: frame.is_damaged,
             bytes: &frame.bytes,
@@ -631,8 +631,10 @@ fn config(nature: &Nature, seed: u64) -> WorkerConfig {
     config.fragments.timeout_s = 3;
     if nature.is_roomy {
         (config.flows.capacity, config.flows.per_source_limit) = (1 << 16, u32::MAX);
+        config.new_flows_per_source = 1_000_000;
     } else {
         (config.flows.capacity, config.flows.per_source_limit) = (64, 24);
+        config.new_flows_per_source = 20;
         (config.fragments.capacity, config.fragments.wait_frames) = (16, 12);
     }
     config
