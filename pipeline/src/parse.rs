@@ -11,7 +11,7 @@
 //! - Source routes, routing headers with segments left and home address options are refused: they
 //!   lead to, or speak for, hosts other than those that the addresses name.
 //! - Of TCP, UDP and ICMP no checksum is verified here: a wrong one only makes its receiver drop the
-//!   packet. The IPv4 header's is, as a router would.
+//!   packet. The IPv4 header's is, as a router would; TCP's later, where a segment would move state.
 //! - Frames to reserved bridge groups cross where they are STP (also Cisco's per VLAN), LACP or LLDP;
 //!   what else has an EtherType there is for the policy, and the rest is dropped.
 //!
