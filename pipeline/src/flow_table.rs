@@ -333,8 +333,28 @@ impl FlowTable {
     /// The live flow with this key, if it is one of these candidates, or in the second set where that
     /// was not looked at: a flow that was inserted since may be missed. An expired one is removed on
     /// the way and counts as expired.
-    #[inline]
+    #[inline(always)]
     pub fn find_among(
+        &mut self,
+        candidates: Candidates,
+        hash: FlowHash,
+        key: &FlowKey,
+        now_ns: u64,
+    ) -> Option<FlowIndex> {
+        // Nearly always the first candidate is the flow, or there is none.
+        if let Some(index) = { candidates }.next(hash) {
+            let entry = &self.entries[index];
+            if entry.has_key(key) && !self.is_expired(entry, tick(now_ns)) {
+                return Some(FlowIndex(index as u32));
+            }
+        } else if candidates.both {
+            return None;
+        }
+        self.find_among_all(candidates, hash, key, now_ns)
+    }
+
+    #[inline(never)]
+    fn find_among_all(
         &mut self,
         mut candidates: Candidates,
         hash: FlowHash,
