@@ -269,7 +269,9 @@ fn reloads_at_full_rate_lose_nothing_and_mix_nothing() {
     let policies = alternatives();
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("policy.yaml"), &policies[0]).unwrap();
-    let running = Running::start(dir.path(), "enforce", "");
+    // All packets are of one source, and each may open a flow.
+    let budget = "[flows]\nnew-flows-per-source = 1000000";
+    let running = Running::start(dir.path(), "enforce", budget);
     running.wait_ready();
     let finished = AtomicBool::new(false);
     let (sent, mut publications) = thread::scope(|scope| {
