@@ -8,7 +8,7 @@ use std::ops::Range;
 
 use super::tables::{
     self, BLOCK, BUCKET, Bucket, CHECKED, FEW_WORDS, Keys, LINE, LINES, Line, NONE, NOTHING,
-    PairEntry, Record, Rows, bucket, join, line, record,
+    PairEntry, Pairs, Record, Rows, bucket, join, line, record,
 };
 use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
 use crate::headers::{Headers, PolicyTime};
@@ -136,17 +136,28 @@ fn look_up_narrow(
     choice.several &= lanes_used;
     let mut of_lanes = [const { 0..0 }; MAX_BATCH];
     if choice.several != 0 {
-        classifier.read_keys(found, choice.several, probes, &mut of_lanes);
+        let several = choice.several;
+        lanes::run(ReadKeys { classifier, found, several, probes, of_lanes: &mut of_lanes });
     }
     lanes::run(ReadPairs { classifier, found, choice });
     choice.rare &= lanes_used;
-    for lane in ones(choice.rare) {
+    for lane in ones(choice.several | choice.rare) {
         let services = found.services.as_flattened()[lane];
         let frame = Frame { headers: &headers[lane], at, services };
-        let (s, d) = classifier.records(found, lane);
-        let mut best = NOTHING;
-        let probes = (choice.several >> lane & 1 != 0).then(|| probes.get(of_lanes[lane].clone()));
-        classifier.go_through(s, d, probes, &frame, &mut best);
+        let mut best = choice.best(lane);
+        if choice.rare >> lane & 1 != 0 {
+            // What was found has to be checked, and may have hidden what does not.
+            let (s, d) = classifier.records(found, lane);
+            best = NOTHING;
+            classifier.go_through(s, d, &frame, &mut best);
+        }
+        match probes.get(of_lanes[lane].clone()) {
+            Some(probes) => classifier.look_up_probes(probes, &frame, &mut best),
+            None => {
+                let (s, d) = classifier.records(found, lane);
+                classifier.look_up_pairs(s, d, &frame, &mut best);
+            }
+        }
         choice.set_best(lane, best);
     }
 }
@@ -249,6 +260,90 @@ fn first_ranks<L: Lanes>(
     where_set(lanes, lanes.and(is_served, is_held), ranks)
 }
 
+/// Takes classes of several keys to the pairs that have to be looked up; asks for these.
+struct ReadKeys<'a> {
+    classifier: &'a Classifier,
+    found: Found<'a>,
+    several: u64,
+    probes: &'a mut [Probe; PROBES],
+    /// Which probes are whose.
+    of_lanes: &'a mut [Range<usize>; MAX_BATCH],
+}
+
+impl Kernel for ReadKeys<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, found, several, probes, of_lanes } = self;
+        let Classifier { src, dst, pairs, .. } = classifier;
+        for lane in ones(several) {
+            let (s, d) = classifier.records(found, lane);
+            src.keys.prefetch_if(s.keys != NONE, s.keys);
+            dst.keys.prefetch_if(d.keys != NONE, d.keys);
+        }
+        let mut count = 0;
+        for lane in ones(several) {
+            let first = count;
+            let (s, d) = classifier.records(found, lane);
+            let (s_single, d_single) = (Keys::of(s.key), Keys::of(d.key));
+            let s_keys = if s.keys == NONE { &s_single } else { src.keys.get(s.keys) };
+            let d_keys = if d.keys == NONE { &d_single } else { dst.keys.get(d.keys) };
+            if s_keys.next & d_keys.next == NONE {
+                let s_meeting = meeting(lanes, s_keys, d_keys);
+                let d_meeting = meeting(lanes, d_keys, s_keys);
+                for s in ones(s_meeting.into()) {
+                    for d in ones(d_meeting.into()) {
+                        let (src, dst) = (s_keys.keys[s], d_keys.keys[d]);
+                        count += ask_for(pairs, probes.get_mut(count), src, dst);
+                    }
+                }
+            } else {
+                classifier.for_each_pair(s, d, |src, dst| {
+                    count += ask_for(pairs, probes.get_mut(count), src, dst);
+                });
+            }
+            of_lanes[lane] = first..count;
+        }
+    }
+}
+
+/// Asks for the bucket of a pair and notes it, if there is room: one without counts too, and is looked
+/// up without this help.
+#[inline(always)]
+fn ask_for(pairs: &Pairs, probe: Option<&mut Probe>, src: u32, dst: u32) -> usize {
+    let home = pairs.home(src, dst);
+    pairs.buckets.prefetch(home);
+    if let Some(probe) = probe {
+        *probe = Probe { src, dst, home };
+    }
+    1
+}
+
+/// Which of the keys of one class those of another may meet: a bit for each.
+#[inline(always)]
+fn meeting<L: Lanes>(lanes: L, keys: &Keys, others: &Keys) -> u32 {
+    let [low, high] = bytemuck::cast::<[u32; 16], [Eight; 2]>(keys.words());
+    let meets = Words::new(bytemuck::cast_slice(&others.meets));
+    let mut bits = meeting_of(lanes, lanes.load(&low), meets);
+    if keys.keys[LANES] != NONE {
+        bits |= meeting_of(lanes, lanes.load(&high), meets) << LANES;
+    }
+    bits
+}
+
+#[inline(always)]
+fn meeting_of<L: Lanes>(lanes: L, keys: L::W, meets: Words<'_>) -> u32 {
+    let bit = lanes.shr::<{ Keys::SHIFT as i32 }>(lanes.mul(keys, lanes.splat(Keys::FACTOR)));
+    let word = lanes.gather(meets, lanes.shr::<5>(bit));
+    let one = lanes.splat(1);
+    let may_meet = lanes.equal(lanes.and(lanes.shr_by(word, bit), one), one);
+    // The keys of classes are not filtered, and those that are none are no keys of classes.
+    let is_key = lanes.without(lanes.splat(NONE), lanes.equal(keys, lanes.splat(NONE)));
+    let is_class = lanes.without(is_key, lanes.signs(keys));
+    lanes.bits(lanes.or(is_class, lanes.and(may_meet, is_key)))
+}
+
 /// `ranks` where the lowest bits are set, else [`NONE`].
 #[inline(always)]
 fn where_set<L: Lanes>(lanes: L, bits: L::W, ranks: L::W) -> L::W {
@@ -271,7 +366,7 @@ impl Kernel for ReadPairs<'_> {
         let Self { classifier, found, choice } = self;
         let services = &classifier.services.rows;
         let lines = classifier.lines.words();
-        let mut rare = choice.several;
+        let mut rare = 0;
         let groups = found.src.iter().zip(found.dst).zip(found.services);
         for (group, ((s, d), service)) in groups.enumerate().take(MAX_BATCH / LANES) {
             let service = lanes.load(service);
@@ -542,67 +637,30 @@ fn first_of_many<L: Lanes>(
 }
 
 impl Classifier {
+    #[inline(always)]
     fn records(&self, found: Found<'_>, lane: usize) -> (&Record, &Record) {
-        let [src, dst] = [found.src, found.dst].map(|classes| classes.as_flattened()[lane]);
+        let (src, dst) = (found.src.as_flattened()[lane], found.dst.as_flattened()[lane]);
         (self.src.records.get(src), self.dst.records.get(dst))
     }
 
-    /// Which pairs of keys have to be looked up for classes of several; asks for them.
-    #[inline(never)]
-    fn read_keys(
-        &self,
-        found: Found<'_>,
-        several: u64,
-        probes: &mut [Probe; PROBES],
-        of_lanes: &mut [Range<usize>; MAX_BATCH],
-    ) {
-        for lane in ones(several) {
-            let (s, d) = self.records(found, lane);
-            self.src.keys.prefetch_if(s.keys != NONE, s.keys);
-            self.dst.keys.prefetch_if(d.keys != NONE, d.keys);
-        }
-        let mut count = 0;
-        for lane in ones(several) {
-            let first = count;
-            let (s, d) = self.records(found, lane);
-            self.for_each_pair(s, d, |src, dst| {
-                let home = self.pairs.home(src, dst);
-                self.pairs.buckets.prefetch(home);
-                // Those for which there is no room count too, and are looked up without this help.
-                if let Some(probe) = probes.get_mut(count) {
-                    *probe = Probe { src, dst, home };
-                }
-                count += 1;
-            });
-            of_lanes[lane] = first..count;
-        }
-    }
-
     /// Lowers `best` to the first rule that two classes lead to, but for those whose sides are both
-    /// wide. `probes` are those of classes of several keys, [`None`] within where there was no room.
-    fn go_through(
-        &self,
-        s: &Record,
-        d: &Record,
-        probes: Option<Option<&[Probe]>>,
-        frame: &Frame<'_>,
-        best: &mut u64,
-    ) {
-        match probes {
-            None => {
-                let bucket = self.pairs.buckets.get(self.pairs.home(s.key, d.key));
-                self.look_up_pair(bucket, s.key, d.key, frame, best);
-            }
-            Some(Some(probes)) => {
-                for probe in probes {
-                    let bucket = self.pairs.buckets.get(probe.home);
-                    self.look_up_pair(bucket, probe.src, probe.dst, frame, best);
-                }
-            }
-            Some(None) => self.look_up_pairs(s, d, frame, best),
+    /// wide and those of classes of several keys.
+    fn go_through(&self, s: &Record, d: &Record, frame: &Frame<'_>, best: &mut u64) {
+        if s.keys & d.keys == NONE {
+            let bucket = self.pairs.buckets.get(self.pairs.home(s.key, d.key));
+            self.look_up_pair(bucket, s.key, d.key, frame, best);
         }
         self.scan_side(s, &self.dst.rows, d.wide, frame, best);
         self.scan_side(d, &self.src.rows, s.wide, frame, best);
+    }
+
+    /// Lowers `best` to the first rule that is listed under any of the probes and matches.
+    #[inline(always)]
+    fn look_up_probes(&self, probes: &[Probe], frame: &Frame<'_>, best: &mut u64) {
+        for probe in probes {
+            let bucket = self.pairs.buckets.get(probe.home);
+            self.look_up_pair(bucket, probe.src, probe.dst, frame, best);
+        }
     }
 
     /// Lowers `best` to the first rule that is listed under any pair of keys of two classes and
@@ -646,12 +704,7 @@ impl Classifier {
     #[inline(always)]
     fn for_each_pair(&self, src: &Record, dst: &Record, mut found: impl FnMut(u32, u32)) {
         // A class without a block of keys stands for a block of at most one.
-        let single = |record: &Record| {
-            let mut keys = Keys { meets: [u64::MAX; 8], ..Keys::EMPTY };
-            keys.keys[0] = record.key;
-            keys
-        };
-        let (src_single, dst_single) = (single(src), single(dst));
+        let (src_single, dst_single) = (Keys::of(src.key), Keys::of(dst.key));
         let mut src_place = src.keys;
         loop {
             let s = if src_place == NONE { &src_single } else { self.src.keys.get(src_place) };

@@ -90,9 +90,29 @@ pub(crate) struct Keys {
 impl Keys {
     pub(crate) const EMPTY: Self = Self { meets: [0; 8], keys: [NONE; KEYS], next: NONE };
 
+    /// The bit of a key is its product with the one, shifted right by the other.
+    pub(crate) const FACTOR: u32 = 0x9e37_79b1;
+    pub(crate) const SHIFT: u32 = 32 - (8 * u64::BITS).ilog2();
+
     #[inline(always)]
     pub(crate) fn bit(key: u32) -> u32 {
-        key.wrapping_mul(0x9e37_79b1) >> 23
+        key.wrapping_mul(Self::FACTOR) >> Self::SHIFT
+    }
+
+    /// A block of one key or none, which may meet every other.
+    #[inline(always)]
+    pub(crate) fn of(key: u32) -> Self {
+        let mut block = Self { meets: [u64::MAX; 8], ..Self::EMPTY };
+        block.keys[0] = key;
+        block
+    }
+
+    /// The keys, and one that is none.
+    #[inline(always)]
+    pub(crate) fn words(&self) -> [u32; KEYS + 1] {
+        let mut words = [NONE; KEYS + 1];
+        words[..KEYS].copy_from_slice(&self.keys);
+        words
     }
 
     /// Whether a pair with `key` of the other side may be listed.
