@@ -22,7 +22,8 @@ pub(super) fn neighbour_discovery(
 
 /// Why a packet may open no flow from this side, if it may not. What a server sends to a client is
 /// either asked for by a client of the other side, whose flow it then rides, or opens a flow, as every
-/// answer to a broadcast does.
+/// answer to a broadcast does. It is known by the port of clients: they take an offer that comes
+/// from any other.
 pub(super) fn opening(
     headers: &Headers,
     wire: &WirePolicy,
@@ -31,8 +32,8 @@ pub(super) fn opening(
     if headers.protocol != protocol::UDP || wire.dhcp_servers.has(from_inside) {
         return None;
     }
-    match (headers.ether_type, headers.src_port, headers.dst_port) {
-        (ETHER_IPV4, 67, 68) | (ETHER_IPV6, 547, 546) => Some(DropReason::DhcpServerSide),
+    match (headers.ether_type, headers.dst_port) {
+        (ETHER_IPV4, 68) | (ETHER_IPV6, 546) => Some(DropReason::DhcpServerSide),
         _ => None,
     }
 }

@@ -85,6 +85,23 @@ fn dhcp_servers_answer_from_their_side_only() {
 }
 
 #[test]
+fn a_dhcp_server_is_known_by_whom_it_speaks_to() {
+    // Clients go by the destination port: they take an offer from whatever port it comes.
+    let broadcast = FrameBuilder::new().macs(DEFAULT_SRC_MAC, Mac([0xff; 6]));
+    for port in [1, 68, 4011, 50_000] {
+        let offers = [
+            broadcast.clone().ip(SERVER, Ipv4Addr::BROADCAST).udp(port, 68).payload_len(240),
+            FrameBuilder::new().ip(ROUTER, HOST).udp(port, 546).payload_len(40),
+        ];
+        for offer in offers {
+            let mut gateway = gateway(Mode::Enforce, Sides::OUTSIDE);
+            assert!(!gateway.passes_out(&offer.build()), "from port {port}");
+            assert_eq!(gateway.dropped(DropReason::DhcpServerSide), 1);
+        }
+    }
+}
+
+#[test]
 fn clients_and_relays_are_for_the_policy() {
     let mut gateway = gateway(Mode::Enforce, Sides::NONE);
     let unspecified = Ipv4Addr::UNSPECIFIED;
