@@ -73,7 +73,7 @@ pub fn enter(
     let datagram = frame.get(udp_at..usize::from(out.packet_end)).unwrap_or_default();
     let (id, inner_at, inner) = read(tunnel, datagram).ok_or(DropReason::TunnelMalformed)?;
     let offset = (udp_at + inner_at) as u16;
-    parse_into(inner, wire, origin, out)?;
+    parse_into(inner, wire, origin, out).map_err(of_inner)?;
     if tunnels.of(out).is_some() {
         return Err(DropReason::TunnelNested);
     }
@@ -87,6 +87,15 @@ pub fn enter(
     out.upper_offset += offset;
     out.packet_end += offset;
     Ok(())
+}
+
+/// What is no frame, or ends at its link, is not sent even by a wire that observes: that is said of the
+/// outer frame, which may be whole.
+fn of_inner(reason: DropReason) -> DropReason {
+    match reason {
+        DropReason::EthernetTooShort | DropReason::Pause => DropReason::TunnelMalformed,
+        other => other,
+    }
 }
 
 /// The network identifier, where in the UDP datagram the inner frame starts, and that frame; [`None`]
@@ -260,7 +269,7 @@ mod tests {
             (nested.clone(), DropReason::TunnelNested),
             (geneve(GENEVE, &[], &[0; 60]).build(), DropReason::TunnelNested),
             (spoilt, DropReason::Ipv4Version),
-            (Vec::new(), DropReason::EthernetTooShort),
+            (Vec::new(), DropReason::TunnelMalformed),
             (inner_with_tags(&[1, 2]), DropReason::VlanTooDeep),
             (inner_with_tags(&[1, 2, 3]), DropReason::VlanTooDeep),
         ];

@@ -173,3 +173,19 @@ fn what_cannot_be_looked_into_does_not_pass() {
     assert_eq!(gateway.dropped(DropReason::TunnelNested), 1);
     assert!(gateway.passes_out(&good));
 }
+
+#[test]
+fn an_observing_wire_forwards_whatever_a_tunnel_carries() {
+    let mut content = content(POLICY, Mode::Observe, 0);
+    content.wires[0].tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+    let mut gateway = Gateway::with(content, &WorkerConfig::default());
+    let outer = FrameBuilder::new().ip(VTEP, OTHER_VTEP);
+    let pause = [&[1, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x88, 0x08, 0, 1][..], &[0; 44]];
+    for inner in [Vec::new(), vec![0; 13], pause.concat()] {
+        let payload = [&[8, 0, 0, 0, 0, 0, 7, 0][..], &inner].concat();
+        let frame = outer.clone().udp(50_000, 4789).payload(&payload).build();
+        assert!(gateway.passes_out(&frame), "the outer frame is whole: {inner:02x?}");
+    }
+    let would_drop = &gateway.inside_counters().would_drop;
+    assert_eq!(would_drop.of(DropReason::TunnelMalformed).packets.value(), 3);
+}
