@@ -10,6 +10,8 @@
 //!
 //! An observing wire keeps nothing back: it forwards at once, and reports what it could not follow.
 
+use std::collections::VecDeque;
+
 use crate::burst::Columns;
 use crate::fragment::FragmentKey;
 use crate::parse::Parsed;
@@ -25,7 +27,7 @@ pub(crate) type Place = (usize, bool);
 
 /// The fragments that wait in one worker, in the order of their arrival.
 pub(crate) struct Waiting<F> {
-    frames: Vec<Waits<F>>,
+    frames: VecDeque<Waits<F>>,
     capacity: usize,
     patience_ns: u64,
     /// How many frames have waited, ever.
@@ -45,7 +47,7 @@ struct Waits<F> {
 impl<F: Frame> Waiting<F> {
     /// Room for `capacity` frames, which wait for at most `patience_ns`. All memory is allocated here.
     pub(crate) fn new(capacity: usize, patience_ns: u64) -> Self {
-        Self { frames: Vec::with_capacity(capacity), capacity, patience_ns, waited: 0 }
+        Self { frames: VecDeque::with_capacity(capacity), capacity, patience_ns, waited: 0 }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -68,7 +70,7 @@ impl<F: Frame> Waiting<F> {
             match key {
                 Some(key) if self.has_room(&key) => {
                     let (since_ns, ready) = (now_ns, false);
-                    self.frames.push(Waits { frame, parsed, key, from, since_ns, ready });
+                    self.frames.push_back(Waits { frame, parsed, key, from, since_ns, ready });
                     self.waited += 1;
                     continue;
                 }
@@ -97,7 +99,7 @@ impl<F: Frame> Waiting<F> {
         let mut at = 0;
         while at < self.frames.len() && !burst.is_full() {
             if self.frames[at].ready && self.frames[at].from == from {
-                burst.push(self.frames.remove(at).frame);
+                burst.extend(self.frames.remove(at).map(|waits| waits.frame));
             } else {
                 at += 1;
             }
@@ -106,15 +108,15 @@ impl<F: Frame> Waiting<F> {
 
     /// Takes out one frame whose time is over, and tells where it came from.
     pub(crate) fn expired(&mut self, now_ns: u64) -> Option<(Place, F)> {
-        let patience_ns = self.patience_ns;
-        let is_over = |waits: &Waits<F>| now_ns.saturating_sub(waits.since_ns) >= patience_ns;
-        let at = self.frames.iter().position(is_over)?;
-        Some(self.give_up(at, DropReason::FragmentOrphan))
+        // The first has waited longest.
+        let since_ns = self.frames.front()?.since_ns;
+        let is_over = now_ns.saturating_sub(since_ns) >= self.patience_ns;
+        is_over.then(|| self.give_up(DropReason::FragmentOrphan)).flatten()
     }
 
     /// Takes out any frame, because the worker stops.
     pub(crate) fn pop(&mut self) -> Option<(Place, F)> {
-        (!self.frames.is_empty()).then(|| self.give_up(0, DropReason::Shutdown))
+        self.give_up(DropReason::Shutdown)
     }
 
     /// How many frames from one port wait.
@@ -122,14 +124,15 @@ impl<F: Frame> Waiting<F> {
         self.frames.iter().filter(|waits| waits.from == from).count()
     }
 
-    fn give_up(&mut self, at: usize, reason: DropReason) -> (Place, F) {
-        let Waits { mut frame, parsed, from, .. } = self.frames.remove(at);
+    fn give_up(&mut self, reason: DropReason) -> Option<(Place, F)> {
+        let Waits { mut frame, parsed, from, .. } = self.frames.pop_front()?;
         frame.judged(&parsed, Verdict::Drop(reason), None);
-        (from, frame)
+        Some((from, frame))
     }
 
     fn has_room(&self, key: &FragmentKey) -> bool {
-        let of_packet = self.frames.iter().filter(|waits| waits.key == *key).count();
-        self.frames.len() < self.capacity && of_packet < OF_ONE_PACKET
+        // Under a flood there is no room, and nothing is counted.
+        let of_packet = || self.frames.iter().filter(|waits| waits.key == *key).count();
+        self.frames.len() < self.capacity && of_packet() < OF_ONE_PACKET
     }
 }
