@@ -8,7 +8,8 @@
 //! [`DropReason::FragmentOrphan`]; what comes when as many as may wait already, under
 //! [`DropReason::FragmentWaitFull`].
 //!
-//! An observing wire keeps nothing back: it forwards at once, and reports what it could not follow.
+//! An observing wire keeps nothing back: it forwards at once, what waited when it began to observe
+//! included, and reports what it could not follow.
 
 use std::collections::VecDeque;
 
@@ -93,12 +94,12 @@ impl<F: Frame> Waiting<F> {
         }
     }
 
-    /// Moves the frames from one port whose first fragment has been judged to `burst`, as many as it
-    /// has room for.
-    pub(crate) fn release(&mut self, from: Place, burst: &mut Burst<F>) {
+    /// Moves the frames from one port whose first fragment has been judged, or `all` of them, to
+    /// `burst`, as many as it has room for.
+    pub(crate) fn release(&mut self, from: Place, all: bool, burst: &mut Burst<F>) {
         let mut at = 0;
         while at < self.frames.len() && !burst.is_full() {
-            if self.frames[at].ready && self.frames[at].from == from {
+            if (all || self.frames[at].ready) && self.frames[at].from == from {
                 burst.extend(self.frames.remove(at).map(|waits| waits.frame));
             } else {
                 at += 1;

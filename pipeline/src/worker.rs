@@ -318,13 +318,14 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     continue;
                 }
                 let place = (nth, from_inside);
-                let resumes = crossing.resume(&mut self.waiting, place, &mut self.received);
+                let mode = snapshot.content.wires[wire.id.0 as usize];
+                let all = mode.mode == Mode::Observe;
+                let resumes = crossing.resume(&mut self.waiting, place, all, &mut self.received);
                 if !resumes && !crossing.receive(&mut self.received) {
                     continue;
                 }
                 self.clock.passed(Stage::Receive);
                 let at = snapshot.content.clock.at(now_ns);
-                let mode = snapshot.content.wires[wire.id.0 as usize];
                 let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group, from_inside);
                 frames += self.received.len();
                 self.columns.parse(&self.received, wire.id, &mode.tunnels);
@@ -575,18 +576,19 @@ impl<P: Port> Crossing<'_, P> {
         !burst.is_empty()
     }
 
-    /// Fills `burst` with fragments whose first one has been judged since they came. False where
-    /// there are none.
+    /// Fills `burst` with fragments whose first one has been judged since they came, or with `all`
+    /// that wait. False where there are none.
     fn resume(
         &mut self,
         waiting: &mut Waiting<P::Frame>,
         place: Place,
+        all: bool,
         burst: &mut Burst<P::Frame>,
     ) -> bool {
         if waiting.is_empty() {
             return false;
         }
-        waiting.release(place, burst);
+        waiting.release(place, all, burst);
         self.ingress_counters.waiting.set(waiting.count_from(place) as u64);
         !burst.is_empty()
     }

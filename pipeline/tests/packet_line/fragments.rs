@@ -158,3 +158,16 @@ fn a_worker_that_stops_counts_what_waits() {
     gateway.worker.shut_down();
     assert_eq!((waiting(&gateway), gateway.dropped(DropReason::Shutdown)), (0, 2));
 }
+
+#[test]
+fn what_waits_when_a_wire_begins_to_observe_follows_its_first_fragment() {
+    let mut gateway = Gateway::new(POLICY, Mode::Enforce);
+    for (id, port) in [(1, 502), (2, 503)] {
+        let pieces = pieces(&v4(port), id);
+        assert!(gateway.outward(&pieces[1..]).is_empty());
+        gateway.publisher.publish(content(POLICY, Mode::Observe, 0));
+        let came = gateway.outward(&pieces[..1]);
+        assert_eq!((came.len(), waiting(&gateway)), (3, 0), "an observing wire drops nothing");
+        gateway.publisher.publish(content(POLICY, Mode::Enforce, 0));
+    }
+}
