@@ -4,6 +4,9 @@
 //! kind of machine: [`run`] takes the best that this one has. Both kinds give the same words for
 //! the same input, which a property test asserts operation by operation.
 
+#[cfg(target_endian = "big")]
+compile_error!("tables of wider and narrower numbers are read as words, the lower half first");
+
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod plain;
@@ -118,7 +121,8 @@ pub(crate) trait Kernel {
     /// What comes out.
     type Output;
     /// Does it. Implementations are `#[inline(always)]`, and so is all that they call with `lanes`:
-    /// what is not inlined is not compiled for the machine. Closures cannot be, and so are not used.
+    /// what is not inlined is not compiled for the machine. Closures cannot be, and so none of them has
+    /// to do with `lanes`.
     fn run<L: Lanes>(self, lanes: L) -> Self::Output;
 }
 

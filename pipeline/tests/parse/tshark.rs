@@ -15,6 +15,8 @@ const FRAMES_PER_FILE: usize = 25;
 
 /// Cisco FabricPath, whose switch identifiers stand where tshark then shows no MAC addresses.
 const FABRIC_PATH: u16 = 0x8903;
+/// What frames in Cisco's ISL are sent to: tshark shows the addresses of the frame within.
+const ISL: &str = "01:00:0c:00:00:";
 
 /// A capture file of our own, gone at the end of the test.
 struct Scratch(PathBuf);
@@ -113,7 +115,8 @@ fn tshark_reads_the_same_addresses_and_ports() {
     let (mut compared, mut wrong) = (0, Vec::new());
     for (index, (frame, line)) in frames.iter().zip(&lines).enumerate() {
         let Ok(parsed) = parse(frame, WireId(0)) else { continue };
-        if parsed.headers.ether_type == FABRIC_PATH {
+        let dst_mac = parsed.headers.dst_mac.to_string();
+        if parsed.headers.ether_type == FABRIC_PATH || dst_mac.starts_with(ISL) {
             continue;
         }
         compared += 1;

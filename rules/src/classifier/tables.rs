@@ -294,7 +294,7 @@ impl Pairs {
 /// Odd numbers with their bits in no order: the fractions of the golden ratio, and two primes.
 const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
 
-/// Both kinds of bits of a row come in so many words of 64 bits: one vector.
+/// Both kinds of bits of a row come in multiples of so many words of 64 bits: in vectors.
 pub(crate) const ROW: usize = LANES / 2;
 
 /// Up to so many words of 32 bits for rules both of whose sides are wide are gone through for eight
