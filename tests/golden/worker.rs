@@ -10,7 +10,9 @@ use bulkhead_pipeline::frames::FrameBuilder;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::parse::{Kind, parse};
 use bulkhead_pipeline::port::loopback::{self, Host, Options};
-use bulkhead_pipeline::snapshot::{Content, Mode, Publisher, RuleTotals, WallClock, WirePolicy};
+use bulkhead_pipeline::snapshot::{
+    Content, Mode, Publisher, RuleTotals, Sides, WallClock, WirePolicy,
+};
 use bulkhead_pipeline::worker::{VirtualClock, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{Limits, compile};
@@ -72,10 +74,13 @@ fn judge_one(
     frame: &[u8],
     at: PolicyTime,
 ) -> RuleId {
+    // The rules alone decide, whichever side a DHCP server or a router is on.
+    let (routers, dhcp_servers) = (Sides::BOTH, Sides::BOTH);
+    let of_wire = WirePolicy { routers, dhcp_servers, ..WirePolicy::new(Mode::Enforce, 0) };
     let content = Content {
         policy: policy.clone(),
         classifier: classifier.clone(),
-        wires: vec![WirePolicy::new(Mode::Enforce, 0); usize::from(wire.0) + 1],
+        wires: vec![of_wire; usize::from(wire.0) + 1],
         clock: WallClock { offset_ms: at.unix_ms, synchronised: at.synchronised },
     };
     let mut config = WorkerConfig::default();
