@@ -9,12 +9,13 @@
 //! same path. In turns with it the ports are measured alone, and the pipeline with a reading of the
 //! time-stamp counter at the end of every stage; the figures of a case are from turns without.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::thread;
 
-use bulkhead_pipeline::snapshot::{Content, Mode, Publisher, Reader, WallClock, WirePolicy};
+use bulkhead_pipeline::snapshot::{Content, Mode, Publisher, Reader, Sides, WallClock, WirePolicy};
 use bulkhead_pipeline::worker::Stage;
 use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::compile::{Limits, compile};
@@ -213,6 +214,7 @@ struct Figures {
     bare: Vec<f64>,
     flows: (u64, u64),
     stopped: u64,
+    stopped_by: BTreeMap<&'static str, u64>,
     cherished_lost: Option<f64>,
 }
 
@@ -266,6 +268,9 @@ fn take_turns(
     barrier.wait();
     let mut figures = of_all();
     figures.stopped += rig.wrongly_stopped();
+    for (reason, frames) in rig.stopped_by() {
+        *figures.stopped_by.entry(reason).or_default() += frames;
+    }
     if worker == 0 {
         figures.flows = rig.flows();
         figures.cherished_lost = rig.cherished_lost();
@@ -299,6 +304,7 @@ fn line(case: &Case, rules: usize, options: &Options, figures: Figures) -> Line 
         flows: figures.flows.0,
         flow_capacity: figures.flows.1,
         stopped: figures.stopped,
+        stopped_by: figures.stopped_by,
         established_lost: figures.cherished_lost,
         ..Line::default()
     }
@@ -331,10 +337,12 @@ fn policy(case: &Case, seed: u64) -> io::Result<Policy> {
 }
 
 fn publish(policy: Policy, classifier: Classifier, workers: usize) -> Vec<Reader> {
+    // Generated policies permit DHCP from hosts of either side.
+    let wire = WirePolicy { dhcp_servers: Sides::BOTH, ..WirePolicy::new(Mode::Enforce, 0) };
     let content = Content {
         policy: Arc::new(policy),
         classifier: Arc::new(classifier),
-        wires: vec![WirePolicy::new(Mode::Enforce, 0)],
+        wires: vec![wire],
         clock: WallClock::default(),
     };
     Publisher::new(content, workers).1

@@ -38,6 +38,8 @@ pub(super) struct Line {
     pub(super) flow_capacity: u64,
     /// Frames that should have passed and did not.
     pub(super) stopped: u64,
+    /// Why the workers dropped frames, these and those of a flood.
+    pub(super) stopped_by: BTreeMap<&'static str, u64>,
     /// Of a flood, the share of the established connections' frames that did not pass.
     pub(super) established_lost: Option<f64>,
     pub(super) machine: String,
@@ -230,7 +232,11 @@ fn shows(lines: &[Line]) -> Vec<Show> {
             out.push(Show { text, kept: Some(lost < 0.01) });
         }
         if line.established_lost.is_none() {
-            let text = format!("{case}: {} frames stopped that should have passed", line.stopped);
+            let mut text =
+                format!("{case}: {} frames stopped that should have passed", line.stopped);
+            if line.stopped > 0 {
+                text.push_str(&format!("; dropped: {:?}", line.stopped_by));
+            }
             out.push(Show { text, kept: Some(line.stopped == 0) });
         }
     }

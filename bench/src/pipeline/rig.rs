@@ -1,9 +1,10 @@
 //! A worker, what it is fed, and how its time is taken.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
-use bulkhead_pipeline::counters::WorkerCounters;
+use bulkhead_pipeline::counters::{VolumeByReason, WorkerCounters};
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::observe::{self, ByFate};
 use bulkhead_pipeline::port::{Burst, MAX_BURST, Port};
@@ -196,6 +197,19 @@ impl<'a> Rig<'a> {
     /// Frames that did not pass and should have: all, but for those of a flood.
     pub(super) fn wrongly_stopped(&self) -> u64 {
         if self.case.kind == Kind::Flood { self.stopped.cherished } else { self.stopped.all }
+    }
+
+    /// Frames that did not pass since the worker began, by why. Of a flood most are its own.
+    pub(super) fn stopped_by(&self) -> BTreeMap<&'static str, u64> {
+        let wires = self.counters.wires.iter();
+        let dropped = wires.flat_map(|wire| [&wire.inside.dropped, &wire.outside.dropped]);
+        let mut by_reason = BTreeMap::new();
+        for (reason, volume) in dropped.flat_map(VolumeByReason::iter) {
+            if volume.packets.value() > 0 {
+                *by_reason.entry(reason.label()).or_default() += volume.packets.value();
+            }
+        }
+        by_reason
     }
 
     /// Of a flood, the share of the established connections' frames that did not pass.
