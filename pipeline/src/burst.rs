@@ -37,10 +37,10 @@ impl Default for Columns {
 }
 
 impl Columns {
-    /// Parses a burst that came on `wire`, and of packets of `tunnels` what they carry. Afterwards a verdict is [`Verdict::UNDECIDED`] where the
-    /// frame parsed, and the parser's drop reason where it did not.
+    /// Parses a burst that came on `wire`, and of packets of `tunnels` what they carry. Afterwards a
+    /// verdict is [`Verdict::UNDECIDED`] where the frame parsed, and the parser's drop reason where it did not.
     #[inline(never)]
-    pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId, tunnels: &Tunnels) {
+    pub fn parse<F: Frame>(&mut self, burst: &Burst<F>, wire: WireId, tunnels: Option<&Tunnels>) {
         self.count = burst.len();
         for (place, frame) in burst.iter().enumerate() {
             let bytes = frame.bytes();
@@ -52,7 +52,7 @@ impl Columns {
                 Err(reason) => Verdict::Drop(reason),
             };
         }
-        if *tunnels != Tunnels::NONE {
+        if let Some(tunnels) = tunnels {
             self.enter_tunnels(burst, wire, tunnels);
         }
     }

@@ -55,7 +55,7 @@ pub struct Moment<'a> {
     epoch: u64,
     now_ns: u64,
     group: u16,
-    wire: WirePolicy,
+    wire: &'a WirePolicy,
     /// Whether TCP connections may be taken up in their middle.
     adopts: bool,
     from_inside: bool,
@@ -224,7 +224,7 @@ impl Judge {
         snapshot: &'a Snapshot,
         at: PolicyTime,
         now_ns: u64,
-        wire: WirePolicy,
+        wire: &'a WirePolicy,
         group: u16,
         from_inside: bool,
     ) -> Moment<'a> {
@@ -305,7 +305,7 @@ impl Judge {
             (*verdict, *decided_by) = match parsed.kind {
                 Kind::LinkControl | Kind::Arp => (Verdict::Forward, None),
                 Kind::NeighbourDiscovery => {
-                    let (headers, wire) = (&parsed.headers, &moment.wire);
+                    let (headers, wire) = (&parsed.headers, moment.wire);
                     let reason = guard::neighbour_discovery(headers, wire, moment.from_inside);
                     (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
@@ -515,7 +515,7 @@ impl Judge {
             Err(reason) => return (Verdict::Drop(reason), None),
         }
         let headers = parsed.headers;
-        if let Some(reason) = guard::opening(&headers, &moment.wire, moment.from_inside) {
+        if let Some(reason) = guard::opening(&headers, moment.wire, moment.from_inside) {
             return (Verdict::Drop(reason), None);
         }
         if self.asked.is_refused(place) {

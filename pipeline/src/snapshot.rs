@@ -71,7 +71,7 @@ impl Sides {
 }
 
 /// How a wire is to be judged.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct WirePolicy {
     /// Observe or enforce.
     pub mode: Mode,
@@ -85,15 +85,15 @@ pub struct WirePolicy {
     /// Where DHCP servers are: what servers send to clients comes from there only, whatever the
     /// policy permits.
     pub dhcp_servers: Sides,
-    /// The tunnels whose inner packets are judged in place of the outer ones.
-    pub tunnels: Tunnels,
+    /// The tunnels whose inner packets are judged in place of the outer ones, where there are any.
+    pub tunnels: Option<Arc<Tunnels>>,
 }
 
 impl WirePolicy {
     /// A wire in `mode`, with a grace time, and the defaults for everything else.
     pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
         let (routers, dhcp_servers) = (Sides::OUTSIDE, Sides::OUTSIDE);
-        let (tcp, tunnels) = (TcpPickup::Loose, Tunnels::NONE);
+        let (tcp, tunnels) = (TcpPickup::Loose, None);
         Self { mode, grace_until_ns, tcp, routers, dhcp_servers, tunnels }
     }
 

@@ -62,6 +62,7 @@ drop_reasons! {
     TcpPort, "tcp_port", "A TCP segment from or to port 0.";
     UdpLength, "udp_length", "The UDP length is below 8 or beyond the end of the IP packet.";
     UdpPort, "udp_port", "A UDP datagram to port 0.";
+    TunnelEndpoint, "tunnel_endpoint", "A VXLAN or Geneve packet, on a wire that judges inner packets, from or to an address that is not among the wire's tunnel-endpoints.";
     TunnelMalformed, "tunnel_malformed", "A VXLAN or Geneve packet, on a wire that judges inner packets, whose header or options could be read in several ways, or that is a fragment.";
     TunnelNested, "tunnel_nested", "A tunnel within a tunnel, on a wire that judges inner packets.";
     // Fragments.

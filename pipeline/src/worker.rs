@@ -318,7 +318,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     continue;
                 }
                 let place = (nth, from_inside);
-                let mode = snapshot.content.wires[wire.id.0 as usize];
+                let mode = &snapshot.content.wires[wire.id.0 as usize];
                 let all = mode.mode == Mode::Observe;
                 let resumes = crossing.resume(&mut self.waiting, place, all, &mut self.received);
                 if !resumes && !crossing.receive(&mut self.received) {
@@ -328,7 +328,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 let at = snapshot.content.clock.at(now_ns);
                 let moment = self.judge.enter(snapshot, at, now_ns, mode, wire.group, from_inside);
                 frames += self.received.len();
-                self.columns.parse(&self.received, wire.id, &mode.tunnels);
+                self.columns.parse(&self.received, wire.id, mode.tunnels.as_deref());
                 self.clock.passed(Stage::Parse);
                 if let Some(sorter) = &mut self.sorter {
                     crossing.hand_over(sorter, &mut self.columns, &mut self.received);

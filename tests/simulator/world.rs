@@ -397,7 +397,7 @@ impl World {
             verdict,
         });
         let control = self.control.borrow();
-        let wire = control.content.wires[usize::from(place.wire)];
+        let wire = &control.content.wires[usize::from(place.wire)];
         let circumstances = Circumstances {
             policies: &self.in_force,
             at: control.at(now_ns),

@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::SocketAddr;
 use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bulkhead_pipeline::conntrack::Timeouts;
@@ -15,6 +16,7 @@ use bulkhead_pipeline::fragment::FragmentTableConfig;
 pub use bulkhead_pipeline::parse::Tunnels;
 pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
+use bulkhead_rules::syntax::parse_addresses;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 
@@ -86,8 +88,8 @@ pub struct Wire {
     pub routers: Sides,
     /// Where DHCP servers are, which may answer.
     pub dhcp_servers: Sides,
-    /// The tunnels whose inner packets are judged.
-    pub tunnels: Tunnels,
+    /// The tunnels whose inner packets are judged, where there are any.
+    pub tunnels: Option<Arc<Tunnels>>,
     /// The redundancy group: wires that name the same one are judged by one state, so that what goes
     /// out by one may come back by another.
     pub redundancy_group: Option<String>,
@@ -417,7 +419,12 @@ impl Checker<'_> {
             );
             let routers = self.sides(table.routers);
             let dhcp_servers = self.sides(table.dhcp_servers);
-            let tunnels = self.tunnels(table.judge_inner, table.vxlan_port, table.geneve_port);
+            let tunnels = self.tunnels(
+                table.judge_inner,
+                table.tunnel_endpoints,
+                table.vxlan_port,
+                table.geneve_port,
+            );
             let link_settling = self.seconds("link-settling-s", table.link_settling_s, 30, 1..=300);
             wires.push(Wire {
                 name,
@@ -451,25 +458,46 @@ impl Checker<'_> {
     fn tunnels(
         &mut self,
         judged: Option<Spanned<Vec<Spanned<String>>>>,
+        endpoints: Option<Spanned<Vec<Spanned<String>>>>,
         vxlan_port: Option<Spanned<i64>>,
         geneve_port: Option<Spanned<i64>>,
-    ) -> Tunnels {
+    ) -> Option<Arc<Tunnels>> {
         let span = vxlan_port.as_ref().or(geneve_port.as_ref()).map(Spanned::span);
         let vxlan = self.number("vxlan-port", vxlan_port, 4789, 1..=65_535);
         let geneve = self.number("geneve-port", geneve_port, 6081, 1..=65_535);
-        let mut tunnels = Tunnels::NONE;
-        for word in judged.map(Spanned::into_inner).unwrap_or_default() {
+        if let (Some(span), true) = (span, vxlan == geneve) {
+            self.mistake(span, format!("`vxlan-port` and `geneve-port` are both {geneve}"))
+                .help("each kind of tunnel needs a port of its own");
+        }
+        let judged = judged.filter(|judged| !judged.get_ref().is_empty())?;
+        let mut tunnels = Tunnels::default();
+        let judged_at = judged.span();
+        for word in judged.into_inner() {
             match self.choice(Some(word), None, &[("vxlan", Some(true)), ("geneve", Some(false))]) {
                 Some(true) => tunnels.vxlan = Some(vxlan),
                 Some(false) => tunnels.geneve = Some(geneve),
                 None => {}
             }
         }
-        if let (Some(span), true) = (span, vxlan == geneve) {
-            self.mistake(span, format!("`vxlan-port` and `geneve-port` are both {geneve}"))
-                .help("each kind of tunnel needs a port of its own");
+        let endpoints = endpoints.map(Spanned::into_inner).unwrap_or_default();
+        if endpoints.is_empty() {
+            self.mistake(judged_at, "`judge-inner` without `tunnel-endpoints`").help(
+                "list the addresses between which there are tunnels, multicast groups included, as \
+                 `tunnel-endpoints = [\"192.0.2.0/28\"]`: no rule judges the outer packets",
+            );
         }
-        tunnels
+        for written in endpoints {
+            match parse_addresses(written.get_ref()) {
+                Ok(addresses) => tunnels.endpoints = tunnels.endpoints.union(&addresses),
+                Err((message, help)) => {
+                    let mistake = self.mistake(written.span(), message);
+                    if let Some(help) = help {
+                        mistake.help(help);
+                    }
+                }
+            }
+        }
+        Some(Arc::new(tunnels))
     }
 
     fn redundancy_group(

@@ -294,7 +294,7 @@ impl Gateway {
                 tcp: wire.tcp,
                 routers: wire.routers,
                 dhcp_servers: wire.dhcp_servers,
-                tunnels: wire.tunnels,
+                tunnels: wire.tunnels.clone(),
                 ..WirePolicy::new(wire.mode, grace_until_ns)
             }
         });

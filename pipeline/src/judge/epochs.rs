@@ -104,7 +104,7 @@ mod tests {
     use crate::worker::WorkerConfig;
 
     const AT: PolicyTime = PolicyTime { unix_ms: 0, synchronised: true };
-    const WIRE: WirePolicy = WirePolicy::new(Mode::Enforce, 0);
+    static WIRE: WirePolicy = WirePolicy::new(Mode::Enforce, 0);
 
     fn publisher(first_epoch: u64) -> Publisher {
         let text =
@@ -114,7 +114,7 @@ mod tests {
         let content = Content {
             policy: Arc::new(policy),
             classifier: Arc::new(classifier),
-            wires: vec![WIRE],
+            wires: vec![WIRE.clone()],
             clock: WallClock::default(),
         };
         Publisher::starting_at(content, 1, first_epoch).0
@@ -132,7 +132,7 @@ mod tests {
         {
             let (one, other) = (publisher(7), publisher(7 + jump));
             let mut judge = Judge::new(&WorkerConfig::default());
-            let moment = judge.enter(one.current(), AT, 0, WIRE, 0, true);
+            let moment = judge.enter(one.current(), AT, 0, &WIRE, 0, true);
             let parsed = Parsed { kind: Kind::Other, ..Parsed::default() };
             let (key, initiator) = FlowKey::of(&parsed, 0);
             let answer = Answer { rule: RuleId(0), ..Answer::DEFAULT };
@@ -145,7 +145,7 @@ mod tests {
             let hash = judge.flows.hash(&key);
             let index = judge.flows.insert(hash, &key, new, 0).expect("there is room");
             assert!(judge.is_current(index, &moment));
-            let later = judge.enter(other.current(), AT, 0, WIRE, 0, true);
+            let later = judge.enter(other.current(), AT, 0, &WIRE, 0, true);
             assert_eq!(judge.is_current(index, &later), holds, "after {jump} epochs");
         }
     }

@@ -2,27 +2,35 @@
 //!
 //! On a wire that judges inner packets, everything that a rule tests, VLAN tags included, is of the
 //! inner frame, and so are flows, which the network identifier keeps apart. The outer packet is only
-//! asked whether its receiver would find the same inner frame: reserved bits that are set, options
+//! asked whether it goes from one known end of a tunnel to another, for else any host could reach any
+//! other by it, and whether its receiver would find the same inner frame: reserved bits that are set, options
 //! that are critical, another payload than Ethernet, and fragments are refused. A tunnel within a
 //! tunnel is refused too: what it carries would be judged by nobody.
 
-use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, WireId, protocol};
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, WireId, protocol};
+use bulkhead_rules::sets::AddrSet;
 
 use super::{Kind, Origin, Parsed, parse_into};
 use crate::verdict::DropReason;
 
-/// UDP ports of the tunnels whose inner packets a wire judges; [`None`] judges the outer ones.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+/// The tunnels whose inner packets a wire judges in place of the outer ones.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Tunnels {
-    /// The port of VXLAN, which by IANA is 4789.
+    /// The UDP port of VXLAN, which by IANA is 4789; [`None`] judges the outer packets.
     pub vxlan: Option<u16>,
-    /// The port of Geneve, which by IANA is 6081.
+    /// The UDP port of Geneve, which by IANA is 6081; [`None`] judges the outer packets.
     pub geneve: Option<u16>,
+    /// Between which addresses there are tunnels: no rule judges the outer packets, so nothing else
+    /// may send them.
+    pub endpoints: AddrSet,
 }
 
 impl Tunnels {
-    /// No inner packet is judged.
-    pub const NONE: Self = Self { vxlan: None, geneve: None };
+    /// Whether the outer packet goes from one end of a tunnel to another.
+    fn join(&self, outer: &Headers) -> bool {
+        let has = |address| self.endpoints.contains(outer.ether_type, address);
+        has(outer.src) && has(outer.dst)
+    }
 
     fn of(&self, parsed: &Parsed) -> Option<Tunnel> {
         let headers = &parsed.headers;
@@ -55,7 +63,7 @@ const TUNNEL_HEADER_LEN: usize = 8;
 ///
 /// # Errors
 ///
-/// [`DropReason::TunnelMalformed`], [`DropReason::TunnelNested`], or what is wrong with the inner
+/// [`DropReason::TunnelEndpoint`], [`DropReason::TunnelMalformed`], [`DropReason::TunnelNested`], or what is wrong with the inner
 /// frame. `out` then holds the fields of the outer packet, or of the layers of the inner one before
 /// that which failed.
 pub fn enter(
@@ -66,6 +74,9 @@ pub fn enter(
     out: &mut Parsed,
 ) -> Result<(), DropReason> {
     let Some(tunnel) = tunnels.of(out) else { return Ok(()) };
+    if !tunnels.join(&out.headers) {
+        return Err(DropReason::TunnelEndpoint);
+    }
     if out.fragment.is_some() {
         return Err(DropReason::TunnelMalformed);
     }
@@ -139,6 +150,8 @@ fn check_options(options: &[u8]) -> Option<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use bulkhead_rules::syntax::parse_addresses;
+
     use crate::frames::{FrameBuilder, tcp_flags};
     use crate::parse::{parse, parse_quoted};
 
@@ -147,7 +160,11 @@ mod tests {
     const A: [u8; 4] = [10, 0, 0, 1];
     const B: [u8; 4] = [10, 0, 0, 2];
     const WIRE: WireId = WireId(2);
-    const TUNNELS: Tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+
+    fn tunnels() -> Tunnels {
+        let endpoints = parse_addresses("192.0.2.1-192.0.2.2").expect("a range");
+        Tunnels { vxlan: Some(4789), geneve: Some(6081), endpoints }
+    }
 
     fn outer() -> FrameBuilder {
         FrameBuilder::new().ip(VTEP, OTHER_VTEP)
@@ -167,7 +184,7 @@ mod tests {
 
     fn entered(frame: &[u8]) -> Result<Parsed, DropReason> {
         let mut parsed = parse(frame, WIRE)?;
-        enter(frame, WIRE, Origin::Wire, &TUNNELS, &mut parsed).map(|()| parsed)
+        enter(frame, WIRE, Origin::Wire, &tunnels(), &mut parsed).map(|()| parsed)
     }
 
     const VXLAN: [u8; 8] = [8, 0, 0, 0, 0x12, 0x34, 0x56, 0];
@@ -217,8 +234,24 @@ mod tests {
         }
         let frame = vxlan(VXLAN, &inner().build()).build();
         let mut parsed = parse(&frame, WIRE).expect("well formed");
-        enter(&frame, WIRE, Origin::Wire, &Tunnels::NONE, &mut parsed).expect("not entered");
+        let none = Tunnels { vxlan: None, geneve: None, ..tunnels() };
+        enter(&frame, WIRE, Origin::Wire, &none, &mut parsed).expect("not entered");
         assert_eq!(Ok(parsed), parse(&frame, WIRE));
+    }
+
+    #[test]
+    fn a_tunnel_has_two_known_ends() {
+        let stranger = [192, 0, 2, 3];
+        let ends = [(VTEP, stranger), (stranger, OTHER_VTEP), ([192, 0, 2, 0], VTEP)];
+        for (src, dst) in ends {
+            let frame = vxlan(VXLAN, &inner().build()).ip(src, dst).build();
+            assert_eq!(entered(&frame), Err(DropReason::TunnelEndpoint));
+        }
+        let other_family = vxlan(VXLAN, &inner().build()).ip([0; 16], [0; 16]).build();
+        assert_eq!(entered(&other_family), Err(DropReason::TunnelEndpoint));
+        // What is in no tunnel is judged by rules, whoever sends it.
+        let dns = FrameBuilder::new().ip(stranger, VTEP).udp(50_000, 53).build();
+        assert_eq!(entered(&dns), parse(&dns, WIRE));
     }
 
     #[test]

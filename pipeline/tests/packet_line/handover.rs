@@ -17,6 +17,7 @@ use bulkhead_pipeline::snapshot::{Content, Mode, Publisher};
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_pipeline::worker::{Clock, VirtualClock, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::{Mac, WireId};
+use bulkhead_rules::sets::AddrSet;
 use proptest::prelude::*;
 
 use crate::common::content;
@@ -287,6 +288,11 @@ fn one_frame(
     }
 }
 
+fn every_tunnel() -> Arc<Tunnels> {
+    let endpoints = AddrSet::any();
+    Arc::new(Tunnels { vxlan: Some(4789), geneve: Some(6081), endpoints })
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(96))]
 
@@ -301,7 +307,7 @@ proptest! {
         let mode = if observing { Mode::Observe } else { Mode::Enforce };
         let policy = |narrower| {
             let mut content = content(if narrower { NARROWER } else { POLICY }, mode, 0);
-            content.wires[0].tunnels.vxlan = Some(4789);
+            content.wires[0].tunnels = Some(every_tunnel());
             content
         };
         let mut one = Plant::with(1, &spread, &[0], policy(false), 1);
@@ -432,7 +438,7 @@ fn many_workers_judge_real_traffic_as_one_does() {
     let spread = Spread::Asymmetric;
     let open = || {
         let mut content = content(OPEN, Mode::Enforce, 0);
-        content.wires[0].tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+        content.wires[0].tunnels = Some(every_tunnel());
         content
     };
     let mut one = Plant::with(1, &spread, &[0], open(), 1);
@@ -471,7 +477,7 @@ fn many_workers_judge_real_traffic_as_one_does() {
 /// The content for two wires of which a rule names the first.
 fn two_wires(text: &str) -> Content {
     let mut content = content(text, Mode::Enforce, 0);
-    content.wires.push(content.wires[0]);
+    content.wires.push(content.wires[0].clone());
     content
 }
 

@@ -1,6 +1,7 @@
 //! Inner packets of VXLAN and Geneve through the whole packet line.
 
 use std::net::Ipv4Addr;
+use std::sync::Arc;
 
 use bulkhead_pipeline::conntrack::flag;
 use bulkhead_pipeline::frames::FrameBuilder;
@@ -8,6 +9,7 @@ use bulkhead_pipeline::parse::Tunnels;
 use bulkhead_pipeline::snapshot::Mode;
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_pipeline::worker::WorkerConfig;
+use bulkhead_rules::syntax::parse_addresses;
 
 use crate::common::{Gateway, content, received};
 
@@ -25,14 +27,19 @@ rules:
   - {name: tagged, from: 10.0.0.1, to: 10.0.0.2, service: udp/503, vlan: 30, action: allow}
 ";
 
-fn gateway(tunnels: Tunnels) -> Gateway {
-    let mut content = content(POLICY, Mode::Enforce, 0);
-    content.wires[0].tunnels = tunnels;
+fn gateway(mode: Mode, tunnels: Option<Tunnels>) -> Gateway {
+    let mut content = content(POLICY, mode, 0);
+    content.wires[0].tunnels = tunnels.map(Arc::new);
     Gateway::with(content, &WorkerConfig::default())
 }
 
+fn both_tunnels() -> Option<Tunnels> {
+    let endpoints = parse_addresses("192.0.2.1-192.0.2.2").expect("a range");
+    Some(Tunnels { vxlan: Some(4789), geneve: Some(6081), endpoints })
+}
+
 fn looking_into_both() -> Gateway {
-    gateway(Tunnels { vxlan: Some(4789), geneve: Some(6081) })
+    gateway(Mode::Enforce, both_tunnels())
 }
 
 #[derive(Clone, Copy)]
@@ -75,7 +82,7 @@ fn the_inner_packet_is_judged_where_the_wire_says_so() {
         assert_eq!(gateway.hits("modbus"), 1);
         assert!(gateway.passes_out(&request().build()), "what is in no tunnel, as ever");
     }
-    let mut gateway = gateway(Tunnels::NONE);
+    let mut gateway = gateway(Mode::Enforce, None);
     for tunnel in BOTH {
         assert!(!gateway.passes_out(&carried(tunnel, 7, &request(), true)));
     }
@@ -175,10 +182,24 @@ fn what_cannot_be_looked_into_does_not_pass() {
 }
 
 #[test]
+fn who_is_no_end_of_a_tunnel_reaches_nobody_by_one() {
+    let mut gateway = looking_into_both();
+    let good = carried(Tunnel::Vxlan, 7, &request(), true);
+    for address in [26, 30] {
+        let mut strange = good.clone();
+        // Another last byte of the outer source or destination, and the header checksum it makes.
+        strange[address + 3] += 7;
+        let checksum = u16::from_be_bytes([strange[24], strange[25]]) - 7;
+        strange[24..26].copy_from_slice(&checksum.to_be_bytes());
+        assert!(!gateway.passes_out(&strange));
+    }
+    assert_eq!(gateway.dropped(DropReason::TunnelEndpoint), 2);
+    assert!(gateway.passes_out(&good));
+}
+
+#[test]
 fn an_observing_wire_forwards_whatever_a_tunnel_carries() {
-    let mut content = content(POLICY, Mode::Observe, 0);
-    content.wires[0].tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
-    let mut gateway = Gateway::with(content, &WorkerConfig::default());
+    let mut gateway = gateway(Mode::Observe, both_tunnels());
     let outer = FrameBuilder::new().ip(VTEP, OTHER_VTEP);
     let pause = [&[1, 0x80, 0xc2, 0, 0, 1, 2, 0, 0, 0, 0, 1, 0x88, 0x08, 0, 1][..], &[0; 44]];
     for inner in [Vec::new(), vec![0; 13], pause.concat()] {

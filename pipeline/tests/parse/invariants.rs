@@ -7,6 +7,7 @@ use bulkhead_pipeline::parse::{
 use bulkhead_pipeline::reject::Answer;
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_rules::headers::WireId;
+use bulkhead_rules::sets::AddrSet;
 
 const WIRE: WireId = WireId(7);
 
@@ -107,7 +108,8 @@ fn check_answer(frame: &[u8], parsed: &Parsed) {
 
 /// The inner packet lies within the outer one, and is what its frame alone would be.
 fn check_tunnel(frame: &[u8], outer: &Parsed) {
-    let tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081) };
+    let endpoints = AddrSet::any();
+    let tunnels = Tunnels { vxlan: Some(4789), geneve: Some(6081), endpoints };
     let mut inner = *outer;
     let entered = enter_tunnel(frame, WIRE, Origin::Wire, &tunnels, &mut inner);
     let (Ok(()), true) = (entered, inner != *outer) else { return };

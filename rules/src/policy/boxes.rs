@@ -221,12 +221,7 @@ pub(super) struct Union {
 
 impl Union {
     pub(super) fn addresses(&mut self, addresses: Addresses) {
-        let (first, last) = match addresses {
-            Addresses::One(address) => (address, address),
-            Addresses::Prefix(base, length) => (base, last_of(base, length)),
-            Addresses::Range(first, last) => (first, last),
-        };
-        match (first, last) {
+        match addresses.ends() {
             (IpAddr::V4(first), IpAddr::V4(last)) => self.v4.push((first.into(), last.into())),
             (IpAddr::V6(first), IpAddr::V6(last)) => self.v6.push((first.into(), last.into())),
             // Ranges of two families do not parse.
@@ -292,19 +287,6 @@ impl Union {
             boxes.push(EndpointBox { addrs: AddrSet::any(), macs, vlans: VlanSet::any() });
         }
         normalise(boxes)
-    }
-}
-
-fn last_of(base: IpAddr, length: u8) -> IpAddr {
-    match base {
-        IpAddr::V4(a) => {
-            let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-            IpAddr::V4((u32::from(a) | host).into())
-        }
-        IpAddr::V6(a) => {
-            let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
-            IpAddr::V6((u128::from(a) | host).into())
-        }
     }
 }
 

@@ -95,6 +95,30 @@ pub enum Addresses {
     Range(IpAddr, IpAddr),
 }
 
+impl Addresses {
+    /// The first and the last address.
+    pub fn ends(self) -> (IpAddr, IpAddr) {
+        match self {
+            Self::One(address) => (address, address),
+            Self::Prefix(base, length) => (base, last_of(base, length)),
+            Self::Range(first, last) => (first, last),
+        }
+    }
+}
+
+fn last_of(base: IpAddr, length: u8) -> IpAddr {
+    match base {
+        IpAddr::V4(a) => {
+            let host = u32::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            IpAddr::V4((u32::from(a) | host).into())
+        }
+        IpAddr::V6(a) => {
+            let host = u128::MAX.checked_shr(u32::from(length)).unwrap_or(0);
+            IpAddr::V6((u128::from(a) | host).into())
+        }
+    }
+}
+
 /// `dns: [udp/53, tcp/53]`.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Service {

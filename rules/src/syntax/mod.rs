@@ -12,6 +12,7 @@ pub mod print;
 mod reader;
 pub mod span;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use diagnostic::{Code, Diagnostic, Severity};
@@ -24,6 +25,7 @@ pub(crate) use reader::Budget;
 pub(crate) use span::SourceMap;
 
 use crate::policy::Limits;
+use crate::sets::{AddrSet, RangeSet};
 use span::Span;
 
 /// One file of policy text. Reading it is the caller's business; this crate does no I/O.
@@ -68,6 +70,27 @@ pub fn parse_document(source: &Source, limits: &Limits) -> Result<Document, Vec<
     let Parsed { document, .. } =
         parse(&source.text, 0, &mut Budget::new(limits.values), &mut findings);
     if findings.has_errors() { Err(findings.into_diagnostics(&map)) } else { Ok(document) }
+}
+
+/// Reads an address, a prefix or a range of IPv4 or IPv6, as a policy's groups hold them.
+///
+/// # Errors
+///
+/// What is wrong with it and, where that is known, what to write instead.
+pub fn parse_addresses(text: &str) -> Result<AddrSet, (String, Option<String>)> {
+    let addresses = atoms::addresses(text.trim()).map_err(|wrong| (wrong.message, wrong.help))?;
+    let mut set = AddrSet::default();
+    match addresses.ends() {
+        (IpAddr::V4(first), IpAddr::V4(last)) => {
+            set.v4 = RangeSet::<u32>::from_ranges([(first.into(), last.into())]);
+        }
+        (IpAddr::V6(first), IpAddr::V6(last)) => {
+            set.v6 = RangeSet::<u128>::from_ranges([(first.into(), last.into())]);
+        }
+        // Ranges of two families do not parse.
+        _ => {}
+    }
+    Ok(set)
 }
 
 /// Looks at sizes and characters before anything is built from the text.

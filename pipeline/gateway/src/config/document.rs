@@ -43,6 +43,7 @@ pub(super) struct Wire {
     pub(super) routers: Option<Spanned<String>>,
     pub(super) dhcp_servers: Option<Spanned<String>>,
     pub(super) judge_inner: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) tunnel_endpoints: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) vxlan_port: Option<Spanned<i64>>,
     pub(super) geneve_port: Option<Spanned<i64>>,
     pub(super) redundancy_group: Option<Spanned<String>>,

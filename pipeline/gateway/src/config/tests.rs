@@ -160,11 +160,29 @@ fn routers_and_dhcp_servers_are_outside_unless_the_file_says_otherwise() {
 
 #[test]
 fn a_wire_says_which_tunnels_it_looks_into() {
-    let tunnels = |lines: &str| parse(&format!("{MINIMAL}{lines}")).unwrap().wires[0].tunnels;
-    assert_eq!(tunnels(""), Tunnels::NONE);
-    assert_eq!(tunnels("judge-inner = [\"vxlan\"]").vxlan, Some(4789));
-    let both = tunnels("judge-inner = [\"geneve\", \"vxlan\"]\nvxlan-port = 8472");
-    assert_eq!(both, Tunnels { vxlan: Some(8472), geneve: Some(6081) });
+    let tunnels = |lines: &str| {
+        let wire = parse(&format!("{MINIMAL}{lines}")).unwrap().wires.remove(0);
+        wire.tunnels.map(|tunnels| Tunnels::clone(&tunnels))
+    };
+    assert_eq!(tunnels(""), None);
+    assert_eq!(tunnels("judge-inner = []"), None);
+    let one = tunnels("judge-inner = [\"vxlan\"]\ntunnel-endpoints = [\"192.0.2.1\"]").unwrap();
+    assert_eq!((one.vxlan, one.geneve), (Some(4789), None));
+    let both = "judge-inner = [\"geneve\", \"vxlan\"]\nvxlan-port = 8472\n\
+                tunnel-endpoints = [\"192.0.2.0/30\", \"239.1.1.1\", \"2001:db8::1-2001:db8::4\"]";
+    let both = tunnels(both).unwrap();
+    assert_eq!((both.vxlan, both.geneve), (Some(8472), Some(6081)));
+    assert_eq!(
+        both.endpoints.v4.ranges(),
+        [(0xc000_0200, 0xc000_0203), (0xef01_0101, 0xef01_0101)]
+    );
+    assert_eq!(both.endpoints.v6.ranges().len(), 1);
+    let shown = mistakes(&format!("{MINIMAL}judge-inner = [\"vxlan\"]"));
+    assert!(shown.contains("`judge-inner` without `tunnel-endpoints`"), "{shown}");
+    let shown = mistakes(&format!(
+        "{MINIMAL}judge-inner = [\"vxlan\"]\ntunnel-endpoints = [\"192.0.2.1/24\"]"
+    ));
+    assert!(shown.contains("192.0.2.0/24"), "{shown}");
     let shown = mistakes(&format!("{MINIMAL}judge-inner = [\"vxlam\"]"));
     assert!(shown.contains("did you mean `vxlan`?"), "{shown}");
     let shown = mistakes(&format!("{MINIMAL}geneve-port = 4789"));
