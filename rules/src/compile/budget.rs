@@ -111,6 +111,16 @@ impl Budget {
         Self { limits, started, spent_bytes: 0, until_clock: 0, work_left: work }
     }
 
+    /// That of an edit, which begins with what is held already.
+    pub(crate) fn resume(limits: Limits, spent_bytes: usize) -> Self {
+        Self { spent_bytes, ..Self::new(limits) }
+    }
+
+    /// Bytes that are held.
+    pub(crate) fn spent_bytes(&self) -> usize {
+        self.spent_bytes
+    }
+
     /// Looks at the clock now, whatever has been spent.
     pub(crate) fn check_time(&self) -> Result<(), Exceeded> {
         if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }

@@ -9,11 +9,12 @@ use std::sync::Arc;
 use super::CompileError;
 use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{
-    Compiler, DST, Edits, SRC, WideRule, alternatives_of, directions, first_mac_rank, in_use,
+    Compiler, DST, Edits, PAIR_BYTES, RULE_BYTES, SRC, WideRule, alternatives_of, directions,
+    first_mac_rank, in_use,
 };
 use super::plan::Alternative;
 use super::services;
-use super::side::{Kind, Moves, Treatment, addresses_of};
+use super::side::{Class, Kind, Moves, Treatment, addresses_of};
 use crate::classifier::checks::Boxes;
 use crate::classifier::tables::PART_KEY;
 use crate::classifier::{Changes, Classifier, Footprint};
@@ -105,7 +106,8 @@ impl Compiler {
         if delta.respread || delta.endpoints.iter().any(|change| change.other) {
             return Err(Whole::Needed);
         }
-        let mut budget = Budget::new(self.limits);
+        // What the policy before takes counts too: what edits add up to has to load again.
+        let mut budget = Budget::resume(self.limits, self.spent.bytes);
         let mut touched = Touched::default();
         for &id in &delta.rules_removed {
             self.remove_rule(policy, before, id, &mut touched, &mut budget)?;
@@ -135,12 +137,13 @@ impl Compiler {
                     _ => return Err(Whole::Needed),
                 }
             }
-            self.renew_boxes(policy, endpoint);
+            self.renew_boxes(policy, endpoint, &mut budget)?;
         }
         for &id in &delta.rules_added {
             self.add_rule(policy, id, &mut touched, &mut budget)?;
         }
         self.finish(policy, delta, &touched, &mut budget)?;
+        self.spent.bytes = budget.spent_bytes();
         Ok(touched)
     }
 
@@ -165,6 +168,7 @@ impl Compiler {
     ) -> Result<(), Whole> {
         let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
         let moves = self.sides[side].change(map, part, region, members);
+        budget.spend(1, moves.bytes)?;
         self.list_moves(policy, side, &moves, budget)?;
         touched.classes[side].extend(moves.left);
         Ok(())
@@ -180,6 +184,7 @@ impl Compiler {
     ) -> Result<(), Whole> {
         for &class in &moves.created {
             let parts = self.sides[side].classes.all[class as usize].parts.clone();
+            budget.spend(parts.len(), Class::bytes(&parts))?;
             for &part in &parts {
                 let part = &mut self.sides[side].parts[part as usize];
                 if part.treatment.is_narrow() {
@@ -192,26 +197,32 @@ impl Compiler {
         }
         for &class in &moves.left {
             if self.sides[side].classes.all[class as usize].uses == 0 {
-                self.take_out_class(side, class);
+                self.take_out_class(side, class, budget);
             }
         }
         for &class in &moves.created {
             self.record(policy, side, class, budget)?;
+            let mut pairs = 0;
             self.for_each_pair_of(side, class, |compiler, rule, src, dst, alternative| {
                 let candidate = compiler.candidate(policy, &alternative);
                 let service = policy.rules()[rule as usize].service.0;
                 compiler.edit_pair(src, dst, |rules| rules.push((candidate, service)));
+                pairs += 1;
             });
+            budget.spend(pairs, pairs * PAIR_BYTES)?;
         }
         if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
     }
 
-    fn take_out_class(&mut self, side: usize, class: u32) {
+    fn take_out_class(&mut self, side: usize, class: u32, budget: &mut Budget) {
         self.for_each_pair_of(side, class, |compiler, _, src, dst, _| {
             compiler.edit_pair(src, dst, Vec::clear);
+            budget.release(PAIR_BYTES);
         });
-        self.clear_record(side, class);
-        for part in self.sides[side].classes.remove(class) {
+        self.clear_record(side, class, budget);
+        let parts = self.sides[side].classes.remove(class);
+        budget.release(Class::bytes(&parts));
+        for part in parts {
             self.sides[side].parts[part as usize].classes.retain(|&other| other != class);
         }
     }
@@ -265,6 +276,7 @@ impl Compiler {
                         self.edit_pair(s, d, |rules| {
                             rules.retain(|&(candidate, _)| !is_of(candidate, id));
                         });
+                        budget.release(PAIR_BYTES);
                     }
                 }
             }
@@ -277,7 +289,7 @@ impl Compiler {
             self.renew_lists(before, alternative, budget)?;
         }
         self.service_uses[rule.service.0 as usize] -= 1;
-        self.drop_check(id);
+        self.drop_check(id, budget);
         for (from, to) in directions(rule) {
             for (side, endpoint) in [(SRC, from), (DST, to)] {
                 self.drop_unused(policy, before, side, endpoint, touched, budget)?;
@@ -286,8 +298,9 @@ impl Compiler {
         Ok(())
     }
 
-    fn drop_check(&mut self, id: RuleId) {
-        if self.out.checks.get(id.0 as usize).is_some_and(Option::is_some) {
+    fn drop_check(&mut self, id: RuleId, budget: &mut Budget) {
+        if let Some(Some(check)) = self.out.checks.get(id.0 as usize) {
+            budget.release(check.size_bytes());
             Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
         }
     }
@@ -317,9 +330,10 @@ impl Compiler {
                 self.bits[side].give_back(bit);
             }
         }
-        self.sides[side].remove_endpoint(endpoint);
+        self.sides[side].remove_endpoint(endpoint, budget);
         if [SRC, DST].iter().all(|&side| self.sides[side].parts_of(endpoint).is_empty()) {
-            self.boxes.remove(&endpoint);
+            let boxes = self.boxes.remove(&endpoint);
+            budget.release(boxes.map_or(0, |boxes| boxes.size_bytes()));
         }
         Ok(())
     }
@@ -344,7 +358,7 @@ impl Compiler {
         if rule.service.0 as usize >= MOST_NUMBERS {
             return Err(Whole::Needed);
         }
-        self.drop_check(id);
+        self.drop_check(id, budget);
         self.set_check(policy, id, rule, budget)?;
         let mut alternatives = Vec::new();
         alternatives_of(id.0, rule, &self.sides[SRC], &self.sides[DST], &mut alternatives);
@@ -377,6 +391,7 @@ impl Compiler {
             let addresses = addresses_of(policy, self.part(side, part)).into_owned();
             let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
             let moves = self.sides[side].change(map, part, &addresses, &addresses);
+            budget.spend(1, moves.bytes)?;
             // All classes that hold a new part are new.
             let mut treatment = self.plan.treatment(Kind::Address, moves.created.len());
             if let Treatment::Wide(bit) = &mut treatment {
@@ -415,8 +430,11 @@ impl Compiler {
         }
         let candidate = self.candidate(policy, alternative);
         let service = policy.rules()[rule as usize].service.0;
-        for s in self.keys(SRC, src) {
-            for d in self.keys(DST, dst) {
+        let (src, dst) = (self.keys(SRC, src), self.keys(DST, dst));
+        let pairs = src.len().saturating_mul(dst.len());
+        budget.spend(pairs, pairs.saturating_mul(PAIR_BYTES))?;
+        for &s in &src {
+            for &d in &dst {
                 self.edit_pair(s, d, |rules| rules.push((candidate, service)));
             }
         }
@@ -447,7 +465,7 @@ impl Compiler {
         budget: &mut Budget,
     ) -> Result<(), Whole> {
         for &class in classes {
-            self.clear_record(side, class);
+            self.clear_record(side, class, budget);
             self.record(policy, side, class, budget)?;
         }
         Ok(())
@@ -469,8 +487,13 @@ impl Compiler {
     }
 
     /// Compares rules exactly with what an endpoint holds now.
-    fn renew_boxes(&mut self, policy: &Policy, endpoint: u32) {
-        let Some(old) = self.boxes.get(&endpoint).cloned() else { return };
+    fn renew_boxes(
+        &mut self,
+        policy: &Policy,
+        endpoint: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let Some(old) = self.boxes.get(&endpoint).cloned() else { return Ok(()) };
         let new = Arc::new(Boxes::new(policy.endpoints()[endpoint as usize].boxes.to_vec()));
         for check in Arc::make_mut(&mut self.out.checks).iter_mut().flatten() {
             if Arc::ptr_eq(&check.from, &old) || Arc::ptr_eq(&check.to, &old) {
@@ -480,7 +503,10 @@ impl Compiler {
                 *check = Arc::new(check.with_boxes(with(&check.from), with(&check.to)));
             }
         }
+        budget.release(old.size_bytes());
+        budget.spend(1, new.size_bytes())?;
         self.boxes.insert(endpoint, new);
+        Ok(())
     }
 
     /// Brings up to date what is not listed by class.
@@ -494,6 +520,8 @@ impl Compiler {
         let rules_changed = !delta.rules_added.is_empty() || !delta.rules_removed.is_empty();
         if rules_changed {
             let len = policy.rules().len();
+            let more = len.saturating_sub(self.out.actions.len());
+            budget.spend(1, more * RULE_BYTES)?;
             let (actions, ranks) =
                 (Arc::make_mut(&mut self.out.actions), Arc::make_mut(&mut self.out.ranks));
             actions.resize(len, Action::Deny);
@@ -519,7 +547,10 @@ impl Compiler {
             };
             if delta.rules_added.iter().any(|&id| is_new(id)) || !delta.services_added.is_empty() {
                 let used = in_use(&self.service_uses);
+                budget.release(std::mem::take(&mut self.spent.services));
+                let before = budget.spent_bytes();
                 self.out.services = Arc::new(services::build(policy, &used, budget)?.map);
+                self.spent.services = budget.spent_bytes() - before;
                 self.write_rows(budget)?;
                 return Ok(());
             }

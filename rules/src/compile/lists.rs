@@ -40,6 +40,8 @@ pub struct Compiler {
     pub(super) service_uses: Vec<u32>,
     pub(super) boxes: HashMap<u32, Arc<Boxes>>,
     pub(super) places: ListPlaces,
+    /// What the budget was charged for all of it, and in that for what is made anew as a whole.
+    pub(super) spent: Spent,
     pub(super) out: Classifier,
     pub(super) copies: Copies,
     /// Whether the tables hold what [`Self::policy`] says: not after an edit that failed halfway.
@@ -53,6 +55,16 @@ pub struct Edits {
     pub incremental: u64,
     /// As a whole: they were about MAC addresses or VLANs, or the tables had to be planned anew.
     pub whole: u64,
+}
+
+/// Bytes that the budget was charged.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Spent {
+    pub(super) bytes: usize,
+    /// By telling services apart.
+    pub(super) services: usize,
+    /// By the rows of bits.
+    pub(super) rows: usize,
 }
 
 /// The places in the classifier's tables.
@@ -114,6 +126,7 @@ impl Compiler {
                 budget.error(exceeded, "telling its services apart", services::costs(policy))
             },
         )?;
+        let spent = Spent { services: budget.spent_bytes(), ..Spent::default() };
         let mut side = |used: &[bool], stage| {
             Side::new(policy, used, &mut budget)
                 .map_err(|exceeded| budget.error(exceeded, stage, side::size_costs(policy)))
@@ -153,6 +166,7 @@ impl Compiler {
             service_uses: used.service_uses,
             boxes: HashMap::new(),
             places: ListPlaces::default(),
+            spent,
             out,
             copies: Copies::default(),
             is_sound: true,
@@ -160,9 +174,14 @@ impl Compiler {
         compiler.list(policy, &alternatives, &mut budget).map_err(|exceeded| {
             let mut costs = compiler.rule_costs(policy, &alternatives);
             costs.extend(compiler.sides.iter().flat_map(|side| side.costs(policy)));
+            // Wide parts are in no list.
+            if costs.iter().all(|cost| cost.amount == 0) {
+                costs = side::size_costs(policy);
+            }
             budget.error(exceeded, "listing its rules", costs)
         })?;
         compiler.out.forget_written();
+        compiler.spent.bytes = budget.spent_bytes();
         Ok(compiler)
     }
 
@@ -194,6 +213,7 @@ impl Compiler {
         let mut parts = self.sides.iter().flat_map(|side| &side.parts);
         self.out.is_all_wide = !parts.any(|part| part.treatment.is_narrow());
         self.places.lines.take(&mut self.out.lines, Line::EMPTY);
+        budget.spend(1, policy.rules().len() * RULE_BYTES)?;
         let mut pairs = 0usize;
         for (id, rule) in policy.rules().iter().enumerate() {
             if !rule.is_removed() {
@@ -204,7 +224,7 @@ impl Compiler {
             self.attach(policy, alternative);
             pairs = pairs.saturating_add(self.pair_entries(alternative));
         }
-        budget.spend(pairs, pairs.saturating_mul(size_of::<Bucket>() * 2 / 3))?;
+        budget.spend(pairs, pairs.saturating_mul(PAIR_BYTES))?;
         self.out.pairs.homes = homes_for(pairs);
         self.out.pairs.buckets.grow(self.out.pairs.homes as usize, Bucket::EMPTY);
         for _ in 0..self.out.pairs.homes {
@@ -353,8 +373,9 @@ impl Compiler {
         entries.sort_unstable();
         entries.dedup();
         wide.sort_unstable();
-        budget
-            .spend(parts.len() + entries.len(), entries.len().div_ceil(LINE) * size_of::<Line>())?;
+        let has_block = !matches!(*keys, [] | [0..PART_KEY]);
+        let bytes = record_bytes(entries.len(), if has_block { keys.len() } else { 0 });
+        budget.spend(parts.len() + entries.len(), bytes)?;
         let stride = self.side(side).rows.stride.max(1) as u32;
         let (first, condition) = entries.first().copied().unwrap_or((NOTHING, 0));
         let (next, _) = entries.get(1).copied().unwrap_or((NOTHING, 0));
@@ -369,10 +390,9 @@ impl Compiler {
                 [key] if key & PART_KEY == 0 => key,
                 _ => NONE,
             },
-            keys: match *keys {
-                [] => NONE,
-                [key] if key & PART_KEY == 0 => NONE,
-                _ => self.write_keys(side, parts_meet(self, side, class), &keys),
+            keys: match has_block {
+                true => self.write_keys(side, parts_meet(self, side, class), &keys),
+                false => NONE,
             },
         };
         let records = &mut self.side_mut(side).records;
@@ -382,19 +402,22 @@ impl Compiler {
     }
 
     /// Gives back what the record of a class has, but its pairs.
-    pub(super) fn clear_record(&mut self, side: usize, class: u32) {
+    pub(super) fn clear_record(&mut self, side: usize, class: u32, budget: &mut Budget) {
         let (stride, records) =
             (self.side(side).rows.stride.max(1) as u32, &self.side(side).records);
         if class as usize >= records.len() {
             return;
         }
         let record = *records.get(class);
-        self.give_back_lines(record.lines);
-        let mut keys = record.keys;
+        let first = usize::from(record.first() != NOTHING);
+        let entries = first + self.give_back_lines(record.lines).len();
+        let (mut keys, mut blocks) = (record.keys, 0);
         while keys != NONE {
             self.places.keys[side].give_back(keys);
             keys = self.side(side).keys.get(keys).next;
+            blocks += 1;
         }
+        budget.release(record_bytes(entries, blocks * KEYS));
         self.wide[side].give_back(record.wide / stride);
         *self.side_mut(side).records.get_mut(class) = Record::EMPTY;
     }
@@ -493,6 +516,8 @@ impl Compiler {
     /// Writes which wide parts hold the classes of each side, and which wide rules hold those and
     /// the service classes: all of it, since the wide rules or the number of wide parts changed.
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
+        budget.release(std::mem::take(&mut self.spent.rows));
+        let before = budget.spent_bytes();
         let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
         let wide = wide_words(rules.len());
         for side in [SRC, DST] {
@@ -543,6 +568,7 @@ impl Compiler {
         map.cells.iter_mut().for_each(|cell| *cell = *cell / old as u32 * stride as u32);
         map.rows = Rows { words: words.into(), bits, stride };
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
+        self.spent.rows = budget.spent_bytes() - before;
         Ok(())
     }
 
@@ -555,7 +581,10 @@ impl Compiler {
                 return self.write_rows(budget);
             }
             let new = std::mem::take(&mut self.wide[side].new);
-            budget.spend(new.len() * stride, new.len() * stride * size_of::<u64>())?;
+            let rows = self.wide[side].rows.len();
+            let more = (rows * stride).saturating_sub(self.side(side).rows.words.len());
+            budget.spend(new.len() * stride, more * size_of::<u64>())?;
+            self.spent.rows += more * size_of::<u64>();
             for row in new {
                 let mut words = vec![0; stride];
                 let (parts, _) = &self.wide[side].rows[row as usize];
@@ -610,6 +639,8 @@ impl Compiler {
         budget.spend(1, check.size_bytes())?;
         let checks = Arc::make_mut(&mut self.out.checks);
         if checks.len() <= id.0 as usize {
+            let more = policy.rules().len() - checks.len();
+            budget.spend(1, more * size_of::<Option<Arc<Check>>>())?;
             checks.resize(policy.rules().len(), None);
         }
         checks[id.0 as usize] = Some(Arc::new(check));
@@ -634,6 +665,19 @@ impl Compiler {
         }
         costs
     }
+}
+
+/// What a rule takes besides what lists hold of it.
+pub(super) const RULE_BYTES: usize = size_of::<Action>() + size_of::<u32>();
+
+/// What a pair of keys takes in a table that is half full.
+pub(super) const PAIR_BYTES: usize = size_of::<Bucket>() * 2 / BUCKET;
+
+/// What a class takes with so many rules whose other side is wide, and so many keys in blocks.
+fn record_bytes(rules: usize, keys: usize) -> usize {
+    size_of::<Record>()
+        + rules.saturating_sub(1).div_ceil(LINE) * size_of::<Line>()
+        + keys.div_ceil(KEYS) * size_of::<Keys>()
 }
 
 /// Which keys of parts of the other side rules pair with the keys of a class.

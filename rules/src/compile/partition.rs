@@ -32,7 +32,8 @@ impl Classes {
         self.members.iter().map(|members| Self::class_bytes(members)).sum()
     }
 
-    fn class_bytes(members: &[u32]) -> usize {
+    /// Bytes that a class takes while it is kept here.
+    pub(super) fn class_bytes(members: &[u32]) -> usize {
         2 * (size_of_val(members) + size_of::<Box<[u32]>>()) + 2 * size_of::<u32>()
     }
 }

@@ -38,6 +38,9 @@ pub(super) struct Moves {
     pub(super) left: Vec<u32>,
     /// Classes that there were not before.
     pub(super) created: Vec<u32>,
+    /// Bytes that the change may have added to the map and to the list of intervals: never fewer
+    /// than it did.
+    pub(super) bytes: usize,
 }
 
 /// Those boxes of an endpoint that are found in the same way.
@@ -238,6 +241,7 @@ impl Side {
         members: &AddrSet,
     ) -> Moves {
         let mut moves = Moves::default();
+        let map_bytes = map.size_bytes();
         let uses = std::cell::RefCell::new(Vec::new());
         let classes = &mut self.classes;
         let mut change =
@@ -260,13 +264,18 @@ impl Side {
         }
         moves.left.sort_unstable();
         moves.left.dedup();
+        // A piece begins one interval and ends another at most. Maps do not shrink.
+        moves.bytes = map.size_bytes() - map_bytes
+            + 2 * pieces4.len() * size_of::<(u32, u32)>()
+            + 2 * pieces6.len() * size_of::<(u128, u32)>();
         moves
     }
 
     /// Forgets an endpoint, whose parts no class holds any more.
-    pub(super) fn remove_endpoint(&mut self, endpoint: u32) {
+    pub(super) fn remove_endpoint(&mut self, endpoint: u32, budget: &mut Budget) {
         for part in self.by_endpoint.remove(&endpoint).into_iter().flatten() {
             self.free_parts.push(part);
+            budget.release(size_of::<Part>());
         }
     }
 
@@ -337,6 +346,13 @@ fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
 fn is_wide(addrs: &AddrSet) -> bool {
     addrs.v4.ranges().iter().any(|(low, high)| high - low >= (1 << 24) - 1)
         || addrs.v6.ranges().iter().any(|(low, high)| high - low >= (1 << 112) - 1)
+}
+
+impl Class {
+    /// What keeping a class of these parts takes.
+    pub(super) fn bytes(parts: &[u32]) -> usize {
+        Classes::class_bytes(parts) + size_of_val(parts)
+    }
 }
 
 impl ClassSet {

@@ -1,5 +1,6 @@
 //! The classifier against the oracle over small dense policies.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,12 +15,14 @@ use crate::classifier::{Changes, Classifier, Footprint, MAX_BATCH, Scratch};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::oracle;
 use crate::policy::edit::tests::policy_text;
-use crate::policy::edit::{Delta, RandomEdits};
+use crate::policy::edit::{Delta, Edit, Place, RandomEdits};
 use crate::policy::{
     Action, Endpoint, EndpointBox, EndpointId, Location, Parts, Policy, Rule, RuleId, ServiceId,
     ServiceSet, ServiceTerm,
 };
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
+use crate::syntax::document::{self, Addresses, Member, Selector, Sides, Term, Terms};
+use crate::syntax::span::Spanned;
 
 /// A universe so small that rules overlap all the time: eight values at each end of a field.
 fn edge(max: u128) -> impl Strategy<Value = u128> + Clone {
@@ -483,4 +486,120 @@ fn limits_are_errors_that_name_what_costs_most() {
     let limits = Limits { time: Duration::ZERO, ..Limits::default() };
     let error = compile(&policy, &limits).unwrap_err().to_string();
     assert!(error.contains("takes longer than the limit of 0 ms"), "{error}");
+}
+
+/// The memory that a policy takes to compile, and `more`.
+fn tight(policy: &Policy, plan: Option<Plan>, more: usize) -> Limits {
+    let whole = Compiler::with_plan(policy, &Limits::default(), plan);
+    let taken = whole.expect("a small policy compiles").spent.bytes;
+    Limits { memory_bytes: taken + more, ..Limits::default() }
+}
+
+/// Edits a policy until the limits refuse an edit, and returns the error and how many there were
+/// before. Whatever was accepted has to load again.
+fn edit_until_refused(
+    mut policy: Policy,
+    mut edit: impl FnMut(u32) -> Edit,
+    every: u32,
+) -> (String, u32) {
+    let limits = tight(&policy, None, 64 << 10);
+    let mut compiler = Compiler::new(&policy, &limits).unwrap();
+    for n in 0..4_000 {
+        let (edited, delta) = policy.edited(&edit(n)).unwrap();
+        if let Err(error) = compiler.edit(&edited, &delta) {
+            assert_eq!(compiler.policy(), &policy);
+            Compiler::new(&policy, &limits).expect("the last policy in force loads again");
+            return (error.to_string(), n);
+        }
+        policy = edited;
+        if n % every == every - 1 {
+            Compiler::new(&policy, &limits).expect("what edits made loads again");
+        }
+    }
+    panic!("4,000 edits fit {} bytes: {limits:?}", compiler.publish().size_bytes());
+}
+
+#[test]
+fn members_do_not_grow_a_policy_past_its_limit() {
+    let text = "version: 1\ngroups:\n  a: [10.0.0.1, \"fd00::1\"]\n  b: [10.9.0.1]\nrules:\n  \
+                - {name: one, from: a, to: b, service: any, action: allow}\n";
+    let v4 = |n: u32| IpAddr::V4((0x0a10_0000 + n * 4).into());
+    let v6 = |n: u32| IpAddr::V6((0xfd00_u128 << 112 | u128::from(n + 1) << 64).into());
+    for (address, every) in [(&v4 as &dyn Fn(u32) -> IpAddr, 100), (&v6, 50)] {
+        let edit = |n| {
+            let member = Member::Addresses(Addresses::One(address(n)));
+            Edit::AddMember { group: "a".into(), member }
+        };
+        let (error, edits) = edit_until_refused(Policy::parse(text).unwrap(), edit, every);
+        assert!(edits > 100, "refused after {edits}: {error}");
+        assert!(error.contains("needs more than the limit of"), "{error}");
+        assert!(error.contains("endpoint `a`"), "{error}");
+    }
+}
+
+#[test]
+fn rules_do_not_grow_a_policy_past_its_limit() {
+    let groups: String = (0..40).map(|n| format!("  g{n}: [10.0.{n}.0/24]\n")).collect();
+    let text = format!(
+        "version: 1\ngroups:\n{groups}rules:\n  \
+         - {{name: one, from: g0, to: g1, service: any, action: allow}}\n"
+    );
+    let side = |group: u32| {
+        let member = Member::Name(Arc::from(format!("g{}", group % 40)));
+        Selector {
+            members: vec![Spanned::unplaced(member)],
+            except: Vec::new(),
+            span: Spanned::unplaced(()),
+        }
+    };
+    let edit = |n: u32| {
+        let service = Spanned::unplaced(Term::Ip((n % 256) as u8));
+        let rule = document::Rule {
+            name: Spanned::unplaced(Arc::from(format!("rule-{n}"))),
+            sides: Sides::Directed { from: Some(side(n)), to: Some(side(n * 7 + n / 40)) },
+            service: Some(Terms { terms: vec![service], span: Spanned::unplaced(()) }),
+            vlans: None,
+            wires: Vec::new(),
+            action: Spanned::unplaced(Action::Deny),
+            log: None,
+            starts: None,
+            expires: None,
+            reason: None,
+        };
+        Edit::AddRule { rule: Box::new(rule), place: Place::Last }
+    };
+    let (error, edits) = edit_until_refused(Policy::parse(&text).unwrap(), edit, 20);
+    assert!(edits > 50, "refused after {edits}: {error}");
+    assert!(error.contains("needs more than the limit of"), "{error}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// Under plans that do not depend on how many classes a part holds.
+    #[test]
+    fn what_edits_make_fits_the_limits_as_a_whole(
+        text in policy_text(),
+        seed in any::<u64>(),
+        plan in select(PLANS[1..4].to_vec()),
+        more in 0..20_000usize,
+    ) {
+        let Ok(mut policy) = Policy::parse(&text) else { return Ok(()) };
+        let limits = tight(&policy, plan, more);
+        // What is given back on the way may have been too much.
+        let Ok(mut compiler) = Compiler::with_plan(&policy, &limits, plan) else { return Ok(()) };
+        let mut stream = RandomEdits::new(&policy, seed);
+        for _ in 0..10 {
+            let edit = stream.next(&policy);
+            let Ok((edited, delta)) = policy.edited(&edit) else { continue };
+            let whole = Compiler::with_plan(&edited, &limits, plan);
+            match compiler.edit(&edited, &delta) {
+                Ok(_) => {
+                    prop_assert!(whole.is_ok(), "{:?} after {:?}", whole.err(), edit);
+                    policy = edited;
+                }
+                Err(_) => prop_assert!(whole.is_err(), "{:?} is refused", edit),
+            }
+        }
+    }
 }
