@@ -247,7 +247,10 @@ mod tests {
             let frame = vxlan(VXLAN, &inner().build()).ip(src, dst).build();
             assert_eq!(entered(&frame), Err(DropReason::TunnelEndpoint));
         }
-        let other_family = vxlan(VXLAN, &inner().build()).ip([0; 16], [0; 16]).build();
+        // The same numbers as addresses of the other family.
+        let [src, dst] =
+            [VTEP, OTHER_VTEP].map(|v4| u128::from(u32::from_be_bytes(v4)).to_be_bytes());
+        let other_family = vxlan(VXLAN, &inner().build()).ip(src, dst).build();
         assert_eq!(entered(&other_family), Err(DropReason::TunnelEndpoint));
         // What is in no tunnel is judged by rules, whoever sends it.
         let dns = FrameBuilder::new().ip(stranger, VTEP).udp(50_000, 53).build();
