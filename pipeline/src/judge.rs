@@ -142,6 +142,8 @@ pub struct Judge {
     is_moved: bool,
     /// Of the burst at hand, a bit for each place.
     fragments_seen: FragmentsSeen,
+    /// Frames that may claim addresses, likewise.
+    claims: u64,
     /// The flows that frames of this burst have inserted, by some bits of their hash.
     inserted: Inserted,
     /// When ageing goes on.
@@ -202,6 +204,7 @@ impl Judge {
             },
             is_moved: false,
             fragments_seen: FragmentsSeen::default(),
+            claims: 0,
             inserted: Inserted::default(),
             age_next_ns: 0,
             epochs: Epochs::new(),
@@ -294,6 +297,7 @@ impl Judge {
         moment: &Moment<'_>,
     ) {
         self.fragments_seen = FragmentsSeen::default();
+        self.claims = 0;
         let Columns { parsed, len, verdict, decided_by, .. } = columns;
         let columns = parsed.iter().zip(len.iter()).zip(verdict.iter_mut().zip(decided_by));
         for ((place, frame), columns) in frames.iter().enumerate().zip(columns) {
@@ -303,14 +307,23 @@ impl Judge {
             }
             let len = len as usize;
             (*verdict, *decided_by) = match parsed.kind {
-                Kind::LinkControl | Kind::Arp => (Verdict::Forward, None),
+                Kind::LinkControl => (Verdict::Forward, None),
+                Kind::Arp => {
+                    self.claims |= 1 << place;
+                    (Verdict::Forward, None)
+                }
                 Kind::NeighbourDiscovery => {
+                    self.claims |= 1 << place;
                     let (headers, wire) = (&parsed.headers, moment.wire);
                     let reason = guard::neighbour_discovery(headers, wire, moment.from_inside);
                     (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
                 Kind::LaterFragment => self.later_fragment(place, parsed, len, moment),
                 Kind::IcmpError => self.icmp_error(frame.bytes(), parsed, moment),
+                Kind::Dhcp => {
+                    let bytes = frame.bytes();
+                    self.dhcp(Packet { place, bytes, parsed, origin: F::ORIGIN }, moment)
+                }
                 Kind::Tcp | Kind::IcmpQuery | Kind::Other => {
                     let bytes = frame.bytes();
                     self.flow(Packet { place, bytes, parsed, origin: F::ORIGIN }, moment)
@@ -323,6 +336,12 @@ impl Judge {
     /// The fragments among the frames that were decided last.
     pub fn fragments_seen(&self) -> FragmentsSeen {
         self.fragments_seen
+    }
+
+    /// The places of the frames that were decided last and may claim addresses: ARP, neighbour
+    /// discovery and DHCP.
+    pub fn claims(&self) -> u64 {
+        self.claims
     }
 
     /// Ends flows and fragments that were silent for too long, a few at a time.
@@ -446,6 +465,13 @@ impl Judge {
             Ok(Outcome::Turned) => self.turn(index, packet, moment),
             Err(reason) => (Verdict::Drop(reason), None),
         }
+    }
+
+    /// A packet like any other that rides a flow, and may claim addresses.
+    #[cold]
+    fn dhcp(&mut self, packet: Packet<'_>, moment: &Moment<'_>) -> (Verdict, Option<RuleId>) {
+        self.claims |= 1 << packet.place;
+        self.flow(packet, moment)
     }
 
     /// A SYN after the connection's end. Only one that may open another takes the place of what is left
@@ -822,5 +848,5 @@ fn rides_flows(columns: &Columns, place: usize) -> bool {
 }
 
 fn is_judged_by_flow(kind: Kind) -> bool {
-    matches!(kind, Kind::Tcp | Kind::IcmpQuery | Kind::Other)
+    matches!(kind, Kind::Tcp | Kind::IcmpQuery | Kind::Dhcp | Kind::Other)
 }

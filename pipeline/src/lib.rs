@@ -13,9 +13,11 @@
 //! 6. [`reject`]: the answers that the gateway originates.
 //! 7. [`owner`] and [`handover`]: which worker judges a frame, and how it gets there.
 //! 8. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
+//! 9. [`bindings`]: who has which address, by what passes in ARP, neighbour discovery and DHCP.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
+pub mod bindings;
 pub mod burst;
 pub mod checksum;
 pub mod conntrack;

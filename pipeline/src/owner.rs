@@ -67,7 +67,7 @@ impl OwnerRule {
         match parsed.kind {
             Kind::LinkControl | Kind::Arp | Kind::NeighbourDiscovery => None,
             Kind::IcmpError => self.of_error(frame, parsed),
-            Kind::LaterFragment | Kind::Tcp | Kind::IcmpQuery | Kind::Other => {
+            Kind::LaterFragment | Kind::Tcp | Kind::IcmpQuery | Kind::Dhcp | Kind::Other => {
                 if headers.is_ip() {
                     Some(self.of_pair(headers.src, headers.dst))
                 } else {

@@ -57,6 +57,8 @@ pub enum Kind {
     Tcp,
     /// ICMP echo request or reply and the other query pairs: judged by flow, by identifier.
     IcmpQuery,
+    /// A UDP datagram to the port of DHCP clients or servers, IPv4 or IPv6: judged by flow.
+    Dhcp,
     /// Every other packet or frame: judged by flow.
     #[default]
     Other,

@@ -70,7 +70,7 @@ impl<'a> Answer<'a> {
         let message = match (parsed.kind, h.protocol) {
             (Kind::Tcp, _) => reset(parsed)?,
             (Kind::Other, protocol::ICMP | protocol::ICMPV6) => return None,
-            (Kind::Other | Kind::IcmpQuery, _) => {
+            (Kind::Other | Kind::Dhcp | Kind::IcmpQuery, _) => {
                 Message::Prohibited(&packet[..packet.len().min(addresses.max_quotation_len())])
             }
             _ => return None,

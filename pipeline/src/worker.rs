@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use bulkhead_rules::headers::{PolicyTime, WireId};
 
+use crate::bindings::Tap;
 use crate::burst::Columns;
 use crate::counters::{LinkState, PortCounters, Volume, WorkerCounters};
 use crate::flow_table::FlowTableConfig;
@@ -170,6 +171,8 @@ pub struct Worker<P: Port, C> {
     reader: Reader,
     counters: Arc<WorkerCounters>,
     recorder: Recorder,
+    /// Set where somebody wants to know who has which address.
+    tap: Option<Box<Tap>>,
     clock: C,
     patience_ns: u64,
     loop_began_ns: u64,
@@ -249,6 +252,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
             reader,
             counters,
             recorder,
+            tap: None,
             loop_began_ns: clock.now_ns(),
             was_busy: false,
             clock,
@@ -273,6 +277,13 @@ impl<P: Port, C: Clock> Worker<P, C> {
             }
         }
         self.sorter = Some(Box::new(peers.sorter));
+        self
+    }
+
+    /// Hands on what hosts and DHCP servers claim about addresses. Before the first poll.
+    #[must_use]
+    pub fn with_tap(mut self, tap: Tap) -> Self {
+        self.tap = Some(Box::new(tap));
         self
     }
 
@@ -341,6 +352,10 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.judge.classify(&self.columns, &moment);
                 self.clock.passed(Stage::Classify);
                 self.judge.decide(&mut self.columns, &self.received, &moment);
+                let claims = self.judge.claims();
+                if let (Some(tap), 1..) = (&mut self.tap, claims) {
+                    tap.watch(&self.columns, &self.received, claims, (&mode, from_inside), now_ns);
+                }
                 let fragments = self.judge.fragments_seen();
                 if fragments != FragmentsSeen::default() && mode.mode == Mode::Enforce {
                     let early = if resumes { 0 } else { fragments.early };
@@ -793,7 +808,7 @@ fn account<P: Port>(
 
 /// Whether a frame with this verdict leaves by the other port. An observing wire forwards everything
 /// but what is no frame at all, what no port could send, and PAUSE, which belongs to one link.
-fn is_sent(verdict: Verdict, mode: Mode) -> bool {
+pub(crate) fn is_sent(verdict: Verdict, mode: Mode) -> bool {
     use DropReason::{EthernetTooShort, FrameTooLong, Pause};
     match (verdict, mode) {
         (Verdict::Forward, _) => true,

@@ -36,7 +36,7 @@ impl Tunnels {
         let headers = &parsed.headers;
         let is_udp = headers.protocol == protocol::UDP
             && matches!(headers.ether_type, ETHER_IPV4 | ETHER_IPV6)
-            && parsed.kind == Kind::Other;
+            && matches!(parsed.kind, Kind::Other | Kind::Dhcp);
         let port = Some(headers.dst_port).filter(|_| is_udp)?;
         if self.vxlan == Some(port) {
             Some(Tunnel::Vxlan)

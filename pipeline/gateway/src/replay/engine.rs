@@ -368,7 +368,9 @@ fn headers_len(parsed: &Parsed, frame: &[u8]) -> usize {
         Kind::IcmpError => upper + 8 + 40 + 8,
         Kind::Other | Kind::IcmpQuery => upper + 8,
         // Judged as a whole.
-        Kind::Arp | Kind::NeighbourDiscovery | Kind::LinkControl => usize::from(parsed.packet_end),
+        Kind::Arp | Kind::NeighbourDiscovery | Kind::Dhcp | Kind::LinkControl => {
+            usize::from(parsed.packet_end)
+        }
     }
 }
 
