@@ -13,12 +13,14 @@
 //! 8. [`forwarding`]: the gateway against `dpdk-testpmd` on the same devices.
 //! 9. [`edits`]: what edits of the policy cost the flows that are there.
 //! 10. [`pipeline`]: the whole packet path in one process, without a NIC.
+//!     [`attacks`]: what attackers can do to it.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
 //! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on,
 //! [`tsc`] the clock that costs least.
 
 pub mod analysis;
+pub mod attacks;
 pub mod classbench;
 pub mod classify;
 pub mod contest;

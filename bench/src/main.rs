@@ -2,7 +2,9 @@
 
 use std::process::ExitCode;
 
-use bulkhead_bench::{analysis, classify, edits, forwarding, heap, pipeline, verify, verify_edits};
+use bulkhead_bench::{
+    analysis, attacks, classify, edits, forwarding, heap, pipeline, verify, verify_edits,
+};
 use clap::{Parser, Subcommand};
 
 #[global_allocator]
@@ -33,6 +35,9 @@ enum Command {
     /// Measure the whole packet path in one process, without a NIC: known flows, new ones, both, and
     /// a flood, with the cycles of every stage.
     Pipeline(pipeline::Options),
+    /// Mount attacks on workers in memory: crafted collisions, policies of many masks, a full table, a
+    /// greedy host; measure what established flows notice of them.
+    Attacks(attacks::Options),
     /// Measure what a packet of a known flow costs while the policy is edited, and while it is not.
     Edits(edits::Options),
     /// Compare the analysis of policies with the truth of the linear scan, and time it.
@@ -45,6 +50,7 @@ fn main() -> ExitCode {
         Command::VerifyEdits(options) => verify_edits::run(&options),
         Command::Classify(options) => classify::run(&options),
         Command::Analysis(options) => analysis::run(&options),
+        Command::Attacks(options) => attacks::run(&options),
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
         Command::Edits(options) => edits::run(&options).map(|()| 0),

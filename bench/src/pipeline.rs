@@ -28,10 +28,10 @@ use crate::segmentation::{self, Families, Shape};
 use crate::tsc;
 
 mod instructions;
-mod memory;
+pub(crate) mod memory;
 mod report;
-mod rig;
-mod traffic;
+pub(crate) mod rig;
+pub(crate) mod traffic;
 
 use report::{Line, Report};
 use rig::{Rig, Turn};
@@ -350,7 +350,7 @@ fn publish(policy: Policy, classifier: Classifier, workers: usize) -> Vec<Reader
 
 /// Binds this thread to a processor of its own; the first is left for last, for it has the most to do
 /// besides.
-fn pin(worker: usize) {
+pub(crate) fn pin(worker: usize) {
     let cores = core_affinity::get_core_ids().unwrap_or_default();
     if let Some(core) = cores.iter().rev().nth(worker) {
         core_affinity::set_for_current(*core);

@@ -91,6 +91,11 @@ impl FlowHash {
     pub fn some_bits(self) -> u16 {
         self.tag
     }
+
+    /// The numbers of the two candidate sets, for those who look at how keys are spread.
+    pub fn sets(self) -> [u32; 2] {
+        self.sets
+    }
 }
 
 /// Where a flow may be by its tag: a bit for each way of the sets that were looked at, those of the

@@ -9,22 +9,25 @@ const BUFFER_BYTES: usize = 37 * 64;
 
 /// A frame: where its buffer is, and how much of it is used.
 #[derive(Debug)]
-pub(super) struct Slot {
+pub(crate) struct Slot {
     buffer: &'static mut [u8; BUFFER_BYTES],
     len: u32,
     /// Whether the frame belongs to traffic that a flood must not harm.
-    pub(super) is_cherished: bool,
+    pub(crate) is_cherished: bool,
+    /// Whether the frame belongs to a new flow of a host that attacks nobody.
+    pub(crate) is_newcomer: bool,
 }
 
 impl Slot {
     /// So many empty ones. Their memory is never given back, as a NIC's memory pool is not.
-    pub(super) fn pool(count: usize) -> Vec<Self> {
+    pub(crate) fn pool(count: usize) -> Vec<Self> {
         let memory = vec![[0; BUFFER_BYTES]; count].leak();
-        memory.iter_mut().map(|buffer| Self { buffer, len: 0, is_cherished: false }).collect()
+        let empty = |buffer| Self { buffer, len: 0, is_cherished: false, is_newcomer: false };
+        memory.iter_mut().map(empty).collect()
     }
 
     /// Lets `write` fill the buffer; it returns the frame's length.
-    pub(super) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
+    pub(crate) fn fill(&mut self, write: impl FnOnce(&mut [u8]) -> usize) {
         self.len = write(self.buffer).min(BUFFER_BYTES) as u32;
     }
 }
@@ -43,7 +46,7 @@ impl Frame for Slot {
 
 /// The port. Bursts come and go as a whole: a NIC's descriptors are written by the burst, too.
 #[derive(Debug, Default)]
-pub(super) struct MemoryPort {
+pub(crate) struct MemoryPort {
     /// Bursts that will be received, the last one first.
     arriving: Vec<Burst<Slot>>,
     /// Bursts that were transmitted.
@@ -54,7 +57,7 @@ pub(super) struct MemoryPort {
 
 impl MemoryPort {
     /// Lets a frame arrive.
-    pub(super) fn deliver(&mut self, slot: Slot) {
+    pub(crate) fn deliver(&mut self, slot: Slot) {
         match self.arriving.last_mut() {
             Some(burst) if !burst.is_full() => burst.push(slot),
             _ => self.arriving.push(Burst::from_iter([slot])),
@@ -62,12 +65,12 @@ impl MemoryPort {
     }
 
     /// How many bursts are yet to be received.
-    pub(super) fn bursts(&self) -> usize {
+    pub(crate) fn bursts(&self) -> usize {
         self.arriving.len()
     }
 
     /// Gives the frames back that were released, then those that were sent.
-    pub(super) fn drain(&mut self) -> (impl Iterator<Item = Slot>, impl Iterator<Item = Slot>) {
+    pub(crate) fn drain(&mut self) -> (impl Iterator<Item = Slot>, impl Iterator<Item = Slot>) {
         (self.released.drain(..), self.sent.drain(..).flatten())
     }
 }

@@ -19,7 +19,7 @@ use crate::random::Random;
 use crate::tsc;
 
 /// Packets that are written, then judged with the clock running: 16 bursts.
-pub(super) const BLOCK: usize = 1024;
+pub(crate) const BLOCK: usize = 1024;
 
 /// Of a hundred packets of a flood, those that belong to established connections.
 const CHERISHED_PERCENT: u32 = 10;
@@ -370,7 +370,7 @@ pub(super) fn cost_of_latency() -> f64 {
 }
 
 /// Ticks a packet in the middle block: those that another process interrupted are not like it.
-fn middle(mut blocks: Vec<u64>) -> f64 {
+pub(crate) fn middle(mut blocks: Vec<u64>) -> f64 {
     let count = blocks.len();
     if count == 0 {
         return f64::NAN;

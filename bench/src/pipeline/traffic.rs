@@ -16,22 +16,22 @@ use crate::segmentation;
 
 /// A flow, as its initiator sees it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(super) struct Flow {
+pub(crate) struct Flow {
     /// Source address, as in [`Headers`].
-    pub(super) src: u128,
+    pub(crate) src: u128,
     /// Destination address.
-    pub(super) dst: u128,
+    pub(crate) dst: u128,
     /// Source port.
-    pub(super) src_port: u16,
+    pub(crate) src_port: u16,
     /// Destination port.
-    pub(super) dst_port: u16,
+    pub(crate) dst_port: u16,
     /// Whether it is TCP; else it is UDP.
-    pub(super) is_tcp: bool,
+    pub(crate) is_tcp: bool,
 }
 
 /// Which of a flow's packets.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Step {
+pub(crate) enum Step {
     /// The initiator's first.
     Open,
     /// The responder's first.
@@ -44,7 +44,7 @@ pub(super) enum Step {
 
 /// Lengths of frames, in bytes without FCS.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) enum Sizes {
+pub(crate) enum Sizes {
     /// The shortest there are: 64 bytes with FCS.
     Shortest,
     /// Seven of 64 bytes to four of 594 and one of 1,518.
@@ -53,7 +53,7 @@ pub(super) enum Sizes {
 
 impl Sizes {
     /// The length of the next frame. Headers that are longer make it longer.
-    pub(super) fn draw(self, random: &mut Random) -> usize {
+    pub(crate) fn draw(self, random: &mut Random) -> usize {
         match self {
             Self::Shortest => MIN_FRAME_LEN,
             Self::Imix => match random.below(12) {
@@ -67,7 +67,7 @@ impl Sizes {
 
 /// The `number`th of the flows that the policy of [`PERMISSIVE`] permits: up to 512 of one host. Every
 /// other one is TCP if `mixed` is set.
-pub(super) fn numbered(number: usize, family: Family, mixed: bool) -> Flow {
+pub(crate) fn numbered(number: usize, family: Family, mixed: bool) -> Flow {
     const FLOWS_OF_A_HOST: usize = 512;
     let (client, server) = match family {
         Family::V4 => (0x0a00_0001, 0x0ac8_0000),
@@ -85,11 +85,11 @@ pub(super) fn numbered(number: usize, family: Family, mixed: bool) -> Flow {
 }
 
 /// The policy for flows that are there already: what it costs to ask it is not the question.
-pub(super) const PERMISSIVE: &str = "version: 1\nrules:\n  - {name: all, from: any, to: any, service: \
+pub(crate) const PERMISSIVE: &str = "version: 1\nrules:\n  - {name: all, from: any, to: any, service: \
                               [tcp/1-65535, udp/1-65535], action: allow}\n";
 
 /// A connection attempt of a random host to one of the servers that the policy lets everybody reach.
-pub(super) fn flood(family: Family, random: &mut Random) -> Flow {
+pub(crate) fn flood(family: Family, random: &mut Random) -> Flow {
     let server = numbered(random.below(1 << 20), family, false).dst;
     let src = match family {
         // Public addresses of a host: neither loopback nor multicast.
@@ -108,7 +108,7 @@ const DRAWN_PORT: u16 = 1024;
 /// # Errors
 ///
 /// Where it permits too few.
-pub(super) fn permitted(
+pub(crate) fn permitted(
     policy: &Policy,
     classifier: &Classifier,
     family: Family,
@@ -156,7 +156,7 @@ fn is_possible(flow: &Flow, family: Family) -> bool {
 
 /// Writes a frame of `len` bytes, or of as many as its headers take, with right checksums, and
 /// returns its length. Bytes after the headers are taken to be zero.
-pub(super) fn write(out: &mut [u8], flow: &Flow, family: Family, step: Step, len: usize) -> usize {
+pub(crate) fn write(out: &mut [u8], flow: &Flow, family: Family, step: Step, len: usize) -> usize {
     let forward = matches!(step, Step::Open | Step::Data);
     let (mac_src, mac_dst) = if forward { (1, 2) } else { (2, 1) };
     out[..12].copy_from_slice(&[2, 0, 0, 0, 0, mac_dst, 2, 0, 0, 0, 0, mac_src]);
