@@ -81,12 +81,11 @@ impl Control {
         self.content.clock.at(now_ns)
     }
 
-    /// Something changes: mostly a member of a group or a rule, sometimes everything. Modes stay
-    /// while fragments wait that came in the old one.
-    pub(super) fn change(&mut self, now_ns: u64, do_fragments_wait: bool) {
+    /// Something changes: mostly a member of a group or a rule, sometimes everything.
+    pub(super) fn change(&mut self, now_ns: u64) {
         match self.random.below(10) {
             0..6 if self.random.permille(900) => self.edit(),
-            6 if !do_fragments_wait => self.change_modes(now_ns),
+            6 => self.change_modes(now_ns),
             7 => self.change_clock(),
             _ => self.reload(now_ns),
         }

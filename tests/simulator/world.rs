@@ -221,10 +221,7 @@ impl World {
                 let calls = self.random.below(8) as u32;
                 *self.interrupt.borrow_mut() = Some((calls, Box::new(happens)));
             } else {
-                let ports = self.workers.iter().flat_map(|worker| &worker.counters().wires);
-                let mut ports = ports.flat_map(|wire| [&wire.inside, &wire.outside]);
-                let do_fragments_wait = ports.any(|port| port.waiting.value() > 0);
-                self.control.borrow_mut().change(now_ns, do_fragments_wait);
+                self.control.borrow_mut().change(now_ns);
             }
         }
         if let Some(sabotage) = &self.sabotage {
