@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::replay::{self, ReplayArgs};
-use crate::{check, control, diff, explain, reach, run, status};
+use crate::{broken_pipe, check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
 const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -241,7 +241,11 @@ pub struct SocketArgs {
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let code = match Cli::parse().command {
+    let command = Cli::parse().command;
+    if !matches!(command, Command::Run(_)) {
+        broken_pipe::ends_this_process();
+    }
+    let code = match command {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),

@@ -18,6 +18,7 @@
 
 pub mod accepted;
 pub mod analysis;
+pub mod broken_pipe;
 pub mod candidate;
 pub mod check;
 pub mod cli;

@@ -2,6 +2,9 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::Command;
 
@@ -48,6 +51,29 @@ fn bulkhead(folder: &Path, arguments: &[&str]) -> Output {
         code: output.status.code().unwrap_or(-1),
         out: String::from_utf8(output.stdout).unwrap(),
         err: String::from_utf8(output.stderr).unwrap(),
+    }
+}
+
+/// The reader has gone before the command writes its first byte.
+#[test]
+fn a_command_ends_quietly_when_nobody_reads() {
+    let dir = folder();
+    let commands: [&[&str]; 3] = [
+        &["check", "policy.yaml"],
+        &["check", "--json", "policy.yaml"],
+        &["explain", "--policy", "policy.yaml", "tcp 10.20.0.11 -> 10.30.3.11:502"],
+    ];
+    for arguments in commands {
+        let (reader, writer) = UnixStream::pair().unwrap();
+        drop(reader);
+        let output = Command::new(env!("CARGO_BIN_EXE_bulkhead"))
+            .args(arguments)
+            .current_dir(dir.path())
+            .stdout(OwnedFd::from(writer))
+            .output()
+            .unwrap();
+        assert_eq!(output.status.signal(), Some(libc::SIGPIPE), "{arguments:?}");
+        assert_eq!(String::from_utf8_lossy(&output.stderr), "", "{arguments:?}");
     }
 }
 
