@@ -14,6 +14,8 @@
 //! 9. [`edits`]: what edits of the policy cost the flows that are there.
 //! 10. [`pipeline`]: the whole packet path in one process, without a NIC.
 //!     [`attacks`]: what attackers can do to it.
+//! 11. [`rfc2544`]: throughput, latency, loss and bursts as that RFC has them, between the ends of
+//!     [`rfc`]; [`rfc9411`]: TCP connections as that one has them.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
 //! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on,
@@ -37,6 +39,9 @@ pub mod pipeline;
 pub mod plot;
 pub mod random;
 pub mod report;
+pub mod rfc;
+pub mod rfc2544;
+pub mod rfc9411;
 pub mod segmentation;
 pub mod shows;
 pub mod trace;

@@ -3,7 +3,8 @@
 use std::process::ExitCode;
 
 use bulkhead_bench::{
-    analysis, attacks, classify, edits, forwarding, heap, pipeline, verify, verify_edits,
+    analysis, attacks, classify, edits, forwarding, heap, pipeline, rfc2544, rfc9411, verify,
+    verify_edits,
 };
 use clap::{Parser, Subcommand};
 
@@ -38,6 +39,12 @@ enum Command {
     /// Mount attacks on workers in memory: crafted collisions, policies of many masks, a full table, a
     /// greedy host; measure what established flows notice of them.
     Attacks(attacks::Options),
+    /// Test the packet path as RFC 2544 has it: throughput without loss, latency, back-to-back frames
+    /// and frame loss by frame size, with a tester in this process.
+    Rfc2544(rfc2544::Options),
+    /// Test the packet path as RFC 9411 has it: new TCP connections a second, concurrent ones, response
+    /// times and throughput by object size, with clients and servers in this process.
+    Rfc9411(rfc9411::Options),
     /// Measure what a packet of a known flow costs while the policy is edited, and while it is not.
     Edits(edits::Options),
     /// Compare the analysis of policies with the truth of the linear scan, and time it.
@@ -53,6 +60,8 @@ fn main() -> ExitCode {
         Command::Attacks(options) => attacks::run(&options),
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
+        Command::Rfc2544(options) => rfc2544::run(&options),
+        Command::Rfc9411(options) => rfc9411::run(&options).map(|()| 0),
         Command::Edits(options) => edits::run(&options).map(|()| 0),
     };
     match result {
