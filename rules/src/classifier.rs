@@ -18,19 +18,22 @@
 //! bits. What classes cannot say (VLANs, wires, times, combined conditions) is compared exactly,
 //! by [`checks`]. All of it goes stage by stage over a batch, eight frames at a time
 //! ([`crate::lanes`]), each stage asking for the cache lines that the next one reads.
+//!
+//! Small policies are crossed out as well, and then looked up in [`crossed`] tables.
 
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 
-use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime};
-use crate::lanes::{Eight, LANES};
+use crate::headers::{ETHER_IPV6, Headers, Mac, PolicyTime};
+use crate::lanes::{self, Eight, Kernel, LANES, Lanes};
 use crate::policy::{Action, RuleId};
 
 pub(crate) mod addresses;
 mod changes;
 pub(crate) mod checks;
 mod choice;
+pub(crate) mod crossed;
 pub(crate) mod services;
 pub(crate) mod store;
 pub(crate) mod tables;
@@ -38,7 +41,7 @@ pub(crate) mod tables;
 use addresses::AddressMap;
 use checks::Check;
 use choice::{Choice, Found, PROBES, Probe};
-use services::Asked;
+use crossed::{Cross, Crossed, ReadClasses};
 use store::Store;
 use tables::{Keys, Line, Pairs, Record, Rows};
 
@@ -67,6 +70,8 @@ pub struct Classifier {
     pub(crate) wide_rules: Arc<Vec<u64>>,
     /// By the number of the rule, as far as there are any.
     pub(crate) checks: Arc<Vec<Option<Arc<Check>>>>,
+    /// The same policy in tables that are faster to look up, if it is small and was not edited.
+    pub(crate) crossed: Option<Arc<Crossed>>,
 }
 
 /// One side of a frame: its classes, and what they lead to.
@@ -101,14 +106,14 @@ const EMPTY_COLUMN: Column = [[0; LANES]; MAX_BATCH / LANES];
 /// ever see, and [`Classifier::classify`] never allocates.
 #[repr(align(64))]
 pub struct Scratch {
-    /// What is asked: the addresses of IPv4, protocols and ports.
+    /// The addresses of IPv4 that are asked for.
     addresses: [Column; 2],
-    fields: Column,
-    ports: [Column; 2],
     /// The classes of the sides.
     classes: [Column; 2],
-    /// Where the rows of the service classes begin.
+    /// Where the rows of the service classes begin, or in [`Crossed`] the classes themselves.
     services: Column,
+    /// The rules that were found.
+    rules: Column,
     choice: Choice,
     probes: [Probe; PROBES],
 }
@@ -117,10 +122,9 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             addresses: [EMPTY_COLUMN; 2],
-            fields: EMPTY_COLUMN,
-            ports: [EMPTY_COLUMN; 2],
             classes: [EMPTY_COLUMN; 2],
             services: EMPTY_COLUMN,
+            rules: EMPTY_COLUMN,
             choice: Choice::default(),
             probes: [Probe::default(); PROBES],
         }
@@ -140,20 +144,33 @@ impl Scratch {
         let [src, dst] = [0, 1].map(|side| self.classes[side].as_flattened()[place]);
         Footprint::of_classes(src, dst)
     }
+}
 
-    /// Puts the fields of a batch in columns. Returns which frames are not IPv4, a bit for each.
-    #[inline(never)]
-    fn pack(&mut self, headers: &[Headers]) -> u64 {
-        let [src, dst] = self.addresses.each_mut().map(|column| column.as_flattened_mut());
-        let [src_ports, dst_ports] = self.ports.each_mut().map(|column| column.as_flattened_mut());
-        let fields = self.fields.as_flattened_mut();
+/// Puts the addresses of a batch in columns, and takes the rest to where the rows of the service
+/// classes begin, as if all were IP. Returns which frames are not IPv4, a bit for each.
+struct Pack<'a> {
+    map: &'a services::ServiceMap,
+    headers: &'a [Headers],
+    addresses: &'a mut [Column; 2],
+    services: &'a mut Column,
+}
+
+impl Kernel for Pack<'_> {
+    type Output = u64;
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) -> u64 {
+        let Self { map, headers, addresses, services } = self;
+        let [src, dst] = addresses;
+        let stride = map.rows.stride as u32;
         let mut others = 0;
-        for (lane, h) in headers.iter().take(MAX_BATCH).enumerate() {
-            let is_v6 = h.ether_type == ETHER_IPV6;
-            (src[lane], dst[lane]) = (h.src as u32, h.dst as u32);
-            fields[lane] = u32::from(h.protocol) | u32::from(is_v6) << 8;
-            (src_ports[lane], dst_ports[lane]) = (h.src_port.into(), h.dst_port.into());
-            others |= u64::from(h.ether_type != ETHER_IPV4) << lane;
+        for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
+            let fields = lanes.fields(headers, group * LANES);
+            others |= services::other_frames(lanes, fields.kind) << (group * LANES);
+            let class = services::classes(lanes, map, &fields);
+            lanes.store(lanes.mul(class, lanes.splat(stride)), &mut services[group]);
+            lanes.store(fields.src, &mut src[group]);
+            lanes.store(fields.dst, &mut dst[group]);
         }
         others
     }
@@ -222,31 +239,73 @@ impl Classifier {
     ) {
         assert!(headers.len() <= MAX_BATCH, "a batch of {} headers", headers.len());
         let out = &mut out[..headers.len()];
+        if headers.is_empty() {
+            return;
+        }
+        let is_found = match &self.crossed {
+            Some(crossed) => self.classify_crossed(crossed, headers, scratch, out),
+            None => false,
+        };
+        if !is_found {
+            self.classify_listed(headers, at, scratch, out);
+        }
+    }
+
+    /// Looks a batch up in crossed tables. Whether they say what decides.
+    fn classify_crossed(
+        &self,
+        crossed: &Crossed,
+        headers: &[Headers],
+        scratch: &mut Scratch,
+        out: &mut [RuleId],
+    ) -> bool {
+        let Scratch { classes, services, rules, .. } = scratch;
+        let map = &self.services;
+        let others = lanes::run(ReadClasses { crossed, map, headers, classes, services });
+        let in_batch = u64::MAX >> (MAX_BATCH - headers.len());
+        if others & in_batch != 0 {
+            self.find_others(headers, others & in_batch, 1, classes, services);
+        }
+        let frames = headers.len();
+        let general = lanes::run(Cross { crossed, classes, services, rules, frames });
+        out.copy_from_slice(&bytemuck::cast_slice(rules.as_flattened())[..headers.len()]);
+        general & in_batch == 0
+    }
+
+    /// Looks a batch up in the lists of rules.
+    fn classify_listed(
+        &self,
+        headers: &[Headers],
+        at: PolicyTime,
+        scratch: &mut Scratch,
+        out: &mut [RuleId],
+    ) {
         let groups = ..headers.len().div_ceil(LANES);
-        let others = scratch.pack(headers);
-        let Scratch { addresses, fields, ports, classes, services, choice, probes } = scratch;
+        let Scratch { addresses, classes, services, choice, probes, .. } = scratch;
+        let map = &self.services;
+        let others = lanes::run(Pack { map, headers, addresses, services });
         for ((side, addresses), classes) in
             [&self.src, &self.dst].into_iter().zip(addresses).zip(&mut *classes)
         {
             side.map.find4(&addresses[groups], &mut classes[groups]);
         }
-        let [src_ports, dst_ports] = [&ports[0][groups], &ports[1][groups]];
-        let asked = Asked { fields: &fields[groups], src_ports, dst_ports };
-        self.services.find(asked, &mut services[groups]);
+        let others = others & u64::MAX >> (MAX_BATCH - headers.len());
         if others != 0 {
-            self.find_others(headers, others, classes, services);
+            let stride = self.services.rows.stride as u32;
+            self.find_others(headers, others, stride, classes, services);
         }
         let [src, dst] = classes;
         let found = Found { src: &src[groups], dst: &dst[groups], services: &services[groups] };
         choice::choose(self, headers, at, found, choice, probes, out);
     }
 
-    /// The classes of frames that are not IPv4.
+    /// The classes of frames that are not IPv4, those of services times `scale`.
     #[inline(never)]
     fn find_others(
         &self,
         headers: &[Headers],
         others: u64,
+        scale: u32,
         classes: &mut [Column; 2],
         services: &mut Column,
     ) {
@@ -271,7 +330,7 @@ impl Classifier {
         for lane in ones(others).filter(|&lane| !headers[lane].is_ip()) {
             let of_sides = [&self.src, &self.dst].into_iter().zip(&mut *classes);
             of_sides.for_each(|(side, column)| column.as_flattened_mut()[lane] = side.map.non_ip);
-            services.as_flattened_mut()[lane] = self.services.row_of(&headers[lane]);
+            services.as_flattened_mut()[lane] = self.services.class_of(&headers[lane]) * scale;
         }
     }
 
@@ -309,6 +368,7 @@ impl Classifier {
         self.is_all_wide = other.is_all_wide;
         self.wide_rules.clone_from(&other.wide_rules);
         self.checks.clone_from(&other.checks);
+        self.crossed.clone_from(&other.crossed);
         self.pairs.homes = other.pairs.homes;
         self.pairs.buckets.catch_up(&other.pairs.buckets, &written.buckets);
         self.lines.catch_up(&other.lines, &written.lines);
@@ -357,5 +417,6 @@ impl Classifier {
             + size_of_val(&**self.wide_rules)
             + size_of_val(&**self.checks)
             + self.checks.iter().flatten().map(|check| check.size_bytes()).sum::<usize>()
+            + self.crossed.iter().map(|crossed| crossed.size_bytes()).sum::<usize>()
     }
 }

@@ -76,7 +76,11 @@ pub mod protocol {
 /// addresses, the protocol and the ports are zero. `src_port` and `dst_port` are those of TCP, UDP
 /// and SCTP; for ICMP and ICMPv6 `dst_port` is `type << 8 | code` and `src_port` is zero; for every
 /// other protocol both are zero.
+///
+/// A batch of frames is read a field at a time: the layout is fixed, so that a vector of words can be
+/// gathered from it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[repr(C)]
 pub struct Headers {
     /// Source address, see the type's description.
     pub src: u128,
@@ -90,14 +94,14 @@ pub struct Headers {
     pub ether_type: u16,
     /// IP protocol number after all extension headers.
     pub protocol: u8,
-    /// The wire on which the frame came.
-    pub wire: WireId,
-    /// VLAN tags of the frame.
-    pub tags: VlanTags,
     /// Source MAC address.
     pub src_mac: Mac,
     /// Destination MAC address.
     pub dst_mac: Mac,
+    /// The wire on which the frame came.
+    pub wire: WireId,
+    /// VLAN tags of the frame.
+    pub tags: VlanTags,
 }
 
 /// What a rule calls frames of an EtherType, or of an LLC DSAP where it is below 0x0100: `eth/0x8892`,

@@ -2,7 +2,8 @@
 //!
 //! The stages of a lookup are written once, as [`Kernel`]s over any [`Lanes`], and compiled for each
 //! kind of machine: [`run`] takes the best that this one has. Both kinds give the same words for
-//! the same input, which a property test asserts operation by operation.
+//! the same input, which a property test asserts operation by operation. Vectors of sixteen words
+//! gain nothing: see `bench/results/prototypes.md`.
 
 #[cfg(target_endian = "big")]
 compile_error!("tables of wider and narrower numbers are read as words, the lower half first");
@@ -10,6 +11,8 @@ compile_error!("tables of wider and narrower numbers are read as words, the lowe
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 mod plain;
+
+use crate::headers::Headers;
 
 /// How many words there are in one vector.
 pub(crate) const LANES: usize = 8;
@@ -56,6 +59,67 @@ impl<'a> Words<'a> {
     }
 }
 
+/// Numbers of 16 bits that are looked up one by one. There are always two.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Halves<'a> {
+    halves: &'a [u16],
+}
+
+impl<'a> Halves<'a> {
+    /// The last one is never found: what is read is a word.
+    #[inline(always)]
+    pub(crate) fn new(halves: &'a [u16]) -> Self {
+        let halves = if halves.len() < 2 { &[0, 0] } else { halves };
+        Self { halves: &halves[..halves.len().min(Words::MOST)] }
+    }
+
+    #[inline(always)]
+    fn last(self) -> u32 {
+        (self.halves.len() - 2) as u32
+    }
+}
+
+/// The words of [`Headers`] that [`Lanes::fields`] reads.
+#[cfg(target_arch = "x86_64")]
+mod header_words {
+    use std::mem::offset_of;
+
+    use crate::headers::Headers;
+
+    /// Shifting the number of a frame by so many bits makes that of its first word.
+    pub(super) const SHIFT: i32 = (size_of::<Headers>() / 4).ilog2() as i32;
+    pub(super) const SRC: usize = offset_of!(Headers, src) / 4;
+    pub(super) const DST: usize = offset_of!(Headers, dst) / 4;
+    pub(super) const PORTS: usize = offset_of!(Headers, src_port) / 4;
+    pub(super) const KIND: usize = offset_of!(Headers, ether_type) / 4;
+
+    // What is read as one word has no byte between or behind its fields.
+    const _: () = assert!(size_of::<Headers>() == 4 << SHIFT);
+    const _: () = assert!(offset_of!(Headers, src_port) == 4 * PORTS);
+    const _: () = assert!(offset_of!(Headers, dst_port) == 4 * PORTS + 2);
+    const _: () = assert!(offset_of!(Headers, ether_type) == 4 * KIND);
+    const _: () = assert!(offset_of!(Headers, protocol) == 4 * KIND + 2);
+    const _: () = assert!(offset_of!(Headers, src_mac) == 4 * KIND + 3);
+}
+
+/// Fields of frames, a word of each.
+pub(crate) struct Fields<W> {
+    /// The lowest words of the addresses.
+    pub(crate) src: W,
+    pub(crate) dst: W,
+    /// The source port below, the destination port above.
+    pub(crate) ports: W,
+    /// The EtherType below, the protocol above; the uppermost byte means nothing.
+    pub(crate) kind: W,
+}
+
+/// The last frame that [`Lanes::fields`] reaches: there is one, and its first word is below 2^31.
+#[inline(always)]
+fn last_frame(headers: &[Headers]) -> u32 {
+    assert!(!headers.is_empty(), "the fields of no frame");
+    (headers.len() - 1).min((1 << 26) - 1) as u32
+}
+
 /// A kind of machine. All numbers are unsigned and wrap around.
 pub(crate) trait Lanes: Copy {
     /// Eight words.
@@ -75,26 +139,34 @@ pub(crate) trait Lanes: Copy {
     fn without(self, a: Self::W, b: Self::W) -> Self::W;
     fn shl<const BITS: i32>(self, a: Self::W) -> Self::W;
     fn shr<const BITS: i32>(self, a: Self::W) -> Self::W;
-    /// Each word shifted right by its own number of bits, which is below 32.
+    /// Each word shifted left by its own number of bits, which is below 32.
+    fn shl_by(self, a: Self::W, bits: Self::W) -> Self::W;
+    /// Each word shifted right by its own number of bits, the lowest five of `bits`.
     fn shr_by(self, a: Self::W, bits: Self::W) -> Self::W;
     fn min(self, a: Self::W, b: Self::W) -> Self::W;
     /// All bits of a word where the words are equal, else none: a mask.
     fn equal(self, a: Self::W, b: Self::W) -> Self::W;
-    /// All bits of each half of a word where `a`'s is at most `b`'s.
-    fn halves_at_most(self, a: Self::W, b: Self::W) -> Self::W;
-    /// `counts` with those halves one greater that are all ones in `mask`, which has no others than
-    /// these and zeros.
-    fn count_halves(self, counts: Self::W, mask: Self::W) -> Self::W;
     /// All bits of the words whose upper bit is set: a mask.
     fn signs(self, words: Self::W) -> Self::W;
-    /// The number of zeros below the lowest bit that is set; anything for zero.
-    fn trailing_zeros(self, words: Self::W) -> Self::W;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::W, a: Self::W, b: Self::W) -> Self::W;
     /// The upper bit of each word, that of the first lowest.
     fn bits(self, mask: Self::W) -> u32;
     /// The words of `table` at `places`, the last one where there is none.
     fn gather(self, table: Words<'_>, places: Self::W) -> Self::W;
+    /// The numbers of `table` at `places`, the last but one where there is none.
+    fn gather_halves(self, table: Halves<'_>, places: Self::W) -> Self::W;
+    /// The fields of the frames from `first` on, those of the last one where there is none. There
+    /// is one at least.
+    fn fields(self, headers: &[Headers], first: usize) -> Fields<Self::W>;
+
+    /// All bits of each half of a word where `a`'s is at most `b`'s.
+    fn halves_at_most(self, a: Self::W, b: Self::W) -> Self::W;
+    /// `counts` with those halves one greater that are all ones in `mask`, which has no others than
+    /// these and zeros.
+    fn count_halves(self, counts: Self::W, mask: Self::W) -> Self::W;
+    /// The number of zeros below the lowest bit that is set; anything for zero.
+    fn trailing_zeros(self, words: Self::W) -> Self::W;
     /// The rows of eight words at `rows`, the last one where there is none, transposed: the first
     /// word of each, the second of each, and so on.
     fn gather_rows(self, table: Words<'_>, rows: Self::W) -> [Self::W; LANES];
@@ -170,7 +242,8 @@ pub(crate) mod tests {
         a: Eight,
         b: Eight,
         mask: Eight,
-        table: Words<'a>,
+        table: &'a [u32],
+        headers: &'a [Headers],
     }
 
     impl Kernel for Everything<'_> {
@@ -180,7 +253,11 @@ pub(crate) mod tests {
         fn run<L: Lanes>(self, lanes: L) -> Vec<Eight> {
             let (a, b) = (lanes.load(&self.a), lanes.load(&self.b));
             let mask = lanes.equal(lanes.load(&self.mask), lanes.splat(0));
-            let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(self.table, a);
+            let words = Words::new(self.table);
+            let halves = Halves::new(bytemuck::cast_slice(self.table));
+            let fields = lanes.fields(self.headers, self.a[0] as usize % 64);
+            let few = lanes.and(b, lanes.splat(15));
+            let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(words, a);
             let odd = lanes.or(a, lanes.splat(1 << 31));
             let all = [
                 lanes.splat(self.a[0]),
@@ -205,8 +282,16 @@ pub(crate) mod tests {
                 lanes.trailing_zeros(lanes.without(odd, lanes.splat(0xffff))),
                 lanes.trailing_zeros(lanes.splat(1 << 31)),
                 lanes.select(mask, a, b),
-                lanes.gather(self.table, a),
-                lanes.gather(self.table, lanes.and(b, lanes.splat(15))),
+                lanes.gather(words, a),
+                lanes.gather(words, few),
+                lanes.gather_halves(halves, a),
+                lanes.gather_halves(halves, few),
+                lanes.shl_by(a, few),
+                fields.src,
+                fields.dst,
+                fields.ports,
+                // Nobody says what the uppermost byte is.
+                lanes.and(fields.kind, lanes.splat(0xff_ffff)),
                 lanes.fraction(a, self.b[0] >> 1),
                 r0,
                 r1,
@@ -217,7 +302,7 @@ pub(crate) mod tests {
                 r6,
                 r7,
             ];
-            lanes.prefetch_rows(self.table, a);
+            lanes.prefetch_rows(words, a);
             let mut out: Vec<Eight> = Vec::new();
             for vector in all {
                 let mut words = [0; LANES];
@@ -227,6 +312,22 @@ pub(crate) mod tests {
             out.push([lanes.bits(mask), lanes.bits(a), 0, 0, 0, 0, 0, 0]);
             out
         }
+    }
+
+    /// Distinct ones: which one a vector's word is of tells by its fields.
+    fn frames(count: usize) -> Vec<Headers> {
+        (0..count)
+            .map(|n| Headers {
+                src: u128::MAX << 40 | n as u128,
+                dst: u128::from(u64::MAX) << 32 | (n as u128) << 8,
+                src_port: 3 * n as u16,
+                dst_port: u16::MAX - n as u16,
+                ether_type: 0x0800 + n as u16,
+                protocol: u8::MAX - n as u8,
+                src_mac: crate::headers::Mac([n as u8 ^ 0xaa; 6]),
+                ..Headers::default()
+            })
+            .collect()
     }
 
     fn word() -> impl Strategy<Value = u32> {
@@ -240,8 +341,10 @@ pub(crate) mod tests {
             b in prop::array::uniform8(word()),
             mask in prop::array::uniform8(0..2u32),
             table in prop::collection::vec(any::<u32>(), 0..40),
+            frame_count in 1..65usize,
         ) {
-            let everything = || Everything { a, b, mask, table: Words::new(&table) };
+            let headers = frames(frame_count);
+            let everything = || Everything { a, b, mask, table: &table, headers: &headers };
             prop_assert_eq!(run(everything()), everything().run(Plain));
         }
     }

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytemuck::{Pod, Zeroable};
+
 mod boxes;
 pub mod edit;
 mod endpoints;
@@ -28,7 +30,8 @@ use order::Order;
 /// The index of a rule in [`Policy::rules`]. It stays the same for as long as the rule exists, over
 /// all edits. Which of two rules decides first is told by [`Policy::rank`], not by their indices;
 /// in a policy that was loaded and not edited the two agree.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Pod, Zeroable)]
+#[repr(transparent)]
 pub struct RuleId(pub u32);
 
 impl RuleId {

@@ -4,7 +4,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::tables::Rows;
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers};
-use crate::lanes::{self, Eight, Kernel, Lanes, Words};
+use crate::lanes::{self, Halves, Lanes, Words};
 
 /// [`Ports::src`] or [`Ports::dst`] where the port decides nothing.
 pub(crate) const NO_COLUMN: u32 = u32::MAX;
@@ -23,9 +23,9 @@ pub(crate) struct ServiceMap {
     /// EtherType class × protocol class to the place in `ports`.
     pub(crate) layers: Vec<u32>,
     pub(crate) ports: Vec<Ports>,
-    /// Port to port class, 65,536 each, behind two zeros; equal columns are shared.
+    /// Port to port class, 65,536 each, behind two zeros and before one; equal columns are shared.
     pub(crate) columns: Vec<u16>,
-    /// Source port class × destination port class to where the row of the service class begins.
+    /// Source port class × destination port class to the service class.
     pub(crate) cells: Vec<u32>,
     /// How to read the ports of IPv4 and then of IPv6, by protocol: what `layers` and `ports` say, in
     /// one step.
@@ -41,105 +41,87 @@ pub(crate) struct Ports {
     pub(crate) src: u32,
     /// Column of the destination port, or [`NO_COLUMN`].
     pub(crate) dst: u32,
-    /// Destination port classes: the width of a row of cells.
-    pub(crate) dst_classes: u32,
-    /// The first cell.
+    /// The width of a row of cells, as a power of two: at least the classes of destination ports.
+    pub(crate) shift: u32,
+    /// The first cell, below [`MOST_CELLS`].
     pub(crate) cells: u32,
 }
+
+/// Cells that there may be.
+pub(crate) const MOST_CELLS: usize = 1 << 27;
+/// Columns that there may be.
+pub(crate) const MOST_COLUMNS: usize = (1 << 16) - 1;
 
 /// [`Ports`] without a branch.
 #[derive(Clone, Copy, Debug, Default, Pod, Zeroable)]
 #[repr(C)]
 pub(crate) struct Fields {
-    /// Where the column of the source port begins, or 0 where the port decides nothing.
-    src_start: u32,
-    /// The same of the destination port.
-    dst_start: u32,
-    dst_classes: u32,
+    /// The column of the source port below and that of the destination port above, counted from one;
+    /// zero where the port decides nothing.
+    columns: u32,
+    /// The shift of rows in the lowest five bits, the first cell above.
     cells: u32,
 }
 
 impl From<Ports> for Fields {
     fn from(ports: Ports) -> Self {
-        // The columns begin behind two elements, which are zero.
-        let start = |column: u32| if column == NO_COLUMN { 0 } else { 2 + (column << 16) };
+        // The number of no column is the greatest one.
+        let from_one = |column: u32| column.wrapping_add(1) & 0xffff;
         Self {
-            src_start: start(ports.src),
-            dst_start: start(ports.dst),
-            dst_classes: ports.dst_classes,
-            cells: ports.cells,
+            columns: from_one(ports.src) | from_one(ports.dst) << 16,
+            cells: ports.cells << 5 | ports.shift,
         }
     }
 }
 
-/// What the service classes of a batch are found by.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Asked<'a> {
-    /// Places in [`ServiceMap::fields`]: the protocol, from 256 on for IPv6.
-    pub(crate) fields: &'a [Eight],
-    /// Source ports.
-    pub(crate) src_ports: &'a [Eight],
-    /// Destination ports.
-    pub(crate) dst_ports: &'a [Eight],
-}
+/// Where the column begins that is the first, counted from one, shifted left by 16 bits: what is less.
+const FIRST_COLUMN: u32 = (1 << 16) - 2;
 
-/// Takes every lane to where the row of its service class begins.
-struct Find<'a> {
-    map: &'a ServiceMap,
-    asked: Asked<'a>,
-    rows: &'a mut [Eight],
-}
-
-impl Kernel for Find<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let Self { map, asked, rows } = self;
-        let fields = Words::new(bytemuck::cast_slice(&*map.fields));
-        let (columns, cells) =
-            (Words::new(bytemuck::cast_slice(&map.columns)), Words::new(&map.cells));
-        let ports = asked.src_ports.iter().zip(asked.dst_ports);
-        for ((field, (src, dst)), rows) in asked.fields.iter().zip(ports).zip(rows) {
-            let first = lanes.shl::<2>(lanes.load(field));
-            let src_start = lanes.gather(fields, first);
-            let dst_start = lanes.gather(fields, lanes.add(first, lanes.splat(1)));
-            let dst_classes = lanes.gather(fields, lanes.add(first, lanes.splat(2)));
-            let cells_start = lanes.gather(fields, lanes.add(first, lanes.splat(3)));
-            let src = port_classes(lanes, columns, src_start, lanes.load(src));
-            let dst = port_classes(lanes, columns, dst_start, lanes.load(dst));
-            let cell = lanes.add(lanes.add(cells_start, lanes.mul(src, dst_classes)), dst);
-            lanes.store(lanes.gather(cells, cell), rows);
-        }
-    }
-}
-
-/// The classes of ports in columns that begin at `starts`.
+/// The service classes of frames, where they are IP.
 #[inline(always)]
-fn port_classes<L: Lanes>(lanes: L, columns: Words<'_>, starts: L::W, ports: L::W) -> L::W {
-    let decides_nothing = lanes.equal(starts, lanes.splat(0));
-    let place = lanes.add(starts, lanes.without(ports, decides_nothing));
-    let two = lanes.gather(columns, lanes.shr::<1>(place));
-    let is_upper = lanes.and(place, lanes.splat(1));
-    lanes.and(lanes.shr_by(two, lanes.shl::<4>(is_upper)), lanes.splat(0xffff))
+pub(super) fn classes<L: Lanes>(lanes: L, map: &ServiceMap, frames: &lanes::Fields<L::W>) -> L::W {
+    let fields = Words::new(bytemuck::cast_slice(&*map.fields));
+    let (columns, cells) = (Halves::new(&map.columns), Words::new(&map.cells));
+    let low = lanes.splat(0xffff);
+    let ether_type = lanes.and(frames.kind, low);
+    let is_v6 = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
+    let protocol = lanes.and(lanes.shr::<16>(frames.kind), lanes.splat(0xff));
+    let field = lanes.shl::<1>(lanes.or(protocol, lanes.and(is_v6, lanes.splat(256))));
+    let both = lanes.gather(fields, field);
+    let rows = lanes.gather(fields, lanes.or(field, lanes.splat(1)));
+    let (src_port, dst_port) = (lanes.and(frames.ports, low), lanes.shr::<16>(frames.ports));
+    let src = port_classes(lanes, columns, lanes.shl::<16>(both), src_port);
+    let dst = port_classes(lanes, columns, lanes.without(both, low), dst_port);
+    let row = lanes.shl_by(src, lanes.and(rows, lanes.splat(31)));
+    lanes.gather(cells, lanes.add(lanes.shr::<5>(rows), lanes.add(row, dst)))
+}
+
+/// Which frames are not IPv4: a bit for each.
+#[inline(always)]
+pub(super) fn other_frames<L: Lanes>(lanes: L, kind: L::W) -> u64 {
+    let ether_type = lanes.and(kind, lanes.splat(0xffff));
+    let is_v4 = lanes.equal(ether_type, lanes.splat(ETHER_IPV4.into()));
+    u64::from(lanes.bits(lanes.without(lanes.splat(u32::MAX), is_v4)))
+}
+
+/// The classes of ports. The numbers of columns, counted from one, are in the upper halves.
+#[inline(always)]
+fn port_classes<L: Lanes>(lanes: L, table: Halves<'_>, columns: L::W, ports: L::W) -> L::W {
+    let decides_nothing = lanes.equal(columns, lanes.splat(0));
+    let place = lanes.sub(lanes.or(columns, ports), lanes.splat(FIRST_COLUMN));
+    lanes.gather_halves(table, lanes.without(place, decides_nothing))
 }
 
 impl ServiceMap {
-    /// Where the rows of the service classes of IP packets begin.
-    pub(crate) fn find(&self, asked: Asked<'_>, rows: &mut [Eight]) {
-        lanes::run(Find { map: self, asked, rows });
-    }
-
-    /// Where the row of the service class of any frame begins.
-    pub(crate) fn row_of(&self, headers: &Headers) -> u32 {
-        let fields = Fields::from(self.ports_of(headers));
-        let class = |start: u32, port: u16| {
-            let place = if start == 0 { 0 } else { start + u32::from(port) };
-            u32::from(self.columns[place as usize])
+    /// The service class of any frame.
+    pub(crate) fn class_of(&self, headers: &Headers) -> u32 {
+        let Ports { src, dst, shift, cells } = self.ports_of(headers);
+        let class = |column: u32, port: u16| match column {
+            NO_COLUMN => 0,
+            column => u32::from(self.columns[2 + (column as usize) * (1 << 16) + port as usize]),
         };
-        let src = class(fields.src_start, headers.src_port);
-        let dst = class(fields.dst_start, headers.dst_port);
-        self.cells[(fields.cells + src * fields.dst_classes + dst) as usize]
+        let (src, dst) = (class(src, headers.src_port), class(dst, headers.dst_port));
+        self.cells[(cells + (src << shift) + dst) as usize]
     }
 
     /// How the ports of such a frame are judged.

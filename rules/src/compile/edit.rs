@@ -109,6 +109,8 @@ impl Compiler {
         // What the policy before takes counts too: what edits add up to has to load again.
         let mut budget = Budget::resume(self.limits, self.spent.bytes);
         let mut touched = Touched::default();
+        // The lists say all, too, and are brought up to date for what changed.
+        self.out.crossed = None;
         for &id in &delta.rules_removed {
             self.remove_rule(policy, before, id, &mut touched, &mut budget)?;
         }

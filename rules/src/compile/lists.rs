@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::copies::Copies;
+use super::cross;
 use super::map::Places;
 use super::plan::{Alternative, Plan};
 use super::services;
@@ -149,6 +150,7 @@ impl Compiler {
             pairs: Pairs::default(),
             lines: Default::default(),
             is_all_wide: false,
+            crossed: None,
             wide_rules: Arc::default(),
             checks: Arc::default(),
         };
@@ -180,6 +182,10 @@ impl Compiler {
             }
             budget.error(exceeded, "listing its rules", costs)
         })?;
+        if chosen.crossed {
+            compiler.out.crossed =
+                cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
+        }
         compiler.out.forget_written();
         compiler.spent.bytes = budget.spent_bytes();
         Ok(compiler)
@@ -565,7 +571,6 @@ impl Compiler {
                 or(&mut words[bits..], of_services.get(service as usize));
             }
         }
-        map.cells.iter_mut().for_each(|cell| *cell = *cell / old as u32 * stride as u32);
         map.rows = Rows { words: words.into(), bits, stride };
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
         self.spent.rows = budget.spent_bytes() - before;

@@ -178,25 +178,25 @@ fn tree<B: Bound>(
     Target::node(free.take(units, node, is_big), is_big, is_lower)
 }
 
-/// Gives back the nodes below a target, and calls `found` with each interval's start and class, in
+/// Calls `left` with the nodes below a target, and `found` with each interval's start and class, in
 /// order; `start` is that of the first.
-fn dissolve<B: Bound>(
+fn go_through<B: Bound>(
     target: Target,
     start: B,
     units: &Units,
-    free: &mut UnitPlaces,
+    left: &mut dyn FnMut(Target),
     found: &mut dyn FnMut(B, Target),
 ) {
     if !target.is_node() {
         return found(start, target);
     }
     let node = AddressMap::node(units, target);
-    free.give_back(target);
+    left(target);
     let bounds = B::BOUNDS[usize::from(target.is_big())];
     let mut start = start;
     for place in 0..=bounds {
         let child = Target::from_word(node[B::words(bounds) + place]);
-        dissolve(child, start, units, free, found);
+        go_through(child, start, units, left, found);
         if place < bounds {
             start = B::read(&node, place);
             // Nothing but repetitions of the last target follows: a bound is used once, and the
@@ -206,6 +206,24 @@ fn dissolve<B: Bound>(
                 return;
             }
         }
+    }
+}
+
+/// The intervals of one slot of IPv4 addresses: where each begins, and its class.
+pub(super) fn intervals_of_slot(map: &AddressMap, slot: u32, out: &mut Vec<(u16, u32)>) {
+    out.clear();
+    let mut push = |start: u16, target: Target| {
+        if out.last().is_none_or(|&(_, class)| class != target.place()) {
+            out.push((start, target.place()));
+        }
+    };
+    let target = *map.slots4.get(slot);
+    if target.is_table() {
+        for (byte, &target) in map.tables4.get(target.place()).iter().enumerate() {
+            go_through(target, (byte as u16) << 8, &map.nodes4, &mut |_| {}, &mut push);
+        }
+    } else {
+        go_through(target, 0, &map.nodes4, &mut |_| {}, &mut push);
     }
 }
 
@@ -319,21 +337,18 @@ impl MapBuilder {
     /// The intervals of a slot, whose nodes are given back.
     fn take_slot(&mut self, map: &mut AddressMap, slot: u32) -> Vec<(u32, u32)> {
         let target = *map.slots4.get(slot);
-        let mut out: Vec<(u32, u32)> = Vec::new();
-        let mut push = |start: u16, target: Target| {
-            if out.last().is_none_or(|&(_, class)| class != target.place()) {
-                out.push((start.into(), target.place()));
-            }
-        };
+        let mut out = Vec::new();
+        intervals_of_slot(map, slot, &mut out);
+        let mut give_back = |node| self.free4.give_back(node);
         if target.is_table() {
             self.tables.give_back(target.place());
-            for (byte, &target) in map.tables4.get(target.place()).iter().enumerate() {
-                dissolve(target, (byte as u16) << 8, &map.nodes4, &mut self.free4, &mut push);
+            for &target in map.tables4.get(target.place()) {
+                go_through::<u16>(target, 0, &map.nodes4, &mut give_back, &mut |_, _| {});
             }
         } else {
-            dissolve(target, 0, &map.nodes4, &mut self.free4, &mut push);
+            go_through::<u16>(target, 0, &map.nodes4, &mut give_back, &mut |_, _| {});
         }
-        out
+        out.into_iter().map(|(start, class)| (start.into(), class)).collect()
     }
 
     /// Sets the classes of all IPv6 addresses. `cut` begins with zero.

@@ -6,13 +6,15 @@
 //! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses;
 //! 3. `plan`: how the rules of each part are listed;
 //! 4. `lists`: each rule where a lookup finds it;
-//! 5. `edit`: the same again, for what an edit of the policy changed;
-//! 6. `copies`: the compiled form as workers read it;
+//! 5. `cross`: small policies crossed out, which is faster to look up;
+//! 6. `edit`: the same again, for what an edit of the policy changed;
+//! 7. `copies`: the compiled form as workers read it;
 //!
 //! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
 
 pub(crate) mod budget;
 mod copies;
+mod cross;
 mod edit;
 mod lists;
 mod map;

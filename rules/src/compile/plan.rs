@@ -31,6 +31,8 @@ pub(super) struct Alternative {
 pub(super) struct Plan {
     pub(super) by_class: usize,
     pub(super) by_key: usize,
+    /// Whether the rules are crossed out as well where that takes little.
+    pub(super) crossed: bool,
 }
 
 impl Plan {
@@ -41,13 +43,14 @@ impl Plan {
         for by_class in [0, 1, 4, 16, 64] {
             for by_key in [by_class, largest / 64, largest / 8] {
                 if by_key >= by_class {
-                    plans.push(Self { by_class, by_key });
+                    plans.push(Self { by_class, by_key, crossed: true });
                 }
             }
         }
         let cost = |plan: &Self| plan.cost(src, dst, alternatives);
         let costs = plans.into_iter().map(|plan| (cost(&plan), plan));
-        costs.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(Self { by_class: 16, by_key: 16 }, |c| c.1)
+        let none = Self { by_class: 16, by_key: 16, crossed: true };
+        costs.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(none, |c| c.1)
     }
 
     /// What becomes of a part that holds so many classes; a wide one is numbered later.

@@ -5,7 +5,7 @@ use std::hash::Hash;
 
 use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::partition::{Classes, Points, intervals, points};
-use crate::classifier::services::{Fields, NO_COLUMN, Ports, ServiceMap};
+use crate::classifier::services::{Fields, MOST_CELLS, MOST_COLUMNS, NO_COLUMN, Ports, ServiceMap};
 use crate::classifier::tables::{ROW, Rows};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6};
 use crate::policy::{Policy, ServiceTerm};
@@ -40,6 +40,8 @@ pub(crate) fn build(
         Ok(place) => ethers.named[place].1,
         Err(_) => ethers.other,
     };
+    // Columns are read by words.
+    builder.columns.push(0);
     let rows = rows(&builder.services.members, policy.services().len(), budget)?;
     let mut map = ServiceMap {
         ipv4: ether(ETHER_IPV4),
@@ -51,7 +53,7 @@ pub(crate) fn build(
         ports: builder.ports,
         layers: builder.layers,
         columns: builder.columns,
-        cells: builder.cells.iter().map(|class| class * rows.stride as u32).collect(),
+        cells: builder.cells,
         fields: Box::new([Fields::default(); 512]),
         rows,
     };
@@ -132,10 +134,12 @@ impl<'a> Builder<'a> {
         let ports = Ports {
             src,
             dst,
-            dst_classes: dst_classes.len() as u32,
+            shift: dst_classes.len().next_power_of_two().ilog2(),
             cells: self.cells.len() as u32,
         };
         for of_src in &src_classes {
+            let row = (self.cells.len() - ports.cells as usize).next_multiple_of(1 << ports.shift);
+            self.cells.resize(ports.cells as usize + row, 0);
             for of_dst in &dst_classes {
                 let mut services: Vec<u32> = intersection(of_src, of_dst)
                     .map(|place| self.terms[terms[place as usize] as usize].0)
@@ -146,7 +150,7 @@ impl<'a> Builder<'a> {
                 self.cells.push(self.services.id(&services, budget)?);
             }
         }
-        Ok(ports)
+        if self.cells.len() > MOST_CELLS { Err(Exceeded::Memory) } else { Ok(ports) }
     }
 
     /// Sorts the 65,536 values of one port field into classes: the column that does so, and for
@@ -177,6 +181,9 @@ impl<'a> Builder<'a> {
             }
             next
         });
+        if column as usize >= MOST_COLUMNS {
+            return Err(Exceeded::Memory);
+        }
         if column == next {
             budget.spend(1 << 16, 2 << 16)?;
         }

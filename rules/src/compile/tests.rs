@@ -271,14 +271,15 @@ fn edit_and_compare(
     Ok(compiler.edits())
 }
 
-/// Everything by class, by key and wide, and between.
-const PLANS: [Option<Plan>; 6] = [
+/// Everything by class, by key and wide, and between; crossed out as well, and not.
+const PLANS: [Option<Plan>; 7] = [
     None,
-    Some(Plan { by_class: usize::MAX, by_key: usize::MAX }),
-    Some(Plan { by_class: 0, by_key: usize::MAX }),
-    Some(Plan { by_class: 0, by_key: 0 }),
-    Some(Plan { by_class: 1, by_key: 2 }),
-    Some(Plan { by_class: 2, by_key: 2 }),
+    Some(Plan { by_class: usize::MAX, by_key: usize::MAX, crossed: false }),
+    Some(Plan { by_class: 0, by_key: usize::MAX, crossed: false }),
+    Some(Plan { by_class: 0, by_key: 0, crossed: false }),
+    Some(Plan { by_class: 1, by_key: 2, crossed: false }),
+    Some(Plan { by_class: 2, by_key: 2, crossed: false }),
+    Some(Plan { by_class: 1, by_key: 2, crossed: true }),
 ];
 
 proptest! {

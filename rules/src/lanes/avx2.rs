@@ -3,7 +3,8 @@
 
 use std::arch::x86_64::*;
 
-use super::{Eight, Kernel, LANES, Lanes, Words};
+use super::{Eight, Fields, Halves, Kernel, LANES, Lanes, Words, header_words, last_frame};
+use crate::headers::Headers;
 
 /// That the machine has AVX2: there is no other way to get one than [`Avx2::detect`].
 #[derive(Clone, Copy, Debug)]
@@ -57,16 +58,6 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn load(self, words: &Eight) -> __m256i {
-        avx2!(_mm256_loadu_si256(words.as_ptr().cast()))
-    }
-
-    #[inline(always)]
-    fn store(self, vector: __m256i, words: &mut Eight) {
-        avx2!(_mm256_storeu_si256(words.as_mut_ptr().cast(), vector))
-    }
-
-    #[inline(always)]
     fn add(self, a: __m256i, b: __m256i) -> __m256i {
         avx2!(_mm256_add_epi32(a, b))
     }
@@ -89,11 +80,6 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn or(self, a: __m256i, b: __m256i) -> __m256i {
         avx2!(_mm256_or_si256(a, b))
-    }
-
-    #[inline(always)]
-    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
-        avx2!(_mm256_xor_si256(a, b))
     }
 
     #[inline(always)]
@@ -127,33 +113,8 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn halves_at_most(self, a: __m256i, b: __m256i) -> __m256i {
-        avx2!(_mm256_cmpeq_epi16(_mm256_min_epu16(a, b), a))
-    }
-
-    #[inline(always)]
-    fn count_halves(self, counts: __m256i, mask: __m256i) -> __m256i {
-        avx2!(_mm256_sub_epi16(counts, mask))
-    }
-
-    #[inline(always)]
     fn signs(self, words: __m256i) -> __m256i {
         avx2!(_mm256_srai_epi32::<31>(words))
-    }
-
-    #[inline(always)]
-    fn trailing_zeros(self, words: __m256i) -> __m256i {
-        avx2!({
-            let lowest = _mm256_and_si256(words, _mm256_sub_epi32(_mm256_setzero_si256(), words));
-            // A power of two as a float has its logarithm in the exponent, 127 above; the sign of the
-            // greatest is shifted out.
-            let float = _mm256_castps_si256(_mm256_cvtepi32_ps(lowest));
-            let exponent = _mm256_srli_epi32::<23>(float);
-            _mm256_and_si256(
-                _mm256_sub_epi32(exponent, _mm256_set1_epi32(127)),
-                _mm256_set1_epi32(31),
-            )
-        })
     }
 
     #[inline(always)]
@@ -171,6 +132,78 @@ impl Lanes for Avx2 {
         let places = self.min(places, self.splat(table.last()));
         // SAFETY: as above; every place is at most that of the last word, which is below 2^31.
         unsafe { _mm256_i32gather_epi32::<4>(table.words.as_ptr().cast(), places) }
+    }
+
+    #[inline(always)]
+    fn shl_by(self, a: __m256i, bits: __m256i) -> __m256i {
+        avx2!(_mm256_sllv_epi32(a, bits))
+    }
+
+    #[inline(always)]
+    fn gather_halves(self, table: Halves<'_>, places: __m256i) -> __m256i {
+        let places = self.min(places, self.splat(table.last()));
+        // SAFETY: as above; every place is at most that of the last half but one, which is below 2^31,
+        // and two halves are read.
+        let words = unsafe { _mm256_i32gather_epi32::<2>(table.halves.as_ptr().cast(), places) };
+        self.and(words, self.splat(0xffff))
+    }
+
+    #[inline(always)]
+    fn fields(self, headers: &[Headers], first: usize) -> Fields<__m256i> {
+        let frames = avx2!(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let frames = self.add(frames, self.splat(first as u32));
+        let frames = self.min(frames, self.splat(last_frame(headers)));
+        let words = self.shl::<{ header_words::SHIFT }>(frames);
+        let base = headers.as_ptr().cast::<i32>();
+        // SAFETY: every frame is one of `headers` and below 2^27, and the words are within it and have
+        // no byte that is not of a field.
+        let word = |word| unsafe { _mm256_i32gather_epi32::<4>(base.wrapping_add(word), words) };
+        Fields {
+            src: word(header_words::SRC),
+            dst: word(header_words::DST),
+            ports: word(header_words::PORTS),
+            kind: word(header_words::KIND),
+        }
+    }
+
+    #[inline(always)]
+    fn load(self, words: &Eight) -> __m256i {
+        avx2!(_mm256_loadu_si256(words.as_ptr().cast()))
+    }
+
+    #[inline(always)]
+    fn store(self, vector: __m256i, words: &mut Eight) {
+        avx2!(_mm256_storeu_si256(words.as_mut_ptr().cast(), vector))
+    }
+
+    #[inline(always)]
+    fn xor(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_xor_si256(a, b))
+    }
+
+    #[inline(always)]
+    fn halves_at_most(self, a: __m256i, b: __m256i) -> __m256i {
+        avx2!(_mm256_cmpeq_epi16(_mm256_min_epu16(a, b), a))
+    }
+
+    #[inline(always)]
+    fn count_halves(self, counts: __m256i, mask: __m256i) -> __m256i {
+        avx2!(_mm256_sub_epi16(counts, mask))
+    }
+
+    #[inline(always)]
+    fn trailing_zeros(self, words: __m256i) -> __m256i {
+        avx2!({
+            let lowest = _mm256_and_si256(words, _mm256_sub_epi32(_mm256_setzero_si256(), words));
+            // A power of two as a float has its logarithm in the exponent, 127 above; the sign of the
+            // greatest is shifted out.
+            let float = _mm256_castps_si256(_mm256_cvtepi32_ps(lowest));
+            let exponent = _mm256_srli_epi32::<23>(float);
+            _mm256_and_si256(
+                _mm256_sub_epi32(exponent, _mm256_set1_epi32(127)),
+                _mm256_set1_epi32(31),
+            )
+        })
     }
 
     #[inline(always)]

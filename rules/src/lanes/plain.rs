@@ -1,6 +1,7 @@
 //! Lanes as arrays, for every machine.
 
-use super::{Eight, LANES, Lanes, Words};
+use super::{Eight, Fields, Halves, LANES, Lanes, Words, last_frame};
+use crate::headers::Headers;
 use crate::intrinsics::prefetch;
 
 /// Plain code.
@@ -18,16 +19,6 @@ impl Lanes for Plain {
     #[inline(always)]
     fn splat(self, word: u32) -> Eight {
         [word; LANES]
-    }
-
-    #[inline(always)]
-    fn load(self, words: &Eight) -> Eight {
-        *words
-    }
-
-    #[inline(always)]
-    fn store(self, vector: Eight, words: &mut Eight) {
-        *words = vector;
     }
 
     #[inline(always)]
@@ -53,11 +44,6 @@ impl Lanes for Plain {
     #[inline(always)]
     fn or(self, a: Eight, b: Eight) -> Eight {
         each(a, b, |a, b| a | b)
-    }
-
-    #[inline(always)]
-    fn xor(self, a: Eight, b: Eight) -> Eight {
-        each(a, b, |a, b| a ^ b)
     }
 
     #[inline(always)]
@@ -91,25 +77,8 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn halves_at_most(self, a: Eight, b: Eight) -> Eight {
-        let half = |a: u32, b: u32| if a as u16 <= b as u16 { 0xffff } else { 0 };
-        each(a, b, |a, b| half(a, b) | half(a >> 16, b >> 16) << 16)
-    }
-
-    #[inline(always)]
-    fn count_halves(self, counts: Eight, mask: Eight) -> Eight {
-        let half = |counts: u32, mask: u32| u32::from((counts as u16).wrapping_sub(mask as u16));
-        each(counts, mask, |counts, mask| half(counts, mask) | half(counts >> 16, mask >> 16) << 16)
-    }
-
-    #[inline(always)]
     fn signs(self, words: Eight) -> Eight {
         words.map(|word| (word >> 31).wrapping_neg())
-    }
-
-    #[inline(always)]
-    fn trailing_zeros(self, words: Eight) -> Eight {
-        words.map(|word| word.trailing_zeros() & 31)
     }
 
     #[inline(always)]
@@ -125,6 +94,62 @@ impl Lanes for Plain {
     #[inline(always)]
     fn gather(self, table: Words<'_>, places: Eight) -> Eight {
         places.map(|place| table.words[place.min(table.last()) as usize])
+    }
+
+    #[inline(always)]
+    fn shl_by(self, a: Eight, bits: Eight) -> Eight {
+        each(a, bits, |a, bits| a << bits)
+    }
+
+    #[inline(always)]
+    fn gather_halves(self, table: Halves<'_>, places: Eight) -> Eight {
+        places.map(|place| table.halves[place.min(table.last()) as usize].into())
+    }
+
+    #[inline(always)]
+    fn fields(self, headers: &[Headers], first: usize) -> Fields<Eight> {
+        let last = last_frame(headers) as usize;
+        let of = |field: fn(&Headers) -> u32| {
+            std::array::from_fn(|lane| field(&headers[(first + lane).min(last)]))
+        };
+        Fields {
+            src: of(|h| h.src as u32),
+            dst: of(|h| h.dst as u32),
+            ports: of(|h| u32::from(h.src_port) | u32::from(h.dst_port) << 16),
+            kind: of(|h| u32::from(h.ether_type) | u32::from(h.protocol) << 16),
+        }
+    }
+
+    #[inline(always)]
+    fn load(self, words: &Eight) -> Eight {
+        *words
+    }
+
+    #[inline(always)]
+    fn store(self, vector: Eight, words: &mut Eight) {
+        *words = vector;
+    }
+
+    #[inline(always)]
+    fn xor(self, a: Eight, b: Eight) -> Eight {
+        each(a, b, |a, b| a ^ b)
+    }
+
+    #[inline(always)]
+    fn halves_at_most(self, a: Eight, b: Eight) -> Eight {
+        let half = |a: u32, b: u32| if a as u16 <= b as u16 { 0xffff } else { 0 };
+        each(a, b, |a, b| half(a, b) | half(a >> 16, b >> 16) << 16)
+    }
+
+    #[inline(always)]
+    fn count_halves(self, counts: Eight, mask: Eight) -> Eight {
+        let half = |counts: u32, mask: u32| u32::from((counts as u16).wrapping_sub(mask as u16));
+        each(counts, mask, |counts, mask| half(counts, mask) | half(counts >> 16, mask >> 16) << 16)
+    }
+
+    #[inline(always)]
+    fn trailing_zeros(self, words: Eight) -> Eight {
+        words.map(|word| word.trailing_zeros() & 31)
     }
 
     #[inline(always)]
