@@ -11,9 +11,11 @@ mod observe;
 mod policies;
 mod reload;
 mod rig;
+mod scans;
 mod scrape;
 mod soak;
 mod traffic;
+mod witness;
 mod workers;
 
 /// Makes a test over each driver of functions that take a rig of one wire and a driver.
