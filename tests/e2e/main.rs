@@ -13,6 +13,7 @@ mod reload;
 mod rig;
 mod scans;
 mod scrape;
+mod second_opinion;
 mod soak;
 mod traffic;
 mod witness;
