@@ -26,9 +26,7 @@ const HEAD: &str = "version: 1\n";
 fn refused(name: &str, text: String, code: &str) {
     let diagnostics = measured(name, text).expect_err(name);
     let first = diagnostics.first().map(|diagnostic| diagnostic.code().label());
-    if first != Some(code) {
-        println!("MISMATCH {name}: {}", diagnostics[0]);
-    }
+    assert_eq!(first, Some(code), "{name}: {}", diagnostics[0]);
     assert!(diagnostics.len() <= 2 * 51, "{name}: {} diagnostics", diagnostics.len());
     let bytes: usize = diagnostics.iter().map(|diagnostic| diagnostic.to_string().len()).sum();
     assert!(bytes < 100_000, "{name}: {bytes} bytes of messages");
