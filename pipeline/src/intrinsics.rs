@@ -1,8 +1,7 @@
 //! What the machine can do and safe Rust cannot say: hints about memory, and vectors. The only
 //! module of the crate with unsafe code. Where a machine lacks something, plain code does the same.
 
-use std::mem::MaybeUninit;
-
+use bulkhead_rules::intrinsics::advise_huge_pages;
 pub use bulkhead_rules::intrinsics::prefetch;
 
 /// The lanes that equal `value`: bit n stands for `lanes[n]`.
@@ -42,31 +41,6 @@ pub fn filled_vec<T: Copy>(value: T, len: usize) -> Vec<T> {
     advise_huge_pages(filled.spare_capacity_mut());
     filled.resize(len, value);
     filled
-}
-
-/// Asks for huge pages in memory that was not touched yet. A hint: what comes of it is the kernel's
-/// affair (`/sys/kernel/mm/transparent_hugepage`), and a refusal changes nothing but speed.
-fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
-    #[cfg(target_os = "linux")]
-    {
-        const HUGE_PAGE: usize = 2 << 20;
-        let start = memory.as_mut_ptr().cast::<u8>();
-        let skipped = start.align_offset(HUGE_PAGE);
-        let len = size_of_val(memory).saturating_sub(skipped) & !(HUGE_PAGE - 1);
-        if len == 0 {
-            return;
-        }
-        #[allow(unsafe_code, reason = "a call to the C library")]
-        // SAFETY: the range lies in `memory`, which is borrowed exclusively; `madvise` with this
-        // advice neither reads nor writes it.
-        // JUSTIFICATION: a hit among a million flows takes 38 ns instead of 43 (measured by
-        // `examples/flow_table_cost.rs` on a 2.6 GHz Xeon).
-        unsafe {
-            libc::madvise(start.add(skipped).cast(), len, libc::MADV_HUGEPAGE);
-        }
-    }
-    #[cfg(not(target_os = "linux"))]
-    let _ = memory;
 }
 
 #[cfg(test)]

@@ -35,13 +35,15 @@ pub(crate) mod checks;
 mod choice;
 pub(crate) mod crossed;
 pub(crate) mod services;
+mod several;
 pub(crate) mod store;
 pub(crate) mod tables;
 
 use addresses::AddressMap;
 use checks::Check;
-use choice::{Choice, Found, PROBES, Probe};
+use choice::{Choice, Found};
 use crossed::{Cross, Crossed, ReadClasses};
+use several::Several;
 use store::Store;
 use tables::{Keys, Line, Pairs, Record, Rows};
 
@@ -115,7 +117,7 @@ pub struct Scratch {
     /// The rules that were found.
     rules: Column,
     choice: Choice,
-    probes: [Probe; PROBES],
+    pairs: Several,
 }
 
 impl Default for Scratch {
@@ -126,7 +128,7 @@ impl Default for Scratch {
             services: EMPTY_COLUMN,
             rules: EMPTY_COLUMN,
             choice: Choice::default(),
-            probes: [Probe::default(); PROBES],
+            pairs: Several::default(),
         }
     }
 }
@@ -191,6 +193,7 @@ fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
 pub(crate) struct Written {
     sides: [SideWritten; 2],
     buckets: Vec<u32>,
+    marks: Vec<u32>,
     lines: Vec<u32>,
 }
 
@@ -209,6 +212,7 @@ impl Written {
     /// Adds what was written later.
     pub(crate) fn extend(&mut self, later: &Self) {
         self.buckets.extend(&later.buckets);
+        self.marks.extend(&later.marks);
         self.lines.extend(&later.lines);
         for (mine, later) in self.sides.iter_mut().zip(&later.sides) {
             mine.slots4.extend(&later.slots4);
@@ -281,7 +285,7 @@ impl Classifier {
         out: &mut [RuleId],
     ) {
         let groups = ..headers.len().div_ceil(LANES);
-        let Scratch { addresses, classes, services, choice, probes, .. } = scratch;
+        let Scratch { addresses, classes, services, choice, pairs, .. } = scratch;
         let map = &self.services;
         let others = lanes::run(Pack { map, headers, addresses, services });
         for ((side, addresses), classes) in
@@ -296,7 +300,7 @@ impl Classifier {
         }
         let [src, dst] = classes;
         let found = Found { src: &src[groups], dst: &dst[groups], services: &services[groups] };
-        choice::choose(self, headers, at, found, choice, probes, out);
+        choice::choose(self, headers, at, found, choice, pairs, out);
     }
 
     /// The classes of frames that are not IPv4, those of services times `scale`.
@@ -334,9 +338,22 @@ impl Classifier {
         }
     }
 
-    /// Forgets which places of its tables were written.
-    pub(crate) fn forget_written(&mut self) {
+    /// Makes its large tables as fast to read as they can be, and forgets which places of them were
+    /// written.
+    pub(crate) fn settle(&mut self) {
         self.take_written();
+        self.pairs.buckets.settle();
+        self.pairs.marks.settle();
+        self.lines.settle();
+        for side in [&mut self.src, &mut self.dst] {
+            side.map.slots4.settle();
+            side.map.tables4.settle();
+            side.map.nodes4.settle();
+            side.map.nodes6.settle();
+            side.records.settle();
+            side.keys.settle();
+            side.rows.words.settle();
+        }
     }
 
     /// Takes the logs of all tables, see [`Store::take_written`].
@@ -353,6 +370,7 @@ impl Classifier {
         Written {
             sides: [side(&mut self.src), side(&mut self.dst)],
             buckets: self.pairs.buckets.take_written(),
+            marks: self.pairs.marks.take_written(),
             lines: self.lines.take_written(),
         }
     }
@@ -371,6 +389,7 @@ impl Classifier {
         self.crossed.clone_from(&other.crossed);
         self.pairs.homes = other.pairs.homes;
         self.pairs.buckets.catch_up(&other.pairs.buckets, &written.buckets);
+        self.pairs.marks.catch_up(&other.pairs.marks, &written.marks);
         self.lines.catch_up(&other.lines, &written.lines);
         let sides = [(&mut self.src, &other.src), (&mut self.dst, &other.dst)];
         for ((mine, other), written) in sides.into_iter().zip(&written.sides) {
@@ -413,6 +432,7 @@ impl Classifier {
             + self.dst.size_bytes()
             + self.services.size_bytes()
             + self.pairs.buckets.size_bytes()
+            + self.pairs.marks.size_bytes()
             + self.lines.size_bytes()
             + size_of_val(&**self.wide_rules)
             + size_of_val(&**self.checks)

@@ -150,6 +150,8 @@ pub(crate) trait Lanes: Copy {
     fn signs(self, words: Self::W) -> Self::W;
     /// `a` where the mask is set, else `b`.
     fn select(self, mask: Self::W, a: Self::W, b: Self::W) -> Self::W;
+    /// The words at `places`, of which the lowest three bits count.
+    fn permute(self, words: Self::W, places: Self::W) -> Self::W;
     /// The upper bit of each word, that of the first lowest.
     fn bits(self, mask: Self::W) -> u32;
     /// The words of `table` at `places`, the last one where there is none.
@@ -282,6 +284,7 @@ pub(crate) mod tests {
                 lanes.trailing_zeros(lanes.without(odd, lanes.splat(0xffff))),
                 lanes.trailing_zeros(lanes.splat(1 << 31)),
                 lanes.select(mask, a, b),
+                lanes.permute(a, b),
                 lanes.gather(words, a),
                 lanes.gather(words, few),
                 lanes.gather_halves(halves, a),

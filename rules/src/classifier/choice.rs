@@ -4,11 +4,10 @@
 //! without a branch, because which of the two it is, no branch predictor can tell. What is left goes
 //! frame by frame.
 
-use std::ops::Range;
-
+use super::several::{ReadKeys, Several};
 use super::tables::{
-    self, BLOCK, BUCKET, Bucket, CHECKED, FEW_WORDS, Keys, LINE, LINES, Line, NONE, NOTHING,
-    PairEntry, Pairs, Record, Rows, bucket, join, line, record,
+    BLOCK, BUCKET, CHECKED, FEW_WORDS, LINE, LINES, Line, NONE, NOTHING, PairEntry, Record, Rows,
+    bucket, join, line, record,
 };
 use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
 use crate::headers::{Headers, PolicyTime};
@@ -58,35 +57,32 @@ impl Default for Choice {
 }
 
 impl Choice {
-    fn best(&self, lane: usize) -> u64 {
+    pub(super) fn best(&self, lane: usize) -> u64 {
         let rank = self.ranks.as_flattened()[lane];
         join(rank, self.rules.as_flattened()[lane])
     }
 
-    fn set_best(&mut self, lane: usize, best: u64) {
+    pub(super) fn set_best(&mut self, lane: usize, best: u64) {
         self.ranks.as_flattened_mut()[lane] = (best >> 32) as u32;
         self.rules.as_flattened_mut()[lane] = best as u32;
     }
-}
 
-/// Pairs of keys of a batch that there is room for.
-pub(super) const PROBES: usize = 8 * MAX_BATCH;
-
-/// A pair of keys to look up, and where.
-#[derive(Clone, Copy, Default)]
-pub(super) struct Probe {
-    src: u32,
-    dst: u32,
-    home: u32,
+    /// Takes a rule where it comes before. Without a branch.
+    #[inline(always)]
+    pub(super) fn lower(&mut self, lane: usize, rank: u32, rule: u32) {
+        let (best, rules) = (self.ranks.as_flattened_mut(), self.rules.as_flattened_mut());
+        rules[lane] = if rank < best[lane] { rule } else { rules[lane] };
+        best[lane] = rank.min(best[lane]);
+    }
 }
 
 /// A frame and what its candidates are compared with.
 #[derive(Clone, Copy)]
-struct Frame<'a> {
-    headers: &'a Headers,
-    at: PolicyTime,
+pub(super) struct Frame<'a> {
+    pub(super) headers: &'a Headers,
+    pub(super) at: PolicyTime,
     /// Where its row of services begins.
-    services: u32,
+    pub(super) services: u32,
 }
 
 /// Takes the classes of a batch to the rules that decide.
@@ -96,13 +92,13 @@ pub(super) fn choose(
     at: PolicyTime,
     found: Found<'_>,
     choice: &mut Choice,
-    probes: &mut [Probe; PROBES],
+    pairs: &mut Several,
     out: &mut [RuleId],
 ) {
     if classifier.is_all_wide {
         lanes::run(ReadRows { classifier, found, choice });
     } else {
-        look_up_narrow(classifier, headers, at, found, choice, probes);
+        look_up_narrow(classifier, headers, at, found, choice, pairs);
     }
     if !classifier.wide_rules.is_empty() {
         lanes::run(Intersect { classifier, found, headers, at, choice });
@@ -129,36 +125,23 @@ fn look_up_narrow(
     at: PolicyTime,
     found: Found<'_>,
     choice: &mut Choice,
-    probes: &mut [Probe; PROBES],
+    pairs: &mut Several,
 ) {
     lanes::run(ReadRecords { classifier, found, choice });
     let lanes_used = u64::MAX >> (MAX_BATCH - headers.len().clamp(1, MAX_BATCH));
-    choice.several &= lanes_used;
-    let mut of_lanes = [const { 0..0 }; MAX_BATCH];
-    if choice.several != 0 {
-        let several = choice.several;
-        lanes::run(ReadKeys { classifier, found, several, probes, of_lanes: &mut of_lanes });
-    }
     lanes::run(ReadPairs { classifier, found, choice });
-    choice.rare &= lanes_used;
-    for lane in ones(choice.several | choice.rare) {
+    for lane in ones(choice.rare & lanes_used) {
         let services = found.services.as_flattened()[lane];
         let frame = Frame { headers: &headers[lane], at, services };
-        let mut best = choice.best(lane);
-        if choice.rare >> lane & 1 != 0 {
-            // What was found has to be checked, and may have hidden what does not.
-            let (s, d) = classifier.records(found, lane);
-            best = NOTHING;
-            classifier.go_through(s, d, &frame, &mut best);
-        }
-        match probes.get(of_lanes[lane].clone()) {
-            Some(probes) => classifier.look_up_probes(probes, &frame, &mut best),
-            None => {
-                let (s, d) = classifier.records(found, lane);
-                classifier.look_up_pairs(s, d, &frame, &mut best);
-            }
-        }
+        // What was found has to be checked, and may have hidden what does not.
+        let (s, d) = classifier.records(found, lane);
+        let mut best = NOTHING;
+        classifier.go_through(s, d, &frame, &mut best);
         choice.set_best(lane, best);
+    }
+    let several = choice.several & lanes_used;
+    if several != 0 {
+        lanes::run(ReadKeys { classifier, headers, at, found, several, choice, pairs });
     }
 }
 
@@ -208,6 +191,7 @@ impl Kernel for ReadRecords<'_> {
             lanes.prefetch_rows(dst_records, lanes.load(d));
         }
         let buckets = pairs.buckets.words();
+        let (src_keys, dst_keys) = (src.keys.words(), dst.keys.words());
         let none = lanes.splat(NONE);
         let mut several = 0;
         let groups = found.src.iter().zip(found.dst).zip(found.services);
@@ -221,7 +205,14 @@ impl Kernel for ReadRecords<'_> {
             let rule = lanes.select(is_src, s[record::RULE], d[record::RULE]);
             let unseen = lanes.min(s[record::NEXT_RANK], d[record::NEXT_RANK]);
             let has_one = lanes.equal(lanes.and(s[record::KEYS], d[record::KEYS]), none);
-            several |= u64::from(lanes.bits(has_one) ^ 0xff) << (LANES * group);
+            let has_several = lanes.bits(has_one) ^ 0xff;
+            several |= u64::from(has_several) << (LANES * group);
+            if has_several != 0 {
+                for (keys, place) in [(src_keys, s[record::KEYS]), (dst_keys, d[record::KEYS])] {
+                    let place = lanes.without(place, lanes.equal(place, none));
+                    lanes.prefetch_rows(keys, lanes.shl::<1>(place));
+                }
+            }
             let (src_key, dst_key) = (s[record::KEY], d[record::KEY]);
             let home = pairs.homes(lanes, src_key, dst_key);
             lanes.prefetch_rows(buckets, lanes.shl::<1>(home));
@@ -260,93 +251,9 @@ fn first_ranks<L: Lanes>(
     where_set(lanes, lanes.and(is_served, is_held), ranks)
 }
 
-/// Takes classes of several keys to the pairs that have to be looked up; asks for these.
-struct ReadKeys<'a> {
-    classifier: &'a Classifier,
-    found: Found<'a>,
-    several: u64,
-    probes: &'a mut [Probe; PROBES],
-    /// Which probes are whose.
-    of_lanes: &'a mut [Range<usize>; MAX_BATCH],
-}
-
-impl Kernel for ReadKeys<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        let Self { classifier, found, several, probes, of_lanes } = self;
-        let Classifier { src, dst, pairs, .. } = classifier;
-        for lane in ones(several) {
-            let (s, d) = classifier.records(found, lane);
-            src.keys.prefetch_if(s.keys != NONE, s.keys);
-            dst.keys.prefetch_if(d.keys != NONE, d.keys);
-        }
-        let mut count = 0;
-        for lane in ones(several) {
-            let first = count;
-            let (s, d) = classifier.records(found, lane);
-            let (s_single, d_single) = (Keys::of(s.key), Keys::of(d.key));
-            let s_keys = if s.keys == NONE { &s_single } else { src.keys.get(s.keys) };
-            let d_keys = if d.keys == NONE { &d_single } else { dst.keys.get(d.keys) };
-            if s_keys.next & d_keys.next == NONE {
-                let s_meeting = meeting(lanes, s_keys, d_keys);
-                let d_meeting = meeting(lanes, d_keys, s_keys);
-                for s in ones(s_meeting.into()) {
-                    for d in ones(d_meeting.into()) {
-                        let (src, dst) = (s_keys.keys[s], d_keys.keys[d]);
-                        count += ask_for(pairs, probes.get_mut(count), src, dst);
-                    }
-                }
-            } else {
-                classifier.for_each_pair(s, d, |src, dst| {
-                    count += ask_for(pairs, probes.get_mut(count), src, dst);
-                });
-            }
-            of_lanes[lane] = first..count;
-        }
-    }
-}
-
-/// Asks for the bucket of a pair and notes it, if there is room: one without counts too, and is looked
-/// up without this help.
-#[inline(always)]
-fn ask_for(pairs: &Pairs, probe: Option<&mut Probe>, src: u32, dst: u32) -> usize {
-    let home = pairs.home(src, dst);
-    pairs.buckets.prefetch(home);
-    if let Some(probe) = probe {
-        *probe = Probe { src, dst, home };
-    }
-    1
-}
-
-/// Which of the keys of one class those of another may meet: a bit for each.
-#[inline(always)]
-fn meeting<L: Lanes>(lanes: L, keys: &Keys, others: &Keys) -> u32 {
-    let [low, high] = bytemuck::cast::<[u32; 16], [Eight; 2]>(keys.words());
-    let meets = Words::new(bytemuck::cast_slice(&others.meets));
-    let mut bits = meeting_of(lanes, lanes.load(&low), meets);
-    if keys.keys[LANES] != NONE {
-        bits |= meeting_of(lanes, lanes.load(&high), meets) << LANES;
-    }
-    bits
-}
-
-#[inline(always)]
-fn meeting_of<L: Lanes>(lanes: L, keys: L::W, meets: Words<'_>) -> u32 {
-    let bit = lanes.shr::<{ Keys::SHIFT as i32 }>(lanes.mul(keys, lanes.splat(Keys::FACTOR)));
-    let word = lanes.gather(meets, lanes.shr::<5>(bit));
-    let one = lanes.splat(1);
-    let may_meet = lanes.equal(lanes.and(lanes.shr_by(word, bit), one), one);
-    // The keys of classes are not filtered, and those that are none are no keys of classes.
-    let is_key = lanes.without(lanes.splat(NONE), lanes.equal(keys, lanes.splat(NONE)));
-    let is_class = lanes.without(is_key, lanes.signs(keys));
-    lanes.bits(lanes.or(is_class, lanes.and(may_meet, is_key)))
-}
-
 /// `ranks` where the lowest bits are set, else [`NONE`].
 #[inline(always)]
-fn where_set<L: Lanes>(lanes: L, bits: L::W, ranks: L::W) -> L::W {
+pub(super) fn where_set<L: Lanes>(lanes: L, bits: L::W, ranks: L::W) -> L::W {
     let one = lanes.splat(1);
     lanes.or(ranks, lanes.sub(lanes.and(bits, one), one))
 }
@@ -415,7 +322,7 @@ impl Kernel for ReadPairs<'_> {
 /// The entries of pairs of keys, [`PairEntry::VACANT`] where there is none: ranks, rules and
 /// services. `homes` are the buckets in which their chains begin.
 #[inline(always)]
-fn look_up_pairs<L: Lanes>(
+pub(super) fn look_up_pairs<L: Lanes>(
     lanes: L,
     buckets: Words<'_>,
     src: L::W,
@@ -428,6 +335,10 @@ fn look_up_pairs<L: Lanes>(
     // Nothing stands under no key.
     let mut is_sought =
         lanes.without(none, lanes.or(lanes.equal(src, none), lanes.equal(dst, none)));
+    // As where all classes have several.
+    if lanes.bits(is_sought) == 0 {
+        return (rank, rule, service);
+    }
     let mut home = homes;
     loop {
         let words = lanes.gather_rows(buckets, lanes.shl::<1>(home));
@@ -638,7 +549,7 @@ fn first_of_many<L: Lanes>(
 
 impl Classifier {
     #[inline(always)]
-    fn records(&self, found: Found<'_>, lane: usize) -> (&Record, &Record) {
+    pub(super) fn records(&self, found: Found<'_>, lane: usize) -> (&Record, &Record) {
         let (src, dst) = (found.src.as_flattened()[lane], found.dst.as_flattened()[lane]);
         (self.src.records.get(src), self.dst.records.get(dst))
     }
@@ -647,42 +558,22 @@ impl Classifier {
     /// wide and those of classes of several keys.
     fn go_through(&self, s: &Record, d: &Record, frame: &Frame<'_>, best: &mut u64) {
         if s.keys & d.keys == NONE {
-            let bucket = self.pairs.buckets.get(self.pairs.home(s.key, d.key));
-            self.look_up_pair(bucket, s.key, d.key, frame, best);
+            self.look_up_pair(self.pairs.home(s.key, d.key), s.key, d.key, frame, best);
         }
         self.scan_side(s, &self.dst.rows, d.wide, frame, best);
         self.scan_side(d, &self.src.rows, s.wide, frame, best);
     }
 
-    /// Lowers `best` to the first rule that is listed under any of the probes and matches.
-    #[inline(always)]
-    fn look_up_probes(&self, probes: &[Probe], frame: &Frame<'_>, best: &mut u64) {
-        for probe in probes {
-            let bucket = self.pairs.buckets.get(probe.home);
-            self.look_up_pair(bucket, probe.src, probe.dst, frame, best);
-        }
-    }
-
-    /// Lowers `best` to the first rule that is listed under any pair of keys of two classes and
-    /// matches.
-    #[inline(never)]
-    fn look_up_pairs(&self, s: &Record, d: &Record, frame: &Frame<'_>, best: &mut u64) {
-        self.for_each_pair(s, d, |src, dst| {
-            let bucket = self.pairs.buckets.get(self.pairs.home(src, dst));
-            self.look_up_pair(bucket, src, dst, frame, best);
-        });
-    }
-
     /// Lowers `best` to the first rule that is listed under a pair of keys and matches.
-    #[inline(always)]
-    fn look_up_pair<'c>(
-        &'c self,
-        mut bucket: &'c Bucket,
+    pub(super) fn look_up_pair(
+        &self,
+        home: u32,
         src: u32,
         dst: u32,
         frame: &Frame<'_>,
         best: &mut u64,
     ) {
+        let mut bucket = self.pairs.buckets.get(home);
         loop {
             if let Some(slot) = bucket.find(src, dst) {
                 let PairEntry { rank, rule, service } = bucket.entry(slot);
@@ -697,39 +588,6 @@ impl Classifier {
                 return;
             }
             bucket = self.pairs.buckets.get(bucket.next());
-        }
-    }
-
-    /// Calls `found` for every pair of keys of two classes that may be listed.
-    #[inline(always)]
-    fn for_each_pair(&self, src: &Record, dst: &Record, mut found: impl FnMut(u32, u32)) {
-        // A class without a block of keys stands for a block of at most one.
-        let (src_single, dst_single) = (Keys::of(src.key), Keys::of(dst.key));
-        let mut src_place = src.keys;
-        loop {
-            let s = if src_place == NONE { &src_single } else { self.src.keys.get(src_place) };
-            let mut dst_place = dst.keys;
-            loop {
-                let d = if dst_place == NONE { &dst_single } else { self.dst.keys.get(dst_place) };
-                let (mut some, mut count) = ([0; tables::KEYS + 1], 0);
-                for &key in d.keys.iter().take_while(|&&key| key != NONE) {
-                    some[count & 15] = key;
-                    count += usize::from(s.may_meet(key));
-                }
-                for &key in s.keys.iter().take_while(|&&key| key != NONE && count > 0) {
-                    if d.may_meet(key) {
-                        some[..count].iter().for_each(|&other| found(key, other));
-                    }
-                }
-                dst_place = d.next;
-                if dst_place == NONE {
-                    break;
-                }
-            }
-            src_place = s.next;
-            if src_place == NONE {
-                return;
-            }
         }
     }
 

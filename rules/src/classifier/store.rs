@@ -5,7 +5,7 @@
 
 use bytemuck::NoUninit;
 
-use crate::intrinsics::prefetch;
+use crate::intrinsics::advise_huge_pages;
 use crate::lanes::Words;
 
 /// A table.
@@ -25,7 +25,7 @@ impl<T> Default for Store<T> {
 impl<T: Copy> Clone for Store<T> {
     /// The log stays behind.
     fn clone(&self) -> Self {
-        Self { items: self.items.clone(), written: Vec::new() }
+        Self { items: settled(&self.items), written: Vec::new() }
     }
 }
 
@@ -54,21 +54,6 @@ impl<T: Copy> Store<T> {
     #[inline(always)]
     pub(crate) fn items(&self) -> &[T] {
         &self.items
-    }
-
-    /// Asks for the first cache line of the element at `place`.
-    #[inline(always)]
-    pub(crate) fn prefetch(&self, place: u32) {
-        prefetch(self.get(place));
-    }
-
-    /// The same where `condition` holds, and for nothing where it does not: no branch that could go
-    /// either way.
-    #[inline(always)]
-    pub(crate) fn prefetch_if(&self, condition: bool, place: u32) {
-        if let Some(item) = self.items.get(if condition { place as usize } else { 0 }) {
-            prefetch(item);
-        }
     }
 
     /// The element at `place`, to be changed.
@@ -103,6 +88,12 @@ impl<T: Copy> Store<T> {
         written
     }
 
+    /// Moves all elements to memory that is not larger than they need, by much, and in huge pages if
+    /// the system has them to give.
+    pub(crate) fn settle(&mut self) {
+        self.items = settled(&self.items);
+    }
+
     /// Makes this copy equal to `other`, from which it differs at `places` and in length at most.
     pub(crate) fn catch_up(&mut self, other: &Self, places: &[u32]) {
         let len = self.items.len().min(other.items.len());
@@ -117,4 +108,12 @@ impl<T: Copy> Store<T> {
     pub(crate) fn size_bytes(&self) -> usize {
         self.items.len() * size_of::<T>()
     }
+}
+
+/// A copy in huge pages, with room for what edits add.
+fn settled<T: Copy>(items: &[T]) -> Vec<T> {
+    let mut copy = Vec::with_capacity(items.len() + items.len() / 16);
+    advise_huge_pages(copy.spare_capacity_mut());
+    copy.extend_from_slice(items);
+    copy
 }

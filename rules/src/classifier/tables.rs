@@ -74,13 +74,10 @@ impl Record {
 /// The keys of [`Keys`] in one block.
 pub(crate) const KEYS: usize = 15;
 
-/// The keys of a class of many, and which keys of the other side they meet: one line each.
-#[derive(Clone, Copy, Debug)]
-#[repr(align(64))]
+/// The keys of a class of many: one line.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
 pub(crate) struct Keys {
-    /// A bit for each key of a part of the other side that some rule pairs with a key of this class,
-    /// by [`Keys::bit`]; other bits may be set too.
-    pub(crate) meets: [u64; 8],
     /// [`NONE`] from the first unused on.
     pub(crate) keys: [u32; KEYS],
     /// Where more are, or [`NONE`].
@@ -88,38 +85,20 @@ pub(crate) struct Keys {
 }
 
 impl Keys {
-    pub(crate) const EMPTY: Self = Self { meets: [0; 8], keys: [NONE; KEYS], next: NONE };
+    pub(crate) const EMPTY: Self = Self { keys: [NONE; KEYS], next: NONE };
 
-    /// The bit of a key is its product with the one, shifted right by the other.
-    pub(crate) const FACTOR: u32 = 0x9e37_79b1;
-    pub(crate) const SHIFT: u32 = 32 - (8 * u64::BITS).ilog2();
-
-    #[inline(always)]
-    pub(crate) fn bit(key: u32) -> u32 {
-        key.wrapping_mul(Self::FACTOR) >> Self::SHIFT
-    }
-
-    /// A block of one key or none, which may meet every other.
+    /// A block of one key or none.
     #[inline(always)]
     pub(crate) fn of(key: u32) -> Self {
-        let mut block = Self { meets: [u64::MAX; 8], ..Self::EMPTY };
+        let mut block = Self::EMPTY;
         block.keys[0] = key;
         block
     }
 
-    /// The keys, and one that is none.
+    /// The keys in two vectors; the last word is not a key.
     #[inline(always)]
-    pub(crate) fn words(&self) -> [u32; KEYS + 1] {
-        let mut words = [NONE; KEYS + 1];
-        words[..KEYS].copy_from_slice(&self.keys);
-        words
-    }
-
-    /// Whether a pair with `key` of the other side may be listed.
-    #[inline(always)]
-    pub(crate) fn may_meet(&self, key: u32) -> bool {
-        let bit = Self::bit(key);
-        key & PART_KEY == 0 || self.meets[(bit >> 6) as usize] >> (bit & 63) & 1 != 0
+    pub(crate) fn halves(&self) -> &[Eight; 2] {
+        bytemuck::cast_ref(self)
     }
 }
 
@@ -257,7 +236,7 @@ impl Bucket {
     }
 }
 
-const _: () = assert!(size_of::<Record>() == 32 && size_of::<Keys>() == 128);
+const _: () = assert!(size_of::<Record>() == 32 && size_of::<Keys>() == 64);
 const _: () = assert!(size_of::<Line>() == 64 && size_of::<Bucket>() == 64);
 
 /// Rules by pairs of keys: a hash table of buckets, each the start of a chain.
@@ -266,29 +245,63 @@ pub(crate) struct Pairs {
     pub(crate) buckets: Store<Bucket>,
     /// Buckets that keys hash to; those behind them continue chains.
     pub(crate) homes: u32,
+    /// A bit for the hash of each pair, so that most of those that are not listed are known from
+    /// little memory: a power of two of bits. More bits than these may be set.
+    pub(crate) marks: Store<u32>,
 }
 
 impl Pairs {
     /// The bucket in which the chain of a pair begins. There is none where [`Self::homes`] is zero.
     #[inline(always)]
     pub(crate) fn home(&self, src: u32, dst: u32) -> u32 {
-        let [a, b, c] = MIX;
-        let mixed = src.wrapping_mul(a);
-        let mixed = (mixed ^ mixed >> 15).wrapping_add(dst).wrapping_mul(b);
-        let mixed = (mixed ^ mixed >> 13).wrapping_mul(c);
-        ((u64::from(mixed) * u64::from(self.homes)) >> 32) as u32
+        ((u64::from(mixed(src, dst)) * u64::from(self.homes)) >> 32) as u32
     }
 
     /// [`Self::home`] of eight pairs.
     #[inline(always)]
     pub(crate) fn homes<L: Lanes>(&self, lanes: L, src: L::W, dst: L::W) -> L::W {
+        lanes.fraction(Self::mixed_lanes(lanes, src, dst), self.homes)
+    }
+
+    /// The hashes of eight pairs.
+    #[inline(always)]
+    pub(crate) fn mixed_lanes<L: Lanes>(lanes: L, src: L::W, dst: L::W) -> L::W {
         let [a, b, c] = MIX;
         let (a, b, c) = (lanes.splat(a), lanes.splat(b), lanes.splat(c));
         let mixed = lanes.mul(src, a);
         let mixed = lanes.mul(lanes.add(lanes.xor(mixed, lanes.shr::<15>(mixed)), dst), b);
-        let mixed = lanes.mul(lanes.xor(mixed, lanes.shr::<13>(mixed)), c);
-        lanes.fraction(mixed, self.homes)
+        lanes.mul(lanes.xor(mixed, lanes.shr::<13>(mixed)), c)
     }
+
+    /// How far a hash is shifted right to be the number of its mark.
+    #[inline(always)]
+    pub(crate) fn mark_shift(&self) -> u32 {
+        const MOST: u32 = u32::BITS - u32::BITS.ilog2();
+        MOST - self.marks.len().max(1).ilog2().min(MOST)
+    }
+
+    /// The word of the mark of a pair, and its bit there.
+    #[inline(always)]
+    pub(crate) fn mark(&self, src: u32, dst: u32) -> (u32, u32) {
+        let mark = mixed(src, dst) >> self.mark_shift();
+        (mark >> 5, 1 << (mark & 31))
+    }
+
+    /// Whether a pair may be listed.
+    #[inline(always)]
+    pub(crate) fn is_marked(&self, src: u32, dst: u32) -> bool {
+        let (word, bit) = self.mark(src, dst);
+        self.marks.items().get(word as usize).is_some_and(|word| word & bit != 0)
+    }
+}
+
+/// The hash of a pair.
+#[inline(always)]
+fn mixed(src: u32, dst: u32) -> u32 {
+    let [a, b, c] = MIX;
+    let mixed = src.wrapping_mul(a);
+    let mixed = (mixed ^ mixed >> 15).wrapping_add(dst).wrapping_mul(b);
+    (mixed ^ mixed >> 13).wrapping_mul(c)
 }
 
 /// Odd numbers with their bits in no order: the fractions of the golden ratio, and two primes.

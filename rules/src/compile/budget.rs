@@ -128,10 +128,11 @@ impl Budget {
 
     /// Accounts for `units` steps of work and `bytes` of memory that stay allocated.
     pub(crate) fn spend(&mut self, units: usize, bytes: usize) -> Result<(), Exceeded> {
-        self.spent_bytes = self.spent_bytes.saturating_add(bytes);
-        if self.spent_bytes > self.limits.memory_bytes {
+        let spent_bytes = self.spent_bytes.saturating_add(bytes);
+        if spent_bytes > self.limits.memory_bytes {
             return Err(Exceeded::Memory);
         }
+        self.spent_bytes = spent_bytes;
         let Some(work_left) = self.work_left.checked_sub(units.max(1)) else {
             self.work_left = 0;
             return Err(Exceeded::Time);

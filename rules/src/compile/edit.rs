@@ -16,7 +16,6 @@ use super::plan::Alternative;
 use super::services;
 use super::side::{Class, Kind, Moves, Treatment, addresses_of};
 use crate::classifier::checks::Boxes;
-use crate::classifier::tables::PART_KEY;
 use crate::classifier::{Changes, Classifier, Footprint};
 use crate::policy::edit::Delta;
 use crate::policy::{Action, Policy, Rule, RuleId};
@@ -415,19 +414,12 @@ impl Compiler {
         budget: &mut Budget,
     ) -> Result<(), Whole> {
         let &Alternative { rule, src, dst } = alternative;
-        for (side, part, other) in [(SRC, src, dst), (DST, dst, src)] {
-            let (part, classes) = (self.part(side, part), self.part(side, part).classes.clone());
-            match part.treatment {
-                // The classes of a part without a pair have no key.
-                Treatment::ByClass if part.pairs.len() == 1 => {
-                    self.renew_records(policy, side, &classes, budget)?;
-                }
-                _ => {}
-            }
-            if self.part(1 - side, other).treatment == Treatment::ByKey {
-                for class in classes {
-                    self.add_meeting(side, class, PART_KEY | other);
-                }
+        for (side, part) in [(SRC, src), (DST, dst)] {
+            let part = self.part(side, part);
+            // The classes of a part without a pair have no key.
+            if part.treatment == Treatment::ByClass && part.pairs.len() == 1 {
+                let classes = part.classes.clone();
+                self.renew_records(policy, side, &classes, budget)?;
             }
         }
         let candidate = self.candidate(policy, alternative);

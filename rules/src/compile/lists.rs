@@ -76,6 +76,9 @@ pub(super) struct ListPlaces {
     overflow: Places,
     /// Entries of [`Pairs`].
     entries: usize,
+    /// Marks that are set there, which edits never take back, and how many the compilation set.
+    marks: usize,
+    marks_planned: usize,
     /// Rules both of whose sides are wide that the plan was made for.
     wide_planned: usize,
 }
@@ -186,7 +189,7 @@ impl Compiler {
             compiler.out.crossed =
                 cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
         }
-        compiler.out.forget_written();
+        compiler.out.settle();
         compiler.spent.bytes = budget.spent_bytes();
         Ok(compiler)
     }
@@ -233,6 +236,9 @@ impl Compiler {
         budget.spend(pairs, pairs.saturating_mul(PAIR_BYTES))?;
         self.out.pairs.homes = homes_for(pairs);
         self.out.pairs.buckets.grow(self.out.pairs.homes as usize, Bucket::EMPTY);
+        let marks = mark_words_for(pairs);
+        budget.spend(1, marks * size_of::<u32>())?;
+        self.out.pairs.marks.grow(marks, 0);
         for _ in 0..self.out.pairs.homes {
             self.places.overflow.skip();
         }
@@ -242,6 +248,7 @@ impl Compiler {
             }
         }
         self.write_pairs(policy, alternatives, pairs);
+        self.places.marks_planned = self.places.marks;
         self.places.wide_planned = self.wide_rules.len();
         self.write_rows(budget)
     }
@@ -332,6 +339,11 @@ impl Compiler {
             _ => PairEntry { rank, rule: self.write_lines(rules), service: LINES },
         };
         let pairs = &mut self.out.pairs;
+        let (word, bit) = pairs.mark(src, dst);
+        if !pairs.is_marked(src, dst) {
+            *pairs.marks.get_mut(word) |= bit;
+            self.places.marks += 1;
+        }
         let mut place = pairs.home(src, dst);
         loop {
             let bucket = pairs.buckets.get(place);
@@ -397,7 +409,7 @@ impl Compiler {
                 _ => NONE,
             },
             keys: match has_block {
-                true => self.write_keys(side, parts_meet(self, side, class), &keys),
+                true => self.write_keys(side, &keys),
                 false => NONE,
             },
         };
@@ -426,17 +438,6 @@ impl Compiler {
         budget.release(record_bytes(entries, blocks * KEYS));
         self.wide[side].give_back(record.wide / stride);
         *self.side_mut(side).records.get_mut(class) = Record::EMPTY;
-    }
-
-    /// Says that the keys of a class of many keys meet one more key of the other side.
-    pub(super) fn add_meeting(&mut self, side: usize, class: u32, key: u32) {
-        let mut keys = self.side(side).records.get(class).keys;
-        let bit = Keys::bit(key);
-        while keys != NONE {
-            let block = self.side_mut(side).keys.get_mut(keys);
-            block.meets[(bit >> 6) as usize] |= 1 << (bit & 63);
-            keys = block.next;
-        }
     }
 
     fn side(&self, side: usize) -> &classifier::Side {
@@ -487,8 +488,13 @@ impl Compiler {
         self.write_pair(src, dst, &rules);
     }
 
-    /// Whether the table of pairs has become too small, or the rules with two wide sides too many.
+    /// Whether the table of pairs has become too small, its marks or the rules with two wide sides
+    /// too many.
     pub(super) fn is_crowded(&self) -> bool {
+        let marks = self.out.pairs.marks.len() * u32::BITS as usize;
+        if self.places.marks > (marks / 4).max(2 * self.places.marks_planned) {
+            return true;
+        }
         self.places.entries > 3 * self.out.pairs.homes as usize + 64
             || self.wide_rules.len() > 2 * self.places.wide_planned + 1024
     }
@@ -505,14 +511,14 @@ impl Compiler {
         next
     }
 
-    fn write_keys(&mut self, side: usize, meets: [u64; 8], keys: &[u32]) -> u32 {
+    fn write_keys(&mut self, side: usize, keys: &[u32]) -> u32 {
         let table = match side {
             SRC => &mut self.out.src.keys,
             _ => &mut self.out.dst.keys,
         };
         let mut next = NONE;
         for chunk in keys.chunks(KEYS).rev() {
-            let mut block = Keys { meets, next, ..Keys::EMPTY };
+            let mut block = Keys { next, ..Keys::EMPTY };
             block.keys[..chunk.len()].copy_from_slice(chunk);
             next = self.places.keys[side].take(table, block);
         }
@@ -685,20 +691,6 @@ fn record_bytes(rules: usize, keys: usize) -> usize {
         + keys.div_ceil(KEYS) * size_of::<Keys>()
 }
 
-/// Which keys of parts of the other side rules pair with the keys of a class.
-fn parts_meet(compiler: &Compiler, side: usize, class: u32) -> [u64; 8] {
-    let mut meets = [0u64; 8];
-    for &part in &compiler.sides[side].classes.all[class as usize].parts {
-        for &(_, other) in &compiler.part(side, part).pairs {
-            if compiler.part(1 - side, other).treatment == Treatment::ByKey {
-                let bit = Keys::bit(PART_KEY | other);
-                meets[(bit >> 6) as usize] |= 1 << (bit & 63);
-            }
-        }
-    }
-    meets
-}
-
 /// Writes the row of a set of wide parts.
 fn write_row(words: &mut [u64], parts: &[u32], bits: usize, rules_of_parts: &[Vec<u64>]) {
     let (of_parts, of_rules) = words.split_at_mut(bits);
@@ -770,6 +762,13 @@ impl WideSets {
 /// Buckets that so many entries call for: half full.
 fn homes_for(pairs: usize) -> u32 {
     (pairs * 2 / BUCKET + 1).min(u32::MAX as usize / 2) as u32
+}
+
+/// Words of marks that so many entries call for: 16 bits each, so that one in 16 to 32 pairs that are
+/// not listed is taken for one that may be, or few enough to stay in the second cache.
+fn mark_words_for(pairs: usize) -> usize {
+    let bits = pairs.saturating_mul(16).clamp(1 << 14, 1 << 22).next_power_of_two();
+    bits / u32::BITS as usize
 }
 
 fn classifier_side(map: AddressMap, macs: HashMap<Mac, u32>) -> classifier::Side {

@@ -123,6 +123,11 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn permute(self, words: __m256i, places: __m256i) -> __m256i {
+        avx2!(_mm256_permutevar8x32_epi32(words, places))
+    }
+
+    #[inline(always)]
     fn bits(self, mask: __m256i) -> u32 {
         avx2!(_mm256_movemask_ps(_mm256_castsi256_ps(mask)) as u32)
     }

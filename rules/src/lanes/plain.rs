@@ -87,6 +87,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn permute(self, words: Eight, places: Eight) -> Eight {
+        places.map(|place| words[place as usize % LANES])
+    }
+
+    #[inline(always)]
     fn bits(self, mask: Eight) -> u32 {
         (0..LANES).fold(0, |bits, lane| bits | mask[lane] >> 31 << lane)
     }
