@@ -185,12 +185,13 @@ impl Compiler {
             }
             budget.error(exceeded, "listing its rules", costs)
         })?;
+        // Edits drop what is crossed out, and so may a compilation.
+        compiler.spent.bytes = budget.spent_bytes();
         if chosen.crossed {
             compiler.out.crossed =
                 cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
         }
         compiler.out.settle();
-        compiler.spent.bytes = budget.spent_bytes();
         Ok(compiler)
     }
 
