@@ -62,7 +62,10 @@ pub(super) fn build(
     let maps = [flat_map(&compiler.out.src.map)?, flat_map(&compiler.out.dst.map)?];
     let crossed = Crossed { maps, pairs: grid(&pairs, dst)?, rules: grid(&rules, lists.classes)? };
     let size_bytes = crossed.size_bytes();
-    let fits = size_bytes <= MOST_BYTES && budget.spend(lists.work, size_bytes).is_ok();
+    // They have to fit, but edits, whose account goes on from this one, have them no more.
+    let is_granted = budget.spend(lists.work, size_bytes).is_ok();
+    budget.release(size_bytes);
+    let fits = is_granted && size_bytes <= MOST_BYTES;
     fits.then_some(crossed)
 }
 
