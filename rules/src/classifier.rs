@@ -178,6 +178,33 @@ impl Kernel for Pack<'_> {
     }
 }
 
+/// Puts the words of addresses in columns, the greatest first, and which are of IPv6, as masks.
+struct Unpack6<'a> {
+    headers: &'a [Headers],
+    addresses: &'a mut [[Column; 4]; 2],
+    is_v6: &'a mut Column,
+}
+
+impl Kernel for Unpack6<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { headers, addresses: [src, dst], is_v6 } = self;
+        for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
+            for (place, (src, dst)) in src.iter_mut().zip(dst.iter_mut()).enumerate() {
+                let [s, d] = lanes.address_words(headers, group * LANES, 3 - place);
+                lanes.store(s, &mut src[group]);
+                lanes.store(d, &mut dst[group]);
+            }
+            let kind = lanes.fields(headers, group * LANES).kind;
+            let ether_type = lanes.and(kind, lanes.splat(0xffff));
+            let of_group = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
+            lanes.store(of_group, &mut is_v6[group]);
+        }
+    }
+}
+
 /// The places of the bits that are set, ascending.
 #[inline(always)]
 fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
@@ -313,21 +340,11 @@ impl Classifier {
         classes: &mut [Column; 2],
         services: &mut Column,
     ) {
-        let mut is_v6 = EMPTY_COLUMN;
-        for lane in ones(others) {
-            is_v6.as_flattened_mut()[lane] =
-                u32::from(headers[lane].ether_type == ETHER_IPV6).wrapping_neg();
-        }
         let groups = headers.len().div_ceil(LANES);
-        let mut addresses = [EMPTY_COLUMN; 4];
-        let sides = [(&self.src, (|h| h.src) as fn(&Headers) -> u128), (&self.dst, |h| h.dst)];
-        for ((side, address), classes) in sides.into_iter().zip(&mut *classes) {
-            for lane in ones(others) {
-                let address = address(&headers[lane]);
-                for (word, column) in addresses.iter_mut().enumerate() {
-                    column.as_flattened_mut()[lane] = (address >> (96 - 32 * word)) as u32;
-                }
-            }
+        let (mut addresses, mut is_v6) = ([[EMPTY_COLUMN; 4]; 2], EMPTY_COLUMN);
+        lanes::run(Unpack6 { headers, addresses: &mut addresses, is_v6: &mut is_v6 });
+        let sides = [&self.src, &self.dst].into_iter().zip(&addresses).zip(&mut *classes);
+        for ((side, addresses), classes) in sides {
             let addresses = addresses.each_ref().map(|column| &column[..groups]);
             side.map.find6(addresses, &is_v6[..groups], &mut classes[..groups]);
         }

@@ -161,6 +161,9 @@ pub(crate) trait Lanes: Copy {
     /// The fields of the frames from `first` on, those of the last one where there is none. There
     /// is one at least.
     fn fields(self, headers: &[Headers], first: usize) -> Fields<Self::W>;
+    /// A word of the sources and of the destinations of the same frames, the lowest being 0 and the
+    /// highest 3.
+    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [Self::W; 2];
 
     /// All bits of each half of a word where `a`'s is at most `b`'s.
     fn halves_at_most(self, a: Self::W, b: Self::W) -> Self::W;
@@ -258,6 +261,9 @@ pub(crate) mod tests {
             let words = Words::new(self.table);
             let halves = Halves::new(bytemuck::cast_slice(self.table));
             let fields = lanes.fields(self.headers, self.a[0] as usize % 64);
+            let word = self.b[0] as usize % 4;
+            let [src_word, dst_word] =
+                lanes.address_words(self.headers, self.a[0] as usize % 64, word);
             let few = lanes.and(b, lanes.splat(15));
             let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(words, a);
             let odd = lanes.or(a, lanes.splat(1 << 31));
@@ -293,6 +299,8 @@ pub(crate) mod tests {
                 fields.src,
                 fields.dst,
                 fields.ports,
+                src_word,
+                dst_word,
                 // Nobody says what the uppermost byte is.
                 lanes.and(fields.kind, lanes.splat(0xff_ffff)),
                 lanes.fraction(a, self.b[0] >> 1),
@@ -321,8 +329,8 @@ pub(crate) mod tests {
     fn frames(count: usize) -> Vec<Headers> {
         (0..count)
             .map(|n| Headers {
-                src: u128::MAX << 40 | n as u128,
-                dst: u128::from(u64::MAX) << 32 | (n as u128) << 8,
+                src: (n as u128 + 1) << 100 | (n as u128 + 2) << 70 | (n as u128) << 33 | n as u128,
+                dst: u128::from(u64::MAX - n as u64) << 40 | (n as u128) << 8,
                 src_port: 3 * n as u16,
                 dst_port: u16::MAX - n as u16,
                 ether_type: 0x0800 + n as u16,

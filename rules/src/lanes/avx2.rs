@@ -30,16 +30,6 @@ impl Avx2 {
     }
 }
 
-impl Avx2 {
-    /// The words, one by one.
-    #[inline(always)]
-    fn words(self, vector: __m256i) -> Eight {
-        let mut words = [0; LANES];
-        self.store(vector, &mut words);
-        words
-    }
-}
-
 /// Calls an intrinsic in a method of [`Avx2`].
 macro_rules! avx2 {
     ($call:expr) => {
@@ -47,6 +37,39 @@ macro_rules! avx2 {
         // but through references to as many bytes as are loaded or stored.
         unsafe { $call }
     };
+}
+
+impl Avx2 {
+    /// How many words after the first frame each of those from `first` on begins, the last one where
+    /// there is none. There is one at least.
+    #[inline(always)]
+    fn frames(self, headers: &[Headers], first: usize) -> __m256i {
+        let frames = avx2!(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+        let frames = self.add(frames, self.splat(first as u32));
+        let frames = self.min(frames, self.splat(last_frame(headers)));
+        self.shl::<{ header_words::SHIFT }>(frames)
+    }
+
+    /// A word of frames, one of those up to [`header_words::KIND`].
+    ///
+    /// # Safety
+    ///
+    /// `starts` are what [`Self::frames`] says of the same frames.
+    #[inline(always)]
+    unsafe fn word_of(self, headers: &[Headers], starts: __m256i, word: usize) -> __m256i {
+        let word = headers.as_ptr().cast::<i32>().wrapping_add(word.min(header_words::KIND));
+        // SAFETY: the machine has AVX2; the caller says that the frames exist, and the word is within
+        // them and has no byte that is not of a field.
+        unsafe { _mm256_i32gather_epi32::<4>(word, starts) }
+    }
+
+    /// The words, one by one.
+    #[inline(always)]
+    fn words(self, vector: __m256i) -> Eight {
+        let mut words = [0; LANES];
+        self.store(vector, &mut words);
+        words
+    }
 }
 
 impl Lanes for Avx2 {
@@ -155,19 +178,27 @@ impl Lanes for Avx2 {
 
     #[inline(always)]
     fn fields(self, headers: &[Headers], first: usize) -> Fields<__m256i> {
-        let frames = avx2!(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let frames = self.add(frames, self.splat(first as u32));
-        let frames = self.min(frames, self.splat(last_frame(headers)));
-        let words = self.shl::<{ header_words::SHIFT }>(frames);
-        let base = headers.as_ptr().cast::<i32>();
-        // SAFETY: every frame is one of `headers` and below 2^27, and the words are within it and have
-        // no byte that is not of a field.
-        let word = |word| unsafe { _mm256_i32gather_epi32::<4>(base.wrapping_add(word), words) };
-        Fields {
-            src: word(header_words::SRC),
-            dst: word(header_words::DST),
-            ports: word(header_words::PORTS),
-            kind: word(header_words::KIND),
+        let starts = self.frames(headers, first);
+        // SAFETY: they are.
+        unsafe {
+            Fields {
+                src: self.word_of(headers, starts, header_words::SRC),
+                dst: self.word_of(headers, starts, header_words::DST),
+                ports: self.word_of(headers, starts, header_words::PORTS),
+                kind: self.word_of(headers, starts, header_words::KIND),
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [__m256i; 2] {
+        let starts = self.frames(headers, first);
+        // SAFETY: they are.
+        unsafe {
+            [
+                self.word_of(headers, starts, header_words::SRC + word % 4),
+                self.word_of(headers, starts, header_words::DST + word % 4),
+            ]
         }
     }
 

@@ -126,6 +126,17 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [Eight; 2] {
+        let last = last_frame(headers) as usize;
+        let of = |address: fn(&Headers) -> u128| {
+            std::array::from_fn(|lane| {
+                (address(&headers[(first + lane).min(last)]) >> (32 * word)) as u32
+            })
+        };
+        [of(|h| h.src), of(|h| h.dst)]
+    }
+
+    #[inline(always)]
     fn load(self, words: &Eight) -> Eight {
         *words
     }
