@@ -16,6 +16,7 @@
 //!     [`attacks`]: what attackers can do to it.
 //! 11. [`rfc2544`]: throughput, latency, loss and bursts as that RFC has them, between the ends of
 //!     [`rfc`]; [`rfc9411`]: TCP connections as that one has them.
+//! 12. [`learn`]: learning judged forward in time beside its baselines.
 //!
 //! [`random`] is where all of them get their seeded numbers from, [`heap`] how peaks of memory are
 //! measured, [`huge_pages`] where DPDK keeps its tries, [`machine`] what figures were measured on,
@@ -34,6 +35,7 @@ pub mod forwarding;
 pub mod heap;
 pub mod huge_pages;
 pub mod instructions;
+pub mod learn;
 pub mod machine;
 pub mod pipeline;
 pub mod plot;

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 
 use bulkhead_bench::{
-    analysis, attacks, classify, edits, forwarding, heap, pipeline, rfc2544, rfc9411, verify,
-    verify_edits,
+    analysis, attacks, classify, edits, forwarding, heap, learn, pipeline, rfc2544, rfc9411,
+    verify, verify_edits,
 };
 use clap::{Parser, Subcommand};
 
@@ -49,6 +49,8 @@ enum Command {
     Edits(edits::Options),
     /// Compare the analysis of policies with the truth of the linear scan, and time it.
     Analysis(analysis::Options),
+    /// Learn an allowlist from recorded hours and test it on later ones, beside other ways to make one.
+    Learn(learn::Options),
 }
 
 fn main() -> ExitCode {
@@ -58,6 +60,7 @@ fn main() -> ExitCode {
         Command::Classify(options) => classify::run(&options),
         Command::Analysis(options) => analysis::run(&options),
         Command::Attacks(options) => attacks::run(&options),
+        Command::Learn(options) => learn::run(&options).map(|()| 0),
         Command::Pipeline(options) => pipeline::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
         Command::Rfc2544(options) => rfc2544::run(&options),

@@ -1,0 +1,89 @@
+//! Decides which edges may make rules at all.
+//!
+//! An attacker who is there while the gateway learns wants its traffic learnt. What it does not
+//! control is how everybody else behaves: an edge has to succeed, to come back in another hour, and
+//! to come from a client that is not feeling its way over many peers.
+
+use std::collections::HashMap;
+
+use crate::view::{Candidate, View};
+
+/// Distinct hours that an edge has to be seen in.
+pub const HOURS: u32 = 2;
+
+/// Peers that a client may meet rarely before its rare edges look like a probe.
+const RARE_PEERS: usize = 8;
+
+/// Why an edge makes no rule by itself.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Doubt {
+    /// Nobody ever answered.
+    Unanswered,
+    /// It was seen in one hour only: more time will tell.
+    Once,
+    /// Its client met too many new peers in the hour in which the edge began.
+    Sweep,
+    /// Its client met many peers, each rarely: a slow probe, or a job that somebody knows about.
+    Probe,
+}
+
+impl Doubt {
+    /// As reports say it.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Unanswered => "never answered",
+            Self::Once => "seen in one hour only",
+            Self::Sweep => "its client met too many new peers at once",
+            Self::Probe => "its client met many peers, each rarely",
+        }
+    }
+}
+
+/// Edges of a view, told apart.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Admission {
+    pub(crate) admitted: Vec<Candidate>,
+    pub(crate) doubted: Vec<(Candidate, Doubt)>,
+}
+
+/// Tells the edges that may make rules from those that somebody has to look at.
+pub(crate) fn admit(view: View) -> Admission {
+    let rare_hours = HOURS.max(view.hours / 12);
+    let probing = probing(&view, rare_hours);
+    let mut admission = Admission::default();
+    admission.admitted.reserve(view.edges.len());
+    for edge in view.edges {
+        let is_probe = edge.hours <= rare_hours
+            && probing.get(&edge.client).is_some_and(|&peers| peers >= RARE_PEERS);
+        let doubt = if edge.evidence.failed && !edge.evidence.answered {
+            Doubt::Unanswered
+        } else if edge.evidence.swept {
+            Doubt::Sweep
+        } else if is_probe {
+            Doubt::Probe
+        } else if edge.hours < HOURS {
+            Doubt::Once
+        } else {
+            admission.admitted.push(edge);
+            continue;
+        };
+        admission.doubted.push((edge, doubt));
+    }
+    admission
+}
+
+/// How many peers each client meets over nothing but rare edges.
+fn probing(view: &View, rare_hours: u32) -> HashMap<u32, usize> {
+    let mut steady = HashMap::new();
+    for edge in &view.edges {
+        let hours = steady.entry((edge.client, edge.server)).or_insert(0);
+        *hours = edge.hours.max(*hours);
+    }
+    let mut peers = HashMap::new();
+    for ((client, _), hours) in steady {
+        if hours <= rare_hours {
+            *peers.entry(client).or_insert(0) += 1;
+        }
+    }
+    peers
+}
