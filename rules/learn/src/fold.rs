@@ -136,7 +136,10 @@ impl<'r> Units<'r> {
         distinct(&mut servers);
         let tight = area(clients.len(), servers.len());
         let saved = u64::from(costs.unused) * (whole - tight);
-        if saved <= u64::from(costs.rule) {
+        let are_most =
+            2 * clients.len() >= all_clients.len() && 2 * servers.len() >= all_servers.len();
+        let is_shared = clients.len() > 1 || all_clients.len() == 1;
+        if saved <= u64::from(costs.rule) || (are_most && is_shared) {
             return (client, server, false);
         }
         let is_exception = clients.len() == 1 && all_clients.len() > 1;

@@ -22,8 +22,8 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self {
-            roles: roles::Costs { rule: 30, unused: 12, by_rarity: true },
-            rules: fold::Costs { rule: 30, unused: 4, name: 2, slack: 4 },
+            roles: roles::Costs { rule: 30, unused: 14, by_rarity: true },
+            rules: fold::Costs { rule: 45, unused: 4, name: 2, slack: 4 },
             ports_are_ordered: true,
         }
     }
