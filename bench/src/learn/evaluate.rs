@@ -2,8 +2,9 @@
 
 use std::collections::{HashMap, HashSet};
 
+use bulkhead_learn::confidence;
 use bulkhead_learn::learn::{self, Options, Proposal};
-use bulkhead_learn::observe::HostKey;
+use bulkhead_learn::observe::{HostKey, Service};
 use bulkhead_learn::store::{HostId, Store};
 use serde::Serialize;
 
@@ -12,7 +13,7 @@ use super::data::{self, Flow};
 use super::metrics::{self, Allowed};
 
 /// Blocks of learning time that are held out in turns for the prediction.
-const BLOCKS: usize = 4;
+const BLOCKS: usize = confidence::BLOCKS as usize;
 
 /// The mean similarity down to which average linkage joins: a distance of 0.2.
 const JACCARD: f64 = 0.8;
@@ -102,6 +103,8 @@ pub struct Line {
     pub overpermission_ports: f64,
     /// The mean share of all hosts that one compromised host reaches in the end.
     pub reach: f64,
+    /// Edges of attackers, seen in learning, that the policy permits.
+    pub attack_edges: usize,
     /// Adjusted Rand index of the groups against the true ones.
     pub ari: Option<f64>,
     /// Adjusted mutual information likewise.
@@ -117,6 +120,8 @@ pub struct Setting<'d> {
     pub learn: usize,
     /// True groups, where they are known.
     pub truth: &'d HashMap<u32, u32>,
+    /// Edges that only attackers use, where they are known.
+    pub attacks: &'d HashSet<(u32, u32, Service)>,
     /// How to learn.
     pub options: Options,
 }
@@ -133,6 +138,14 @@ pub fn measure(setting: &Setting<'_>, method: Method) -> Option<Line> {
     let used = used.iter().filter(|(client, server, _)| client != server).count().max(1);
     let used_ports = ever.plain().iter().filter(|(c, s, _)| c != s).count().max(1);
     let (pairs, ports) = made.policy.size();
+    let attacked: HashSet<_> = learnt
+        .iter()
+        .flatten()
+        .map(|flow| (flow.client, flow.server, flow.service))
+        .filter(|edge| {
+            setting.attacks.contains(edge) && made.policy.permits(edge.0, edge.1, edge.2)
+        })
+        .collect();
     let hosts: Vec<u32> = ever.numbers.clone();
     let (ari, ami) = metrics::agreement(&made.groups, setting.truth);
     let share = |denied: u64| denied as f64 / denials.flow_hours.max(1) as f64;
@@ -150,21 +163,38 @@ pub fn measure(setting: &Setting<'_>, method: Method) -> Option<Line> {
         overpermission: pairs as f64 / used as f64,
         overpermission_ports: ports as f64 / used_ports as f64,
         reach: made.policy.mean_reach(&hosts),
+        attack_edges: attacked.len(),
         ari: ari.is_finite().then_some(ari),
         ami: ami.is_finite().then_some(ami),
     })
 }
 
-/// The share of flow-hours denied in blocks of the learning time, each by a policy that was learnt
-/// from the others.
+/// What the policy of all learning time would deny, by relearning without one block of it and
+/// without two, and following the curve on to all of it.
 fn predict(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method) -> f64 {
+    let one = held_out(setting, learnt, method, 1);
+    let two = held_out(setting, learnt, method, 2);
+    confidence::extrapolate(one, two)
+}
+
+/// The share of flow-hours denied in so many blocks of the learning time, each time by a policy that
+/// was learnt from the others.
+fn held_out(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method, blocks: u32) -> f64 {
     let (mut denied, mut all) = (0, 0);
-    for block in 0..BLOCKS {
-        let (from, to) = (learnt.len() * block / BLOCKS, learnt.len() * (block + 1) / BLOCKS);
-        let mut rest = learnt.to_vec();
-        rest[from..to].iter_mut().for_each(Vec::clear);
-        let Some(made) = make(setting, &rest, method) else { continue };
-        let denials = metrics::denials(&made.policy, &learnt[from..to], &HashSet::new());
+    for chosen in confidence::choices(blocks) {
+        let is_out = |hour: usize| {
+            // As the learner cuts it: block b ends where b + 1 quarters of the time do.
+            let ends = |block: usize| learnt.len() * (block + 1) / BLOCKS;
+            let block = (0..BLOCKS).find(|&block| hour < ends(block)).unwrap_or(BLOCKS - 1);
+            chosen >> block & 1 == 1
+        };
+        let part = |out: bool| -> Vec<Vec<Flow>> {
+            let chosen = |at| if is_out(at) == out { learnt[at].clone() } else { Vec::new() };
+            (0..learnt.len()).map(chosen).collect()
+        };
+        let Some(made) = make(setting, &part(false), method) else { continue };
+        let rest = part(true);
+        let denials = metrics::denials(&made.policy, &rest, &HashSet::new());
         denied += denials.denied;
         all += denials.flow_hours;
     }

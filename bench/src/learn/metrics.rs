@@ -135,7 +135,8 @@ pub fn denials(policy: &Allowed, hours: &[Vec<Flow>], seen: &HashSet<u32>) -> De
     let mut denials = Denials::default();
     let mut verdicts: HashMap<(u32, u32, Service), bool> = HashMap::new();
     let mut hosts = HashSet::new();
-    for flow in hours.iter().flatten() {
+    // What nobody answered is not missed.
+    for flow in hours.iter().flatten().filter(|flow| !flow.failed) {
         hosts.extend([flow.client, flow.server]);
         denials.flow_hours += 1;
         let key = (flow.client, flow.server, flow.service);

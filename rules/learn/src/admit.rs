@@ -14,6 +14,9 @@ pub const HOURS: u32 = 2;
 /// Peers that a client may meet rarely before its rare edges look like a probe.
 const RARE_PEERS: usize = 8;
 
+/// Hours of learning under which nothing but a single hour is rare.
+const SHORT: u32 = 12;
+
 /// Why an edge makes no rule by itself.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Doubt {
@@ -48,7 +51,8 @@ pub(crate) struct Admission {
 
 /// Tells the edges that may make rules from those that somebody has to look at.
 pub(crate) fn admit(view: View) -> Admission {
-    let rare_hours = HOURS.max(view.hours / 12);
+    // Over a short time everything is rare.
+    let rare_hours = if view.hours < SHORT { 1 } else { HOURS.max(view.hours / 12) };
     let probing = probing(&view, rare_hours);
     let mut admission = Admission::default();
     admission.admitted.reserve(view.edges.len());
@@ -74,15 +78,14 @@ pub(crate) fn admit(view: View) -> Admission {
 
 /// How many peers each client meets over nothing but rare edges.
 fn probing(view: &View, rare_hours: u32) -> HashMap<u32, usize> {
-    let mut steady = HashMap::new();
-    for edge in &view.edges {
-        let hours = steady.entry((edge.client, edge.server)).or_insert(0);
-        *hours = edge.hours.max(*hours);
-    }
+    let mut pairs: Vec<(u32, u32, u32)> =
+        view.edges.iter().map(|edge| (edge.client, edge.server, edge.hours)).collect();
+    pairs.sort_unstable();
     let mut peers = HashMap::new();
-    for ((client, _), hours) in steady {
-        if hours <= rare_hours {
-            *peers.entry(client).or_insert(0) += 1;
+    for same in pairs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
+        // In order: the last is the pair's steadiest.
+        if same.last().is_some_and(|&(.., hours)| hours <= rare_hours) {
+            *peers.entry(same[0].0).or_insert(0) += 1;
         }
     }
     peers
