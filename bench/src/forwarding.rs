@@ -1,13 +1,15 @@
 //! The gateway against `dpdk-testpmd`: the same pair of DPDK devices, the same frames, one core.
 //!
 //! Frames come from `net_pcap`, which replays a capture from memory for ever, and go to `net_null`,
-//! so that neither a wire nor the kernel sets the pace. `testpmd` in `io` mode moves buffers and looks
-//! at nothing: it is the floor that the drivers themselves cost.
+//! so that neither a wire nor the kernel sets the pace; or they go round a pair of devices for ever, see
+//! [`circle`]. `testpmd` in `io` mode moves buffers and looks at nothing: it is the floor that the
+//! drivers themselves cost. In `macswap` mode it exchanges the addresses of each frame.
 //!
 //! The rate is packets by the forwarding thread's processor time, not by the clock on the wall: a
 //! machine that has other work slows all contenders, and this leaves their time out. Caches that
 //! others use are still felt, so contenders take turns and medians are compared.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
@@ -16,9 +18,15 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bulkhead_pipeline::worker::Stage;
 use serde::Serialize;
 
 use crate::machine::{self, Machine, median};
+use crate::tsc;
+
+mod circle;
+
+use circle::Circle;
 
 /// What to measure, and with what.
 #[derive(clap::Args, Clone, Debug)]
@@ -29,6 +37,9 @@ pub struct Options {
     /// The policy that the gateway enforces.
     #[arg(long, default_value = "deploy/examples/plant-line.yaml")]
     pub policy: PathBuf,
+    /// Devices: `pcap` (from a capture in memory to nowhere), `memif`, `ring` (frames go round).
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "pcap,memif,ring")]
+    devices: Vec<Devices>,
     /// How often each contender runs for each kind of traffic.
     #[arg(long, default_value_t = 5)]
     pub repeat: usize,
@@ -44,22 +55,94 @@ pub struct Options {
     /// Where `perf report` of one run of the gateway for each kind of traffic goes.
     #[arg(long)]
     pub profile: Option<PathBuf>,
+    /// What runs as a process of its own: a worker on devices on which frames go round.
+    #[arg(long, hide = true, requires = "folder")]
+    forward: Option<Circle>,
+    /// Its folder for a socket.
+    #[arg(long, hide = true)]
+    folder: Option<PathBuf>,
+    /// Whether it takes the time of each stage.
+    #[arg(long, hide = true)]
+    staged: bool,
+}
+
+/// On what to measure.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
+enum Devices {
+    /// `net_pcap` to `net_null`, in one direction.
+    Pcap,
+    /// Two `net_memif`, each the other's other end, in both.
+    Memif,
+    /// Two `net_ring`, each its own other end, in both.
+    Ring,
 }
 
 /// One kind of traffic.
 #[derive(Clone, Copy, Debug)]
 struct Traffic {
     name: &'static str,
+    devices: Devices,
     flows: u16,
     permitted: bool,
 }
 
-/// UDP between the two controllers of the example policy, or from a stranger to one of them.
-const TRAFFIC: [Traffic; 3] = [
-    Traffic { name: "permitted, 1,024 flows", flows: 1_024, permitted: true },
-    Traffic { name: "permitted, 16,384 flows", flows: 16_384, permitted: true },
-    Traffic { name: "denied, 1,024 flows", flows: 1_024, permitted: false },
+/// UDP between the two controllers of the example policy, or from a stranger to one of them; and as
+/// many frames that go round as their rings hold well.
+const TRAFFIC: [Traffic; 5] = [
+    Traffic {
+        name: "pcap, permitted, 1,024 flows",
+        devices: Devices::Pcap,
+        flows: 1_024,
+        permitted: true,
+    },
+    Traffic {
+        name: "pcap, permitted, 16,384 flows",
+        devices: Devices::Pcap,
+        flows: 16_384,
+        permitted: true,
+    },
+    Traffic {
+        name: "pcap, denied, 1,024 flows",
+        devices: Devices::Pcap,
+        flows: 1_024,
+        permitted: false,
+    },
+    Traffic {
+        name: "memif, 512 flows both ways",
+        devices: Devices::Memif,
+        flows: 512,
+        permitted: true,
+    },
+    Traffic {
+        name: "ring, 512 flows both ways",
+        devices: Devices::Ring,
+        flows: 512,
+        permitted: true,
+    },
 ];
+
+impl Traffic {
+    fn circle(&self) -> Option<Circle> {
+        match self.devices {
+            Devices::Pcap => None,
+            Devices::Memif => Some(Circle::Memif),
+            Devices::Ring => Some(Circle::Ring),
+        }
+    }
+
+    /// Those that can be compared. The gateway's binary has no means to put the first frames on devices
+    /// on which they go round: there its worker runs in a process of this program.
+    fn contenders(&self) -> &'static [Contender] {
+        match self.devices {
+            Devices::Pcap => {
+                &[Contender::Io, Contender::Macswap, Contender::Enforce, Contender::Observe]
+            }
+            Devices::Memif | Devices::Ring => {
+                &[Contender::Io, Contender::Macswap, Contender::Worker]
+            }
+        }
+    }
+}
 
 /// Who forwards.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -68,10 +151,10 @@ enum Contender {
     Macswap,
     Enforce,
     Observe,
+    Worker,
+    /// The same with a reading of the time-stamp counter after each stage of each burst: not compared.
+    StagedWorker,
 }
-
-const CONTENDERS: [Contender; 4] =
-    [Contender::Io, Contender::Macswap, Contender::Enforce, Contender::Observe];
 
 impl Contender {
     fn name(self) -> &'static str {
@@ -80,6 +163,7 @@ impl Contender {
             Self::Macswap => "testpmd macswap",
             Self::Enforce => "bulkhead enforce",
             Self::Observe => "bulkhead observe",
+            Self::Worker | Self::StagedWorker => "bulkhead worker",
         }
     }
 }
@@ -107,6 +191,10 @@ struct Outcome {
     packets_per_core_second: f64,
     cycles_per_packet: f64,
     ratio_to_io: f64,
+    ratio_to_macswap: f64,
+    /// Cycles a packet by stage, of a run of its own.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    stages: BTreeMap<String, f64>,
     runs: Vec<Run>,
 }
 
@@ -125,25 +213,34 @@ struct Results {
 ///
 /// A program is missing or says something unexpected, or a file cannot be written.
 pub fn run(options: &Options) -> io::Result<()> {
+    if let (Some(circle), Some(folder)) = (options.forward, &options.folder) {
+        return circle::forward(circle, folder, options.core, options.staged);
+    }
     let folder = tempfile::tempdir()?;
     let load_before = machine::load();
     let mut outcomes = Vec::new();
-    for traffic in TRAFFIC {
-        let capture = folder.path().join("traffic.pcap");
-        fs::write(&capture, capture_of(traffic))?;
-        let mut runs = [const { Vec::new() }; CONTENDERS.len()];
+    let chosen = |traffic: &&Traffic| options.devices.contains(&traffic.devices);
+    for traffic in TRAFFIC.iter().filter(chosen) {
+        let place = Bench { traffic, folder: folder.path(), options };
+        fs::write(place.capture(), capture_of(*traffic))?;
+        let contenders = traffic.contenders();
+        let mut runs = vec![Vec::new(); contenders.len()];
         for round in 0..options.repeat {
-            for (contender, runs) in CONTENDERS.iter().zip(&mut runs) {
-                let run = measure(*contender, &capture, folder.path(), options, None)?;
+            for (contender, runs) in contenders.iter().zip(&mut runs) {
+                let (run, _) = place.measure(*contender, None)?;
                 eprintln!("{}, {}, round {}: {run:?}", traffic.name, contender.name(), round + 1);
                 runs.push(run);
             }
         }
-        outcomes.extend(summarise(traffic, runs));
-        if let Some(profile) = &options.profile {
+        let mut summary = summarise(traffic, runs);
+        if let (Some(_), Some(last)) = (traffic.circle(), summary.last_mut()) {
+            last.stages = place.measure(Contender::StagedWorker, None)?.1;
+        }
+        outcomes.extend(summary);
+        if let (Some(profile), None) = (&options.profile, traffic.circle()) {
             let report =
                 profile.with_extension(format!("{}.txt", traffic.name.replace([',', ' '], "")));
-            measure(Contender::Enforce, &capture, folder.path(), options, Some(&report))?;
+            place.measure(Contender::Enforce, Some(&report))?;
             println!("profile: {}", report.display());
         }
     }
@@ -160,19 +257,24 @@ pub fn run(options: &Options) -> io::Result<()> {
     Ok(())
 }
 
-fn summarise(traffic: Traffic, runs: [Vec<Run>; CONTENDERS.len()]) -> Vec<Outcome> {
+fn summarise(traffic: &Traffic, runs: Vec<Vec<Run>>) -> Vec<Outcome> {
     let hertz = machine::processor_mhz() * 1e6;
-    let rates = runs.each_ref().map(|runs| median(runs.iter().map(Run::rate).collect()));
-    CONTENDERS
+    let rates: Vec<f64> =
+        runs.iter().map(|runs| median(runs.iter().map(Run::rate).collect())).collect();
+    let ratio = |rate: f64, to: usize| rates.get(to).map_or(f64::NAN, |other| rate / other);
+    traffic
+        .contenders()
         .iter()
         .zip(runs)
-        .zip(rates)
-        .map(|((contender, runs), rate)| Outcome {
+        .zip(&rates)
+        .map(|((contender, runs), &rate)| Outcome {
             traffic: traffic.name,
             contender: contender.name(),
             packets_per_core_second: rate,
             cycles_per_packet: hertz / rate,
-            ratio_to_io: rate / rates[0],
+            ratio_to_io: ratio(rate, 0),
+            ratio_to_macswap: ratio(rate, 1),
+            stages: BTreeMap::new(),
             runs,
         })
         .collect()
@@ -184,61 +286,117 @@ fn print(results: &Results) {
         "{processor}, Linux {kernel}, {dpdk}, commit {commit}, load {load_before} at the start"
     );
     println!(
-        "{:<26} {:<18} {:>10} {:>12} {:>8}",
-        "traffic", "contender", "Mpps/core", "cycles/pkt", "of io"
+        "{:<30} {:<18} {:>10} {:>12} {:>8} {:>11}",
+        "traffic", "contender", "Mpps/core", "cycles/pkt", "of io", "of macswap"
     );
     for outcome in &results.outcomes {
         println!(
-            "{:<26} {:<18} {:>10.2} {:>12.0} {:>7.0}%",
+            "{:<30} {:<18} {:>10.2} {:>12.0} {:>7.0}% {:>10.0}%",
             outcome.traffic,
             outcome.contender,
             outcome.packets_per_core_second / 1e6,
             outcome.cycles_per_packet,
             outcome.ratio_to_io * 100.0,
+            outcome.ratio_to_macswap * 100.0,
         );
+        if !outcome.stages.is_empty() {
+            let stages: Vec<String> = (outcome.stages.iter())
+                .map(|(stage, cycles)| format!("{stage} {cycles:.0}"))
+                .collect();
+            println!("{:<30} cycles by stage: {}", "", stages.join(", "));
+        }
     }
 }
 
-/// Runs a contender once; with `profile`, lets `perf` watch it and writes its report there.
-fn measure(
-    contender: Contender,
-    capture: &Path,
-    folder: &Path,
-    options: &Options,
-    profile: Option<&Path>,
-) -> io::Result<Run> {
-    let mut process = match contender {
-        Contender::Io => Process::testpmd("io", capture, options)?,
-        Contender::Macswap => Process::testpmd("macswap", capture, options)?,
-        Contender::Enforce => Process::gateway("enforce", capture, folder, options)?,
-        Contender::Observe => Process::gateway("observe", capture, folder, options)?,
-    };
-    process.wait_until_forwarding()?;
-    let warming = process.sample()?;
-    thread::sleep(Duration::from_secs(2));
-    let before = process.sample()?;
-    let begin = Instant::now();
-    if let Some(path) = profile {
-        process.profile(before.busiest_since(&warming.threads)?, options.seconds, path)?;
-    } else {
-        thread::sleep(Duration::from_secs(options.seconds));
+/// One kind of traffic, about to be measured.
+struct Bench<'a> {
+    traffic: &'a Traffic,
+    folder: &'a Path,
+    options: &'a Options,
+}
+
+impl Bench<'_> {
+    fn capture(&self) -> PathBuf {
+        self.folder.join("traffic.pcap")
     }
-    let after = process.sample()?;
-    let thread = after.busiest_since(&before.threads)?;
-    Ok(Run {
-        packets: after.packets - before.packets,
-        busy_ns: after.busy_of(thread) - before.busy_of(thread),
-        wall_ns: begin.elapsed().as_nanos() as u64,
-    })
+
+    /// The two devices.
+    fn devices(&self) -> [String; 2] {
+        match self.traffic.circle() {
+            Some(circle) => circle.devices(self.folder),
+            None => [source(&self.capture()), SINK.to_owned()],
+        }
+    }
+
+    fn start(&self, contender: Contender) -> io::Result<Process> {
+        // A predecessor's socket, which nobody listens to.
+        let _ = fs::remove_file(self.folder.join("memif.sock"));
+        match (contender, self.traffic.circle()) {
+            (Contender::Io, _) => Process::testpmd("io", self),
+            (Contender::Macswap, _) => Process::testpmd("macswap", self),
+            (Contender::Worker, Some(circle)) => Process::worker(circle, self, false),
+            (Contender::StagedWorker, Some(circle)) => Process::worker(circle, self, true),
+            (Contender::Observe, _) => Process::gateway("observe", self),
+            (Contender::Enforce | Contender::Worker | Contender::StagedWorker, _) => {
+                Process::gateway("enforce", self)
+            }
+        }
+    }
+
+    /// Runs a contender once; with `profile`, lets `perf` watch it and writes its report there. Returns
+    /// the cycles of its stages as well, where it tells.
+    fn measure(
+        &self,
+        contender: Contender,
+        profile: Option<&Path>,
+    ) -> io::Result<(Run, BTreeMap<String, f64>)> {
+        let seconds = self.options.seconds;
+        let mut process = self.start(contender)?;
+        process.wait_until_forwarding()?;
+        let warming = process.sample()?;
+        thread::sleep(Duration::from_secs(2));
+        let before = process.sample()?;
+        let begin = Instant::now();
+        if let Some(path) = profile {
+            process.profile(before.busiest_since(&warming.threads)?, seconds, path)?;
+        } else {
+            thread::sleep(Duration::from_secs(seconds));
+        }
+        let after = process.sample()?;
+        let thread = after.busiest_since(&before.threads)?;
+        let run = Run {
+            packets: after.packets - before.packets,
+            busy_ns: after.busy_of(thread) - before.busy_of(thread),
+            wall_ns: begin.elapsed().as_nanos() as u64,
+        };
+        Ok((run, after.stages_since(&before)))
+    }
 }
 
 /// Packets so far, and the processor time of every thread so far.
 struct Sample {
     packets: u64,
     threads: Vec<(u32, u64)>,
+    /// Ticks of each stage so far, where the contender tells.
+    stages: Vec<u64>,
 }
 
 impl Sample {
+    /// Cycles a packet since `before`, less what it costs to tell. A processor that others use as well
+    /// stops a stage in its middle, and the time counts for it: read them as shares there.
+    fn stages_since(&self, before: &Self) -> BTreeMap<String, f64> {
+        let packets = (self.packets - before.packets).max(1) as f64;
+        let telling = tsc::cost() as f64 / 64.0;
+        let ticks = self.stages.iter().zip(&before.stages).map(|(after, before)| after - before);
+        Stage::ALL
+            .iter()
+            .zip(ticks)
+            .map(|(stage, ticks)| {
+                (format!("{stage:?}").to_lowercase(), (ticks as f64 / packets - telling).max(0.0))
+            })
+            .collect()
+    }
+
     fn busy_of(&self, thread: u32) -> u64 {
         self.threads.iter().find(|(id, _)| *id == thread).map_or(0, |(_, busy)| *busy)
     }
@@ -260,36 +418,73 @@ impl Sample {
 /// A contender that runs; ended when dropped.
 struct Process {
     child: Child,
-    /// Where testpmd answers; the gateway answers over HTTP.
-    answers: Option<BufReader<ChildStdout>>,
+    answers: Answers,
+}
+
+/// How a contender tells what it did.
+enum Answers {
+    /// testpmd, on its standard output.
+    Testpmd(BufReader<ChildStdout>),
+    /// A worker, one line of numbers for each question.
+    Worker(BufReader<ChildStdout>),
+    /// The gateway, over HTTP.
+    Metrics,
 }
 
 /// Where the gateway's metrics are during a run.
 const METRICS: &str = "127.0.0.1:9631";
 
 impl Process {
-    fn testpmd(mode: &str, capture: &Path, options: &Options) -> io::Result<Self> {
+    fn testpmd(mode: &str, bench: &Bench<'_>) -> io::Result<Self> {
+        let [first, second] = bench.devices();
+        let goes_round = bench.traffic.circle().is_some();
+        let buffers = if goes_round { circle::BUFFERS } else { 65_536 };
         // By lines, because its output goes to a pipe.
         let mut child = Command::new("stdbuf")
             .args(["--output=L", "dpdk-testpmd"])
             .args(["--in-memory", "--no-pci", "--no-telemetry", "--iova-mode=va"])
-            .arg(format!("--lcores=0@0,1@{}", options.core))
-            .arg(format!("--vdev={}", source(capture)))
-            .arg(format!("--vdev={SINK}"))
+            .arg(format!("--lcores=0@0,1@{}", bench.options.core))
+            .arg(format!("--vdev={first}"))
+            .arg(format!("--vdev={second}"))
             .args(["--", "--interactive", "--burst=64", "--nb-cores=1", "--txd=1024", "--rxd=1024"])
-            .args(["--total-num-mbufs=65536", &format!("--forward-mode={mode}")])
+            .args([&format!("--txpkts={FRAME_BYTES}"), "--txonly-multi-flow", "--mbcache=256"])
+            .arg(format!("--total-num-mbufs={buffers}"))
+            .arg(format!("--forward-mode={mode}"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::null())
             .spawn()
             .map_err(|error| said("dpdk-testpmd", &error))?;
-        let answers = child.stdout.take().map(BufReader::new);
-        let mut process = Self { child, answers };
-        process.tell("start")?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
+        let mut process = Self { child, answers: Answers::Testpmd(BufReader::new(output)) };
+        if goes_round {
+            // Until both ends of the shared memory have met: what is sent before is lost.
+            thread::sleep(Duration::from_secs(2));
+            process.tell(&format!("start tx_first {}", circle::SEED_BURSTS))?;
+        } else {
+            process.tell("start")?;
+        }
         Ok(process)
     }
 
-    fn gateway(mode: &str, capture: &Path, folder: &Path, options: &Options) -> io::Result<Self> {
+    fn worker(circle: Circle, bench: &Bench<'_>, staged: bool) -> io::Result<Self> {
+        let circle = clap::ValueEnum::to_possible_value(&circle)
+            .ok_or_else(|| io::Error::other("no such devices"))?;
+        let mut child = Command::new(std::env::current_exe()?)
+            .args(["forwarding", "--forward", circle.get_name(), "--folder"])
+            .arg(bench.folder)
+            .arg(format!("--core={}", bench.options.core))
+            .args(staged.then_some("--staged"))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()?;
+        let output = child.stdout.take().ok_or_else(|| io::Error::other("no output"))?;
+        Ok(Self { child, answers: Answers::Worker(BufReader::new(output)) })
+    }
+
+    fn gateway(mode: &str, bench: &Bench<'_>) -> io::Result<Self> {
+        let Bench { folder, options, .. } = bench;
+        let [first, second] = bench.devices();
         let config = folder.join("gateway.toml");
         let policy = fs::canonicalize(&options.policy)?;
         fs::write(
@@ -297,13 +492,12 @@ impl Process {
             format!(
                 "policy = {policy:?}\nstate-dir = {:?}\ncontrol-socket = {:?}\n\
                  workers = 1\ncores = [{}]\npoll = \"busy\"\n\
-                 [[wire]]\nname = \"bench\"\ninside = {:?}\noutside = {SINK:?}\nmode = {mode:?}\n\
+                 [[wire]]\nname = \"bench\"\ninside = {first:?}\noutside = {second:?}\nmode = {mode:?}\n\
                  [flows]\ncapacity = 131072\nper-source-limit = 65536\n\
                  [metrics]\nlisten = \"{METRICS}\"\n",
                 folder.join("state"),
                 folder.join("control.sock"),
                 options.core,
-                source(capture),
             ),
         )?;
         let child = Command::new(&options.gateway)
@@ -315,7 +509,7 @@ impl Process {
             .stderr(fs::File::create(folder.join("gateway.log"))?)
             .spawn()
             .map_err(|error| said(&options.gateway.display().to_string(), &error))?;
-        Ok(Self { child, answers: None })
+        Ok(Self { child, answers: Answers::Metrics })
     }
 
     fn wait_until_forwarding(&mut self) -> io::Result<()> {
@@ -324,7 +518,7 @@ impl Process {
             if let Some(status) = self.child.try_wait()? {
                 return Err(io::Error::other(format!("a contender ended: {status}")));
             }
-            if self.packets().is_ok_and(|packets| packets > 0) {
+            if self.numbers().is_ok_and(|numbers| numbers.first().is_some_and(|&first| first > 0)) {
                 return Ok(());
             }
             thread::sleep(Duration::from_millis(200));
@@ -333,7 +527,7 @@ impl Process {
     }
 
     fn sample(&mut self) -> io::Result<Sample> {
-        let packets = self.packets()?;
+        let numbers = self.numbers()?;
         let mut threads = Vec::new();
         for task in fs::read_dir(format!("/proc/{}/task", self.child.id()))?.flatten() {
             let Some(id) = task.file_name().to_str().and_then(|name| name.parse().ok()) else {
@@ -344,36 +538,56 @@ impl Process {
             let busy = times.split(' ').next().and_then(|busy| busy.parse().ok());
             threads.push((id, busy.ok_or_else(|| io::Error::other("no schedstat"))?));
         }
-        Ok(Sample { packets, threads })
+        let (&packets, stages) =
+            numbers.split_first().ok_or_else(|| io::Error::other("a contender has ended"))?;
+        Ok(Sample { packets, threads, stages: stages.to_vec() })
     }
 
-    /// Frames received so far.
-    fn packets(&mut self) -> io::Result<u64> {
-        if self.answers.is_some() {
-            return self.testpmd_packets();
+    /// Frames received so far, then what the contender tells besides.
+    fn numbers(&mut self) -> io::Result<Vec<u64>> {
+        match self.answers {
+            Answers::Testpmd(_) => self.tell("show port stats all")?,
+            Answers::Worker(_) => self.tell("")?,
+            Answers::Metrics => {}
         }
-        let page = metrics()?;
-        let line = page.lines().find(|line| {
-            line.starts_with("bulkhead_received_packets_total{") && line.contains("port=\"inside\"")
-        });
-        line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
-            .map(|packets| packets as u64)
-            .ok_or_else(|| io::Error::other("the gateway's metrics have no received packets"))
-    }
-
-    fn testpmd_packets(&mut self) -> io::Result<u64> {
-        self.tell("show port stats 0")?;
-        let answers =
-            self.answers.as_mut().ok_or_else(|| io::Error::other("testpmd has no output"))?;
+        let ended = || io::Error::other("a contender has ended");
         let mut line = String::new();
-        while answers.read_line(&mut line)? > 0 {
-            if let Some(rest) = line.trim_start().strip_prefix("RX-packets:") {
-                let count = rest.split_whitespace().next().and_then(|word| word.parse().ok());
-                return count.ok_or_else(|| io::Error::other("testpmd counts no packets"));
+        match &mut self.answers {
+            Answers::Testpmd(output) => {
+                let (mut ports, mut sum) = (0, 0);
+                while ports < 2 {
+                    line.clear();
+                    if output.read_line(&mut line)? == 0 {
+                        return Err(ended());
+                    }
+                    if let Some(rest) = line.trim_start().strip_prefix("RX-packets:") {
+                        let count =
+                            rest.split_whitespace().next().and_then(|word| word.parse().ok());
+                        sum += count.unwrap_or(0_u64);
+                        ports += 1;
+                    }
+                }
+                Ok(vec![sum])
             }
-            line.clear();
+            Answers::Worker(output) => {
+                output.read_line(&mut line)?;
+                let numbers: Option<Vec<u64>> =
+                    line.split_whitespace().map(|word| word.parse().ok()).collect();
+                numbers.filter(|numbers| !numbers.is_empty()).ok_or_else(ended)
+            }
+            Answers::Metrics => {
+                let page = metrics()?;
+                let line = page.lines().find(|line| {
+                    line.starts_with("bulkhead_received_packets_total{")
+                        && line.contains("port=\"inside\"")
+                });
+                line.and_then(|line| line.rsplit(' ').next()?.parse::<f64>().ok())
+                    .map(|packets| vec![packets as u64])
+                    .ok_or_else(|| {
+                        io::Error::other("the gateway's metrics have no received packets")
+                    })
+            }
         }
-        Err(io::Error::other("testpmd has ended"))
     }
 
     fn tell(&mut self, command: &str) -> io::Result<()> {
@@ -486,8 +700,21 @@ mod tests {
     }
 
     #[test]
+    fn every_stage_has_its_cycles() {
+        let sample = |packets, ticks| Sample {
+            packets,
+            threads: Vec::new(),
+            stages: vec![ticks; Stage::ALL.len()],
+        };
+        let stages = sample(1_100, 1_000_000).stages_since(&sample(100, 0));
+        assert_eq!(stages.len(), Stage::ALL.len());
+        assert!(stages["parse"] > 900.0 && stages["parse"] <= 1_000.0, "{stages:?}");
+    }
+
+    #[test]
     fn the_busiest_thread_is_the_one_that_worked_since() {
-        let sample = Sample { packets: 0, threads: vec![(1, 900), (2, 500)] };
+        let threads = vec![(1, 900), (2, 500)];
+        let sample = Sample { packets: 0, threads, stages: Vec::new() };
         assert_eq!(sample.busiest_since(&[(1, 890), (2, 100)]).ok(), Some(2));
         assert_eq!(sample.busy_of(1), 900);
     }
