@@ -217,11 +217,16 @@ impl Probed {
         Self { headers: (0..count).map(|_| probes.headers()).collect(), at }
     }
 
-    fn classify(&self, classifier: &Classifier) -> Vec<(RuleId, Footprint)> {
-        let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
+    /// In batches of every size, with what other classifiers have left in `scratch`.
+    fn classify(&self, classifier: &Classifier, scratch: &mut Scratch) -> Vec<(RuleId, Footprint)> {
+        let mut out = [RuleId::DEFAULT; MAX_BATCH];
         let mut all = Vec::with_capacity(self.headers.len());
-        for batch in self.headers.chunks(MAX_BATCH) {
-            classifier.classify(batch, self.at, &mut scratch, &mut out);
+        let (mut left, mut size) = (&*self.headers, self.headers.len() % MAX_BATCH);
+        while !left.is_empty() {
+            size = (size * 5 + 7) % MAX_BATCH;
+            let (batch, rest) = left.split_at(left.len().min(size + 1));
+            left = rest;
+            classifier.classify(batch, self.at, scratch, &mut out);
             let found = out[..batch.len()].iter().enumerate();
             all.extend(found.map(|(place, &rule)| (rule, scratch.footprint(place))));
         }
@@ -241,16 +246,19 @@ fn edit_and_compare(
     let mut compiler = Compiler::with_plan(&policy, limits, plan).expect("a small policy compiles");
     let mut stream = RandomEdits::new(&policy, seed);
     let mut published = compiler.publish();
+    let scratch = &mut Scratch::default();
     for step in 0..edits as u64 {
         let edit = stream.next(&policy);
         let Ok((edited, delta)) = policy.edited(&edit) else { continue };
         let changes = compiler.edit(&edited, &delta).expect("an edited policy compiles");
         let probed = Probed::new(&edited, seed ^ step, 300);
-        let before = probed.classify(&published);
+        let before = probed.classify(&published, scratch);
         let next = compiler.publish();
-        let after = probed.classify(&next);
-        let whole = probed.classify(&compile(&edited, limits).expect("it compiles as a whole"));
-        prop_assert_eq!(&before, &probed.classify(&published), "what is published stays as it is");
+        let after = probed.classify(&next, scratch);
+        let whole = compile(&edited, limits).expect("it compiles as a whole");
+        let whole = probed.classify(&whole, scratch);
+        let again = probed.classify(&published, scratch);
+        prop_assert_eq!(&before, &again, "what is published stays as it is");
         for (place, headers) in probed.headers.iter().enumerate() {
             let expected = oracle::classify(&edited, headers, probed.at);
             prop_assert_eq!(after[place].0, expected, "{:?} after {:?}", headers, edit);
@@ -350,7 +358,8 @@ fn an_edit_that_does_not_fit_leaves_what_was_in_force() {
     let (edited, delta) = policy.edited(&stream.next(&policy)).unwrap();
     assert_eq!(compiler.edit(&edited, &delta).unwrap(), Changes::Everything);
     let (probed, next) = (Probed::new(&edited, 1, 500), compiler.publish());
-    for ((found, _), headers) in probed.classify(&next).into_iter().zip(&probed.headers) {
+    let scratch = &mut Scratch::default();
+    for ((found, _), headers) in probed.classify(&next, scratch).into_iter().zip(&probed.headers) {
         assert_eq!(found, oracle::classify(&edited, headers, probed.at));
     }
 }
@@ -538,40 +547,74 @@ fn members_do_not_grow_a_policy_past_its_limit() {
     }
 }
 
-#[test]
-fn rules_do_not_grow_a_policy_past_its_limit() {
-    let groups: String = (0..40).map(|n| format!("  g{n}: [10.0.{n}.0/24]\n")).collect();
+/// A policy of so many groups of a prefix each, and one rule between two of them.
+fn policy_of_groups(groups: u32) -> Policy {
+    let group = |n: u32| format!("  g{n}: [10.{}.{}.0/24]\n", n / 256, n % 256);
+    let groups: String = (0..groups).map(group).collect();
     let text = format!(
         "version: 1\ngroups:\n{groups}rules:\n  \
          - {{name: one, from: g0, to: g1, service: any, action: allow}}\n"
     );
-    let side = |group: u32| {
-        let member = Member::Name(Arc::from(format!("g{}", group % 40)));
-        Selector {
-            members: vec![Spanned::unplaced(member)],
-            except: Vec::new(),
-            span: Spanned::unplaced(()),
-        }
+    Policy::parse(&text).unwrap()
+}
+
+/// Adds a rule between two of its groups.
+fn add_rule(number: u32, [from, to]: [u32; 2]) -> Edit {
+    let side = |group: u32| Selector {
+        members: vec![Spanned::unplaced(Member::Name(Arc::from(format!("g{group}"))))],
+        except: Vec::new(),
+        span: Spanned::unplaced(()),
     };
-    let edit = |n: u32| {
-        let service = Spanned::unplaced(Term::Ip((n % 256) as u8));
-        let rule = document::Rule {
-            name: Spanned::unplaced(Arc::from(format!("rule-{n}"))),
-            sides: Sides::Directed { from: Some(side(n)), to: Some(side(n * 7 + n / 40)) },
-            service: Some(Terms { terms: vec![service], span: Spanned::unplaced(()) }),
-            vlans: None,
-            wires: Vec::new(),
-            action: Spanned::unplaced(Action::Deny),
-            log: None,
-            starts: None,
-            expires: None,
-            reason: None,
-        };
-        Edit::AddRule { rule: Box::new(rule), place: Place::Last }
+    let service = Spanned::unplaced(Term::Ip((number % 256) as u8));
+    let rule = document::Rule {
+        name: Spanned::unplaced(Arc::from(format!("rule-{number}"))),
+        sides: Sides::Directed { from: Some(side(from)), to: Some(side(to)) },
+        service: Some(Terms { terms: vec![service], span: Spanned::unplaced(()) }),
+        vlans: None,
+        wires: Vec::new(),
+        action: Spanned::unplaced(Action::Deny),
+        log: None,
+        starts: None,
+        expires: None,
+        reason: None,
     };
-    let (error, edits) = edit_until_refused(Policy::parse(&text).unwrap(), edit, 20);
+    Edit::AddRule { rule: Box::new(rule), place: Place::Last }
+}
+
+#[test]
+fn rules_do_not_grow_a_policy_past_its_limit() {
+    let edit = |n: u32| add_rule(n, [n % 40, (n * 7 + n / 40) % 40]);
+    let (error, edits) = edit_until_refused(policy_of_groups(40), edit, 20);
     assert!(edits > 50, "refused after {edits}: {error}");
     assert!(error.contains("needs more than the limit of"), "{error}");
+}
+
+#[test]
+fn edits_may_add_any_number_of_wide_rules_and_parts() {
+    // Rows of bits grow at 256 wide parts, and are read in another way from 384 wide rules on.
+    let mut policy = policy_of_groups(300);
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false });
+    let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
+    let scratch = &mut Scratch::default();
+    for n in 0..420 {
+        let (edited, delta) = policy.edited(&add_rule(n, [n % 300, n * 7 % 300])).unwrap();
+        compiler.edit(&edited, &delta).unwrap();
+        policy = edited;
+        if n % 64 == 0 || [254, 255, 256, 257, 382, 383, 384, 385, 419].contains(&n) {
+            let probed = Probed::new(&policy, n.into(), 200);
+            let found = probed.classify(&compiler.publish(), scratch);
+            for ((found, _), headers) in found.into_iter().zip(&probed.headers) {
+                assert_eq!(
+                    found,
+                    oracle::classify(&policy, headers, probed.at),
+                    "{n}: {headers:?}"
+                );
+            }
+        }
+    }
+    assert_eq!(compiler.edits(), Edits { incremental: 420, whole: 0 });
+    assert!(compiler.bits.iter().all(|bits| bits.len() > 256), "{:?}", compiler.bits);
+    assert!(compiler.wide_rules.len() > 384);
 }
 
 proptest! {
