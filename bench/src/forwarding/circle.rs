@@ -120,8 +120,9 @@ pub(super) fn forward(circle: Circle, folder: &Path, core: usize, staged: bool) 
         core_affinity::set_for_current(core);
     }
     // The receiver of shared memory gives the sender its buffers: both look before anything is sent.
-    for port in [&mut inside, &mut outside].into_iter().cycle().take(8) {
-        port.receive(&mut Burst::new());
+    for _ in 0..4 {
+        inside.receive(&mut Burst::new());
+        outside.receive(&mut Burst::new());
     }
     for burst in 0..SEED_BURSTS {
         seed(&mut inside, burst, false)?;
