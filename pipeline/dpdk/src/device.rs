@@ -1,6 +1,7 @@
 //! A port of a wire as the control side sees it: opened, started, watched, closed.
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -172,7 +173,8 @@ impl Device {
     /// Queue pair `index` for its worker; [`None`] where it was taken before or does not exist.
     pub fn take_queue(&mut self, index: usize) -> Option<DpdkPort> {
         let (port, queue) = self.queues.get_mut(index)?.take()?;
-        Some(DpdkPort::new(port, queue, self.pool, Arc::clone(&self.shared)))
+        let socket = self.shared.packet_sockets.get(index).copied();
+        Some(DpdkPort::new(port, queue, self.pool, Arc::clone(&self.shared), socket))
     }
 
     /// Lets frames pass: raises the interface and starts the queues. To be called once the workers
@@ -250,8 +252,8 @@ pub(crate) struct Shared {
     lanes: Vec<Ethdev>,
     kernel: Option<Mutex<KernelPort>>,
     max_frame_len: usize,
-    /// Queues of an AF_PACKET port; none of others.
-    packet_queues: u16,
+    /// The sockets of an AF_PACKET port, by queue; none of others.
+    packet_sockets: Vec<RawFd>,
     started: AtomicBool,
     held: AtomicBool,
 }
@@ -286,7 +288,7 @@ impl Shared {
             lane.start()?;
             // An AF_PACKET socket hears every interface, the loopback too, from the moment it is made
             // until the driver binds it to its own.
-            for queue in 0..self.packet_queues {
+            for (queue, _) in (0..).zip(&self.packet_sockets) {
                 lane.discard_waiting(queue);
             }
             // The kernel's ports are promiscuous already.
@@ -387,19 +389,24 @@ fn open_kernel_device(
     devargs: &str,
     interface: &str,
 ) -> Result<Device> {
+    let is_xdp = devargs.starts_with("net_af_xdp");
+    if !is_xdp {
+        check_packet_options(devargs)?;
+    }
     let mut kernel = KernelPort::claim(interface)?;
     let mtu = settle_mtu(&mut kernel, pool, config)?;
     let mut notes = kernel.notes().to_vec();
-    let is_xdp = devargs.starts_with("net_af_xdp");
     if is_xdp {
         check_af_xdp(pool, mtu)?;
         notes.extend(kernel.keep_tags()?);
         kernel.set_queues(u32::from(config.queues))?;
     }
-    let lane = if is_xdp || config.queues == 1 || devargs.contains("qpairs=") {
+    let lane = if is_xdp {
         probe(eal, devargs)?
+    } else if config.queues == 1 || devargs.contains("qpairs=") {
+        probe(eal, &format!("{devargs},{}", packet_ring(mtu)))?
     } else {
-        probe(eal, &format!("{devargs},qpairs={}", config.queues))?
+        probe(eal, &format!("{devargs},qpairs={},{}", config.queues, packet_ring(mtu)))?
     };
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
     kernel.watch_xdp_sockets(|| {
@@ -509,6 +516,21 @@ fn af_packet_lane(
     name: &str,
     mtu: u16,
 ) -> Result<Ethdev> {
+    let devargs = format!(
+        "net_af_packet{},iface={name},qpairs={},{}",
+        serial(),
+        config.queues,
+        packet_ring(mtu)
+    );
+    let lane = probe(eal, &devargs)?;
+    // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
+    configure(&lane, pool, config, 0, config.queues)?;
+    kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
+    Ok(lane)
+}
+
+/// The options of an AF_PACKET ring that holds whole frames of an MTU.
+fn packet_ring(mtu: u16) -> String {
     const PAGE: usize = 4_096;
     /// What the kernel writes before a frame in its ring.
     const RING_OVERHEAD: usize = 80;
@@ -518,17 +540,22 @@ fn af_packet_lane(
         (usize::from(mtu) + KERNEL_OVERHEAD + RING_OVERHEAD).next_multiple_of(128).max(2_048);
     // Whole frames and whole pages: the least common multiple, as `frame` is a multiple of 128.
     let block = frame * (PAGE / (1 << frame.trailing_zeros().min(12)));
-    let devargs = format!(
-        "net_af_packet{},iface={name},qpairs={},blocksz={block},framesz={frame},framecnt={}",
-        serial(),
-        config.queues,
-        FRAMES.next_multiple_of(block / frame),
-    );
-    let lane = probe(eal, &devargs)?;
-    // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
-    configure(&lane, pool, config, 0, config.queues)?;
-    kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
-    Ok(lane)
+    let count = FRAMES.next_multiple_of(block / frame);
+    format!("blocksz={block},framesz={frame},framecnt={count}")
+}
+
+/// A ring of one's own would cut frames off that the MTU lets pass.
+fn check_packet_options(devargs: &str) -> Result<()> {
+    let own = ["blocksz", "framesz", "framecnt"]
+        .into_iter()
+        .find(|option| devargs.split(',').any(|part| part.split('=').next() == Some(*option)));
+    own.map_or(Ok(()), |option| {
+        Err(Error::refused(
+            ErrorKind::Config,
+            format!("`{option}` is given for an AF_PACKET ring, which is made to fit the MTU"),
+            format!("leave `{option}` out of the device string and set the port's `mtu`"),
+        ))
+    })
 }
 
 fn probe(eal: &Eal, devargs: &str) -> Result<Ethdev> {
@@ -657,6 +684,10 @@ fn finish(
                 .to_owned(),
         );
     }
+    let packet_sockets = match &kernel {
+        Some(kernel) if backend == Backend::AfPacket => kernel.packet_sockets()?,
+        _ => Vec::new(),
+    };
     let overhead = if kernel.is_some() { KERNEL_OVERHEAD } else { OVERHEAD };
     Ok(Device {
         shared: Arc::new(Shared {
@@ -664,7 +695,7 @@ fn finish(
             lanes,
             kernel: kernel.map(Mutex::new),
             max_frame_len: usize::from(mtu) + overhead,
-            packet_queues: if backend == Backend::AfPacket { config.queues } else { 0 },
+            packet_sockets,
             started: AtomicBool::new(false),
             held: AtomicBool::new(false),
         }),
@@ -686,6 +717,27 @@ fn serial() -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rings_of_ones_own_are_refused_and_ours_hold_whole_frames() {
+        for option in ["blocksz=4096", "framesz=2048", "framecnt=512"] {
+            let error = check_packet_options(&format!("net_af_packet0,iface=p1,{option}"));
+            let name = option.split('=').next().unwrap_or_default();
+            assert!(error.unwrap_err().to_string().contains(name), "{option}");
+        }
+        assert!(check_packet_options("net_af_packet0,iface=framesz,qpairs=2").is_ok());
+        for mtu in [68, 1_500, 3_542, 9_000] {
+            let ring = packet_ring(mtu);
+            let number = |key: &str| -> usize {
+                let part = ring.split(',').find_map(|part| part.strip_prefix(key));
+                part.and_then(|number| number.parse().ok()).unwrap_or(0)
+            };
+            let (block, frame) = (number("blocksz="), number("framesz="));
+            assert!(frame >= usize::from(mtu) + KERNEL_OVERHEAD + 80, "{ring}");
+            assert!(block % 4_096 == 0 && block % frame == 0, "{ring}");
+            assert_eq!(number("framecnt=") % (block / frame), 0, "{ring}");
+        }
+    }
 
     #[test]
     fn impossible_wishes_are_refused_before_anything_is_touched() {

@@ -4,6 +4,7 @@
 #![allow(unsafe_code)]
 
 use std::marker::PhantomData;
+use std::os::fd::RawFd;
 use std::ptr;
 use std::sync::Arc;
 
@@ -11,6 +12,7 @@ use bulkhead_pipeline::port::{Burst, MAX_BURST, Port};
 
 use crate::device::Shared;
 use crate::ffi::{self, RawFrame};
+use crate::kernel::is_ready_to_send;
 use crate::pool::{Mbuf, Mempool};
 
 /// One receive and one transmit queue of a DPDK device. Made by [`crate::Device::take_queue`], used
@@ -20,6 +22,8 @@ pub struct DpdkPort {
     port: u16,
     queue: u16,
     pool: Mempool,
+    /// Of an AF_PACKET port: its driver waits without end for a socket that has no room.
+    packet_socket: Option<RawFd>,
     discarded: [u64; 2],
     /// Keeps the device open: it closes when its last holder goes.
     shared: Arc<Shared>,
@@ -28,8 +32,15 @@ pub struct DpdkPort {
 }
 
 impl DpdkPort {
-    pub(crate) fn new(port: u16, queue: u16, pool: Mempool, shared: Arc<Shared>) -> Self {
-        Self { port, queue, pool, discarded: [0; 2], shared, _not_sync: PhantomData }
+    pub(crate) fn new(
+        port: u16,
+        queue: u16,
+        pool: Mempool,
+        shared: Arc<Shared>,
+        packet_socket: Option<RawFd>,
+    ) -> Self {
+        let _not_sync = PhantomData;
+        Self { port, queue, pool, packet_socket, discarded: [0; 2], shared, _not_sync }
     }
 
     /// The device's name, as the configuration gives it.
@@ -67,6 +78,11 @@ impl Port for DpdkPort {
     fn transmit(&mut self, burst: &mut Burst<Mbuf>) {
         let count = burst.len();
         if count == 0 || !self.shared.is_started() {
+            return;
+        }
+        // One call for a burst, where the driver makes one to send it anyway. What takes room comes at
+        // the burst's end, so that a socket which has some now has some until then.
+        if self.packet_socket.is_some_and(|socket| !is_ready_to_send(socket)) {
             return;
         }
         // SAFETY: `burst` holds `count` frames. Those that the device takes, from the front, are no

@@ -478,6 +478,45 @@ fn beyond_the_limit_of_af_xdp_af_packet_takes_over() {
     });
 }
 
+/// The driver would wait, without end, for a socket whose frames nobody takes.
+#[test]
+fn af_packet_does_not_wait_for_an_interface_that_takes_nothing() {
+    const NAME: &str = "af_packet_does_not_wait_for_an_interface_that_takes_nothing";
+    isolated(NAME, || {
+        two_wires(1_500);
+        let slow = "qdisc replace dev p1 root tbf rate 8kbit burst 2000 limit 100000000";
+        let shaped = Command::new("tc").args(slow.split(' ')).status();
+        if !shaped.is_ok_and(|status| status.success()) {
+            return skip(NAME, "this kernel has no token bucket filter, or there is no `tc`");
+        }
+        let (eal, pool) = environment(1_500);
+        let mut device = open(&eal, &pool, "net_af_packet0,iface=p1,qdisc_bypass=0");
+        let mut queue = only_queue(&mut device);
+        device.start().unwrap();
+        let mut burst: Burst<_> = Burst::new();
+        let (mut calls, mut refused) = (0, 0);
+        // Its ring holds 2,048 frames, and its socket fewer.
+        while refused < 20 {
+            if burst.is_empty() {
+                burst.extend(queue.originate(1_500));
+            }
+            queue.transmit(&mut burst);
+            refused = if burst.is_empty() { 0 } else { refused + 1 };
+            calls += 1;
+            assert!(calls < 20_000, "the interface takes everything");
+        }
+        run("tc qdisc del dev p1 root");
+        for _ in 0..2_000 {
+            queue.transmit(&mut burst);
+            if burst.is_empty() {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        panic!("the port sends nothing although the interface takes frames again");
+    });
+}
+
 /// Two AF_PACKET ports that the test asks for by their device strings.
 const AF_PACKET_PORTS: [&str; 2] = ["net_af_packet0,iface=p1", "net_af_packet1,iface=p2"];
 

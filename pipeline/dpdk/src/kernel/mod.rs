@@ -7,11 +7,13 @@ mod sys;
 
 use std::fs;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
 
 use crate::error::{Error, ErrorKind, Result};
+pub(crate) use sys::is_ready_to_send;
+
 use netlink::{Link, Rtnetlink};
 use sys::{Channels, Ethtool, Offload, XdpSocket};
 
@@ -197,6 +199,12 @@ impl KernelPort {
             ));
         }
         Ok(())
+    }
+
+    /// The sockets of the AF_PACKET driver, by queue.
+    pub(crate) fn packet_sockets(&self) -> Result<Vec<RawFd>> {
+        sys::packet_sockets_by_queue(self.index)
+            .map_err(|error| Error::kernel("read_dir(/proc/self/fd)", &error))
     }
 
     /// Runs `open`, which opens AF_XDP sockets on this interface, and remembers which.

@@ -209,6 +209,22 @@ pub(crate) fn clear_packet_socket_errors(index: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// The packet sockets that DPDK's driver has opened on an interface, one for each queue, in the order
+/// of the queues: it opens them one after the other, and the kernel gives the lowest number that is
+/// free.
+pub(crate) fn packet_sockets_by_queue(index: u32) -> io::Result<Vec<RawFd>> {
+    let mut sockets = packet_sockets(index)?;
+    sockets.sort_unstable();
+    Ok(sockets)
+}
+
+/// Whether a packet socket has room for frames, or an error to tell, at this moment.
+pub(crate) fn is_ready_to_send(socket: RawFd) -> bool {
+    let mut asked = libc::pollfd { fd: socket, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: one entry, which is writable; the call does not wait.
+    unsafe { libc::poll(&raw mut asked, 1, 0) != 0 }
+}
+
 /// Frames that found the rings of an interface's packet sockets full, since the last call: the kernel
 /// forgets what it has told.
 pub(crate) fn take_packet_drops(index: u32) -> io::Result<u64> {
