@@ -4,7 +4,7 @@ use std::fmt;
 
 use bulkhead_dpdk::{AclKey, AclRule};
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers};
-use bulkhead_rules::policy::{Endpoint, EndpointBox, Policy, Rule, RuleId, ServiceTerm};
+use bulkhead_rules::policy::{Endpoint, Policy, Rule, RuleId, ServiceTerm};
 use bulkhead_rules::sets::FiniteSet;
 
 /// The address family of five-tuples: every engine but ours takes one at a time.
@@ -190,10 +190,11 @@ fn is_plain(rule: &Rule) -> bool {
 /// The prefixes of one side; [`None`] where it tests more than addresses.
 fn prefixes(endpoint: &Endpoint, family: Family) -> Option<Vec<(u128, u8)>> {
     let mut out = Vec::new();
-    for EndpointBox { addrs, macs, vlans } in endpoint.boxes.iter() {
-        if !(macs.is_any() && vlans.is_any()) {
+    for one in endpoint.boxes.iter() {
+        if !one.is_plain() {
             return None;
         }
+        let addrs = &one.addrs;
         match family {
             Family::V4 => addrs.v4.ranges().iter().for_each(|&(low, high)| {
                 range_prefixes(family, low.into(), high.into(), &mut out);

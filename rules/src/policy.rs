@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+mod bindings;
 use bytemuck::{Pod, Zeroable};
 
 mod boxes;
@@ -19,6 +20,7 @@ use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 use crate::syntax::{Diagnostic, Source};
 
+pub use bindings::{Bindings, BoundAddress, Holder, Link, NamedDevice};
 pub use limits::Limits;
 pub use pages::{Pages, PagesIter};
 
@@ -77,22 +79,38 @@ pub struct EndpointBox {
     pub macs: MacSet,
     /// The frame's VLAN tags.
     pub vlans: VlanSet,
+    /// Set where the addresses are bound to a MAC address and stand for it beyond the links of its
+    /// host, which are these: then only destinations match, on other links. See [`Bindings`].
+    pub beyond: Option<Arc<[Link]>>,
 }
 
 impl EndpointBox {
     /// Whether every frame matches.
     pub fn is_any(&self) -> bool {
-        self.addrs.is_any() && self.macs.is_any() && self.vlans.is_any()
+        self.addrs.is_any() && self.is_plain()
     }
 
     /// Whether addresses are all that the box asks for.
     pub fn is_plain(&self) -> bool {
-        self.macs.is_any() && self.vlans.is_any()
+        self.macs.is_any() && self.vlans.is_any() && self.beyond.is_none()
     }
 
-    /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
+    /// Whether the source with this address and MAC, in a frame with this EtherType and these tags,
     /// meets every condition.
     pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
+        self.beyond.is_none() && self.holds(ether_type, addr, mac, tags)
+    }
+
+    /// Whether a frame's destination meets every condition.
+    pub fn receives(&self, h: &Headers) -> bool {
+        let is_beyond = |links: &Arc<[Link]>| {
+            links.binary_search(&Link { wire: h.wire, tags: h.tags }).is_err()
+        };
+        self.beyond.as_ref().is_none_or(is_beyond)
+            && self.holds(h.ether_type, h.dst, h.dst_mac, h.tags)
+    }
+
+    fn holds(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
         self.addrs.contains(ether_type, addr)
             && self.macs.contains(mac)
             && self.vlans.contains(tags)
@@ -100,10 +118,15 @@ impl EndpointBox {
 }
 
 impl Endpoint {
-    /// Whether the host with this address and MAC, in a frame with this EtherType and these tags,
+    /// Whether the source with this address and MAC, in a frame with this EtherType and these tags,
     /// belongs to the endpoint.
     pub fn matches(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
         self.boxes.iter().any(|b| b.matches(ether_type, addr, mac, tags))
+    }
+
+    /// Whether a frame's destination belongs to the endpoint.
+    pub fn receives(&self, headers: &Headers) -> bool {
+        self.boxes.iter().any(|b| b.receives(headers))
     }
 
     /// Whether some box tests a MAC address.
@@ -222,8 +245,7 @@ impl Rule {
         let h = headers;
         let (from, to) = (policy.endpoint(self.from), policy.endpoint(self.to));
         let opens = |from: &Endpoint, to: &Endpoint| {
-            from.matches(h.ether_type, h.src, h.src_mac, h.tags)
-                && to.matches(h.ether_type, h.dst, h.dst_mac, h.tags)
+            from.matches(h.ether_type, h.src, h.src_mac, h.tags) && to.receives(h)
         };
         !self.removed
             && self.wires.contains(h.wire)
@@ -269,6 +291,7 @@ pub struct Policy {
     assertions: Arc<Vec<Assertion>>,
     wires: Arc<Vec<Arc<str>>>,
     wires_known: bool,
+    bindings: Arc<Bindings>,
     editing: Editing,
 }
 
@@ -336,6 +359,7 @@ impl Policy {
             assertions: Arc::new(parts.assertions),
             wires: Arc::new(parts.wires),
             wires_known: parts.wires_known,
+            bindings: Arc::default(),
             editing: Editing::default(),
         }
     }

@@ -83,7 +83,7 @@ fn failed(policy: &Policy, rule: &Rule, h: &Headers, at: PolicyTime) -> Vec<Cond
     let (from, to) = (policy.endpoint(rule.from), policy.endpoint(rule.to));
     let sides = |from: &Endpoint, to: &Endpoint| {
         let from = from.matches(h.ether_type, h.src, h.src_mac, h.tags);
-        let to = to.matches(h.ether_type, h.dst, h.dst_mac, h.tags);
+        let to = to.receives(h);
         [(!from).then_some(Condition::From), (!to).then_some(Condition::To)]
     };
     let missed = |sides: &[Option<Condition>; 2]| sides.iter().flatten().count();

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
+use crate::headers::{Headers, Mac, PolicyTime, WireId};
 use crate::policy::EndpointBox;
 use crate::sets::{FiniteSet, VlanSet};
 
@@ -21,8 +21,8 @@ pub(crate) struct Check {
 impl Check {
     pub(crate) fn holds(&self, h: &Headers, at: PolicyTime) -> bool {
         let opens = |from: &Boxes, to: &Boxes| {
-            from.hold(h.ether_type, h.src, h.src_mac, h.tags)
-                && to.hold(h.ether_type, h.dst, h.dst_mac, h.tags)
+            from.any(h.src_mac, |b| b.matches(h.ether_type, h.src, h.src_mac, h.tags))
+                && to.any(h.dst_mac, |b| b.receives(h))
         };
         self.times.is_none_or(|times| times.hold(at))
             && self.wires.contains(h.wire)
@@ -85,9 +85,9 @@ impl Boxes {
         Self { boxes, named, others }
     }
 
-    fn hold(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {
-        let matches =
-            |place: &u32| self.boxes[*place as usize].matches(ether_type, addr, mac, tags);
+    /// Whether any of the boxes that a host with this MAC address may match does.
+    fn any(&self, mac: Mac, matches: impl Fn(&EndpointBox) -> bool) -> bool {
+        let matches = |place: &u32| matches(&self.boxes[*place as usize]);
         let first = self.named.partition_point(|&(named, _)| named < mac);
         let of_mac = self.named[first..].iter().take_while(|&&(named, _)| named == mac);
         of_mac.map(|(_, place)| place).chain(&self.others).any(matches)

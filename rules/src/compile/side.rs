@@ -326,7 +326,7 @@ pub(super) fn addresses_of<'a>(policy: &'a Policy, part: &Part) -> Cow<'a, AddrS
 fn kind_of(b: &EndpointBox) -> Kind {
     if matches!(b.macs, FiniteSet::Only(_)) && is_wide(&b.addrs) {
         Kind::Mac
-    } else if b.macs.is_any() && b.vlans.is_any() {
+    } else if b.is_plain() {
         Kind::Address
     } else {
         Kind::AddressAndMore
@@ -338,7 +338,7 @@ fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
     match kind {
         Kind::Address => true,
         Kind::AddressAndMore => false,
-        Kind::Mac => b.addrs.is_any() && b.vlans.is_any(),
+        Kind::Mac => b.addrs.is_any() && b.vlans.is_any() && b.beyond.is_none(),
     }
 }
 

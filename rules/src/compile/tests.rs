@@ -17,8 +17,8 @@ use crate::oracle;
 use crate::policy::edit::tests::policy_text;
 use crate::policy::edit::{Delta, Edit, Place, RandomEdits};
 use crate::policy::{
-    Action, Endpoint, EndpointBox, EndpointId, Location, Parts, Policy, Rule, RuleId, ServiceId,
-    ServiceSet, ServiceTerm,
+    Action, Endpoint, EndpointBox, EndpointId, Link, Location, Parts, Policy, Rule, RuleId,
+    ServiceId, ServiceSet, ServiceTerm,
 };
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 use crate::syntax::document::{self, Addresses, Member, Selector, Sides, Term, Terms};
@@ -83,14 +83,25 @@ fn vlans() -> impl Strategy<Value = VlanSet> {
     finite(TAGS.to_vec())
 }
 
-fn endpoint() -> impl Strategy<Value = Endpoint> {
-    let plain =
-        addrs().prop_map(|addrs| EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() });
-    let any_box = (addrs(), macs(), vlans()).prop_map(|(addrs, macs, vlans)| EndpointBox {
-        addrs,
-        macs,
-        vlans,
-    });
+fn plain_box(addrs: AddrSet) -> EndpointBox {
+    EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any(), beyond: None }
+}
+
+/// The links of a bound address, for boxes that have such.
+fn links() -> impl Strategy<Value = Option<Arc<[Link]>>> + Clone {
+    vec((0..3u16, select(TAGS.to_vec())), 0..3).prop_map(|links| {
+        let link = |(wire, tags)| Link { wire: WireId(wire), tags };
+        let mut links: Vec<Link> = links.into_iter().map(link).collect();
+        links.sort_unstable();
+        Some(links.into())
+    })
+}
+
+fn endpoint(beyond: impl Strategy<Value = Option<Arc<[Link]>>>) -> impl Strategy<Value = Endpoint> {
+    let plain = addrs().prop_map(plain_box);
+    let any_box = (addrs(), macs(), vlans(), beyond);
+    let any_box =
+        any_box.prop_map(|(addrs, macs, vlans, beyond)| EndpointBox { addrs, macs, vlans, beyond });
     vec(prop_oneof![plain, any_box], 0..4)
         .prop_map(|boxes| Endpoint { label: "generated".into(), boxes: Arc::new(boxes) })
 }
@@ -142,8 +153,18 @@ fn rule() -> impl Strategy<Value = Rule> {
     )
 }
 
+/// A policy such as a text may be.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
-    (vec(rule(), 0..24), vec(endpoint(), 5), vec(service(), 4)).prop_map(
+    policy_of(Just(None))
+}
+
+/// One with addresses that are bound to something.
+fn bound_policy() -> impl Strategy<Value = Policy> {
+    policy_of(prop_oneof![3 => Just(None), 1 => links()])
+}
+
+fn policy_of(beyond: impl Strategy<Value = Option<Arc<[Link]>>>) -> impl Strategy<Value = Policy> {
+    (vec(rule(), 0..24), vec(endpoint(beyond), 5), vec(service(), 4)).prop_map(
         |(rules, endpoints, services)| {
             Policy::new(Parts {
                 default: Action::Deny,
@@ -187,12 +208,12 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 1000, ..ProptestConfig::default() })]
 
     #[test]
-    fn classifier_equals_oracle(policy in policy(), seed in any::<u64>()) {
+    fn classifier_equals_oracle(policy in bound_policy(), seed in any::<u64>()) {
         compare(&policy, seed, 500)?;
     }
 
     #[test]
-    fn mac_sensitivity_covers_every_rule_that_a_mac_could_change(policy in policy()) {
+    fn mac_sensitivity_covers_every_rule_that_a_mac_could_change(policy in bound_policy()) {
         let classifier = compile(&policy, &Limits::default()).expect("a small policy compiles");
         let first = policy.rules().iter().position(|rule| {
             [rule.from, rule.to].iter().any(|&id| policy.endpoint(id).tests_mac())
@@ -416,7 +437,7 @@ fn a_service_without_a_number_is_refused_and_never_taken_for_another() {
         }],
     };
     let anybody = || AddrSet::any();
-    let boxes = vec![EndpointBox { addrs: anybody(), macs: MacSet::any(), vlans: VlanSet::any() }];
+    let boxes = vec![plain_box(anybody())];
     let with_last = |services: usize| {
         Policy::new(Parts {
             default: Action::Deny,
@@ -454,10 +475,7 @@ fn limits_are_errors_that_name_what_costs_most() {
         v4: RangeSet::<u32>::from_ranges((0..50_000).map(|i| (i * 4, i * 4 + 1))),
         ..AddrSet::default()
     };
-    let sprawling = Endpoint {
-        label: "sprawling".into(),
-        boxes: Arc::new(vec![EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any() }]),
-    };
+    let sprawling = Endpoint { label: "sprawling".into(), boxes: Arc::new(vec![plain_box(addrs)]) };
     let term = ServiceTerm {
         ether_types: FiniteSet::any(),
         protocols: FiniteSet::any(),

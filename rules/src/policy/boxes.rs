@@ -280,11 +280,21 @@ impl Union {
             non_ip: self.non_ip,
         };
         if !addrs.is_empty() {
-            boxes.push(EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any() });
+            boxes.push(EndpointBox {
+                addrs,
+                macs: FiniteSet::any(),
+                vlans: VlanSet::any(),
+                beyond: None,
+            });
         }
         if !self.macs.is_empty() {
             let macs = FiniteSet::only(self.macs);
-            boxes.push(EndpointBox { addrs: AddrSet::any(), macs, vlans: VlanSet::any() });
+            boxes.push(EndpointBox {
+                addrs: AddrSet::any(),
+                macs,
+                vlans: VlanSet::any(),
+                beyond: None,
+            });
         }
         normalise(boxes)
     }
@@ -314,7 +324,7 @@ pub(super) fn device_box(device: &Device) -> EndpointBox {
         .vlans
         .as_ref()
         .map_or(VlanSet::any(), |tags| FiniteSet::only(tags.value.iter().copied()));
-    EndpointBox { addrs, macs, vlans }
+    EndpointBox { addrs, macs, vlans, beyond: None }
 }
 
 /// Pushes what is left of `piece` outside of `hole`, up to three disjoint boxes; tells whether
@@ -337,13 +347,23 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
     let outside_addrs = piece.addrs.intersection(&hole.addrs.complement());
     if !outside_addrs.is_empty() {
         let (macs, vlans) = (macs.clone(), vlans.clone());
-        out.push(EndpointBox { addrs: outside_addrs, macs, vlans });
+        out.push(EndpointBox { addrs: outside_addrs, macs, vlans, beyond: None });
     }
     if !outside_vlans.is_empty() {
-        out.push(EndpointBox { addrs: piece.addrs.clone(), macs, vlans: outside_vlans });
+        out.push(EndpointBox {
+            addrs: piece.addrs.clone(),
+            macs,
+            vlans: outside_vlans,
+            beyond: None,
+        });
     }
     if !outside_macs.is_empty() {
-        out.push(EndpointBox { addrs: piece.addrs, macs: outside_macs, vlans: piece.vlans });
+        out.push(EndpointBox {
+            addrs: piece.addrs,
+            macs: outside_macs,
+            vlans: piece.vlans,
+            beyond: None,
+        });
     }
     true
 }
@@ -360,19 +380,29 @@ fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
             |b| ((b.macs, b.vlans), b.addrs),
             |(macs, vlans), parts: Vec<AddrSet>| {
                 let addrs = join_addrs(&parts);
-                EndpointBox { addrs, macs, vlans }
+                EndpointBox { addrs, macs, vlans, beyond: None }
             },
         );
         let before = by_addrs.len();
         let by_macs = join(
             by_addrs,
             |b| ((b.addrs, b.vlans), b.macs),
-            |(addrs, vlans), parts| EndpointBox { addrs, macs: FiniteSet::union_all(parts), vlans },
+            |(addrs, vlans), parts| EndpointBox {
+                addrs,
+                macs: FiniteSet::union_all(parts),
+                vlans,
+                beyond: None,
+            },
         );
         boxes = join(
             by_macs,
             |b| ((b.addrs, b.macs), b.vlans),
-            |(addrs, macs), parts| EndpointBox { addrs, macs, vlans: FiniteSet::union_all(parts) },
+            |(addrs, macs), parts| EndpointBox {
+                addrs,
+                macs,
+                vlans: FiniteSet::union_all(parts),
+                beyond: None,
+            },
         );
         if boxes.len() == before {
             break;

@@ -128,7 +128,7 @@ pub struct EndpointChange {
 }
 
 impl EndpointChange {
-    fn other(endpoint: EndpointId) -> Self {
+    pub(super) fn other(endpoint: EndpointId) -> Self {
         let (v4, v6) = (RangeSet::<u32>::default(), RangeSet::<u128>::default());
         Self { endpoint, v4, v6, non_ip: false, other: true }
     }
@@ -282,6 +282,7 @@ impl Editor<'_> {
             let place = changed.endpoint.0 as usize;
             let before = &self.policy.endpoints[place];
             let (boxes, change) = self.state.graph.after(&changed, &before.boxes);
+            let boxes = self.policy.bindings.extend(boxes);
             let endpoint = Endpoint { label: before.label.clone(), boxes };
             *self.policy.endpoints.get_mut(place) = Arc::new(endpoint);
             self.delta.endpoints.push(change);
@@ -405,6 +406,7 @@ impl Editor<'_> {
         let added = state.graph.add_selector(selector, key, EndpointId(id), self.findings);
         // One with errors has its place too, so that the rule's other errors are found.
         let boxes = added.map(|node| state.graph.boxes(node)).unwrap_or_default();
+        let boxes = self.policy.bindings.extend(boxes);
         let (label, node) = (print::selector_label(selector), added.unwrap_or(u32::MAX));
         let endpoint = Arc::new(Endpoint { label, boxes });
         if id as usize == self.policy.endpoints.len() {

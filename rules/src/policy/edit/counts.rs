@@ -137,7 +137,7 @@ impl Counts {
 
 /// The addresses as an endpoint's box.
 pub(super) fn plain(addrs: AddrSet) -> EndpointBox {
-    EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any() }
+    EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any(), beyond: None }
 }
 
 /// A set of addresses in pieces.

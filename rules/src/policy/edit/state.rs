@@ -50,6 +50,10 @@ impl Editing {
         &self.definitions.limits
     }
 
+    pub(in crate::policy) fn devices(&self) -> &[Device] {
+        &self.definitions.devices
+    }
+
     pub(in crate::policy) fn state(&self, policy: &Policy) -> &State {
         match &self.edited {
             Some(state) => state,
