@@ -10,7 +10,9 @@
 
 pub mod dhcp;
 pub mod observation;
+pub mod table;
 pub mod tap;
 
 pub use observation::{Observation, ObservationKind};
+pub use table::{BindingTable, TableConfig};
 pub use tap::{Source, Tap, TapCounters, channel};

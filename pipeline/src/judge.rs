@@ -308,14 +308,9 @@ impl Judge {
             let len = len as usize;
             (*verdict, *decided_by) = match parsed.kind {
                 Kind::LinkControl => (Verdict::Forward, None),
-                Kind::Arp => {
+                Kind::Arp | Kind::NeighbourDiscovery => {
                     self.claims |= 1 << place;
-                    (Verdict::Forward, None)
-                }
-                Kind::NeighbourDiscovery => {
-                    self.claims |= 1 << place;
-                    let (headers, wire) = (&parsed.headers, moment.wire);
-                    let reason = guard::neighbour_discovery(headers, wire, moment.from_inside);
+                    let reason = guard::neighbour(frame.bytes(), parsed, moment);
                     (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
                 Kind::LaterFragment => self.later_fragment(place, parsed, len, moment),
@@ -620,11 +615,15 @@ impl Judge {
         if parsed.kind == Kind::Tcp && !packet.is_taken() {
             return (Verdict::Drop(DropReason::TcpChecksum), None);
         }
+        let Opening { answer, headers, initiator, connection, direction } = opening;
+        let judgement = moment.judgement(answer);
+        if judgement.mac_sensitive && guard::is_spoofed(parsed.tunnel, &headers, direction, moment)
+        {
+            return (Verdict::Drop(DropReason::AddressSpoofed), None);
+        }
         if !self.budget.take(self.sources[place], moment.now_ns) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
-        let Opening { answer, headers, initiator, connection, direction } = opening;
-        let judgement = moment.judgement(answer);
         let new = NewFlow { initiator, headers, judgement, connection };
         let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
         match inserted {

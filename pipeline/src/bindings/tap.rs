@@ -15,6 +15,7 @@ use crate::burst::Columns;
 use crate::counters::Counter;
 use crate::port::{Burst, Frame};
 use crate::snapshot::WirePolicy;
+use crate::verdict::{DropReason, Verdict};
 use crate::worker::is_sent;
 
 /// For how long the same claim again is no news, in nanoseconds. A binding that somebody else gave
@@ -96,7 +97,7 @@ pub fn channel(capacity: usize) -> (Tap, Source) {
 
 impl Tap {
     /// Looks at the frames of a burst that may claim something, a bit of `claims` for each place, once
-    /// they are judged. What nobody will receive binds nobody.
+    /// they are judged. What nobody will receive binds nobody; what contradicts a binding is told.
     #[cold]
     #[inline(never)]
     pub fn watch<F: Frame>(
@@ -108,7 +109,10 @@ impl Tap {
         now_ns: u64,
     ) {
         for (place, frame) in burst.iter().enumerate() {
-            if claims >> place & 1 != 0 && is_sent(columns.verdict[place], wire.mode) {
+            let verdict = columns.verdict[place];
+            let is_told = is_sent(verdict, wire.mode)
+                || verdict == Verdict::Drop(DropReason::AddressConflict);
+            if claims >> place & 1 != 0 && is_told {
                 for claim in observe(frame.bytes(), &columns.parsed[place], wire, from_inside) {
                     self.hand_over(claim, now_ns);
                 }

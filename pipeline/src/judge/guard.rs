@@ -1,23 +1,42 @@
-//! What may come from one side of a wire only: the voices of routers and DHCP servers.
+//! What may come from one side of a wire only: the voices of routers and DHCP servers, and those of
+//! hosts whose addresses are known.
 //!
 //! Who speaks as a router or as a DHCP server takes over the traffic of the hosts that listen. On a
 //! wire these are on known sides; what comes from another side is dropped before any rule is asked.
+//! So is what claims an address that is bound to another host, and what comes from one where the
+//! verdict rests on who sent it.
 
-use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, protocol};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, protocol};
+use bulkhead_rules::policy::{Bindings, Link};
+
+use super::Moment;
+use crate::bindings::observation::observe;
+use crate::conntrack::Direction;
+use crate::parse::{Kind, Parsed};
 use crate::snapshot::WirePolicy;
 use crate::verdict::DropReason;
 
-/// Why a neighbour discovery message may not come from this side, if it may not.
-pub(super) fn neighbour_discovery(
-    headers: &Headers,
-    wire: &WirePolicy,
-    from_inside: bool,
-) -> Option<DropReason> {
+/// Why an ARP or neighbour discovery message may not come from this side, if it may not.
+pub(super) fn neighbour(frame: &[u8], parsed: &Parsed, moment: &Moment<'_>) -> Option<DropReason> {
     const ROUTER_ADVERTISEMENT: u16 = 134;
     const REDIRECT: u16 = 137;
-    let of_router = matches!(headers.dst_port >> 8, ROUTER_ADVERTISEMENT | REDIRECT);
-    (of_router && !wire.routers.has(from_inside)).then_some(DropReason::RouterSide)
+    let of_router = parsed.kind == Kind::NeighbourDiscovery
+        && matches!(parsed.headers.dst_port >> 8, ROUTER_ADVERTISEMENT | REDIRECT);
+    if of_router && !moment.wire.routers.has(moment.from_inside) {
+        return Some(DropReason::RouterSide);
+    }
+    let bindings = moment.snapshot.content.policy.bindings();
+    if bindings.holds_nobody() {
+        return None;
+    }
+    let claims = observe(frame, parsed, moment.wire, moment.from_inside);
+    let contradicts = claims.iter().any(|claim| {
+        let link = Link { wire: claim.wire, tags: claim.tags };
+        is_of_another(bindings, link, claim.address, (claim.mac, claim.inside))
+    });
+    contradicts.then_some(DropReason::AddressConflict)
 }
 
 /// Why a packet may open no flow from this side, if it may not. What a server sends to a client is
@@ -36,4 +55,30 @@ pub(super) fn opening(
         (ETHER_IPV4, 68) | (ETHER_IPV6, 546) => Some(DropReason::DhcpServerSide),
         _ => None,
     }
+}
+
+/// Whether the source in `headers`, which a packet in `direction` opens a flow with, is bound to
+/// another host.
+pub(super) fn is_spoofed(
+    tunnel: u32,
+    headers: &Headers,
+    direction: Direction,
+    moment: &Moment<'_>,
+) -> bool {
+    let bindings = moment.snapshot.content.policy.bindings();
+    if bindings.holds_nobody() || tunnel != 0 {
+        return false;
+    }
+    let address = match headers.ether_type {
+        ETHER_IPV4 => IpAddr::V4(Ipv4Addr::from(headers.src as u32)),
+        ETHER_IPV6 => IpAddr::V6(Ipv6Addr::from(headers.src)),
+        _ => return false,
+    };
+    let inside = (direction == Direction::FromInitiator) == moment.from_inside;
+    let link = Link { wire: headers.wire, tags: headers.tags };
+    is_of_another(bindings, link, address, (headers.src_mac, inside))
+}
+
+fn is_of_another(bindings: &Bindings, link: Link, address: IpAddr, host: (Mac, bool)) -> bool {
+    bindings.holder(link, address).is_some_and(|holder| (holder.mac, holder.inside) != host)
 }

@@ -1,0 +1,657 @@
+//! Which claims hold.
+//!
+//! Of several claims to an address on one network the policy's own word counts most (a device with MAC
+//! and IP addresses), then a DHCP server's, then a host's. Among equals the first one holds until it is
+//! given back, runs out, or its host has gone elsewhere; what contradicts it meanwhile is a conflict:
+//! counted, remembered for people, and without effect. So is a claim that comes from where its MAC
+//! address does not live: from the other side of the wire, or from the inside of another one. A host
+//! moves there once it was silent for long enough, or as soon as a DHCP server answers it there.
+//!
+//! The table knows neither clock nor I/O: whoever owns it says what time it is, in milliseconds of any
+//! clock that never goes back.
+
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::net::IpAddr;
+
+use bulkhead_rules::headers::{Mac, VlanTags, WireId};
+use bulkhead_rules::policy::{Bindings, BoundAddress, Holder, Link};
+
+use super::dhcp::INFINITE_S;
+use super::{Observation, ObservationKind};
+
+/// How large the table may grow, and how long it remembers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TableConfig {
+    /// Bindings, and twice as many places of hosts.
+    pub capacity: usize,
+    /// Addresses that one MAC address may hold on one network.
+    pub per_mac: usize,
+    /// After so long without a word a host's own claims run out, in milliseconds, and it may turn up
+    /// elsewhere.
+    pub age_ms: u64,
+}
+
+impl Default for TableConfig {
+    fn default() -> Self {
+        Self { capacity: 65_536, per_mac: 32, age_ms: 1_200_000 }
+    }
+}
+
+/// Where an address means one host: a redundancy group of wires, and the VLAN tags.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct Network {
+    /// The number of the group.
+    pub group: u16,
+    /// The tags.
+    pub tags: VlanTags,
+}
+
+/// Whose word a binding rests on, the weakest first.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Origin {
+    /// The host's own, in ARP or neighbour discovery.
+    Announced,
+    /// A DHCP server's.
+    Dhcp,
+    /// The policy's: a device with this MAC address and this address.
+    Policy,
+}
+
+impl Origin {
+    /// The word in reports.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Announced => "announced",
+            Self::Dhcp => "dhcp",
+            Self::Policy => "policy",
+        }
+    }
+}
+
+/// Who has an address.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Binding {
+    /// The MAC address.
+    pub mac: Mac,
+    /// Whether the host is on the inside.
+    pub inside: bool,
+    /// The wire on which it was seen last.
+    pub wire: WireId,
+    /// Whose word that is.
+    pub origin: Origin,
+    /// Since when.
+    pub since_ms: u64,
+    /// When it runs out; [`None`] for never.
+    pub expires_ms: Option<u64>,
+}
+
+/// What a claim contradicts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum ConflictKind {
+    /// Another host has the address.
+    Address,
+    /// The policy gives the address to another device.
+    Policy,
+    /// The MAC address is on the other side of the wire.
+    Side,
+    /// The MAC address is on the inside of another wire.
+    Wire,
+}
+
+impl ConflictKind {
+    /// Every kind, in the order of their numbers.
+    pub const ALL: &'static [Self] = &[Self::Address, Self::Policy, Self::Side, Self::Wire];
+
+    /// Its name in metrics and logs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Address => "address",
+            Self::Policy => "policy",
+            Self::Side => "side",
+            Self::Wire => "wire",
+        }
+    }
+}
+
+/// What became of a claim.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// A new binding, or one that passed to this host.
+    Bound,
+    /// It says what was known.
+    Renewed,
+    /// The binding is gone.
+    Released,
+    /// It contradicts what holds, and changes nothing.
+    Conflict(ConflictKind),
+    /// A lease for a host of which nobody knows where it is, or the end of one that nobody knows.
+    Unknown,
+    /// There is no room.
+    Full,
+}
+
+/// A conflict, for people. The same claim again counts up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Conflict {
+    /// What it contradicts.
+    pub kind: ConflictKind,
+    /// The last claim.
+    pub claim: Observation,
+    /// The MAC address that has the address; none where that is not the question.
+    pub holder: Option<Mac>,
+    /// How often it was made.
+    pub count: u64,
+    /// When last.
+    pub at_ms: u64,
+}
+
+/// Conflicts that are remembered for people.
+const REMEMBERED: usize = 64;
+
+/// How long a host waits, at most, for the answer of a DHCP server.
+const DHCP_PATIENCE_MS: u64 = 30_000;
+
+/// Where a MAC address lives on a network.
+#[derive(Clone, Copy, Debug)]
+struct Place {
+    inside: bool,
+    /// [`None`] where it does not live, and has asked a DHCP server only.
+    seen_ms: Option<u64>,
+    /// When it asked a DHCP server last.
+    requested_ms: Option<u64>,
+    /// From which side a DHCP server was asked in its name although it lives elsewhere, and when.
+    asked: Option<(bool, u64)>,
+}
+
+/// All bindings.
+#[derive(Debug)]
+pub struct BindingTable {
+    config: TableConfig,
+    bindings: HashMap<(Network, IpAddr), Binding>,
+    places: HashMap<(Network, Mac), Place>,
+    /// The network on whose inside a MAC address lives.
+    homes: HashMap<Mac, (Network, u64)>,
+    /// How many addresses a MAC address holds on a network.
+    counts: HashMap<(Network, Mac), usize>,
+    /// The MAC addresses that may have an address, by the policy.
+    fixed: HashMap<IpAddr, Vec<Mac>>,
+    conflicts: VecDeque<Conflict>,
+    conflict_counts: [u64; ConflictKind::ALL.len()],
+    refused: u64,
+    changes: u64,
+}
+
+impl BindingTable {
+    /// An empty table.
+    pub fn new(config: TableConfig) -> Self {
+        Self {
+            config,
+            bindings: HashMap::new(),
+            places: HashMap::new(),
+            homes: HashMap::new(),
+            counts: HashMap::new(),
+            fixed: HashMap::new(),
+            conflicts: VecDeque::new(),
+            conflict_counts: Default::default(),
+            refused: 0,
+            changes: 0,
+        }
+    }
+
+    /// Takes a claim that was made on a wire of `group`.
+    pub fn observe(&mut self, claim: &Observation, group: u16, now_ms: u64) -> Outcome {
+        let network = Network { group, tags: claim.tags };
+        let outcome = match claim.kind {
+            ObservationKind::DhcpAck => self.lease(network, claim, now_ms),
+            ObservationKind::DhcpClient => match self.settle(network, claim, now_ms) {
+                Ok(()) => Outcome::Renewed,
+                Err(outcome) => outcome,
+            },
+            ObservationKind::DhcpRelease | ObservationKind::DhcpDecline => {
+                self.give_back(network, claim, now_ms)
+            }
+            ObservationKind::Arp | ObservationKind::NeighbourDiscovery => {
+                self.announce(network, claim, now_ms)
+            }
+        };
+        match outcome {
+            Outcome::Conflict(kind) => self.remember(kind, network, claim, now_ms),
+            Outcome::Full => self.refused += 1,
+            _ => {}
+        }
+        outcome
+    }
+
+    /// Gives addresses to devices by the policy: `fixed` are the MAC addresses that may have each.
+    /// What contradicts it goes.
+    pub fn fix(&mut self, fixed: HashMap<IpAddr, Vec<Mac>>, now_ms: u64) {
+        self.fixed = fixed;
+        let keys: Vec<(Network, IpAddr)> = self.bindings.keys().copied().collect();
+        for key in keys {
+            let Some(binding) = self.bindings.get_mut(&key) else { continue };
+            match self.fixed.get(&key.1) {
+                Some(macs) if !macs.contains(&binding.mac) => self.remove(key),
+                Some(_) => (binding.origin, binding.expires_ms) = (Origin::Policy, None),
+                None if binding.origin == Origin::Policy => {
+                    binding.origin = Origin::Announced;
+                    binding.expires_ms = Some(now_ms.saturating_add(self.config.age_ms));
+                }
+                None => {}
+            }
+        }
+    }
+
+    /// Drops what has run out. Returns how many bindings that were.
+    pub fn expire(&mut self, now_ms: u64) -> usize {
+        let is_over = |binding: &Binding| binding.expires_ms.is_some_and(|at| at <= now_ms);
+        let over = self.bindings.iter().filter(|(_, binding)| is_over(binding));
+        let over: Vec<(Network, IpAddr)> = over.map(|(key, _)| *key).collect();
+        over.iter().for_each(|key| self.remove(*key));
+        self.forget_places(now_ms, self.config.age_ms);
+        over.len()
+    }
+
+    /// Lets go of an address, on every network, because a person says so: whoever claims it next has
+    /// it. Returns how many bindings that were.
+    pub fn forget(&mut self, address: IpAddr) -> usize {
+        let keys = self.bindings.iter().filter(|(key, _)| key.1 == address);
+        let keys: Vec<_> = keys.map(|(key, binding)| (*key, binding.mac)).collect();
+        for &(key, mac) in &keys {
+            self.remove(key);
+            self.places.remove(&(key.0, mac));
+            self.homes.remove(&mac);
+        }
+        keys.len()
+    }
+
+    /// Every binding, in the order of networks and addresses.
+    pub fn iter(&self) -> impl Iterator<Item = (Network, IpAddr, &Binding)> {
+        let mut all: Vec<_> = self.bindings.iter().map(|(k, b)| (k.0, k.1, b)).collect();
+        all.sort_unstable_by_key(|&(network, address, _)| (network, address));
+        all.into_iter()
+    }
+
+    /// Who has an address.
+    pub fn get(&self, network: Network, address: IpAddr) -> Option<&Binding> {
+        self.bindings.get(&(network, address))
+    }
+
+    /// How many bindings there are.
+    pub fn len(&self) -> usize {
+        self.bindings.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.bindings.is_empty()
+    }
+
+    /// The latest conflicts, the last one last.
+    pub fn conflicts(&self) -> impl Iterator<Item = &Conflict> {
+        self.conflicts.iter()
+    }
+
+    /// How many conflicts of a kind there were.
+    pub fn conflict_count(&self, kind: ConflictKind) -> u64 {
+        self.conflict_counts[kind as usize]
+    }
+
+    /// How many claims found no room.
+    pub fn refused(&self) -> u64 {
+        self.refused
+    }
+
+    /// Grows with every change that [`Self::bindings`] may show.
+    pub fn changes(&self) -> u64 {
+        self.changes
+    }
+
+    /// Takes a binding over from an earlier run. False where there is no room, or another.
+    pub fn restore(
+        &mut self,
+        (network, address): (Network, IpAddr),
+        binding: Binding,
+        now_ms: u64,
+    ) -> bool {
+        let key = (network, address);
+        let is_new = !self.bindings.contains_key(&key);
+        let fits = is_new && self.has_room(network, binding.mac);
+        if fits {
+            self.place(network, binding.mac, binding.inside, now_ms);
+            self.insert(key, binding);
+        }
+        fits
+    }
+
+    /// What the policy is told: the addresses of the MAC addresses that it names, which are `named`,
+    /// ascending; and, where hosts are to be held to their addresses, all of them. `wires` gives the
+    /// wires of a group.
+    pub fn bindings<'w>(
+        &self,
+        named: &[Mac],
+        holds: bool,
+        wires: impl Fn(u16) -> &'w [WireId],
+    ) -> Bindings {
+        let is_named = |mac: &Mac| named.binary_search(mac).is_ok();
+        let mut seen: HashMap<Mac, Vec<Network>> = HashMap::new();
+        let lives = |(key, place): (&(Network, Mac), &Place)| place.seen_ms.map(|_| *key);
+        for (network, mac) in self.places.iter().filter_map(lives).filter(|key| is_named(&key.1)) {
+            seen.entry(mac).or_default().push(network);
+        }
+        let mut claimed: HashMap<IpAddr, Vec<Network>> = HashMap::new();
+        for (network, address) in self.bindings.keys() {
+            claimed.entry(*address).or_default().push(*network);
+        }
+        let links = |networks: &mut dyn Iterator<Item = &Network>| {
+            let links = networks.flat_map(|network| {
+                wires(network.group).iter().map(|&wire| Link { wire, tags: network.tags })
+            });
+            let mut links: Vec<Link> = links.collect();
+            links.sort_unstable();
+            links.dedup();
+            links
+        };
+        let mut by_mac: BTreeMap<Mac, BTreeMap<IpAddr, Vec<Link>>> = BTreeMap::new();
+        for ((_, address), binding) in self.bindings.iter().filter(|(_, b)| is_named(&b.mac)) {
+            let addresses = by_mac.entry(binding.mac).or_default();
+            addresses.entry(*address).or_insert_with(|| {
+                let seen = seen.get(&binding.mac).into_iter().flatten();
+                links(&mut seen.chain(claimed.get(address).into_iter().flatten()))
+            });
+        }
+        let by_mac = by_mac.into_iter().map(|(mac, addresses)| {
+            let bound = addresses.into_iter();
+            let bound = bound.map(|(address, links)| BoundAddress { address, links: links.into() });
+            (mac, bound.collect())
+        });
+        let mut holders = HashMap::new();
+        for ((network, address), binding) in self.bindings.iter().filter(|_| holds) {
+            let holder = Holder { mac: binding.mac, inside: binding.inside };
+            for &wire in wires(network.group) {
+                holders.insert((Link { wire, tags: network.tags }, *address), holder);
+            }
+        }
+        Bindings::new(by_mac.collect(), holders)
+    }
+
+    /// A host says that an address is its own.
+    fn announce(&mut self, network: Network, claim: &Observation, now_ms: u64) -> Outcome {
+        if let Err(outcome) = self.settle(network, claim, now_ms) {
+            return outcome;
+        }
+        let fixed = self.fixed.get(&claim.address);
+        if fixed.is_some_and(|macs| !macs.contains(&claim.mac)) {
+            return Outcome::Conflict(ConflictKind::Policy);
+        }
+        let origin = if fixed.is_some() { Origin::Policy } else { Origin::Announced };
+        let runs_out = now_ms.saturating_add(self.config.age_ms);
+        let expires_ms = (origin == Origin::Announced).then_some(runs_out);
+        let key = (network, claim.address);
+        let new = Binding {
+            mac: claim.mac,
+            inside: claim.inside,
+            wire: claim.wire,
+            origin,
+            since_ms: now_ms,
+            expires_ms,
+        };
+        match self.bindings.get(&key).copied() {
+            Some(binding) if binding.mac == claim.mac => {
+                let runs_out = binding.origin == Origin::Announced;
+                let expires_ms = if runs_out { expires_ms } else { binding.expires_ms };
+                let (inside, wire) = (claim.inside, claim.wire);
+                self.bindings.insert(key, Binding { inside, wire, expires_ms, ..binding });
+                Outcome::Renewed
+            }
+            // Two MAC addresses of one device take turns.
+            Some(binding) if fixed.is_none_or(|macs| !macs.contains(&binding.mac)) => {
+                Outcome::Conflict(ConflictKind::Address)
+            }
+            Some(_) => self.rebind(key, new),
+            None if self.has_room(network, claim.mac) => self.rebind(key, new),
+            None => Outcome::Full,
+        }
+    }
+
+    /// A server leases an address. It does not know where its client is; the client's own frames do.
+    fn lease(&mut self, network: Network, claim: &Observation, now_ms: u64) -> Outcome {
+        let Some(inside) = self.place_of_client(network, claim, now_ms) else {
+            return Outcome::Unknown;
+        };
+        if self.fixed.get(&claim.address).is_some_and(|macs| !macs.contains(&claim.mac)) {
+            return Outcome::Conflict(ConflictKind::Policy);
+        }
+        let key = (network, claim.address);
+        let held = self.bindings.get(&key).copied();
+        let is_fixed = self.fixed.contains_key(&claim.address);
+        let is_others = held.is_some_and(|held| held.mac != claim.mac);
+        if is_others && held.is_some_and(|held| held.origin >= Origin::Dhcp) && !is_fixed {
+            return Outcome::Conflict(ConflictKind::Address);
+        }
+        if held.is_none() && !self.make_room(network, claim.mac, now_ms) {
+            return Outcome::Full;
+        }
+        let since_ms = held.filter(|_| !is_others).map_or(now_ms, |held| held.since_ms);
+        self.leave_others(key, claim.mac);
+        self.leave_home(network, claim.mac, inside);
+        self.place(network, claim.mac, inside, now_ms);
+        let lease_ms = u64::from(claim.lease_s) * 1000;
+        let ends_ms = (claim.lease_s != INFINITE_S).then(|| now_ms.saturating_add(lease_ms));
+        let (origin, expires_ms) =
+            if is_fixed { (Origin::Policy, None) } else { (Origin::Dhcp, ends_ms) };
+        let (mac, wire) = (claim.mac, claim.wire);
+        let new = Binding { mac, inside, wire, origin, since_ms, expires_ms };
+        match held {
+            Some(was) if was.mac == mac && was.inside == inside => {
+                self.bindings.insert(key, new);
+                Outcome::Renewed
+            }
+            _ => self.rebind(key, new),
+        }
+    }
+
+    /// On which side the client of a lease is; [`None`] where that is not known. It is where it lives,
+    /// unless it asked from elsewhere, the answer goes there, and it did not ask where it lives: then
+    /// the answer would be its own, and the one who asked elsewhere another host.
+    fn place_of_client(&self, network: Network, claim: &Observation, now_ms: u64) -> Option<bool> {
+        let is_recent = |at_ms: u64| now_ms <= at_ms.saturating_add(DHCP_PATIENCE_MS);
+        let place = self.places.get(&(network, claim.mac));
+        let home = self.homes.get(&claim.mac);
+        let home = home.and_then(|home| self.places.get(&(home.0, claim.mac)));
+        let mut lived = place.into_iter().chain(home);
+        let asked_itself = lived.any(|place| place.requested_ms.is_some_and(is_recent));
+        let Some(place) = place else {
+            let lives_elsewhere = home.is_some() && claim.inside;
+            return (claim.is_unicast && !lives_elsewhere).then_some(claim.inside);
+        };
+        let asked = place
+            .asked
+            .filter(|&(inside, at_ms)| is_recent(at_ms) && inside == claim.inside && !asked_itself);
+        asked.map(|asked| asked.0).or_else(|| place.seen_ms.map(|_| place.inside))
+    }
+
+    /// A host that now lives on the inside of this group has left that of any other.
+    fn leave_home(&mut self, network: Network, mac: Mac, inside: bool) {
+        let home = self.homes.get(&mac).map(|home| home.0);
+        let Some(home) = home.filter(|home| inside && home.group != network.group) else { return };
+        let own = self.bindings.iter().filter(|(key, b)| key.0.group == home.group && b.mac == mac);
+        let own: Vec<_> = own.filter(|(_, b)| b.inside).map(|(key, _)| *key).collect();
+        own.into_iter().for_each(|key| self.remove(key));
+        self.places.retain(|key, place| key.1 != mac || key.0.group != home.group || !place.inside);
+    }
+
+    /// A client of IPv4 has one lease: with a new one it has left the old one.
+    fn leave_others(&mut self, key: (Network, IpAddr), mac: Mac) {
+        if self.counts.get(&(key.0, mac)).is_none() || !key.1.is_ipv4() {
+            return;
+        }
+        let is_left = |(other, binding): (&(Network, IpAddr), &Binding)| {
+            let of_client = binding.mac == mac && binding.origin == Origin::Dhcp;
+            other.0 == key.0 && other.1 != key.1 && other.1.is_ipv4() && of_client
+        };
+        let left = self.bindings.iter().filter(|&entry| is_left(entry));
+        let left: Vec<_> = left.map(|(key, _)| *key).collect();
+        left.into_iter().for_each(|key| self.remove(key));
+    }
+
+    fn give_back(&mut self, network: Network, claim: &Observation, now_ms: u64) -> Outcome {
+        if let Err(outcome) = self.settle(network, claim, now_ms) {
+            return outcome;
+        }
+        let key = (network, claim.address);
+        match self.bindings.get(&key) {
+            None => Outcome::Unknown,
+            Some(held) if held.mac != claim.mac => Outcome::Conflict(ConflictKind::Address),
+            Some(held) if held.origin == Origin::Policy => Outcome::Renewed,
+            Some(_) => {
+                self.remove(key);
+                Outcome::Released
+            }
+        }
+    }
+
+    /// Notes where the MAC address of a claim is, unless it lives elsewhere.
+    fn settle(
+        &mut self,
+        network: Network,
+        claim: &Observation,
+        now_ms: u64,
+    ) -> Result<(), Outcome> {
+        let age_ms = self.config.age_ms;
+        let is_alive = |seen_ms: u64| now_ms < seen_ms.saturating_add(age_ms);
+        let home = self.homes.get(&claim.mac).filter(|home| home.0.group != network.group);
+        let lives_elsewhere = claim.inside && home.is_some_and(|home| is_alive(home.1));
+        let place = self.places.get(&(network, claim.mac)).copied();
+        let is_other_side =
+            place.is_some_and(|p| p.inside != claim.inside && p.seen_ms.is_some_and(is_alive));
+        let kind = match (is_other_side, lives_elsewhere) {
+            (true, _) => ConflictKind::Side,
+            (_, true) => ConflictKind::Wire,
+            _ => {
+                let is_known = place.is_some();
+                if !is_known && !self.has_room_for_place(now_ms) {
+                    return Err(Outcome::Full);
+                }
+                self.leave_home(network, claim.mac, claim.inside);
+                self.place(network, claim.mac, claim.inside, now_ms);
+                if claim.kind == ObservationKind::DhcpClient {
+                    let place = self.places.get_mut(&(network, claim.mac));
+                    place.into_iter().for_each(|place| place.requested_ms = Some(now_ms));
+                }
+                return Ok(());
+            }
+        };
+        // Where it asks a server it may be, if the server answers.
+        if claim.kind == ObservationKind::DhcpClient {
+            let asked = Some((claim.inside, now_ms));
+            if place.is_some() || self.has_room_for_place(now_ms) {
+                let inside = claim.inside;
+                let new = Place { inside, seen_ms: None, requested_ms: None, asked };
+                self.places.entry((network, claim.mac)).or_insert(new).asked = asked;
+            }
+        }
+        Err(Outcome::Conflict(kind))
+    }
+
+    fn place(&mut self, network: Network, mac: Mac, inside: bool, now_ms: u64) {
+        let requested_ms = self.places.get(&(network, mac)).and_then(|place| place.requested_ms);
+        let new = Place { inside, seen_ms: Some(now_ms), requested_ms, asked: None };
+        let before = self.places.insert((network, mac), new).filter(|p| p.seen_ms.is_some());
+        self.changes += u64::from(before.is_none_or(|before| before.inside != inside));
+        if inside {
+            self.homes.insert(mac, (network, now_ms));
+        }
+        if before.is_some_and(|before| before.inside != inside) {
+            // All that the host has comes with it.
+            let own = self.bindings.iter_mut().filter(|(key, b)| key.0 == network && b.mac == mac);
+            own.for_each(|(_, binding)| binding.inside = inside);
+        }
+    }
+
+    fn has_room(&self, network: Network, mac: Mac) -> bool {
+        let held = self.counts.get(&(network, mac)).copied().unwrap_or(0);
+        self.bindings.len() < self.config.capacity && held < self.config.per_mac
+    }
+
+    /// Room for a lease: what hosts only say of themselves gives way to it.
+    fn make_room(&mut self, network: Network, mac: Mac, now_ms: u64) -> bool {
+        if !self.places.contains_key(&(network, mac)) && !self.has_room_for_place(now_ms) {
+            return false;
+        }
+        if self.bindings.len() >= self.config.capacity {
+            let announced = self.bindings.iter().filter(|(_, b)| b.origin == Origin::Announced);
+            let oldest =
+                announced.min_by_key(|(key, b)| (b.expires_ms, **key)).map(|(key, _)| *key);
+            oldest.into_iter().for_each(|key| self.remove(key));
+        }
+        self.has_room(network, mac)
+    }
+
+    fn has_room_for_place(&mut self, now_ms: u64) -> bool {
+        const IDLE_MS: u64 = 10_000;
+        let most = self.config.capacity.saturating_mul(2);
+        if self.places.len() >= most {
+            self.forget_places(now_ms, IDLE_MS);
+        }
+        self.places.len() < most
+    }
+
+    /// Forgets where hosts are that have no address and were silent for so long.
+    fn forget_places(&mut self, now_ms: u64, idle_ms: u64) {
+        let counts = &self.counts;
+        let before = self.places.len();
+        let is_recent = |seen_ms: u64| now_ms < seen_ms.saturating_add(idle_ms);
+        self.places.retain(|key, place| {
+            let asks = place.asked.is_some_and(|(_, at_ms)| is_recent(at_ms));
+            place.seen_ms.is_some_and(is_recent) || asks || counts.contains_key(key)
+        });
+        let places = &self.places;
+        self.homes.retain(|mac, home| places.contains_key(&(home.0, *mac)));
+        self.changes += (before - self.places.len()) as u64;
+    }
+
+    fn insert(&mut self, key: (Network, IpAddr), binding: Binding) {
+        *self.counts.entry((key.0, binding.mac)).or_default() += 1;
+        self.bindings.insert(key, binding);
+        self.changes += 1;
+    }
+
+    fn rebind(&mut self, key: (Network, IpAddr), binding: Binding) -> Outcome {
+        self.remove(key);
+        self.insert(key, binding);
+        Outcome::Bound
+    }
+
+    fn remove(&mut self, key: (Network, IpAddr)) {
+        let Some(binding) = self.bindings.remove(&key) else { return };
+        self.changes += 1;
+        if let Some(count) = self.counts.get_mut(&(key.0, binding.mac)) {
+            *count -= 1;
+            if *count == 0 {
+                self.counts.remove(&(key.0, binding.mac));
+            }
+        }
+    }
+
+    fn remember(&mut self, kind: ConflictKind, network: Network, claim: &Observation, now_ms: u64) {
+        self.conflict_counts[kind as usize] += 1;
+        let holder = self.bindings.get(&(network, claim.address)).map(|held| held.mac);
+        let is_same = |known: &Conflict| {
+            let (a, b) = (&known.claim, claim);
+            known.kind == kind
+                && (a.mac, a.address, a.wire, a.tags, a.inside)
+                    == (b.mac, b.address, b.wire, b.tags, b.inside)
+        };
+        let known =
+            self.conflicts.iter().position(is_same).and_then(|at| self.conflicts.remove(at));
+        let count = known.map_or(1, |known| known.count + 1);
+        if self.conflicts.len() == REMEMBERED {
+            self.conflicts.pop_front();
+        }
+        let claim = *claim;
+        self.conflicts.push_back(Conflict { kind, claim, holder, count, at_ms: now_ms });
+    }
+}
+
+#[cfg(test)]
+mod tests;
