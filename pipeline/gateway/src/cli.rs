@@ -1,12 +1,13 @@
 //! The command line, and which module answers each command.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::replay::{self, ReplayArgs};
-use crate::{broken_pipe, check, control, diff, explain, reach, run, status};
+use crate::{bindings, broken_pipe, check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
 const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -67,6 +68,8 @@ enum Command {
     Status(SocketArgs),
     /// Take the policy files as they are now into force, or learn why not
     Reload(SocketArgs),
+    /// Show who has which address, as the running gateway knows it
+    Bindings(BindingsArgs),
 }
 
 /// What `run` is told.
@@ -239,6 +242,17 @@ pub struct SocketArgs {
     pub json: bool,
 }
 
+/// What `bindings` is told.
+#[derive(Args, Clone, Debug)]
+pub struct BindingsArgs {
+    /// The gateway
+    #[command(flatten)]
+    pub socket: SocketArgs,
+    /// Let go of this address first, on every network: whoever claims it next has it
+    #[arg(long, value_name = "ADDRESS")]
+    pub forget: Option<IpAddr>,
+}
+
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
@@ -254,6 +268,7 @@ pub fn main() -> ExitCode {
         Command::Replay(args) => replay::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),
+        Command::Bindings(args) => bindings::report::main(&args),
     };
     ExitCode::from(code)
 }

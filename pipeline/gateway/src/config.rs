@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bulkhead_pipeline::bindings::TableConfig;
 use bulkhead_pipeline::conntrack::Timeouts;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
 pub use bulkhead_pipeline::parse::Tunnels;
@@ -62,6 +63,8 @@ pub struct Config {
     pub flows: Flows,
     /// Fragment tables.
     pub fragments: Fragments,
+    /// Who has which address.
+    pub bindings: Bindings,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -175,6 +178,15 @@ pub struct Fragments {
     pub wait_frames: usize,
     /// How long they may, in milliseconds.
     pub wait_ms: u32,
+}
+
+/// Who has which address.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Bindings {
+    /// How large the table may grow, and how long it remembers.
+    pub table: TableConfig,
+    /// Whether enforcing wires drop what contradicts it.
+    pub guard: bool,
 }
 
 /// The metrics endpoint.
@@ -338,6 +350,7 @@ impl Checker<'_> {
             wires,
             flows: self.flows(document.flows, document.timeouts),
             fragments: self.fragments(document.fragments),
+            bindings: self.bindings(document.bindings),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),
@@ -614,6 +627,19 @@ impl Checker<'_> {
                 0..=1024,
             ),
             wait_ms: self.number("wait-ms", table.wait_ms, default.wait_ms, 1..=1000),
+        }
+    }
+
+    fn bindings(&mut self, table: document::Bindings) -> Bindings {
+        let default = TableConfig::default();
+        let age = self.seconds("age-s", table.age_s, 1200, 10..=7 * 86_400);
+        Bindings {
+            table: TableConfig {
+                capacity: self.number("capacity", table.capacity, 65_536, 64..=1 << 20),
+                per_mac: self.number("per-mac", table.per_mac, 32, 1..=65_536),
+                age_ms: u64::try_from(age.as_millis()).unwrap_or(default.age_ms),
+            },
+            guard: table.guard.unwrap_or(true),
         }
     }
 

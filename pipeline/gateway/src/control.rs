@@ -1,4 +1,4 @@
-//! The control socket: `status` and `reload`, one JSON line each way.
+//! The control socket: `status`, `reload` and `bindings`, one JSON line each way.
 //!
 //! Whoever may connect may reload, so the socket belongs to the gateway's user and group (mode
 //! 0660). What comes in is hostile until parsed: a request has a size, a time and a place in a
@@ -6,6 +6,7 @@
 
 use std::fs;
 use std::io;
+use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,8 +18,9 @@ use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::debug;
+use tracing::{debug, info};
 
+use crate::bindings::report::BindingsReport;
 use crate::reload::{ReloadReport, Request, Trigger};
 use crate::state::Gateway;
 use crate::status::Status;
@@ -45,6 +47,12 @@ pub enum Ask {
     Status {},
     /// Take the policy's files into force.
     Reload {},
+    /// Who has which address?
+    Bindings {
+        /// An address to let go of first.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        forget: Option<IpAddr>,
+    },
 }
 
 /// What it is told.
@@ -55,6 +63,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// What became of the reload.
     Reload(Box<ReloadReport>),
+    /// Who has which address.
+    Bindings(Box<BindingsReport>),
     /// Why there is no answer.
     Error(String),
 }
@@ -126,6 +136,12 @@ async fn converse(
     let answer = match serde_json::from_slice(&line) {
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
         Ok(Ask::Reload {}) => reload(requests).await,
+        Ok(Ask::Bindings { forget }) => {
+            if let Some(address) = forget {
+                info!(%address, "told to let go of an address");
+            }
+            Answer::Bindings(Box::new(BindingsReport::of(gateway, forget)))
+        }
         Err(error) => Answer::Error(format!(
             "not a request: {error}; one line such as {{\"command\":\"status\"}} is expected"
         )),

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use bulkhead_pipeline::bindings;
 use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
@@ -27,6 +28,9 @@ use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 
 /// Verdict events that may wait for the log, for each worker.
 const EVENTS: usize = 4096;
+
+/// Claims to addresses that may wait for the table, for each worker.
+const CLAIMS: usize = 8192;
 
 /// How long workers may take to judge by their first policy.
 const FIRST_JUDGEMENT: Duration = Duration::from_secs(10);
@@ -125,11 +129,13 @@ pub fn launch<B: Backend>(
         let core = cores.workers.get(index).copied().flatten();
         let counters = Arc::new(WorkerCounters::new(share.len()));
         let (recorder, observer) = observe::channel(EVENTS);
+        let (tap, claims) = bindings::channel(CLAIMS);
         worker_handles.push(WorkerHandle {
             core,
             counters: counters.clone(),
             wires: share.iter().map(|ports| usize::from(ports.wire.0)).collect(),
             observer: Mutex::new(observer),
+            claims: Mutex::new(claims),
             busy_ppm: AtomicU64::new(0),
             hangs: AtomicBool::new(false),
         });
@@ -147,7 +153,7 @@ pub fn launch<B: Backend>(
                 }
             };
             let mut worker: Worker<B::Port, MonotonicClock> =
-                Worker::new(&settings, share, reader, counters, recorder, clock);
+                Worker::new(&settings, share, reader, counters, recorder, clock).with_tap(tap);
             if let Some(peers) = peers {
                 worker = worker.with_peers(peers);
             }

@@ -9,7 +9,8 @@
 //! 4. [`policy_files`], [`candidate`], [`reload`]: files to texts, to a policy that may be published,
 //!    to the policy in force; [`watch`] says when, [`accepted`] keeps the last one.
 //! 5. [`launch`]: ports and workers; `dpdk` is the way to the wire, [`cores`] who runs where.
-//! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads.
+//! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads,
+//!    and [`bindings`] is the one that knows who has which address.
 //! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
@@ -18,6 +19,7 @@
 
 pub mod accepted;
 pub mod analysis;
+pub mod bindings;
 pub mod broken_pipe;
 pub mod candidate;
 pub mod check;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use bulkhead_pipeline::snapshot::Content;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
@@ -16,7 +17,7 @@ use crate::candidate::{self, Candidate, Cost, Finding, micros, unix_now_ms};
 use crate::policy_files::{PolicyFiles, PolicyHash};
 use crate::state::{Current, Gateway};
 use crate::watch::{Signature, Watch};
-use crate::{accepted, notice};
+use crate::{accepted, bindings, notice};
 
 /// How long a worker may take to judge by a new policy before it is reported as stalled.
 const PUBLICATION_LIMIT: Duration = Duration::from_secs(5);
@@ -311,10 +312,15 @@ impl Reloader {
     /// Publishes to the workers, or, where they do not run yet, leaves the policy for their start.
     fn install(&self, candidate: Candidate, source: String, fallback: bool) {
         let gateway = &*self.gateway;
+        let prepared = bindings::prepare(gateway, &candidate);
+        // Until it is published nobody else publishes what was in force before.
+        let mut followed = gateway.bindings();
+        let (policy, classifier) = followed.take_up(prepared, &candidate, gateway.uptime_ms());
         let mut state = gateway.policy();
         if let Some(publisher) = &mut state.publisher {
             let before = publisher.current().content.wires.clone();
-            publisher.publish(gateway.content(&candidate, Some(&before)));
+            let content = gateway.content(&candidate, Some(&before));
+            publisher.publish(Content { policy, classifier, ..content });
         }
         state.current = Some(Current {
             candidate,
@@ -324,7 +330,7 @@ impl Reloader {
             revoked_before: gateway.flows_revoked(),
         });
         state.fallback = fallback;
-        drop(state);
+        drop((state, followed));
         gateway.wake.notify_all();
     }
 

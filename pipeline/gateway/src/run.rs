@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::thread;
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
@@ -18,7 +18,7 @@ use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
 use crate::reload::{self, Reloader, Request, Trigger};
 use crate::state::{Gateway, HANGING};
-use crate::{clock, log, notice, service, verdicts};
+use crate::{bindings, clock, log, notice, service, verdicts};
 
 /// How often the control thread looks after things.
 const TICK: Duration = Duration::from_millis(50);
@@ -28,6 +28,9 @@ const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often carrier is looked at.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long the bindings may take to be written down at the end.
+const BINDINGS_KEPT: Duration = Duration::from_millis(200);
 
 /// Runs until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs) -> u8 {
@@ -98,6 +101,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
         );
     }
 
+    bindings::restore(gateway);
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;
     let _service = service::start(gateway.clone(), sender.clone())?;
@@ -134,11 +138,17 @@ fn guard<B: Backend>(
     notice::ready(&format!("guarding {wires} wire(s)"));
     spawn("links", gateway, links)?;
     spawn("verdicts", gateway, verdicts::write)?;
+    let follower = spawn("bindings", gateway, bindings::follow)?;
     let ended = look_after(gateway, &crew);
     notice::stopping();
     info!("stopping");
     let stopped_in_time = crew.stop(STOP_LIMIT);
     gateway.close_ports();
+    // It writes down what it knows: an error of the disk must not hold up the end.
+    let waited = Instant::now();
+    while !follower.is_finished() && waited.elapsed() < BINDINGS_KEPT {
+        thread::sleep(Duration::from_millis(1));
+    }
     log_balance(gateway);
     match ended {
         Some(worker) => Err(format!(
@@ -290,10 +300,10 @@ fn spawn(
     name: &str,
     gateway: &Arc<Gateway>,
     body: impl FnOnce(&Gateway) + Send + 'static,
-) -> Result<(), String> {
+) -> Result<JoinHandle<()>, String> {
     let gateway = gateway.clone();
     let thread = thread::Builder::new().name(name.to_owned()).spawn(move || body(&gateway));
-    thread.map(drop).map_err(|error| format!("cannot start a thread: {error}"))
+    thread.map_err(|error| format!("cannot start a thread: {error}"))
 }
 
 /// SIGTERM and SIGINT stop, SIGHUP reloads.

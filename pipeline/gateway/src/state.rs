@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use bulkhead_pipeline::bindings::Source;
 use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
 use bulkhead_pipeline::observe::Observer;
 use bulkhead_pipeline::port::DriverCounters;
@@ -12,6 +13,7 @@ use bulkhead_pipeline::snapshot::{Content, Publisher, WirePolicy};
 use bulkhead_pipeline::worker::{Clock, MonotonicClock};
 use bulkhead_rules::headers::PolicyTime;
 
+use crate::bindings::Followed;
 use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::{Config, Mode};
@@ -42,6 +44,7 @@ pub struct Gateway {
     /// Log lines that the rate limit kept back.
     pub log_suppressed: AtomicU64,
     policy: Mutex<PolicyState>,
+    bindings: Mutex<Followed>,
 }
 
 /// The policy in force, and how it came to be.
@@ -85,6 +88,8 @@ pub struct WorkerHandle {
     pub wires: Vec<usize>,
     /// Its histograms and verdict events.
     pub observer: Mutex<Observer>,
+    /// What it has seen claimed of addresses.
+    pub claims: Mutex<Source>,
     /// Millionths of the last second that it was busy.
     pub busy_ppm: AtomicU64,
     /// Whether it has not been round its ports for [`HANGING`].
@@ -95,6 +100,11 @@ impl WorkerHandle {
     /// The worker's histograms and events; a thread that panicked left them whole.
     pub fn observer(&self) -> MutexGuard<'_, Observer> {
         self.observer.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the worker has seen claimed of addresses.
+    pub fn claims(&self) -> MutexGuard<'_, Source> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The share of the last second that it was busy, from 0 to 1.
@@ -175,6 +185,7 @@ impl Gateway {
     /// A gateway that has not started anything yet.
     pub fn new(config: Config) -> Self {
         Self {
+            bindings: Mutex::new(Followed::new(&config)),
             config,
             started: Instant::now(),
             clock: MonotonicClock::start(),
@@ -199,6 +210,16 @@ impl Gateway {
     /// is as whole as before, because every change is one assignment.
     pub fn policy(&self) -> MutexGuard<'_, PolicyState> {
         self.policy.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Who has which address. Taken before [`Self::policy`] where both are.
+    pub fn bindings(&self) -> MutexGuard<'_, Followed> {
+        self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Milliseconds since the start.
+    pub fn uptime_ms(&self) -> u64 {
+        u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
     /// Waits up to `timeout` for a change of the policy's state or the stop.

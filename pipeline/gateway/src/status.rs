@@ -8,6 +8,7 @@ use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
 use bulkhead_pipeline::verdict::DropReason;
 use serde::{Deserialize, Serialize};
 
+use crate::bindings::report::BindingsReport;
 use crate::cli::{SocketArgs, exit};
 use crate::config::mode_label;
 use crate::control::client;
@@ -40,6 +41,12 @@ pub struct Status {
     pub would_drop: Vec<Counted>,
     /// Decisions by rule, the most frequent first.
     pub rules: Vec<Counted>,
+    /// Bindings of addresses to hosts.
+    #[serde(default)]
+    pub bindings: u64,
+    /// Claims to addresses in the last hour that contradict what is known, in words.
+    #[serde(default)]
+    pub alerts: Vec<String>,
     /// Whether everything that came in is accounted for, at a moment when frames may be in flight.
     pub in_flight: i64,
 }
@@ -186,6 +193,8 @@ impl Status {
                 port.would_drop.of(reason).packets.value()
             }),
             rules,
+            bindings: gateway.bindings().table.len() as u64,
+            alerts: BindingsReport::alerts(gateway),
             in_flight: in_flight(gateway),
         }
     }
@@ -369,6 +378,10 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
             worker.handed_out,
             worker.handed_in
         )?;
+    }
+    writeln!(out, "\n{} addresses are bound to hosts (`bulkhead bindings`)", status.bindings)?;
+    for alert in status.alerts.iter().take(TOP) {
+        writeln!(out, "ALERT: {alert}")?;
     }
     for (title, counts) in [
         ("DROPPED", &status.drops),

@@ -25,6 +25,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) fragments: Fragments,
     #[serde(default)]
+    pub(super) bindings: Bindings,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) limits: Limits,
@@ -86,6 +88,15 @@ pub(super) struct Fragments {
     pub(super) timeout_s: Option<Spanned<i64>>,
     pub(super) wait_frames: Option<Spanned<i64>>,
     pub(super) wait_ms: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Bindings {
+    pub(super) capacity: Option<Spanned<i64>>,
+    pub(super) per_mac: Option<Spanned<i64>>,
+    pub(super) age_s: Option<Spanned<i64>>,
+    pub(super) guard: Option<bool>,
 }
 
 #[derive(Deserialize, Default)]

@@ -1,6 +1,7 @@
 //! The other end of the control socket: `bulkhead status` and `bulkhead reload`.
 
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use serde::Serialize;
 
 use super::{Answer, Ask};
+use crate::bindings::report::BindingsReport;
 use crate::cli::{SocketArgs, exit};
 use crate::config::Config;
 use crate::reload::{ReloadOutcome, ReloadReport};
@@ -19,6 +21,8 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// How long an answer may take: longer than a reload may.
 const ANSWER_LIMIT: Duration = Duration::from_secs(130);
 
+const ANOTHER_QUESTION: &str = "the gateway answered another question";
+
 /// What the gateway does.
 ///
 /// # Errors
@@ -28,7 +32,20 @@ pub fn status(args: &SocketArgs) -> Result<Status, String> {
     match ask(&socket(args)?, Ask::Status {})? {
         Answer::Status(status) => Ok(*status),
         Answer::Error(error) => Err(error),
-        Answer::Reload(_) => Err("the gateway answered another question".to_owned()),
+        Answer::Reload(_) | Answer::Bindings(_) => Err(ANOTHER_QUESTION.to_owned()),
+    }
+}
+
+/// Who has which address; `forget` is let go of first.
+///
+/// # Errors
+///
+/// Why the gateway does not answer, and the remedy.
+pub fn bindings(args: &SocketArgs, forget: Option<IpAddr>) -> Result<BindingsReport, String> {
+    match ask(&socket(args)?, Ask::Bindings { forget })? {
+        Answer::Bindings(report) => Ok(*report),
+        Answer::Error(error) => Err(error),
+        Answer::Status(_) | Answer::Reload(_) => Err(ANOTHER_QUESTION.to_owned()),
     }
 }
 
@@ -44,8 +61,8 @@ pub fn reload(args: &SocketArgs) -> u8 {
             }
             if report.outcome.is_success() { exit::OK } else { exit::REFUSED }
         }
-        Ok(Answer::Status(_)) => {
-            eprintln!("error: the gateway answered another question");
+        Ok(Answer::Status(_) | Answer::Bindings(_)) => {
+            eprintln!("error: {ANOTHER_QUESTION}");
             exit::UNAVAILABLE
         }
         Ok(Answer::Error(error)) | Err(error) => {

@@ -2,6 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
+use bulkhead_pipeline::bindings::ObservationKind;
+use bulkhead_pipeline::bindings::table::ConflictKind;
 use bulkhead_pipeline::counters::{ByPhase, PortCounters, Volume, WorkerCounters};
 use bulkhead_pipeline::observe::Fate;
 use bulkhead_pipeline::verdict::DropReason;
@@ -37,6 +39,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     workers(gateway, &mut families);
     flows(gateway, &mut families);
     fragments(gateway, &mut families);
+    bindings(gateway, &mut families);
     histograms(gateway, &mut families);
     {
         let state = gateway.policy();
@@ -66,6 +69,42 @@ fn gateway_families(gateway: &Gateway, families: &mut Families) {
             let labels = [("wire", wire.name.as_str()), ("mode", mode_label(mode))];
             modes.add(&labels, f64::from(u8::from(wire.mode == mode)));
         }
+    }
+}
+
+fn bindings(gateway: &Gateway, families: &mut Families) {
+    let mut dropped = [("limited", 0), ("ring_full", 0), ("table_full", 0)];
+    let (mut observed, mut repeated) = ([0; ObservationKind::ALL.len()], 0);
+    for worker in gateway.workers() {
+        let counters = worker.claims().counters().clone();
+        for (sum, &kind) in observed.iter_mut().zip(ObservationKind::ALL) {
+            *sum += counters.observed(kind).value();
+        }
+        repeated += counters.repeated.value();
+        dropped[0].1 += counters.limited.value();
+        dropped[1].1 += counters.ring_full.value();
+    }
+    let followed = gateway.bindings();
+    let table = &followed.table;
+    dropped[2].1 = table.refused();
+    families.gauge("bindings", "Addresses that are bound to hosts.").add(&[], table.len() as f64);
+    let help = "Claims to addresses that workers have seen, by kind, repetitions left out.";
+    let mut family = families.counter("binding_observations_total", help);
+    for (kind, count) in ObservationKind::ALL.iter().zip(observed) {
+        family.add(&[("kind", kind.label())], count as f64);
+    }
+    families
+        .counter("binding_observations_repeated_total", "Claims that were repeated within moments.")
+        .add(&[], repeated as f64);
+    let help = "Claims that were lost: beyond what a host may claim, or without room.";
+    let mut family = families.counter("binding_observations_dropped_total", help);
+    for (reason, count) in dropped {
+        family.add(&[("reason", reason)], count as f64);
+    }
+    let help = "Claims that contradict what is known and were ignored, by what they contradict.";
+    let mut family = families.counter("binding_conflicts_total", help);
+    for &kind in ConflictKind::ALL {
+        family.add(&[("kind", kind.label())], table.conflict_count(kind) as f64);
     }
 }
 

@@ -1,0 +1,331 @@
+//! Who has which address, and rules that follow: the workers' claims to the binding table, and what
+//! holds to the policy that they judge by.
+//!
+//! [`follow`] is a thread of its own. [`report`] is what people see, [`file`] what a restart finds.
+//!
+//! Locks are taken in one order: [`Gateway::bindings`] before [`Gateway::policy`].
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use bulkhead_pipeline::bindings::table::Outcome;
+use bulkhead_pipeline::bindings::{BindingTable, Observation};
+use bulkhead_pipeline::snapshot::EditedContent;
+use bulkhead_rules::classifier::{Changes, Classifier};
+use bulkhead_rules::compile::Compiler;
+use bulkhead_rules::headers::{Mac, WireId};
+use bulkhead_rules::policy::{Bindings, Policy};
+use tracing::{error, info, warn};
+
+use crate::candidate::Candidate;
+use crate::config::Config;
+use crate::state::Gateway;
+
+pub mod file;
+pub mod report;
+
+/// How often the workers' claims are looked at.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How often what has run out is dropped.
+const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often, at most, what has changed is written to the disk.
+const KEEP_INTERVAL: Duration = Duration::from_secs(10);
+
+/// After a publication, how many times as long as it took no other one may begin: where bindings change
+/// all the time, following them takes a fifth of a core at most.
+const REST: u32 = 4;
+
+/// The longest such rest.
+const LONGEST_REST: Duration = Duration::from_millis(400);
+
+/// Log lines about conflicts in a second.
+const LINES_PER_SECOND: u32 = 2;
+
+/// The binding table, and what keeps the policy in step with it.
+pub struct Followed {
+    /// The table.
+    pub table: BindingTable,
+    /// The policy without bindings, once there is one.
+    base: Option<Arc<Policy>>,
+    /// The MAC addresses that it names, ascending.
+    named: Vec<Mac>,
+    /// Compiles what changes; none where the policy names no MAC address.
+    compiler: Option<Compiler>,
+    /// [`BindingTable::changes`] when the policy was last brought up to date.
+    published: u64,
+    /// The same for the file.
+    kept: u64,
+    wires: Wires,
+    guards: bool,
+}
+
+/// The wires of each redundancy group, by its number.
+struct Wires(Vec<Vec<WireId>>);
+
+impl Wires {
+    fn of(config: &Config) -> Self {
+        let mut wires = vec![Vec::new(); config.wires.len()];
+        for wire in 0..config.wires.len() {
+            let id = WireId(u16::try_from(wire).unwrap_or(u16::MAX));
+            wires[config.group_of(wire)].push(id);
+        }
+        Self(wires)
+    }
+
+    fn group(&self, group: u16) -> &[WireId] {
+        self.0.get(usize::from(group)).map_or(&[], Vec::as_slice)
+    }
+}
+
+impl Followed {
+    /// What nobody has claimed anything from yet.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            table: BindingTable::new(config.bindings.table),
+            base: None,
+            named: Vec::new(),
+            compiler: None,
+            published: 0,
+            kept: 0,
+            wires: Wires::of(config),
+            guards: config.bindings.guard,
+        }
+    }
+
+    /// The MAC addresses that the policy in force names.
+    pub fn named(&self) -> &[Mac] {
+        &self.named
+    }
+
+    /// The policy in force, as its text has it.
+    pub fn base(&self) -> Option<&Arc<Policy>> {
+        self.base.as_ref()
+    }
+
+    fn told(&self, named: &[Mac]) -> Arc<Bindings> {
+        Arc::new(self.table.bindings(named, self.guards, |group| self.wires.group(group)))
+    }
+}
+
+/// A policy with the bindings of the moment, and what compiles later ones.
+pub struct Prepared {
+    policy: Arc<Policy>,
+    named: Vec<Mac>,
+    compiler: Option<Compiler>,
+}
+
+/// Compiles what a policy that is about to be in force needs to follow bindings. Takes as long as
+/// compiling it did, where it names MAC addresses, and nothing where it does not.
+pub fn prepare(gateway: &Gateway, candidate: &Candidate) -> Prepared {
+    let (policy, named) = (candidate.policy.clone(), candidate.policy.named_macs());
+    if named.is_empty() {
+        return Prepared { policy, named, compiler: None };
+    }
+    let told = gateway.bindings().told(&named);
+    let (bound, _) = policy.bound(&told);
+    let limits = &gateway.config.limits.compile;
+    let compiler = Compiler::new(&bound, limits).or_else(|error| {
+        error!("{error}: the addresses of MAC addresses are not followed beyond their links");
+        Compiler::new(&policy, limits)
+    });
+    Prepared { policy, named, compiler: compiler.ok() }
+}
+
+impl Followed {
+    /// Takes up a policy. Returns what is to be published: the policy with the bindings that hold now.
+    pub fn take_up(
+        &mut self,
+        prepared: Prepared,
+        candidate: &Candidate,
+        now_ms: u64,
+    ) -> (Arc<Policy>, Arc<Classifier>) {
+        let Prepared { policy, named, compiler } = prepared;
+        self.table.fix(fixed(&policy), now_ms);
+        (self.named, self.compiler) = (named, compiler);
+        self.base = Some(policy.clone());
+        let in_force = match &mut self.compiler {
+            Some(compiler) => (Arc::new(compiler.policy().clone()), compiler.publish()),
+            None => (policy, candidate.classifier.clone()),
+        };
+        match self.bring_up_to_date(&in_force) {
+            Some(edited) => (edited.policy, edited.classifier),
+            None => in_force,
+        }
+    }
+
+    /// The policy in force with the bindings that hold now; [`None`] where that is no change, or more
+    /// than the limits grant.
+    fn bring_up_to_date(
+        &mut self,
+        (policy, classifier): &(Arc<Policy>, Arc<Classifier>),
+    ) -> Option<EditedContent> {
+        self.published = self.table.changes();
+        let told = self.told(&self.named);
+        if told == *policy.bindings() {
+            return None;
+        }
+        let (policy, delta) = policy.bound(&told);
+        let nothing = Changes::Footprints { src: Vec::new(), dst: Vec::new() };
+        let (classifier, changes) = match &mut self.compiler {
+            Some(compiler) => match compiler.edit(&policy, &delta) {
+                Ok(changes) => (compiler.publish(), changes),
+                Err(error) => {
+                    error!("{error}: rules do not follow what has just changed");
+                    return None;
+                }
+            },
+            None => (classifier.clone(), nothing),
+        };
+        Some(EditedContent {
+            policy: Arc::new(policy),
+            classifier,
+            changes,
+            rules_added: Vec::new(),
+            rules_removed: Vec::new(),
+        })
+    }
+}
+
+/// The MAC addresses that may have an address, by the devices of the policy that have both.
+fn fixed(policy: &Policy) -> HashMap<IpAddr, Vec<Mac>> {
+    let mut fixed: HashMap<IpAddr, Vec<Mac>> = HashMap::new();
+    for device in policy.devices().filter(|device| !device.macs.is_empty()) {
+        let addresses = &device.addresses;
+        let v4 = addresses.v4.ranges().iter().filter(|(low, high)| low == high);
+        let v6 = addresses.v6.ranges().iter().filter(|(low, high)| low == high);
+        let single = v4.map(|&(a, _)| IpAddr::V4(a.into()));
+        for address in single.chain(v6.map(|&(a, _)| IpAddr::V6(a.into()))) {
+            fixed.entry(address).or_default().extend(&device.macs);
+        }
+    }
+    fixed
+}
+
+/// Follows the workers' claims until the gateway stops.
+pub fn follow(gateway: &Gateway) {
+    let mut follower = Follower::new();
+    while !gateway.is_stopping() {
+        follower.turn(gateway);
+        thread::sleep(TICK);
+    }
+    follower.keep(gateway);
+}
+
+/// What the thread knows from one turn to the next.
+struct Follower {
+    expired: Instant,
+    kept: Instant,
+    rests_until: Instant,
+    /// Of the second that began then, the lines that may still be logged.
+    lines: (Instant, u32),
+    suppressed: u64,
+}
+
+impl Follower {
+    fn new() -> Self {
+        let now = Instant::now();
+        let lines = (now, LINES_PER_SECOND);
+        Self { expired: now, kept: now, rests_until: now, lines, suppressed: 0 }
+    }
+
+    fn turn(&mut self, gateway: &Gateway) {
+        let now = Instant::now();
+        let now_ms = gateway.uptime_ms();
+        let mut followed = gateway.bindings();
+        for worker in gateway.workers() {
+            let mut source = worker.claims();
+            while let Some(claim) = source.next() {
+                let group = gateway.config.group_of(usize::from(claim.wire.0));
+                let group = u16::try_from(group).unwrap_or(u16::MAX);
+                let outcome = followed.table.observe(&claim, group, now_ms);
+                self.tell(gateway, &claim, outcome);
+            }
+        }
+        if now.duration_since(self.expired) >= EXPIRY_INTERVAL {
+            self.expired = now;
+            followed.table.expire(now_ms);
+        }
+        if followed.published != followed.table.changes() && now >= self.rests_until {
+            publish(gateway, &mut followed);
+            self.rests_until = Instant::now() + (now.elapsed() * REST).min(LONGEST_REST);
+        }
+        drop(followed);
+        if now.duration_since(self.kept) >= KEEP_INTERVAL {
+            self.keep(gateway);
+        }
+    }
+
+    fn keep(&mut self, gateway: &Gateway) {
+        self.kept = Instant::now();
+        let mut followed = gateway.bindings();
+        if followed.kept == followed.table.changes() {
+            return;
+        }
+        followed.kept = followed.table.changes();
+        let file = file::File::of(gateway, &followed.table);
+        drop(followed);
+        if let Err(error) = file.write(&gateway.config.state_dir) {
+            warn!("the bindings could not be kept for a restart: {error}");
+        }
+    }
+
+    fn tell(&mut self, gateway: &Gateway, claim: &Observation, outcome: Outcome) {
+        let Outcome::Conflict(kind) = outcome else { return };
+        if self.lines.0.elapsed() >= Duration::from_secs(1) {
+            self.lines = (Instant::now(), LINES_PER_SECOND);
+        }
+        if self.lines.1 == 0 {
+            self.suppressed += 1;
+            return;
+        }
+        self.lines.1 -= 1;
+        let wires = &gateway.config.wires;
+        let wire = wires.get(usize::from(claim.wire.0)).map_or("", |wire| wire.name.as_str());
+        warn!(
+            conflict = kind.label(),
+            by = claim.kind.label(),
+            mac = %claim.mac,
+            address = %claim.address,
+            wire,
+            side = if claim.inside { "inside" } else { "outside" },
+            not_logged_before = std::mem::take(&mut self.suppressed),
+            "a claim contradicts what is known and is ignored: `bulkhead bindings` shows both; if it \
+             is right, `bulkhead bindings --forget ADDRESS`"
+        );
+    }
+}
+
+/// Brings what the workers judge by up to date.
+fn publish(gateway: &Gateway, followed: &mut Followed) {
+    let in_force = {
+        let state = gateway.policy();
+        let Some(publisher) = &state.publisher else { return };
+        let content = &publisher.current().content;
+        (content.policy.clone(), content.classifier.clone())
+    };
+    // Nobody else publishes another policy meanwhile: who does holds the bindings.
+    let Some(edited) = followed.bring_up_to_date(&in_force) else { return };
+    let mut state = gateway.policy();
+    if let Some(publisher) = &mut state.publisher {
+        publisher.publish_edit(edited);
+        publisher.collect();
+    }
+}
+
+/// Takes up what an earlier run has kept.
+pub fn restore(gateway: &Gateway) {
+    match file::File::read(&gateway.config.state_dir) {
+        Ok(None) => {}
+        Ok(Some(file)) => {
+            let mut followed = gateway.bindings();
+            let count = file.restore(gateway, &mut followed.table);
+            info!(bindings = count, "bindings of the run before hold on");
+        }
+        Err(error) => warn!("{error}"),
+    }
+}
