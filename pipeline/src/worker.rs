@@ -354,7 +354,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 self.judge.decide(&mut self.columns, &self.received, &moment);
                 let claims = self.judge.claims();
                 if let (Some(tap), 1..) = (&mut self.tap, claims) {
-                    tap.watch(&self.columns, &self.received, claims, (&mode, from_inside), now_ns);
+                    tap.watch(&self.columns, &self.received, claims, (mode, from_inside), now_ns);
                 }
                 let fragments = self.judge.fragments_seen();
                 if fragments != FragmentsSeen::default() && mode.mode == Mode::Enforce {

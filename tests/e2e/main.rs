@@ -4,6 +4,7 @@
 //! checks: every frame is accounted for, and SIGTERM ends the gateway within a second.
 
 mod bad_files;
+mod bindings;
 mod frames;
 mod lifecycle;
 mod link;

@@ -239,7 +239,7 @@ impl Follower {
         let mut followed = gateway.bindings();
         for worker in gateway.workers() {
             let mut source = worker.claims();
-            while let Some(claim) = source.next() {
+            while let Some(claim) = source.take() {
                 let group = gateway.config.group_of(usize::from(claim.wire.0));
                 let group = u16::try_from(group).unwrap_or(u16::MAX);
                 let outcome = followed.table.observe(&claim, group, now_ms);

@@ -232,7 +232,7 @@ mod tests {
         }
         let whole = v6(7, &[association(3, 12, &[(9, 60)])]);
         for len in 1..whole.len() {
-            assert!(matches!(parse_v6(&whole[..len]), None), "{len} bytes");
+            assert_eq!(parse_v6(&whole[..len]), None, "{len} bytes");
         }
     }
 

@@ -142,11 +142,11 @@ impl Context<'_> {
         let src = self.parsed.headers.src;
         let message = frame.get(usize::from(self.parsed.upper_offset)..)?;
         let target = || Some(u128::from_be_bytes(*message.get(8..)?.first_chunk::<16>()?));
-        let address = match message.first()? {
+        let address = match *message.first()? {
             // Without a source it asks whether anybody else has the address that it wants.
-            &NEIGHBOUR_SOLICITATION if src == 0 => target()?,
-            &NEIGHBOUR_ADVERTISEMENT => target()?,
-            &(ROUTER_SOLICITATION | ROUTER_ADVERTISEMENT | NEIGHBOUR_SOLICITATION) => src,
+            NEIGHBOUR_SOLICITATION if src == 0 => target()?,
+            NEIGHBOUR_ADVERTISEMENT => target()?,
+            ROUTER_SOLICITATION | ROUTER_ADVERTISEMENT | NEIGHBOUR_SOLICITATION => src,
             _ => return None,
         };
         self.claim(Ipv6Addr::from(address).into(), ObservationKind::NeighbourDiscovery)

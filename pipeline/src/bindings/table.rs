@@ -482,7 +482,7 @@ impl BindingTable {
 
     /// A client of IPv4 has one lease: with a new one it has left the old one.
     fn leave_others(&mut self, key: (Network, IpAddr), mac: Mac) {
-        if self.counts.get(&(key.0, mac)).is_none() || !key.1.is_ipv4() {
+        if !self.counts.contains_key(&(key.0, mac)) || !key.1.is_ipv4() {
             return;
         }
         let is_left = |(other, binding): (&(Network, IpAddr), &Binding)| {

@@ -168,7 +168,7 @@ fn is_repeatable(kind: ObservationKind) -> bool {
 
 impl Source {
     /// The next claim.
-    pub fn next(&mut self) -> Option<Observation> {
+    pub fn take(&mut self) -> Option<Observation> {
         self.ring.pop().ok()
     }
 
@@ -233,7 +233,7 @@ mod tests {
     }
 
     fn taken(source: &mut Source) -> Vec<Observation> {
-        std::iter::from_fn(|| source.next()).collect()
+        std::iter::from_fn(|| source.take()).collect()
     }
 
     #[test]
@@ -275,7 +275,7 @@ mod tests {
         let others = (2..20).filter(|&n| {
             // One in a thousand shares with the greedy one.
             tap.hand_over(claim(n, ObservationKind::Arp), 0);
-            source.next().is_some()
+            source.take().is_some()
         });
         assert!(others.count() >= 16);
     }
