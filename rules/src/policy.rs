@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-mod bindings;
 use bytemuck::{Pod, Zeroable};
 
+mod bindings;
 mod boxes;
 pub mod edit;
 mod endpoints;

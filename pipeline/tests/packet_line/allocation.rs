@@ -5,9 +5,11 @@ use std::cell::Cell;
 use std::net::Ipv4Addr;
 
 use crate::common::{Gateway, content};
+use bulkhead_pipeline::bindings;
 use bulkhead_pipeline::conntrack::flag;
 use bulkhead_pipeline::frames::FrameBuilder;
 use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode, Publisher};
+use bulkhead_pipeline::worker::WorkerConfig;
 use bulkhead_rules::classifier::Changes;
 use bulkhead_rules::policy::RuleId;
 
@@ -53,13 +55,16 @@ rules:
 
 #[test]
 fn no_packet_makes_a_worker_allocate_or_free() {
-    let mut gateway = Gateway::new(A, Mode::Enforce);
+    let (tap, mut claims) = bindings::channel(16);
+    let content_of_a = content(A, Mode::Enforce, 0);
+    let mut gateway = Gateway::with_tap(content_of_a, &WorkerConfig::default(), tap);
     let mut frames = Vec::new();
     for n in (0..2000).map(|n: u16| n % 301) {
         let src = Ipv4Addr::from(0x0a00_0000 + u32::from(n % 97));
         let dst = Ipv4Addr::from(0x0a00_0100 + u32::from(n % 89) * 5);
         let builder = FrameBuilder::new().ip(src, dst);
-        match n % 7 {
+        match n % 8 {
+            7 => frames.push(FrameBuilder::new().arp(1, src, dst).build()),
             0 => frames.push(builder.udp(n, 22).build()),
             1 | 2 => frames.push(builder.udp(n, n.wrapping_mul(31)).build()),
             3 => frames.push(builder.tcp(n, 80, flag::SYN).build()),
@@ -103,6 +108,7 @@ fn no_packet_makes_a_worker_allocate_or_free() {
     }
     assert!(publications.next().is_none(), "every reload happened");
     gateway.publisher.collect();
+    assert!(claims.take().is_some(), "what was claimed was handed on");
     let counters = gateway.worker.counters();
     assert!(counters.flow_inserts.value() > 200 && counters.flow_revoked.value() > 10);
     assert!(gateway.publisher.edits() > 10);

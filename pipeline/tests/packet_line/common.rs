@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bulkhead_pipeline::bindings::Tap;
 use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
 use bulkhead_pipeline::observe::{self, Observer};
 use bulkhead_pipeline::port::Frame;
@@ -28,9 +29,11 @@ pub(crate) fn content(text: &str, mode: Mode, grace_until_ns: u64) -> Content {
     }
 }
 
+type LoopbackWorker = Worker<LoopbackPort, VirtualClock>;
+
 /// One wire, one worker, a host on either side.
 pub(crate) struct Gateway {
-    pub(crate) worker: Worker<LoopbackPort, VirtualClock>,
+    pub(crate) worker: LoopbackWorker,
     pub(crate) publisher: Publisher,
     pub(crate) observer: Observer,
     pub(crate) clock: VirtualClock,
@@ -51,6 +54,15 @@ impl Gateway {
 
     /// A gateway whose epochs begin elsewhere.
     pub(crate) fn starting_at(content: Content, config: &WorkerConfig, first_epoch: u64) -> Self {
+        Self::made(content, config, first_epoch, |worker| worker)
+    }
+
+    fn made(
+        content: Content,
+        config: &WorkerConfig,
+        first_epoch: u64,
+        fit_out: impl FnOnce(LoopbackWorker) -> LoopbackWorker,
+    ) -> Self {
         let (inside_port, inside) = loopback::pair(loopback::Options::default());
         let (outside_port, outside) = loopback::pair(loopback::Options::default());
         let ports =
@@ -61,7 +73,13 @@ impl Gateway {
         let counters = Arc::new(WorkerCounters::new(1));
         let reader = readers.remove(0);
         let worker = Worker::new(config, vec![ports], reader, counters, recorder, clock.clone());
+        let worker = fit_out(worker);
         Self { worker, publisher, observer, clock, inside, outside }
+    }
+
+    /// The same, whose worker hands on what is claimed of addresses.
+    pub(crate) fn with_tap(content: Content, config: &WorkerConfig, tap: Tap) -> Self {
+        Self::made(content, config, 1, |worker| worker.with_tap(tap))
     }
 
     /// Moves the clock by milliseconds.
@@ -99,7 +117,7 @@ impl Gateway {
     }
 
     fn through(
-        worker: &mut Worker<LoopbackPort, VirtualClock>,
+        worker: &mut LoopbackWorker,
         from: &Host,
         to: &Host,
         frames: &[Vec<u8>],

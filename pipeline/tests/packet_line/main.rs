@@ -7,6 +7,7 @@ mod data;
 #[allow(unsafe_code, reason = "a global allocator that counts is an unsafe trait")]
 mod allocation;
 mod attacks;
+mod bindings;
 mod edits;
 mod faults;
 mod fragments;

@@ -1,0 +1,129 @@
+//! From an announcement on the wire to the rules that follow it: worker, tap, table, publication.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bulkhead_pipeline::bindings::table::{Network, Outcome};
+use bulkhead_pipeline::bindings::{self, BindingTable, Source, TableConfig};
+use bulkhead_pipeline::conntrack::flag;
+use bulkhead_pipeline::frames::FrameBuilder;
+use bulkhead_pipeline::snapshot::{EditedContent, Mode};
+use bulkhead_pipeline::verdict::DropReason;
+use bulkhead_pipeline::worker::WorkerConfig;
+use bulkhead_rules::compile::{Compiler, Limits};
+use bulkhead_rules::headers::{Mac, VlanTags, WireId};
+
+use crate::common::{Gateway, content};
+
+const POLICY: &str = "
+version: 1
+devices:
+  plc: {mac: '02:00:00:00:00:07'}
+rules:
+  - {name: report, from: plc, to: any, service: tcp/443, action: allow}
+  - {name: work, vlan: 20, from: any, to: plc, service: tcp/502, action: allow}
+";
+const PLC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+const FORGER: Mac = Mac([2, 0, 0, 0, 0, 0x66]);
+const ROUTER: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const HMI: Ipv4Addr = Ipv4Addr::new(10, 20, 0, 1);
+const HOME: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 7);
+const OTHER: Ipv4Addr = Ipv4Addr::new(10, 30, 0, 8);
+const NETWORK: Network = Network { group: 0, tags: VlanTags::single(30) };
+
+/// A gateway with what its control side keeps.
+struct Followed {
+    gateway: Gateway,
+    source: Source,
+    table: BindingTable,
+    compiler: Compiler,
+}
+
+impl Followed {
+    fn new(mode: Mode) -> Self {
+        let content = content(POLICY, mode, 0);
+        let compiler = Compiler::new(&content.policy, &Limits::default()).expect("it compiles");
+        let (tap, source) = bindings::channel(64);
+        let gateway = Gateway::with_tap(content, &WorkerConfig::default(), tap);
+        Self { gateway, source, table: BindingTable::new(TableConfig::default()), compiler }
+    }
+
+    /// What the control side does every few milliseconds.
+    fn follow(&mut self) -> Vec<Outcome> {
+        let claims = std::iter::from_fn(|| self.source.take());
+        let outcomes = claims.map(|claim| self.table.observe(&claim, 0, 0)).collect();
+        let wires = [WireId(0)];
+        let told = Arc::new(self.table.bindings(&[PLC], true, |_| &wires));
+        let (policy, delta) = self.compiler.policy().bound(&told);
+        let changes = self.compiler.edit(&policy, &delta).expect("it compiles");
+        self.gateway.publisher.publish_edit(EditedContent {
+            policy: Arc::new(policy),
+            classifier: self.compiler.publish(),
+            changes,
+            rules_added: Vec::new(),
+            rules_removed: Vec::new(),
+        });
+        outcomes
+    }
+
+    /// Whether the HMI's network, beyond a router on a stick, opens a connection to an address.
+    fn reaches(&mut self, address: Ipv4Addr) -> bool {
+        let port = self.gateway.hits("work") as u16 + 40_000;
+        let syn = FrameBuilder::new().macs(FORGER, ROUTER).vlan(20).ip(HMI, address);
+        self.gateway.passes_in(&syn.tcp(port, 502, flag::SYN).build())
+    }
+}
+
+fn arp(mac: Mac, address: Ipv4Addr) -> Vec<u8> {
+    FrameBuilder::new().macs(mac, Mac([0xff; 6])).vlan(30).arp(1, address, address).build()
+}
+
+#[test]
+fn rules_follow_a_device_and_nobody_who_says_to_be_it() {
+    let mut followed = Followed::new(Mode::Enforce);
+    assert!(!followed.reaches(HOME));
+    assert!(followed.gateway.passes_out(&arp(PLC, HOME)));
+    assert_eq!(followed.follow(), [Outcome::Bound]);
+    assert!(followed.reaches(HOME) && !followed.reaches(OTHER));
+    // Another host claims the address, and somebody else the device's own name: dropped, and told.
+    assert!(!followed.gateway.passes_in(&arp(FORGER, HOME)));
+    assert!(!followed.gateway.passes_in(&arp(PLC, HOME)));
+    assert!(followed.gateway.passes_in(&arp(PLC, OTHER)), "the guard knows addresses only");
+    assert!(followed.follow().iter().all(|outcome| matches!(outcome, Outcome::Conflict(_))));
+    let holder = followed.table.get(NETWORK, IpAddr::V4(HOME)).expect("it is bound");
+    assert_eq!((holder.mac, holder.inside), (PLC, true));
+    assert!(followed.reaches(HOME) && !followed.reaches(OTHER));
+    let dropped = &followed.gateway.outside_counters().dropped;
+    assert_eq!(dropped.of(DropReason::AddressConflict).packets.value(), 2);
+    // It takes another address, and is found there.
+    assert!(followed.gateway.passes_out(&arp(PLC, OTHER)));
+    followed.follow();
+    assert!(followed.reaches(OTHER));
+}
+
+#[test]
+fn whoever_forges_a_device_has_its_rules_from_nowhere() {
+    let mut followed = Followed::new(Mode::Enforce);
+    followed.gateway.passes_out(&arp(PLC, HOME));
+    followed.follow();
+    let report = |mac, port| {
+        let syn = FrameBuilder::new().macs(mac, ROUTER).vlan(30).ip(HOME, HMI);
+        syn.tcp(port, 443, flag::SYN).build()
+    };
+    assert!(followed.gateway.passes_out(&report(PLC, 1)));
+    assert!(!followed.gateway.passes_out(&report(FORGER, 2)), "another MAC address");
+    assert!(!followed.gateway.passes_in(&report(PLC, 3)), "another side");
+    let dropped = &followed.gateway.outside_counters().dropped;
+    assert_eq!(dropped.of(DropReason::AddressSpoofed).packets.value(), 1);
+}
+
+#[test]
+fn an_observing_wire_forwards_what_contradicts_and_says_so() {
+    let mut followed = Followed::new(Mode::Observe);
+    followed.gateway.passes_out(&arp(PLC, HOME));
+    followed.follow();
+    assert!(followed.gateway.passes_in(&arp(FORGER, HOME)));
+    let would_drop = &followed.gateway.outside_counters().would_drop;
+    assert_eq!(would_drop.of(DropReason::AddressConflict).packets.value(), 1);
+    assert!(matches!(followed.follow()[..], [Outcome::Conflict(_)]));
+}
