@@ -43,7 +43,7 @@ fn a_device_is_followed_to_a_new_lease_and_a_forged_announcement_moves_nothing()
     let reaches = |address: Ipv4Addr| try_tcp(hmi, SocketAddr::new(address.into(), 502));
     assert_ne!(reaches(FIRST), Outcome::Answered, "nobody has the address");
 
-    let dhcp = serve_leases(&rig);
+    let dhcp = serve_lease(&rig, FIRST);
     lease(plc, FIRST);
     soon("the first lease", || reaches(FIRST) == Outcome::Answered);
     // What the device would not know: its packets show who has the address.
@@ -68,6 +68,8 @@ fn a_device_is_followed_to_a_new_lease_and_a_forged_announcement_moves_nothing()
     let (code, status) = gateway.bulkhead(&["status", "--config", "gateway.toml"]);
     assert!(code == 0 && status.contains("ALERT: "), "{status}");
 
+    end(dhcp);
+    let dhcp = serve_lease(&rig, SECOND);
     lease(plc, SECOND);
     soon("the second lease", || reaches(SECOND) == Outcome::Answered);
     assert_ne!(reaches(FIRST), Outcome::Answered, "it has left its old address");
@@ -111,11 +113,13 @@ fn connect_by_routers(rig: &Rig) {
     hmi.ip(&["route", "add", "default", "via", "10.88.0.1"]);
 }
 
-fn serve_leases(rig: &Rig) -> Child {
+/// A server that has this one address to lease.
+fn serve_lease(rig: &Rig, address: Ipv4Addr) -> Child {
     let mut command = rig.outside(0).namespace.command("dnsmasq");
     command.args(["--keep-in-foreground", "--conf-file=/dev/null", "--port=0", "--user=root"]);
     command.args(["--interface", HOST_INTERFACE, "--dhcp-authoritative", "--no-ping"]);
-    command.args(["--dhcp-range=10.99.0.50,10.99.0.60,1h", "--leasefile-ro", "--pid-file="]);
+    command.args(["--leasefile-ro", "--pid-file="]);
+    command.arg(format!("--dhcp-range={address},{address},1h"));
     let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn();
     child.expect("dnsmasq was there a moment ago")
 }

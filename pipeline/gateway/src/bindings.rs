@@ -52,6 +52,8 @@ pub struct Followed {
     pub table: BindingTable,
     /// The policy without bindings, once there is one.
     base: Option<Arc<Policy>>,
+    /// What was taken up last: what workers that start judge by.
+    taken_up: Option<(Arc<Policy>, Arc<Classifier>)>,
     /// The MAC addresses that it names, ascending.
     named: Vec<Mac>,
     /// Compiles what changes; none where the policy names no MAC address.
@@ -88,6 +90,7 @@ impl Followed {
         Self {
             table: BindingTable::new(config.bindings.table),
             base: None,
+            taken_up: None,
             named: Vec::new(),
             compiler: None,
             published: 0,
@@ -152,10 +155,17 @@ impl Followed {
             Some(compiler) => (Arc::new(compiler.policy().clone()), compiler.publish()),
             None => (policy, candidate.classifier.clone()),
         };
-        match self.bring_up_to_date(&in_force) {
+        let taken_up = match self.bring_up_to_date(&in_force) {
             Some(edited) => (edited.policy, edited.classifier),
             None => in_force,
-        }
+        };
+        self.taken_up = Some(taken_up.clone());
+        taken_up
+    }
+
+    /// What workers that start judge by, once a policy was taken up.
+    pub fn taken_up(&self) -> Option<(Arc<Policy>, Arc<Classifier>)> {
+        self.taken_up.clone()
     }
 
     /// The policy in force with the bindings that hold now; [`None`] where that is no change, or more

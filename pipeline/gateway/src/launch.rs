@@ -16,7 +16,7 @@ use bulkhead_pipeline::handover::{self, Peers};
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
-use bulkhead_pipeline::snapshot::{Publisher, Reader};
+use bulkhead_pipeline::snapshot::{Content, Publisher, Reader};
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
 use tracing::{info, warn};
@@ -255,11 +255,13 @@ fn report_shares<P>(shares: &[Share<P>], wires: &[String], wanted: usize) {
 }
 
 fn first_snapshot(gateway: &Gateway, workers: usize) -> Result<Vec<Reader>, String> {
+    let followed = gateway.bindings();
     let mut state = gateway.policy();
-    let Some(current) = &state.current else {
+    let (Some(current), Some((policy, classifier))) = (&state.current, followed.taken_up()) else {
         return Err("there is no policy to judge by".to_owned());
     };
     let content = gateway.content(&current.candidate, None);
+    let content = Content { policy, classifier, ..content };
     let (publisher, readers) = Publisher::new(content, workers);
     state.publisher = Some(publisher);
     Ok(readers)

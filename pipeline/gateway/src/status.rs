@@ -180,6 +180,7 @@ impl Status {
                 latency_p99_ns: latency.value_at_quantile(0.99),
             }
         });
+        let (bindings, alerts) = BindingsReport::in_short(gateway);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             ready: gateway.is_ready(),
@@ -193,8 +194,8 @@ impl Status {
                 port.would_drop.of(reason).packets.value()
             }),
             rules,
-            bindings: gateway.bindings().table.len() as u64,
-            alerts: BindingsReport::alerts(gateway),
+            bindings,
+            alerts,
             in_flight: in_flight(gateway),
         }
     }

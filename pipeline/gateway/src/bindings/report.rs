@@ -92,12 +92,14 @@ impl BindingsReport {
         Self { bindings, conflicts: conflicts(gateway, &followed, now_ms), forgotten }
     }
 
-    /// The conflicts that are an alert, in words.
-    pub fn alerts(gateway: &Gateway) -> Vec<String> {
+    /// How many bindings there are, and the conflicts that are an alert, in words.
+    pub fn in_short(gateway: &Gateway) -> (u64, Vec<String>) {
         let followed = gateway.bindings();
         let all = conflicts(gateway, &followed, gateway.uptime_ms()).into_iter();
         let recent = all.filter(|conflict| conflict.age_s < ALERT_S);
-        recent.map(|c| format!("{}, {} times, last {} s ago", c.text, c.count, c.age_s)).collect()
+        let in_words =
+            |c: ConflictRow| format!("{}, {} times, last {} s ago", c.text, c.count, c.age_s);
+        (followed.table.len() as u64, recent.map(in_words).collect())
     }
 }
 
