@@ -324,6 +324,8 @@ fn publish(gateway: &Gateway, followed: &mut Followed) {
     if let Some(publisher) = &mut state.publisher {
         publisher.publish_edit(edited);
         publisher.collect();
+        // The workers run by another one now, and it would keep its memory.
+        followed.taken_up = None;
     }
 }
 
