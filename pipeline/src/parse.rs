@@ -16,8 +16,8 @@
 //!   what else has an EtherType there is for the policy, and the rest is dropped.
 //!
 //! A header is a view over a fixed-size array, made once its length is known, so that what reads it
-//! afterwards cannot fail. The ordinary frame (IP with or without one tag, no options, TCP or UDP)
-//! takes one straight line through [`parse_into`]; everything else leaves it.
+//! afterwards cannot fail. The ordinary frame takes one straight line through `plain`, everything else
+//! goes layer by layer through the rest, [`parse_unusual`].
 
 use bulkhead_rules::headers::{
     ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,
@@ -33,9 +33,11 @@ mod ethernet;
 mod icmp;
 mod ipv4;
 mod ipv6;
+mod plain;
 mod tunnel;
 mod upper;
 
+pub(crate) use self::plain::parse_plain;
 pub use self::tunnel::{Tunnels, enter as enter_tunnel};
 
 /// What kind of frame it is: which stages judge it.
@@ -153,6 +155,24 @@ pub fn parse(frame: &[u8], wire: WireId) -> Result<Parsed, DropReason> {
 /// before the one that failed.
 #[inline]
 pub fn parse_into(
+    frame: &[u8],
+    wire: WireId,
+    origin: Origin,
+    out: &mut Parsed,
+) -> Result<(), DropReason> {
+    match parse_plain(frame, wire, out) {
+        Some(_) => Ok(()),
+        None => parse_unusual(frame, wire, origin, out),
+    }
+}
+
+/// As [`parse_into`], for a frame that [`parse_plain`] has not parsed.
+///
+/// # Errors
+///
+/// See [`parse_into`].
+#[inline(never)]
+pub(crate) fn parse_unusual(
     frame: &[u8],
     wire: WireId,
     origin: Origin,
@@ -386,6 +406,14 @@ fn be16<const N: usize>(bytes: &[u8; N], at: usize) -> u16 {
 #[inline(always)]
 fn be32<const N: usize>(bytes: &[u8; N], at: usize) -> u32 {
     u32::from_be_bytes(field(bytes, at))
+}
+
+impl Kind {
+    /// Whether frames of this kind open flows and ride them.
+    #[inline]
+    pub(crate) fn is_judged_by_flow(self) -> bool {
+        matches!(self, Self::Tcp | Self::IcmpQuery | Self::Other)
+    }
 }
 
 #[cfg(test)]

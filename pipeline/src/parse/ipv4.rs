@@ -6,7 +6,7 @@ use super::{FragmentPlace, Origin, be16, be32, field};
 use crate::checksum;
 use crate::verdict::DropReason;
 
-const MIN_HEADER_LEN: usize = 20;
+pub(super) const MIN_HEADER_LEN: usize = 20;
 
 /// A header that passed all checks, and what it covers.
 pub(super) struct Ipv4<'a> {
@@ -83,8 +83,6 @@ impl<'a> Ipv4<'a> {
     #[inline(always)]
     fn check_addresses(&self) -> Result<(), DropReason> {
         let (src, dst) = (self.src(), self.dst());
-        // Loopback, multicast and beyond.
-        let is_unusual = |addr: u32| matches!(addr >> 24, 127 | 224..);
         if src == dst
             || (is_unusual(src) || dst >> 24 == 127) && !are_unusual_addresses_fit(src, dst)
         {
@@ -92,6 +90,12 @@ impl<'a> Ipv4<'a> {
         }
         Ok(())
     }
+}
+
+/// Loopback, multicast and beyond.
+#[inline(always)]
+pub(super) fn is_unusual(addr: u32) -> bool {
+    matches!(addr >> 24, 127 | 224..)
 }
 
 /// Source, destination, protocol and upper layer of a quoted packet. Its checksum is not compared:
@@ -146,7 +150,7 @@ fn header_len(fixed: &[u8; MIN_HEADER_LEN]) -> Result<usize, DropReason> {
 
 /// Whether the checksum of a header without options is right.
 #[inline(always)]
-fn is_checksum_right(fixed: &[u8; MIN_HEADER_LEN]) -> bool {
+pub(super) fn is_checksum_right(fixed: &[u8; MIN_HEADER_LEN]) -> bool {
     // Wider words and the machine's byte order fold to the same sum (RFC 1071 §2); every carry out
     // of a word is added to its end.
     let word = |at| u64::from_ne_bytes(field(fixed, at));

@@ -72,14 +72,18 @@ impl<'a> Ipv6<'a> {
     #[inline(always)]
     fn check_addresses(&self) -> Result<(), DropReason> {
         let (src, dst) = (self.src(), self.dst());
-        // Loopback, unspecified and IPv4-mapped addresses all begin with 64 zero bits.
-        let is_unusual = |addr: u128| addr >> 64 == 0 || addr >> 120 == 0xff;
         let unusual = is_unusual(src) || is_unusual(dst);
         if src == dst || (unusual && !are_unusual_addresses_fit(src, dst)) {
             return Err(DropReason::Ipv6Address);
         }
         Ok(())
     }
+}
+
+/// Multicast; and loopback, unspecified and IPv4-mapped addresses, which begin with 64 zero bits.
+#[inline(always)]
+pub(super) fn is_unusual(addr: u128) -> bool {
+    addr >> 64 == 0 || addr >> 120 == 0xff
 }
 
 /// The checks that the addresses of ordinary unicast packets cannot fail (RFC 4291 §2.5, §2.7).
@@ -96,7 +100,7 @@ fn are_unusual_addresses_fit(src: u128, dst: u128) -> bool {
 }
 
 #[inline(always)]
-fn address(fixed: &[u8; HEADER_LEN], at: usize) -> u128 {
+pub(super) fn address(fixed: &[u8; HEADER_LEN], at: usize) -> u128 {
     u128::from_be_bytes(field(fixed, at))
 }
 

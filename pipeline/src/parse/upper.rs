@@ -125,14 +125,14 @@ fn parse_tcp(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReas
 
 const TCP_MIN_HEADER_LEN: usize = 20;
 const FIN: u8 = 0x01;
-const SYN: u8 = 0x02;
+pub(super) const SYN: u8 = 0x02;
 const RST: u8 = 0x04;
 const ACK: u8 = 0x10;
 
 /// Exactly one of SYN, RST, FIN with ACK, or ACK alone; SYN and RST with or without ACK. PSH, URG
 /// and the ECN bits say nothing here. Every other combination comes from scanners.
 #[inline(always)]
-fn are_tcp_flags_sane(flags: u8) -> bool {
+pub(super) fn are_tcp_flags_sane(flags: u8) -> bool {
     const SANE: u32 =
         1 << SYN | 1 << (SYN | ACK) | 1 << RST | 1 << (RST | ACK) | 1 << (FIN | ACK) | 1 << ACK;
     SANE >> (flags & (FIN | SYN | RST | ACK)) & 1 == 1

@@ -1,0 +1,248 @@
+//! The ordinary frame: untagged IP in Ethernet II without options, extension headers or fragments, with
+//! TCP (but no SYN, whose options matter) or UDP, between ordinary addresses. Nearly every frame is one.
+//!
+//! All that is needed stands at fixed places, so that one straight line of comparisons reads it and
+//! writes what was learnt at once: half the work of going layer by layer. What is not ordinary, right or
+//! wrong, is left to [`super::parse_unusual`], which says the same of every frame that is.
+
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
+
+use super::ethernet;
+use super::upper::{SYN, are_tcp_flags_sane};
+use super::{EMPTY, Kind, MAX_FRAME_LEN, Parsed, TcpSegment, be16, be32, field, ipv4, ipv6};
+
+const IPV4_LEN: usize = ipv4::MIN_HEADER_LEN;
+const IPV6_LEN: usize = ipv6::HEADER_LEN;
+const TCP_LEN: usize = 20;
+const UDP_LEN: usize = 8;
+/// Where IP begins.
+const NETWORK: usize = ethernet::HEADER_LEN;
+
+/// Parses an ordinary frame that came on `wire` into `out`, all of which it overwrites, and returns its
+/// kind: [`Kind::Tcp`] or, for UDP, [`Kind::Other`]. [`None`], and nothing meant in `out`, where the frame
+/// is not ordinary.
+#[inline(always)]
+pub(crate) fn parse_plain(frame: &[u8], wire: WireId, out: &mut Parsed) -> Option<Kind> {
+    // As long as the shortest frame with TCP: on a wire none is shorter.
+    let header = frame.first_chunk::<{ NETWORK + IPV4_LEN + TCP_LEN }>()?;
+    if frame.len() > MAX_FRAME_LEN || header[6] & 1 == 1 {
+        return None;
+    }
+    match be16(header, 12) {
+        ETHER_IPV4 => parse_ipv4(header, frame.len(), wire, out),
+        ETHER_IPV6 => parse_ipv6(frame, wire, out),
+        _ => None,
+    }
+}
+
+#[inline(always)]
+fn parse_ipv4(
+    header: &[u8; NETWORK + IPV4_LEN + TCP_LEN],
+    frame_len: usize,
+    wire: WireId,
+    out: &mut Parsed,
+) -> Option<Kind> {
+    const UPPER: usize = NETWORK + IPV4_LEN;
+    let fixed: &[u8; IPV4_LEN] = header[NETWORK..].first_chunk()?;
+    let (src, dst) = (be32(fixed, 12), be32(fixed, 16));
+    let is_plain = fixed[0] == 0x45
+        && ipv4::is_checksum_right(fixed)
+        && be16(fixed, 6) & 0x3fff == 0
+        && src != dst
+        && !ipv4::is_unusual(src)
+        && dst >> 24 != 127;
+    // Where the packet is too short for its header this is a very large number.
+    let upper_len = usize::from(be16(fixed, 2)).wrapping_sub(IPV4_LEN);
+    if !is_plain || upper_len > frame_len - UPPER {
+        return None;
+    }
+    let upper: &[u8; TCP_LEN] = header[UPPER..].first_chunk()?;
+    let (src, dst) = (u128::from(src), u128::from(dst));
+    let ip = Headers { src, dst, ether_type: ETHER_IPV4, protocol: fixed[9], ..EMPTY.headers };
+    *out = without_upper(header, ip, wire, upper, UPPER, UPPER + upper_len);
+    parse_upper(fixed[9], upper, upper_len, out)
+}
+
+/// Not inlined: what the other one does would have to make room for it.
+#[inline(never)]
+fn parse_ipv6(frame: &[u8], wire: WireId, out: &mut Parsed) -> Option<Kind> {
+    const UPPER: usize = NETWORK + IPV6_LEN;
+    let header = frame.first_chunk::<{ UPPER + UDP_LEN }>()?;
+    let fixed: &[u8; IPV6_LEN] = header[NETWORK..].first_chunk()?;
+    let (src, dst) = (ipv6::address(fixed, 8), ipv6::address(fixed, 24));
+    let is_plain =
+        fixed[0] >> 4 == 6 && src != dst && !ipv6::is_unusual(src) && !ipv6::is_unusual(dst);
+    let upper_len = usize::from(be16(fixed, 4));
+    if !is_plain || upper_len > frame.len() - UPPER {
+        return None;
+    }
+    let ip = Headers { src, dst, ether_type: ETHER_IPV6, protocol: fixed[6], ..EMPTY.headers };
+    // Of a datagram without room for a TCP header no more than a UDP header is read.
+    match frame[UPPER..].first_chunk::<TCP_LEN>() {
+        Some(upper) => {
+            *out = without_upper(header, ip, wire, upper, UPPER, UPPER + upper_len);
+            parse_upper(fixed[6], upper, upper_len, out)
+        }
+        None => {
+            let mut upper = [0; TCP_LEN];
+            upper[..UDP_LEN].copy_from_slice(&header[UPPER..]);
+            *out = without_upper(header, ip, wire, &upper, UPPER, UPPER + upper_len);
+            parse_upper(fixed[6], &upper, upper_len, out)
+        }
+    }
+}
+
+/// Fills in what TCP or UDP says; its `len` bytes begin with `header` and are all in the frame.
+#[inline(always)]
+fn parse_upper(number: u8, header: &[u8; TCP_LEN], len: usize, out: &mut Parsed) -> Option<Kind> {
+    match number {
+        protocol::UDP => {
+            let own_len = usize::from(be16(header, 4));
+            // No length is right where the upper layer is too short for its header.
+            let is_plain = own_len >= UDP_LEN && own_len <= len && be16(header, 2) != 0;
+            is_plain.then_some(Kind::Other)
+        }
+        protocol::TCP => {
+            let header_len = usize::from(header[12] >> 4) * 4;
+            let flags = header[13];
+            let is_plain = header_len >= TCP_LEN
+                && header_len <= len
+                && flags & SYN == 0
+                && are_tcp_flags_sane(flags)
+                && be16(header, 0) != 0
+                && be16(header, 2) != 0;
+            out.kind = Kind::Tcp;
+            out.tcp = TcpSegment {
+                seq: be32(header, 4),
+                ack: be32(header, 8),
+                window: be16(header, 14),
+                flags,
+                window_scale: None,
+                payload_len: len.wrapping_sub(header_len) as u16,
+            };
+            is_plain.then_some(Kind::Tcp)
+        }
+        _ => None,
+    }
+}
+
+/// All that is known before the upper layer is looked into, but for its ports.
+#[inline(always)]
+fn without_upper<const N: usize>(
+    link: &[u8; N],
+    ip: Headers,
+    wire: WireId,
+    upper: &[u8; TCP_LEN],
+    upper_offset: usize,
+    packet_end: usize,
+) -> Parsed {
+    let ports = (be16(upper, 0), be16(upper, 2));
+    let headers = Headers {
+        src_port: ports.0,
+        dst_port: ports.1,
+        wire,
+        tags: VlanTags::UNTAGGED,
+        src_mac: Mac(field(link, 6)),
+        dst_mac: Mac(field(link, 0)),
+        ..ip
+    };
+    Parsed {
+        headers,
+        flow_ports: ports,
+        network_offset: NETWORK as u16,
+        upper_offset: upper_offset as u16,
+        packet_end: packet_end as u16,
+        ..EMPTY
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Origin, parse_unusual};
+    use super::*;
+    use crate::checksum;
+    use crate::frames::{FrameBuilder, tcp_flags};
+
+    const WIRE: WireId = WireId(3);
+
+    fn ordinary() -> Vec<Vec<u8>> {
+        let v4 = FrameBuilder::new().ip([10, 0, 0, 1], [10, 0, 0, 2]);
+        let v6 =
+            FrameBuilder::new().ip([0xfd00, 0, 0, 0, 0, 0, 0, 1], [0xfd00, 0, 0, 0, 0, 0, 0, 2]);
+        let of = |ip: FrameBuilder| {
+            let tcp = ip.clone().tcp(1024, 80, tcp_flags::ACK).seq(7, 9).window(11);
+            [ip.clone().udp(1024, 53), ip.udp(1024, 53).payload_len(40), tcp.clone(), {
+                tcp.tcp_options(&[1; 8]).payload_len(9)
+            }]
+        };
+        [of(v4), of(v6)].concat().iter().map(FrameBuilder::build).collect()
+    }
+
+    /// Makes the checksum of an IPv4 header right that is long enough to have one.
+    fn mend(frame: &mut [u8]) {
+        if frame.len() >= 34 && frame[12..14] == [8, 0] {
+            frame[24..26].fill(0);
+            let sum = checksum::finish(checksum::add(0, &frame[14..34]));
+            frame[24..26].copy_from_slice(&sum.to_be_bytes());
+        }
+    }
+
+    /// Whether the frame is ordinary; then both parsers must say the same of it.
+    fn is_plain(frame: &[u8]) -> bool {
+        let (mut plain, mut whole) = (Parsed { tunnel: 77, ..EMPTY }, EMPTY);
+        let kind = parse_plain(frame, WIRE, &mut plain);
+        let said = parse_unusual(frame, WIRE, Origin::Wire, &mut whole);
+        let Some(kind) = kind else { return false };
+        assert_eq!((said, plain, kind), (Ok(()), whole, whole.kind), "{frame:02x?}");
+        true
+    }
+
+    #[test]
+    fn ordinary_frames_are_plain() {
+        for frame in ordinary() {
+            assert!(is_plain(&frame), "{frame:02x?}");
+        }
+    }
+
+    #[test]
+    fn with_any_byte_changed_both_parsers_say_the_same() {
+        let mut plain = 0;
+        for frame in ordinary() {
+            for at in 0..frame.len().min(80) {
+                for value in 0..=u8::MAX {
+                    let mut changed = frame.clone();
+                    changed[at] = value;
+                    plain += u32::from(is_plain(&changed));
+                    mend(&mut changed);
+                    plain += u32::from(is_plain(&changed));
+                }
+            }
+        }
+        assert!(plain > 100_000, "{plain} frames were ordinary");
+    }
+
+    #[test]
+    fn with_any_lengths_both_parsers_say_the_same() {
+        let mut plain = 0;
+        for frame in ordinary() {
+            let is_v4 = frame[12] == 8;
+            let (length_at, upper_at) = if is_v4 { (16, 34) } else { (18, 54) };
+            for packet_len in 0..=frame.len() as u8 {
+                for upper_len in 0..=frame.len() as u8 {
+                    let mut changed = frame.clone();
+                    changed[length_at + 1] = packet_len;
+                    changed[upper_at + 5] = upper_len;
+                    if let Some(offset) = changed.get_mut(upper_at + 12) {
+                        *offset = upper_len << 4;
+                    }
+                    mend(&mut changed);
+                    plain += u32::from(is_plain(&changed));
+                }
+            }
+            for len in 0..=frame.len() {
+                plain += u32::from(is_plain(&frame[..len]));
+            }
+        }
+        assert!(plain > 1000, "{plain} frames were ordinary");
+    }
+}
