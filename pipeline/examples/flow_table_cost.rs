@@ -13,7 +13,7 @@ use std::time::Instant;
 
 use bulkhead_pipeline::conntrack::Connection;
 use bulkhead_pipeline::flow_table::{
-    Candidates, FlowHash, FlowKey, FlowTable, FlowTableConfig, Judgement, NewFlow,
+    Candidate, FlowHash, FlowKey, FlowTable, FlowTableConfig, Judgement, NewFlow,
 };
 use bulkhead_pipeline::parse::{Kind, Parsed};
 use bulkhead_rules::classifier::Footprint;
@@ -57,13 +57,18 @@ fn judge(table: &mut FlowTable, burst: &[Parsed; BURST], now_ns: u64) -> usize {
         *hash = table.hash(&key.0);
         table.prefetch(*hash);
     }
-    let mut candidates = [Candidates::default(); BURST];
-    for (candidates, hash) in candidates.iter_mut().zip(hashes) {
-        *candidates = table.candidates(hash);
+    let mut candidates = [Candidate::NONE; BURST];
+    for (candidate, hash) in candidates.iter_mut().zip(hashes) {
+        *candidate = table.candidate(hash).unwrap_or(Candidate::NONE);
+    }
+    for (candidate, hash) in candidates.iter_mut().zip(hashes) {
+        if *candidate == Candidate::NONE {
+            *candidate = table.other_candidate(hash);
+        }
     }
     let mut hits = 0;
-    for (((key, sender), hash), candidates) in keys.iter().zip(hashes).zip(candidates) {
-        if let Some(index) = table.find_among(candidates, hash, key, now_ns) {
+    for (((key, sender), hash), candidate) in keys.iter().zip(hashes).zip(candidates) {
+        if let Some(index) = table.find_at(candidate, hash, key, now_ns) {
             let entry = table.entry_mut(index);
             let direction = entry.direction(*sender);
             entry.connection_mut().note(direction);

@@ -168,13 +168,25 @@ impl Phase {
         )
     }
 
-    fn answered(self) -> Self {
-        match self {
-            Self::UdpUnanswered => Self::UdpAnswered,
-            Self::IcmpUnanswered => Self::IcmpAnswered,
-            Self::OtherUnanswered => Self::OtherAnswered,
-            other => other,
+    /// A table, because it is asked with every answer.
+    const ANSWERED: [Self; Self::COUNT] = {
+        let mut answered = [Self::Closed; Self::COUNT];
+        let mut nth = 0;
+        while nth < Self::COUNT {
+            answered[nth] = match Self::ALL[nth] {
+                Self::UdpUnanswered => Self::UdpAnswered,
+                Self::IcmpUnanswered => Self::IcmpAnswered,
+                Self::OtherUnanswered => Self::OtherAnswered,
+                other => other,
+            };
+            nth += 1;
         }
+        answered
+    };
+
+    #[inline]
+    fn answered(self) -> Self {
+        Self::ANSWERED[self as usize]
     }
 }
 

@@ -7,8 +7,8 @@
 //! proves nothing: the whole key is compared.
 //!
 //! A worker asks in stages over a burst, so that the packets hide each other's memory latency:
-//! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::candidates`] of all, then
-//! [`FlowTable::other_candidates`] of those that had none, then [`FlowTable::find_among`] each.
+//! [`FlowTable::hash`] and [`FlowTable::prefetch`] all, then [`FlowTable::candidate`] of all, then
+//! [`FlowTable::other_candidate`] of those that had none, then [`FlowTable::find_at`] each.
 //!
 //! # Key
 //!
@@ -78,53 +78,31 @@ impl Default for FlowTableConfig {
     }
 }
 
-/// Where a flow's entry may be: two sets and the tag that it has there.
+/// The keyed hash of a flow: two sets of 24 bits each in which its entry may be, and the tag that it
+/// has there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct FlowHash {
-    sets: [u32; 2],
-    tag: u16,
-}
+pub struct FlowHash(u64);
 
 impl FlowHash {
     /// Bits that two flows seldom share.
     #[inline]
     pub fn some_bits(self) -> u16 {
-        self.tag
+        self.tag()
     }
 
-    /// The numbers of the two candidate sets, for those who look at how keys are spread.
-    pub fn sets(self) -> [u32; 2] {
-        self.sets
+    #[inline]
+    fn tag(self) -> u16 {
+        ((self.0 >> 48) as u16).max(1)
     }
 }
 
-/// Where a flow may be by its tag: a bit for each way of the sets that were looked at, those of the
-/// first low.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Candidates {
-    ways: u64,
-    /// Whether the second set was looked at.
-    both: bool,
-}
+/// The first entry, of the sets that were looked at, that a flow may have by its tag, if there is one.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Candidate(u32);
 
-impl Candidates {
-    /// Whether there are none so far.
-    #[inline]
-    pub fn is_empty(self) -> bool {
-        self.ways == 0
-    }
-
-    /// Takes the next one out: the index of its entry.
-    #[inline]
-    fn next(&mut self, hash: FlowHash) -> Option<usize> {
-        if self.ways == 0 {
-            return None;
-        }
-        let bit = self.ways.trailing_zeros() as usize;
-        self.ways &= self.ways - 1;
-        let set = if bit < WAYS { hash.sets[0] } else { hash.sets[1] };
-        Some(set as usize * WAYS + bit % WAYS)
-    }
+impl Candidate {
+    /// There is none. No table has so many entries.
+    pub const NONE: Self = Self(u32::MAX);
 }
 
 /// Where an entry is, until the table next inserts, removes or ages.
@@ -204,7 +182,7 @@ pub struct FlowTable {
     entries: Vec<FlowEntry>,
     sources: SourceCounts,
     hasher: RandomState,
-    timeout_ticks: [u32; Phase::COUNT],
+    timeout_ticks: [i32; Phase::COUNT],
     set_mask: u32,
     per_source_limit: u32,
     len: usize,
@@ -290,11 +268,24 @@ impl FlowTable {
     /// Where a flow with this key would be.
     #[inline]
     pub fn hash(&self, key: &FlowKey) -> FlowHash {
-        let hash = key.hash_with(&self.hasher);
-        let first = hash as u32 & self.set_mask;
-        let second = (hash >> 24) as u32 & self.set_mask;
-        let second = if first == second { first ^ 1 } else { second };
-        FlowHash { sets: [first, second], tag: ((hash >> 48) as u16).max(1) }
+        FlowHash(key.hash_with(&self.hasher))
+    }
+
+    /// The numbers of the two candidate sets, for those who look at how keys are spread.
+    pub fn sets(&self, hash: FlowHash) -> [u32; 2] {
+        [self.first_set(hash), self.second_set(hash)].map(|set| set as u32)
+    }
+
+    #[inline]
+    fn first_set(&self, hash: FlowHash) -> usize {
+        (hash.0 as u32 & self.set_mask) as usize
+    }
+
+    #[inline]
+    fn second_set(&self, hash: FlowHash) -> usize {
+        let (first, second) =
+            (self.first_set(hash), ((hash.0 >> 24) as u32 & self.set_mask) as usize);
+        if first == second { first ^ 1 } else { second }
     }
 
     /// The keyed hash of the host at an end of a flow: its address in its VLAN.
@@ -306,68 +297,78 @@ impl FlowTable {
     /// Asks for the tags of the first candidate set.
     #[inline]
     pub fn prefetch(&self, hash: FlowHash) {
-        prefetch(&self.tags[hash.sets[0] as usize]);
+        prefetch(&self.tags[self.first_set(hash)]);
     }
 
-    /// The entries of the first candidate set whose tag matches; asks for the first of them, or
-    /// where there is none for the tags of the second set. Reads the tags: call [`Self::prefetch`]
-    /// some packets before.
-    #[inline]
-    pub fn candidates(&self, hash: FlowHash) -> Candidates {
-        let ways = equal_lanes(&self.tags[hash.sets[0] as usize].0, hash.tag);
-        if ways == 0 {
-            prefetch(&self.tags[hash.sets[1] as usize]);
-            return Candidates::default();
+    /// The first entry of the first candidate set whose tag matches, and asks for it, or where there is
+    /// none for the tags of the second set. Reads the tags: call [`Self::prefetch`] some packets before.
+    #[inline(always)]
+    pub fn candidate(&self, hash: FlowHash) -> Option<Candidate> {
+        let candidate = self.candidate_in(self.first_set(hash), hash);
+        if candidate.is_none() {
+            prefetch(&self.tags[self.second_set(hash)]);
         }
-        let index = hash.sets[0] as usize * WAYS + ways.trailing_zeros() as usize;
-        self.entries[index].prefetch();
-        Candidates { ways: ways.into(), both: false }
+        candidate
     }
 
     /// The same of the second candidate set, for a flow that has no candidate in the first.
     #[inline]
-    pub fn other_candidates(&self, hash: FlowHash) -> Candidates {
-        let ways = equal_lanes(&self.tags[hash.sets[1] as usize].0, hash.tag);
-        let candidates = Candidates { ways: u64::from(ways) << WAYS, both: true };
-        if let Some(index) = { candidates }.next(hash) {
-            self.entries[index].prefetch();
-        }
-        candidates
+    pub fn other_candidate(&self, hash: FlowHash) -> Candidate {
+        self.candidate_in(self.second_set(hash), hash).unwrap_or(Candidate::NONE)
     }
 
-    /// The live flow with this key, if it is one of these candidates, or in the second set where that
-    /// was not looked at: a flow that was inserted since may be missed. An expired one is removed on
-    /// the way and counts as expired.
     #[inline(always)]
-    pub fn find_among(
-        &mut self,
-        candidates: Candidates,
-        hash: FlowHash,
-        key: &FlowKey,
-        now_ns: u64,
-    ) -> Option<FlowIndex> {
-        // Nearly always the first candidate is the flow, or there is none.
-        if let Some(index) = { candidates }.next(hash) {
-            let entry = &self.entries[index];
-            if entry.has_key(key) && !self.is_expired(entry, tick(now_ns)) {
-                return Some(FlowIndex(index as u32));
-            }
-        } else if candidates.both {
+    fn candidate_in(&self, set: usize, hash: FlowHash) -> Option<Candidate> {
+        let ways = equal_lanes(&self.tags[set].0, hash.tag());
+        if ways == 0 {
             return None;
         }
-        self.find_among_all(candidates, hash, key, now_ns)
+        let index = set * WAYS + ways.trailing_zeros() as usize;
+        self.entries[index].prefetch();
+        Some(Candidate(index as u32))
     }
 
-    #[inline(never)]
-    fn find_among_all(
+    /// The entry of the live flow with this key, where it is at `candidate`; else [`Self::find_at`] may
+    /// know more.
+    #[inline(always)]
+    pub fn entry_at(
         &mut self,
-        mut candidates: Candidates,
+        candidate: Candidate,
+        key: &FlowKey,
+        now_ns: u64,
+    ) -> Option<&mut FlowEntry> {
+        let timeouts = &self.timeout_ticks;
+        let entry = self.entries.get_mut(candidate.0 as usize)?;
+        (entry.has_key(key) && !is_expired(entry, timeouts, tick(now_ns))).then_some(entry)
+    }
+
+    /// The live flow with this key: `candidate` is the one of the first set or, where that has none, of
+    /// the second. A flow that was inserted since may be missed. An expired one is removed on the way
+    /// and counts as expired.
+    #[inline(always)]
+    pub fn find_at(
+        &mut self,
+        candidate: Candidate,
         hash: FlowHash,
         key: &FlowKey,
         now_ns: u64,
     ) -> Option<FlowIndex> {
-        loop {
-            while let Some(index) = candidates.next(hash) {
+        // Nearly always the candidate is the flow, or there is none.
+        let entry = self.entries.get(candidate.0 as usize)?;
+        if entry.has_key(key) && !self.is_expired(entry, tick(now_ns)) {
+            return Some(FlowIndex(candidate.0));
+        }
+        self.find(hash, key, now_ns)
+    }
+
+    /// The live flow with this key, as [`Self::find_at`] finds it.
+    #[inline(never)]
+    pub fn find(&mut self, hash: FlowHash, key: &FlowKey, now_ns: u64) -> Option<FlowIndex> {
+        for set in [self.first_set(hash), self.second_set(hash)] {
+            let mut ways = equal_lanes(&self.tags[set].0, hash.tag());
+            while ways != 0 {
+                let index = set * WAYS + ways.trailing_zeros() as usize;
+                ways &= ways - 1;
                 let entry = &self.entries[index];
                 if entry.has_key(key) {
                     if self.is_expired(entry, tick(now_ns)) {
@@ -377,11 +378,8 @@ impl FlowTable {
                     return Some(FlowIndex(index as u32));
                 }
             }
-            if candidates.both {
-                return None;
-            }
-            candidates = self.other_candidates(hash);
         }
+        None
     }
 
     /// Asks for what [`Self::insert`] will write, and read of the source: for a flow that was not
@@ -398,12 +396,6 @@ impl FlowTable {
     #[inline]
     pub fn is_at(&self, index: FlowIndex, key: &FlowKey) -> bool {
         self.entry(index).has_key(key)
-    }
-
-    /// The live flow with this key: both steps at once.
-    #[inline]
-    pub fn find(&mut self, hash: FlowHash, key: &FlowKey, now_ns: u64) -> Option<FlowIndex> {
-        self.find_among(self.candidates(hash), hash, key, now_ns)
     }
 
     /// The entry of a flow.
@@ -442,7 +434,7 @@ impl FlowTable {
             self.counters.refused_full += 1;
             return Err(InsertError::Full);
         };
-        self.tags[index / WAYS].0[index % WAYS] = hash.tag;
+        self.tags[index / WAYS].0[index % WAYS] = hash.tag();
         self.entries[index] = entry;
         self.sources.increment(source);
         self.len += 1;
@@ -488,7 +480,7 @@ impl FlowTable {
 
     #[inline]
     fn is_expired(&self, entry: &FlowEntry, now: u32) -> bool {
-        entry.silent_ticks(now) >= self.timeout_ticks[entry.connection().phase() as usize]
+        is_expired(entry, &self.timeout_ticks, now)
     }
 
     fn expire(&mut self, index: usize) {
@@ -512,24 +504,25 @@ impl FlowTable {
 
     /// An empty way of the first candidate set while it has a few, else of the emptier one.
     fn vacant_way(&self, hash: FlowHash) -> Option<usize> {
-        let [first, second] = hash.sets;
-        let vacant = |set: u32| equal_lanes(&self.tags[set as usize].0, 0);
+        let (first, second) = (self.first_set(hash), self.second_set(hash));
+        let vacant = |set: usize| equal_lanes(&self.tags[set].0, 0);
         let (low, high) = (vacant(first), vacant(second));
         let first_is_full = low.count_ones() < FEW_WAYS && high.count_ones() > low.count_ones();
         let (set, ways) = if first_is_full { (second, high) } else { (first, low) };
-        (ways != 0).then(|| set as usize * WAYS + ways.trailing_zeros() as usize)
+        (ways != 0).then(|| set * WAYS + ways.trailing_zeros() as usize)
     }
 
     /// Makes room in candidate sets that are full.
     fn make_room(&mut self, hash: FlowHash, now: u32) -> Option<usize> {
-        for set in hash.sets {
-            for index in set as usize * WAYS..(set as usize + 1) * WAYS {
+        let sets = [self.first_set(hash), self.second_set(hash)];
+        for set in sets {
+            for index in set * WAYS..(set + 1) * WAYS {
                 self.entries[index].prefetch_age();
             }
         }
         let mut victim: Option<(u32, usize)> = None;
-        for set in hash.sets {
-            for index in set as usize * WAYS..(set as usize + 1) * WAYS {
+        for set in sets {
+            for index in set * WAYS..(set + 1) * WAYS {
                 let entry = &self.entries[index];
                 if self.is_expired(entry, now) {
                     self.expire(index);
@@ -558,15 +551,20 @@ fn tick(now_ns: u64) -> u32 {
     (now_ns >> TICK_SHIFT) as u32
 }
 
+#[inline(always)]
+fn is_expired(entry: &FlowEntry, timeouts: &[i32; Phase::COUNT], now: u32) -> bool {
+    entry.silence(now) >= timeouts[entry.connection().phase() as usize]
+}
+
 /// Timeouts in ticks, rounded up, plus the part of a tick by which a flow may be younger than its
 /// timestamp says.
-fn timeout_ticks(timeouts: &Timeouts) -> [u32; Phase::COUNT] {
+fn timeout_ticks(timeouts: &Timeouts) -> [i32; Phase::COUNT] {
     let mut ticks = [0; Phase::COUNT];
     for &phase in Phase::ALL {
         let ns = u64::from(timeouts.of(phase)) * 1_000_000_000;
         // Compared as signed distances: half of the range is the most.
         let whole = ns.div_ceil(1 << TICK_SHIFT) + 1;
-        ticks[phase as usize] = u32::try_from(whole).unwrap_or(u32::MAX).min(i32::MAX as u32);
+        ticks[phase as usize] = i32::try_from(whole).unwrap_or(i32::MAX);
     }
     ticks
 }

@@ -9,12 +9,12 @@ use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
 use bulkhead_rules::headers::{Headers, Mac, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
-use crate::burst::Columns;
+use crate::burst::{Columns, Places};
 use crate::conntrack::evidence::has_few_hops;
 use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
 use crate::flow_table::{
-    Candidates, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
+    Candidate, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
 };
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
@@ -34,7 +34,6 @@ pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
 use self::inserted::Inserted;
-use self::look_up::Places;
 use self::packet::Packet;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
@@ -126,7 +125,7 @@ pub struct Judge {
     scratch: Scratch,
     keys: [FlowKey; MAX_BURST],
     hashes: [FlowHash; MAX_BURST],
-    candidates: [Candidates; MAX_BURST],
+    candidates: [Candidate; MAX_BURST],
     senders: [End; MAX_BURST],
     /// The hash of the sender in [`NewFlowBudget`], for frames without a flow.
     sources: [u64; MAX_BURST],
@@ -135,6 +134,8 @@ pub struct Judge {
     missing: u64,
     /// The places whose flow an older epoch judged.
     aged: u64,
+    /// The places whose verdict the flow alone gave.
+    rode: u64,
     asked: Asked,
     batch: Batch,
     /// Whether a frame of this burst has inserted or removed a flow, so that what was found may be
@@ -189,12 +190,13 @@ impl Judge {
             scratch: Scratch::default(),
             keys: [vacant; MAX_BURST],
             hashes: [FlowHash::default(); MAX_BURST],
-            candidates: [Candidates::default(); MAX_BURST],
+            candidates: [Candidate::NONE; MAX_BURST],
             senders: [sender; MAX_BURST],
             sources: [0; MAX_BURST],
             found: [None; MAX_BURST],
             missing: 0,
             aged: 0,
+            rode: 0,
             asked: Asked::NOTHING,
             batch: Batch {
                 headers: [Headers::default(); MAX_BURST],
@@ -288,7 +290,7 @@ impl Judge {
         }
     }
 
-    /// Decides every frame, in order.
+    /// Decides every frame that its flow alone has not decided, in order.
     #[inline(never)]
     pub fn decide<F: Frame>(
         &mut self,
@@ -298,22 +300,21 @@ impl Judge {
     ) {
         self.fragments_seen = FragmentsSeen::default();
         self.claims = 0;
-        let Columns { parsed, len, verdict, decided_by, .. } = columns;
-        let columns = parsed.iter().zip(len.iter()).zip(verdict.iter_mut().zip(decided_by));
-        for ((place, frame), columns) in frames.iter().enumerate().zip(columns) {
-            let ((parsed, &len), (verdict, decided_by)) = columns;
-            if *verdict != Verdict::UNDECIDED {
+        for place in Places(columns.all() & !self.rode) {
+            let (Some(frame), parsed) = (frames.get(place), &columns.parsed[place]) else { break };
+            if !columns.is_undecided(place) {
                 continue;
             }
-            let len = len as usize;
-            (*verdict, *decided_by) = match parsed.kind {
+            let (verdict, decided_by) = match parsed.kind {
                 Kind::LinkControl => (Verdict::Forward, None),
                 Kind::Arp | Kind::NeighbourDiscovery => {
                     self.claims |= 1 << place;
                     let reason = guard::neighbour(frame.bytes(), parsed, moment);
                     (reason.map_or(Verdict::Forward, Verdict::Drop), None)
                 }
-                Kind::LaterFragment => self.later_fragment(place, parsed, len, moment),
+                Kind::LaterFragment => {
+                    self.later_fragment(place, parsed, frame.bytes().len(), moment)
+                }
                 Kind::IcmpError => self.icmp_error(frame.bytes(), parsed, moment),
                 Kind::Dhcp => {
                     let bytes = frame.bytes();
@@ -324,7 +325,8 @@ impl Judge {
                     self.flow(Packet { place, bytes, parsed, origin: F::ORIGIN }, moment)
                 }
             };
-            *verdict = self.first_fragment(place, parsed, *verdict, moment);
+            columns.verdict[place] = self.first_fragment(place, parsed, verdict, moment);
+            columns.decided_by[place] = decided_by;
         }
     }
 
@@ -420,16 +422,6 @@ impl Judge {
             return self.open(packet, moment);
         };
         let sender = self.senders[place];
-        let entry = self.flows.entry_mut(index);
-        // Nearly every packet: nothing about its flow has to be judged again.
-        if parsed.kind != Kind::Tcp && entry.epoch() == moment.epoch as u32 {
-            let direction = entry.direction(sender);
-            if entry.admits_macs(direction, parsed.headers.src_mac, parsed.headers.dst_mac) {
-                entry.connection_mut().note(direction);
-                entry.count(direction, bytes.len(), true, moment.now_ns);
-                return (Verdict::Forward, None);
-            }
-        }
         let answer = self.asked.about_initiator(place);
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));
@@ -802,7 +794,7 @@ impl Judge {
             return verdict;
         };
         self.fragments_seen.first |= 1 << place;
-        if verdict != Verdict::Forward || !is_judged_by_flow(parsed.kind) {
+        if verdict != Verdict::Forward || !parsed.kind.is_judged_by_flow() {
             return verdict;
         }
         let Some(key) = FragmentKey::of_parsed(parsed, moment.group) else { return verdict };
@@ -839,13 +831,4 @@ impl Batch {
         self.places[self.len] = place as u8;
         self.len += 1;
     }
-}
-
-/// Whether the frame in this place is undecided and judged by flow.
-fn rides_flows(columns: &Columns, place: usize) -> bool {
-    columns.is_undecided(place) && is_judged_by_flow(columns.parsed[place].kind)
-}
-
-fn is_judged_by_flow(kind: Kind) -> bool {
-    matches!(kind, Kind::Tcp | Kind::IcmpQuery | Kind::Dhcp | Kind::Other)
 }

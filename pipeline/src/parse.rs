@@ -412,7 +412,7 @@ impl Kind {
     /// Whether frames of this kind open flows and ride them.
     #[inline]
     pub(crate) fn is_judged_by_flow(self) -> bool {
-        matches!(self, Self::Tcp | Self::IcmpQuery | Self::Other)
+        matches!(self, Self::Tcp | Self::IcmpQuery | Self::Dhcp | Self::Other)
     }
 }
 

@@ -347,7 +347,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                         continue;
                     }
                 }
-                self.judge.look_up(&self.columns, &moment);
+                self.judge.look_up(&mut self.columns, &moment);
                 self.clock.passed(Stage::LookUp);
                 self.judge.classify(&self.columns, &moment);
                 self.clock.passed(Stage::Classify);

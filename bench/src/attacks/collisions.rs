@@ -181,7 +181,7 @@ fn fill(flows: &[Flow], family: Family, seed: Option<[u64; 4]>) -> Filled {
         let parsed = parsed(flow, family);
         let (key, initiator) = FlowKey::of(&parsed, 0);
         let hash = table.hash(&key);
-        wanted[hash.sets()[0] as usize] += 1;
+        wanted[table.sets(hash)[0] as usize] += 1;
         let Ok(connection) = Connection::of_first(&parsed, None) else { continue };
         let judgement = Judgement {
             rule: RuleId(0),
@@ -232,7 +232,7 @@ fn craft(family: Family, seed: u64) -> Vec<Flow> {
     while found.len() < CRAFTED {
         let flow = random_flow(family, &mut random);
         let (key, _) = FlowKey::of(&parsed(&flow, family), 0);
-        if table.hash(&key).sets().iter().all(|set| (*set as usize) < AIMED_SETS) {
+        if table.sets(table.hash(&key)).iter().all(|set| (*set as usize) < AIMED_SETS) {
             found.push(flow);
         }
     }

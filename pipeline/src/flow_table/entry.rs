@@ -44,9 +44,8 @@ pub struct NewFlow {
 #[repr(C, align(128))]
 pub struct FlowEntry {
     // The first line has all that lookup, ageing and eviction ask for, and the epoch.
-    key_words: [u64; 5],
-    /// The key's tail below, the wire in the upper 16 bits.
-    key_tail: u64,
+    /// The wire stands in the upper 16 bits of its tail.
+    key: FlowKey,
     last_seen: u32,
     epoch: u32,
     connection: Connection,
@@ -76,8 +75,7 @@ const FEW_HOPS: u8 = 0x08;
 impl FlowEntry {
     /// Equals no key.
     pub(super) const VACANT: Self = Self {
-        key_words: [0; 5],
-        key_tail: 0,
+        key: FlowKey::NONE,
         last_seen: 0,
         epoch: 0,
         connection: Connection::NONE,
@@ -90,8 +88,7 @@ impl FlowEntry {
 
     pub(super) fn new(key: &FlowKey, new: NewFlow, now: u32) -> Self {
         let mut entry = Self {
-            key_words: key.words,
-            key_tail: key.tail | u64::from(new.headers.wire.0) << 48,
+            key: FlowKey { tail: key.tail | u64::from(new.headers.wire.0) << 48, ..*key },
             last_seen: now,
             created: now,
             connection: new.connection,
@@ -107,28 +104,31 @@ impl FlowEntry {
 
     #[inline]
     pub(super) fn has_key(&self, key: &FlowKey) -> bool {
-        // One branch, and no call to `memcmp`, which costs as much as the rest of the lookup.
-        let pairs = self.key_words.iter().zip(&key.words);
-        let words = pairs.fold(0, |differs, (mine, other)| differs | (mine ^ other));
-        words | ((self.key_tail & TAIL_MASK) ^ key.tail) == 0
+        // No call to `memcmp`, which costs as much as the rest of the lookup.
+        let mine = &self.key;
+        (mine.addresses[0] == key.addresses[0])
+            && (mine.addresses[1] == key.addresses[1])
+            && mine.ports_and_tags == key.ports_and_tags
+            && mine.tail & TAIL_MASK == key.tail
+            && (mine.upper[0] ^ key.upper[0]) | (mine.upper[1] ^ key.upper[1]) == 0
     }
 
     /// Asks for both of its cache lines.
     #[inline]
     pub(super) fn prefetch(&self) {
-        prefetch(&self.key_words);
+        prefetch(&self.key);
         prefetch(&self.macs);
     }
 
     /// Asks for the cache line that tells the phase and when the flow was last seen.
     #[inline]
     pub(super) fn prefetch_age(&self) {
-        prefetch(&self.key_words);
+        prefetch(&self.key);
     }
 
     /// The flow's key.
     pub fn key(&self) -> FlowKey {
-        FlowKey { words: self.key_words, tail: self.key_tail & TAIL_MASK }
+        FlowKey { tail: self.key.tail & TAIL_MASK, ..self.key }
     }
 
     /// The end that opened the flow.
@@ -149,7 +149,7 @@ impl FlowEntry {
     /// The headers with which the flow was opened: what a newer policy has to judge.
     pub fn initiator_headers(&self) -> Headers {
         let [src_mac, dst_mac] = self.macs;
-        let wire = WireId((self.key_tail >> 48) as u16);
+        let wire = WireId((self.key.tail >> 48) as u16);
         let headers = self.key().headers(self.initiator(), self.connection.attempt_or_icmp);
         Headers { wire, src_mac, dst_mac, ..headers }
     }
@@ -289,8 +289,14 @@ impl FlowEntry {
 
     #[inline]
     pub(super) fn silent_ticks(&self, now: u32) -> u32 {
-        // A packet may carry a time before that of its predecessor: that is no year of silence.
-        (now.wrapping_sub(self.last_seen) as i32).max(0) as u32
+        self.silence(now).max(0) as u32
+    }
+
+    /// Ticks since a packet last kept the flow alive. A packet may carry a time before that of its
+    /// predecessor: that is no year of silence, but less than none.
+    #[inline]
+    pub(super) fn silence(&self, now: u32) -> i32 {
+        now.wrapping_sub(self.last_seen) as i32
     }
 
     /// The hash of the host that opened the flow: its address in its VLAN.

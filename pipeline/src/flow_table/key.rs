@@ -35,13 +35,17 @@ impl End {
 
 /// What tells one flow from another; equal for both directions. See the module's description.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(C)]
 pub struct FlowKey {
-    /// Address of the low end (low half, high half) and of the high end; then, from the low bits,
-    /// low port, high port, outer and inner VLAN.
-    pub(super) words: [u64; 5],
+    /// The lower halves of the addresses, of the low end and of the high end.
+    pub(super) addresses: [u64; 2],
+    /// From the low bits: low port, high port, outer and inner VLAN.
+    pub(super) ports_and_tags: u64,
     /// From the low bits: group (16), EtherType (16), protocol (8), one (1), tunnelled (1), the upper
     /// four bits of the network identifier (6); the upper 16 are zero.
     pub(super) tail: u64,
+    /// The upper halves of the addresses: zero in IPv4. Side by side, to be written at once.
+    pub(super) upper: [u64; 2],
 }
 
 /// The bits of [`FlowKey::tail`]; an entry keeps its wire in the others.
@@ -57,7 +61,8 @@ const VID_MASK: u16 = 0x0fff;
 
 impl FlowKey {
     /// Equals the key of no packet.
-    pub(crate) const NONE: Self = Self { words: [0; 5], tail: 0 };
+    pub(crate) const NONE: Self =
+        Self { addresses: [0; 2], ports_and_tags: 0, tail: 0, upper: [0; 2] };
 
     /// The key of a packet's flow and the end that sent the packet. `group` is the redundancy group
     /// of its wire.
@@ -70,6 +75,14 @@ impl FlowKey {
         }
         let (key, sender) = Self::of_frame(parsed, group);
         (key.within(parsed.tunnel), sender)
+    }
+
+    /// The same of TCP or UDP over IPv4, without tags and in no tunnel.
+    #[inline(always)]
+    pub fn of_plain_ipv4(headers: &Headers, group: u16) -> (Self, End) {
+        let (ether_type, tags) = (ETHER_IPV4, VlanTags::UNTAGGED);
+        let headers = Headers { ether_type, tags, ..*headers };
+        Self::ordered_ipv4(&headers, (headers.src_port, headers.dst_port), group)
     }
 
     #[inline]
@@ -94,7 +107,7 @@ impl FlowKey {
     pub fn within(mut self, tunnel: u32) -> Self {
         if let Some(id) = tunnel.checked_sub(1) {
             let id = u64::from(id);
-            self.words[4] |= (id & 0xffff) << 48 | (id >> 16 & 0xf) << 44;
+            self.ports_and_tags |= (id & 0xffff) << 48 | (id >> 16 & 0xf) << 44;
             self.tail |= TUNNELLED | (id >> 20 & 0xf) << TUNNEL_HIGH_SHIFT;
         }
         self
@@ -155,7 +168,7 @@ impl FlowKey {
         (Self::packed(headers, low, high, ports, tags, group), End::high_if(swap))
     }
 
-    #[inline]
+    #[inline(always)]
     fn packed(
         headers: &Headers,
         low: u128,
@@ -172,25 +185,33 @@ impl FlowKey {
             | u64::from(headers.ether_type) << 16
             | u64::from(headers.protocol) << 32
             | LIVE;
-        let words =
-            [low as u64, (low >> 64) as u64, high as u64, (high >> 64) as u64, ports_and_tags];
-        Self { words, tail }
+        Self {
+            addresses: [low as u64, high as u64],
+            ports_and_tags,
+            tail,
+            upper: [(low >> 64) as u64, (high >> 64) as u64],
+        }
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn hash_with(&self, hasher: &RandomState) -> u64 {
-        let [a, b, c, d, e] = self.words;
+        let ([low, high], [low_upper, high_upper]) = (self.addresses, self.upper);
         let mut state = hasher.build_hasher();
-        if self.tail as u32 >> 16 == u32::from(ETHER_IPV4) {
+        if self.is_ipv4() {
             // Both addresses fit one word: two multiplications less.
-            state.write_u128(u128::from(a | c << 32) | u128::from(e) << 64);
+            state.write_u128(two_words(low | high << 32, self.ports_and_tags));
             state.write_u64(self.tail);
             return state.finish();
         }
-        state.write_u128(u128::from(a) | u128::from(b) << 64);
-        state.write_u128(u128::from(c) | u128::from(d) << 64);
-        state.write_u128(u128::from(e) | u128::from(self.tail) << 64);
+        state.write_u128(two_words(low, low_upper));
+        state.write_u128(two_words(high, high_upper));
+        state.write_u128(two_words(self.ports_and_tags, self.tail));
         state.finish()
+    }
+
+    #[inline]
+    fn is_ipv4(&self) -> bool {
+        self.tail as u32 >> 16 == u32::from(ETHER_IPV4)
     }
 
     /// The hash of the host at an end: its address in its VLAN and tunnel.
@@ -199,20 +220,19 @@ impl FlowKey {
         state.write_u128(self.address(end));
         // Group, VLAN tags, tunnel.
         let scope = (self.tail & 0xffff) | (self.tail >> 41 & 0x1f) << 16;
-        state.write_u64(scope | (self.words[4] >> 32) << 32);
+        state.write_u64(scope | (self.ports_and_tags >> 32) << 32);
         state.finish()
     }
 
     /// Address of an end: of IP, or the 48 bits of a MAC address.
     pub(super) fn address(&self, end: End) -> u128 {
-        let at = 2 * end as usize;
-        u128::from(self.words[at]) | u128::from(self.words[at + 1]) << 64
+        two_words(self.addresses[end as usize], self.upper[end as usize])
     }
 
     /// What follows from the key about the packets that `initiator` sends, but for MAC addresses,
     /// wire, and the type and code of an ICMP query, which `icmp` gives.
     pub(super) fn headers(&self, initiator: End, icmp: u16) -> Headers {
-        let ports = [self.words[4] as u16, (self.words[4] >> 16) as u16];
+        let ports = [self.ports_and_tags as u16, (self.ports_and_tags >> 16) as u16];
         let mut headers = Headers {
             ether_type: (self.tail >> 16) as u16,
             protocol: (self.tail >> 32) as u8,
@@ -234,10 +254,15 @@ impl FlowKey {
     }
 
     pub(super) fn tags(&self) -> VlanTags {
-        let outer = (self.words[4] >> 32) as u16 & VID_MASK;
-        let inner = if self.tail & TUNNELLED == 0 { (self.words[4] >> 48) as u16 } else { 0 };
+        let outer = (self.ports_and_tags >> 32) as u16 & VID_MASK;
+        let inner = (self.ports_and_tags >> 48) as u16;
+        let inner = if self.tail & TUNNELLED == 0 { inner } else { 0 };
         VlanTags { outer, inner }
     }
+}
+
+fn two_words(low: u64, high: u64) -> u128 {
+    u128::from(low) | u128::from(high) << 64
 }
 
 fn is_icmp(headers: &Headers) -> bool {

@@ -8,7 +8,7 @@
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
 
 use super::ethernet;
-use super::upper::{SYN, are_tcp_flags_sane};
+use super::upper::{SYN, are_tcp_flags_sane, is_plain_port};
 use super::{EMPTY, Kind, MAX_FRAME_LEN, Parsed, TcpSegment, be16, be32, field, ipv4, ipv6};
 
 const IPV4_LEN: usize = ipv4::MIN_HEADER_LEN;
@@ -99,7 +99,7 @@ fn parse_upper(number: u8, header: &[u8; TCP_LEN], len: usize, out: &mut Parsed)
         protocol::UDP => {
             let own_len = usize::from(be16(header, 4));
             // No length is right where the upper layer is too short for its header.
-            let is_plain = own_len >= UDP_LEN && own_len <= len && be16(header, 2) != 0;
+            let is_plain = own_len >= UDP_LEN && own_len <= len && is_plain_port(be16(header, 2));
             is_plain.then_some(Kind::Other)
         }
         protocol::TCP => {

@@ -78,6 +78,13 @@ const DHCP_CLIENT: u16 = 68;
 const DHCPV6_CLIENT: u16 = 546;
 const DHCPV6_SERVER: u16 = 547;
 
+/// Whether a datagram to this port is nothing but a datagram: to no port that is none, or DHCP's.
+#[inline(always)]
+pub(super) fn is_plain_port(port: u16) -> bool {
+    port > DHCPV6_SERVER
+        || !matches!(port, 0 | DHCP_SERVER | DHCP_CLIENT | DHCPV6_CLIENT | DHCPV6_SERVER)
+}
+
 fn parse_low_port(whole: bool, out: &mut Parsed) -> Result<(), DropReason> {
     match out.headers.dst_port {
         0 => return Err(DropReason::UdpPort),

@@ -153,7 +153,7 @@ fn flows_aimed_at_a_few_sets_by_one_who_knows_the_keys_end_nothing() {
     });
     let sets = |frame: &[u8]| {
         let parsed = parse(frame, WireId(0)).expect("it parses");
-        table.hash(&FlowKey::of(&parsed, 0).0).sets()
+        table.sets(table.hash(&FlowKey::of(&parsed, 0).0))
     };
     let aimed = (0..).map(|n| host(11, n)).filter(|from| {
         let frame = udp(*from, 5000);
