@@ -1,5 +1,5 @@
 //! The ordinary frame: untagged IP in Ethernet II without options, extension headers or fragments, with
-//! TCP (but no SYN, whose options matter) or UDP, between ordinary addresses. Nearly every frame is one.
+//! TCP or UDP, between ordinary addresses. Nearly every frame is one.
 //!
 //! All that is needed stands at fixed places, so that one straight line of comparisons reads it and
 //! writes what was learnt at once: half the work of going layer by layer. What is not ordinary, right or
@@ -8,7 +8,7 @@
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
 
 use super::ethernet;
-use super::upper::{SYN, are_tcp_flags_sane, is_plain_port};
+use super::upper::{SYN, are_tcp_flags_sane, is_plain_port, window_scale};
 use super::{EMPTY, Kind, MAX_FRAME_LEN, Parsed, TcpSegment, be16, be32, field, ipv4, ipv6};
 
 const IPV4_LEN: usize = ipv4::MIN_HEADER_LEN;
@@ -29,7 +29,7 @@ pub(crate) fn parse_plain(frame: &[u8], wire: WireId, out: &mut Parsed) -> Optio
         return None;
     }
     match be16(header, 12) {
-        ETHER_IPV4 => parse_ipv4(header, frame.len(), wire, out),
+        ETHER_IPV4 => parse_ipv4(header, frame, wire, out),
         ETHER_IPV6 => parse_ipv6(frame, wire, out),
         _ => None,
     }
@@ -38,7 +38,7 @@ pub(crate) fn parse_plain(frame: &[u8], wire: WireId, out: &mut Parsed) -> Optio
 #[inline(always)]
 fn parse_ipv4(
     header: &[u8; NETWORK + IPV4_LEN + TCP_LEN],
-    frame_len: usize,
+    frame: &[u8],
     wire: WireId,
     out: &mut Parsed,
 ) -> Option<Kind> {
@@ -53,14 +53,14 @@ fn parse_ipv4(
         && dst >> 24 != 127;
     // Where the packet is too short for its header this is a very large number.
     let upper_len = usize::from(be16(fixed, 2)).wrapping_sub(IPV4_LEN);
-    if !is_plain || upper_len > frame_len - UPPER {
+    if !is_plain || upper_len > frame.len() - UPPER {
         return None;
     }
     let upper: &[u8; TCP_LEN] = header[UPPER..].first_chunk()?;
     let (src, dst) = (u128::from(src), u128::from(dst));
     let ip = Headers { src, dst, ether_type: ETHER_IPV4, protocol: fixed[9], ..EMPTY.headers };
-    *out = without_upper(header, ip, wire, upper, UPPER, UPPER + upper_len);
-    parse_upper(fixed[9], upper, upper_len, out)
+    fill_in(header, ip, wire, upper, (UPPER, UPPER + upper_len), out);
+    parse_upper(fixed[9], upper, &frame[UPPER..UPPER + upper_len], out)
 }
 
 /// Not inlined: what the other one does would have to make room for it.
@@ -78,23 +78,19 @@ fn parse_ipv6(frame: &[u8], wire: WireId, out: &mut Parsed) -> Option<Kind> {
     }
     let ip = Headers { src, dst, ether_type: ETHER_IPV6, protocol: fixed[6], ..EMPTY.headers };
     // Of a datagram without room for a TCP header no more than a UDP header is read.
-    match frame[UPPER..].first_chunk::<TCP_LEN>() {
-        Some(upper) => {
-            *out = without_upper(header, ip, wire, upper, UPPER, UPPER + upper_len);
-            parse_upper(fixed[6], upper, upper_len, out)
-        }
-        None => {
-            let mut upper = [0; TCP_LEN];
-            upper[..UDP_LEN].copy_from_slice(&header[UPPER..]);
-            *out = without_upper(header, ip, wire, &upper, UPPER, UPPER + upper_len);
-            parse_upper(fixed[6], &upper, upper_len, out)
-        }
+    let mut upper = [0; TCP_LEN];
+    match frame[UPPER..].first_chunk() {
+        Some(whole) => upper = *whole,
+        None => upper[..UDP_LEN].copy_from_slice(&header[UPPER..]),
     }
+    fill_in(header, ip, wire, &upper, (UPPER, UPPER + upper_len), out);
+    parse_upper(fixed[6], &upper, &frame[UPPER..UPPER + upper_len], out)
 }
 
-/// Fills in what TCP or UDP says; its `len` bytes begin with `header` and are all in the frame.
+/// Fills in what TCP or UDP says: `bytes`, which begin with `header` where they are long enough.
 #[inline(always)]
-fn parse_upper(number: u8, header: &[u8; TCP_LEN], len: usize, out: &mut Parsed) -> Option<Kind> {
+fn parse_upper(number: u8, header: &[u8; TCP_LEN], bytes: &[u8], out: &mut Parsed) -> Option<Kind> {
+    let len = bytes.len();
     match number {
         protocol::UDP => {
             let own_len = usize::from(be16(header, 4));
@@ -107,37 +103,44 @@ fn parse_upper(number: u8, header: &[u8; TCP_LEN], len: usize, out: &mut Parsed)
             let flags = header[13];
             let is_plain = header_len >= TCP_LEN
                 && header_len <= len
-                && flags & SYN == 0
                 && are_tcp_flags_sane(flags)
                 && be16(header, 0) != 0
                 && be16(header, 2) != 0;
+            if !is_plain {
+                return None;
+            }
+            let window_scale = match flags & SYN {
+                0 => None,
+                _ => window_scale(bytes.get(TCP_LEN..header_len).unwrap_or_default()),
+            };
             out.kind = Kind::Tcp;
             out.tcp = TcpSegment {
                 seq: be32(header, 4),
                 ack: be32(header, 8),
                 window: be16(header, 14),
                 flags,
-                window_scale: None,
-                payload_len: len.wrapping_sub(header_len) as u16,
+                window_scale,
+                payload_len: (len - header_len) as u16,
             };
-            is_plain.then_some(Kind::Tcp)
+            Some(Kind::Tcp)
         }
         _ => None,
     }
 }
 
-/// All that is known before the upper layer is looked into, but for its ports.
+/// Fills in all that is known before the upper layer is looked into, but for its ports. `ends` are the
+/// offset of that layer and the packet's end.
 #[inline(always)]
-fn without_upper<const N: usize>(
+fn fill_in<const N: usize>(
     link: &[u8; N],
     ip: Headers,
     wire: WireId,
     upper: &[u8; TCP_LEN],
-    upper_offset: usize,
-    packet_end: usize,
-) -> Parsed {
+    ends: (usize, usize),
+    out: &mut Parsed,
+) {
     let ports = (be16(upper, 0), be16(upper, 2));
-    let headers = Headers {
+    out.headers = Headers {
         src_port: ports.0,
         dst_port: ports.1,
         wire,
@@ -146,14 +149,12 @@ fn without_upper<const N: usize>(
         dst_mac: Mac(field(link, 0)),
         ..ip
     };
-    Parsed {
-        headers,
-        flow_ports: ports,
-        network_offset: NETWORK as u16,
-        upper_offset: upper_offset as u16,
-        packet_end: packet_end as u16,
-        ..EMPTY
-    }
+    // One by one: a whole value would be put together elsewhere and then copied, by loads of what was
+    // stored in pieces just before, which cost more than all the rest.
+    let Parsed { headers: _, kind, flow_ports, network_offset, upper_offset, packet_end, .. } = out;
+    (*kind, *flow_ports, *network_offset) = (Kind::Other, ports, NETWORK as u16);
+    (*upper_offset, *packet_end) = (ends.0 as u16, ends.1 as u16);
+    (out.tcp, out.fragment, out.tunnel) = (EMPTY.tcp, None, 0);
 }
 
 #[cfg(test)]

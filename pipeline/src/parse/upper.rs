@@ -148,7 +148,7 @@ pub(super) fn are_tcp_flags_sane(flags: u8) -> bool {
 /// The shift of a window scale option (RFC 7323 §2.3: above 14 it counts as 14). Options that do not
 /// parse end the search, as they do in hosts.
 #[inline]
-fn window_scale(options: &[u8]) -> Option<u8> {
+pub(super) fn window_scale(options: &[u8]) -> Option<u8> {
     const END: u8 = 0;
     const NO_OPERATION: u8 = 1;
     const WINDOW_SCALE: u8 = 3;
