@@ -30,12 +30,15 @@
 //! With two sets of 32 to choose from, no insertion is refused up to nine tenths of the capacity (a
 //! test asserts it; tables of 16 thousand to 4 million entries first refused at 92 to 96 %). When both sets are full, the insertion takes the place of an expired flow, else of
 //! the flow that has been silent longest among those that nobody answered or that are over
-//! ([`Phase::is_evictable`]); an established flow never makes room. If there is none, the insertion
-//! is refused. No source holds more than a limit, see `SourceCounts`.
+//! ([`Phase::is_evictable`]), out of eight that lie side by side; where these have none, out of the
+//! next eight. An established flow never makes room. If both sets hold no other, the insertion is
+//! refused. No source holds more than a limit, see `SourceCounts`.
 
 mod entry;
 mod key;
 mod sources;
+
+use std::ops::Range;
 
 use ahash::RandomState;
 
@@ -51,6 +54,11 @@ pub const WAYS: usize = 32;
 /// Empty ways of its first candidate set below which a flow goes where there are more. With a
 /// quarter left, 97 of 100 flows are in their first set at six tenths of the capacity.
 const FEW_WAYS: u32 = WAYS as u32 / 4;
+/// Entries that are looked at together when a flow has to make room for another: a flood makes every
+/// insertion look, and 64 of them, all that may have to go, cost more than all else together.
+const PART: usize = 8;
+/// Parts of two candidate sets.
+const PARTS: usize = 2 * WAYS / PART;
 /// Two sets of 16 bits and 24 bits of set number each make a 64-bit hash.
 const MAX_SETS: usize = 1 << 24;
 
@@ -386,8 +394,9 @@ impl FlowTable {
     /// found. `source` is the initiator's [`Self::host_hash`].
     #[inline]
     pub fn prefetch_insertion(&self, hash: FlowHash, source: u64) {
-        if let Some(index) = self.vacant_way(hash) {
-            self.entries[index].prefetch();
+        match self.vacant_way(hash) {
+            Some(index) => self.entries[index].prefetch(),
+            None => self.entries[self.part(hash, 0)].iter().for_each(FlowEntry::prefetch_age),
         }
         self.sources.prefetch(source);
     }
@@ -512,28 +521,33 @@ impl FlowTable {
         (ways != 0).then(|| set * WAYS + ways.trailing_zeros() as usize)
     }
 
-    /// Makes room in candidate sets that are full.
+    /// Makes room in candidate sets that are full, in the first of their parts that has any.
     fn make_room(&mut self, hash: FlowHash, now: u32) -> Option<usize> {
-        let sets = [self.first_set(hash), self.second_set(hash)];
-        for set in sets {
-            for index in set * WAYS..(set + 1) * WAYS {
-                self.entries[index].prefetch_age();
-            }
-        }
+        (0..PARTS).find_map(|nth| self.make_room_in(self.part(hash, nth), now))
+    }
+
+    /// The `nth` part of the candidate sets that [`Self::make_room`] looks at: which is the first is a
+    /// matter of the hash, so that all of them come to be it.
+    fn part(&self, hash: FlowHash, nth: usize) -> Range<usize> {
+        let at = (hash.some_bits() as usize + nth) % PARTS * PART;
+        let set = if at < WAYS { self.first_set(hash) } else { self.second_set(hash) };
+        let start = set * WAYS + at % WAYS;
+        start..start + PART
+    }
+
+    fn make_room_in(&mut self, part: Range<usize>, now: u32) -> Option<usize> {
         let mut victim: Option<(u32, usize)> = None;
-        for set in sets {
-            for index in set * WAYS..(set + 1) * WAYS {
-                let entry = &self.entries[index];
-                if self.is_expired(entry, now) {
-                    self.expire(index);
-                    return Some(index);
-                }
-                let silent = entry.silent_ticks(now);
-                if entry.connection().phase().is_evictable()
-                    && victim.is_none_or(|(longest, _)| silent > longest)
-                {
-                    victim = Some((silent, index));
-                }
+        for index in part {
+            let entry = &self.entries[index];
+            if self.is_expired(entry, now) {
+                self.expire(index);
+                return Some(index);
+            }
+            let silent = entry.silent_ticks(now);
+            if entry.connection().phase().is_evictable()
+                && victim.is_none_or(|(longest, _)| silent > longest)
+            {
+                victim = Some((silent, index));
             }
         }
         let (_, index) = victim?;

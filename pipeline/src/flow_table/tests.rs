@@ -445,15 +445,18 @@ fn a_flood_pushes_out_the_longest_silent_and_never_what_was_answered() {
     for parsed in &answered {
         insert_answered(&mut table, parsed, 0).unwrap();
     }
+    // Which of the others is where.
+    let mut at = [None; 64];
     for n in 10..64 {
-        insert(&mut table, &nth(n), n * 20_000_000).unwrap();
+        let index = insert(&mut table, &nth(n), n * 20_000_000).unwrap();
+        at[index.0 as usize] = Some(n);
     }
     assert_eq!(table.len(), 64);
     for n in 64..1000 {
-        let oldest = nth(n - 54);
-        assert!(find(&mut table, &oldest, 0).is_some());
-        insert(&mut table, &nth(n), n * 20_000_000).unwrap();
-        assert_eq!(find(&mut table, &oldest, 0), None, "the oldest made room");
+        let place = insert(&mut table, &nth(n), n * 20_000_000).unwrap().0 as usize;
+        let oldest = at[place / PART * PART..][..PART].iter().flatten().min();
+        assert_eq!(at[place].as_ref(), oldest, "the longest silent of eight made room");
+        at[place] = Some(n);
     }
     assert_eq!(table.counters.evicted[Phase::UdpUnanswered as usize], 936);
     for parsed in &answered {
@@ -463,6 +466,19 @@ fn a_flood_pushes_out_the_longest_silent_and_never_what_was_answered() {
     insert(&mut table, &nth(1000), 200 * SECOND).unwrap();
     assert_eq!(table.counters.evicted[Phase::UdpUnanswered as usize], 936);
     assert!(table.counters.expired.iter().sum::<u64>() > 0);
+}
+
+#[test]
+fn the_only_flow_that_may_go_is_found_wherever_it_is() {
+    for last in 0..64 {
+        let mut table = table(64);
+        let indices: Vec<_> =
+            (0..64).map(|n| insert_answered(&mut table, &nth(n), 0).unwrap()).collect();
+        table.remove(indices[last]);
+        for n in 64..74 {
+            assert_eq!(insert(&mut table, &nth(n), n * 20_000_000), Ok(indices[last]));
+        }
+    }
 }
 
 #[test]
