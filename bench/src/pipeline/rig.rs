@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use bulkhead_pipeline::counters::{VolumeByReason, WorkerCounters};
 use bulkhead_pipeline::flow_table::FlowTableConfig;
+use bulkhead_pipeline::frames::MIN_FRAME_LEN;
 use bulkhead_pipeline::observe::{self, ByFate};
 use bulkhead_pipeline::port::{Burst, MAX_BURST, Port};
 use bulkhead_pipeline::snapshot::Reader;
@@ -276,7 +277,7 @@ impl<'a> Rig<'a> {
     fn send(&mut self, from_inside: bool, flow: Flow, step: Step) {
         let len = match step {
             Step::Data | Step::Reply => self.case.sizes.draw(&mut self.random),
-            Step::Open | Step::Answer => 0,
+            Step::Open | Step::Answer => MIN_FRAME_LEN,
         };
         // As many as are ever under way at once.
         let Some(mut slot) = self.spare.pop() else { return };
