@@ -199,6 +199,8 @@ struct Wire<P: Port> {
 struct Side<P: Port> {
     port: P,
     held: Box<Burst<P::Frame>>,
+    /// Their bytes.
+    held_bytes: u64,
     blocked_since_ns: Option<u64>,
 }
 
@@ -216,7 +218,7 @@ impl Default for WorkerConfig {
 
 impl<P: Port> Side<P> {
     fn new(port: P) -> Self {
-        Self { port, held: Box::default(), blocked_since_ns: None }
+        Self { port, held: Box::default(), held_bytes: 0, blocked_since_ns: None }
     }
 }
 
@@ -699,6 +701,7 @@ impl<P: Port> Crossing<'_, P> {
             let _ = answer.write(originated.bytes_mut());
             self.ingress_counters.originated.add_frame(length);
             self.ingress.held.push(originated);
+            self.ingress.held_bytes += length as u64;
             self.ingress_counters.held.set(self.ingress.held.len() as u64);
         }
     }
@@ -709,6 +712,7 @@ impl<P: Port> Crossing<'_, P> {
             frame.judged(&columns.parsed[place], Verdict::Forward, None);
         }
         std::mem::swap(&mut self.egress.held, received);
+        self.egress.held_bytes = columns.bytes();
         self.egress_counters.held.set(self.egress.held.len() as u64);
     }
 
@@ -725,6 +729,7 @@ impl<P: Port> Crossing<'_, P> {
             frame.judged(&columns.parsed[place], verdict, columns.decided_by[place]);
             // The queue was flushed before the burst was received; a full one would fail closed.
             if is_sent(verdict, mode) && !self.egress.held.is_full() {
+                self.egress.held_bytes += frame.bytes().len() as u64;
                 self.egress.held.push(frame);
             } else {
                 if is_sent(verdict, mode) {
@@ -741,20 +746,24 @@ impl<P: Port> Crossing<'_, P> {
 
 impl<P: Port> Side<P> {
     fn transmit(&mut self, counters: &PortCounters) {
-        let (packets, bytes) = (self.held.len(), total_bytes(&self.held));
+        let packets = self.held.len();
+        debug_assert_eq!(self.held_bytes, total_bytes(&self.held));
         if packets > 0 {
             self.port.transmit(&mut self.held);
+            let left = total_bytes(&self.held);
             counters.transmitted.packets.add((packets - self.held.len()) as u64);
-            counters.transmitted.bytes.add(bytes - total_bytes(&self.held));
+            counters.transmitted.bytes.add(self.held_bytes - left);
             counters.held.set(self.held.len() as u64);
+            self.held_bytes = left;
         }
     }
 
     fn drop_held(&mut self, counters: &PortCounters, reason: DropReason) {
         let dropped = counters.dropped.of(reason);
         dropped.packets.add(self.held.len() as u64);
-        dropped.bytes.add(total_bytes(&self.held));
+        dropped.bytes.add(self.held_bytes);
         self.port.release(&mut self.held);
+        self.held_bytes = 0;
         self.blocked_since_ns = None;
         counters.held.set(0);
     }
