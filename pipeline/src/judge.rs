@@ -1,9 +1,10 @@
 //! From parsed frames to verdicts: flow lookup, classification of the misses, connection state.
 //!
 //! Three stages over a burst. [`Judge::look_up`] finds every frame's flow, prefetching over the
-//! burst. [`Judge::classify`] asks the classifier, as one batch, about the frames that belong to no
-//! known flow and about flows that an older epoch judged. [`Judge::decide`] then goes through the
-//! frames in their order, because a frame can change what a later one of the same burst meets.
+//! burst, and decides datagrams whose flow needs no judgement. [`Judge::classify`] asks the
+//! classifier, as one batch, about the frames that belong to no known flow and about flows that an
+//! older epoch judged. [`Judge::decide`] then goes through the others in their order, because a frame
+//! can change what a later one of the same burst meets.
 
 use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
 use bulkhead_rules::headers::{Headers, Mac, PolicyTime};

@@ -17,7 +17,7 @@
 //!
 //! A header is a view over a fixed-size array, made once its length is known, so that what reads it
 //! afterwards cannot fail. The ordinary frame takes one straight line through `plain`, everything else
-//! goes layer by layer through the rest, [`parse_unusual`].
+//! goes layer by layer through the rest.
 
 use bulkhead_rules::headers::{
     ETHER_ARP, ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol,

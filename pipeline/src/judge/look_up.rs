@@ -2,8 +2,12 @@
 //!
 //! Steps over the whole burst: what the keys hash to, whose tags match, whose do in the other set,
 //! which entry has the key. Each step asks for the memory that the next one reads. (Groups of 16 that
-//! follow each other through the steps, so that memory is asked for more evenly, were no faster: at
-//! ten thousand flows 46 cycles for either, at ten million 120.)
+//! follow each other through the steps, so that memory is asked for more evenly, were no faster. To
+//! leave the second cache line of an entry to the machine's own prefetching costs 7 cycles a packet
+//! at ten thousand flows and 15 to 60 at a million.)
+//!
+//! Most frames are datagrams of flows that the present policy has judged: the last step decides them
+//! on the way, so that a burst of nothing else is done here.
 
 use super::inserted::Inserted;
 use super::{Judge, Moment};
