@@ -223,6 +223,20 @@ mod tests {
     }
 
     #[test]
+    fn to_any_port_both_parsers_say_the_same() {
+        for frame in ordinary() {
+            let upper_at = if frame[12] == 8 { 34 } else { 54 };
+            let plain = (0..=u16::MAX).filter(|port| {
+                let mut changed = frame.clone();
+                changed[upper_at + 2..upper_at + 4].copy_from_slice(&port.to_be_bytes());
+                is_plain(&changed)
+            });
+            // But for port 0, and in UDP those of DHCP.
+            assert!([65_535, 65_531].contains(&plain.count()));
+        }
+    }
+
+    #[test]
     fn with_any_lengths_both_parsers_say_the_same() {
         let mut plain = 0;
         for frame in ordinary() {
