@@ -38,8 +38,8 @@ pub fn advise_huge_pages<T>(memory: &mut [MaybeUninit<T>]) {
         // SAFETY: the range lies in `memory`, which is borrowed exclusively; `madvise` with this
         // advice neither reads nor writes it.
         // JUSTIFICATION: a hit among a million flows takes 38 ns instead of 43 (measured by the
-        // pipeline's `examples/flow_table_cost.rs` on a 2.6 GHz Xeon), a lookup in 40 MiB of groups
-        // four fifths of the time (`bulkhead-bench classify --segmentation`).
+        // pipeline's `examples/flow_table_cost.rs` on a 2.6 GHz Xeon), a lookup in 30 MiB of groups
+        // nine tenths of the time (`bulkhead-bench classify --segmentation`).
         unsafe {
             libc::madvise(start.add(skipped).cast(), len, libc::MADV_HUGEPAGE);
         }
