@@ -54,9 +54,10 @@ pub(crate) fn admit(view: View) -> Admission {
     // Over a short time everything is rare.
     let rare_hours = if view.hours < SHORT { 1 } else { HOURS.max(view.hours / 12) };
     let probing = probing(&view, rare_hours);
-    let mut admission = Admission::default();
-    admission.admitted.reserve(view.edges.len());
-    for edge in view.edges {
+    let mut doubted = Vec::new();
+    let mut admitted = view.edges;
+    // In place: there may be millions.
+    admitted.retain(|edge| {
         let is_probe = edge.hours <= rare_hours
             && probing.get(&edge.client).is_some_and(|&peers| peers >= RARE_PEERS);
         let doubt = if edge.evidence.failed && !edge.evidence.answered {
@@ -68,12 +69,12 @@ pub(crate) fn admit(view: View) -> Admission {
         } else if edge.hours < HOURS {
             Doubt::Once
         } else {
-            admission.admitted.push(edge);
-            continue;
+            return true;
         };
-        admission.doubted.push((edge, doubt));
-    }
-    admission
+        doubted.push((*edge, doubt));
+        false
+    });
+    Admission { admitted, doubted }
 }
 
 /// How many peers each client meets over nothing but rare edges.

@@ -207,14 +207,14 @@ impl Joining<'_> {
             let cost = a.1 + b.1 + change;
             live[one] = Some((joined, cost));
             // Only what was best with one of the two, or is better with both, changes.
-            for at in 0..live.len() {
-                let stale = best[at].is_some_and(|(_, to)| to == one || to == other);
+            for (at, best) in best.iter_mut().enumerate() {
+                let stale = best.is_some_and(|(_, to)| to == one || to == other);
                 if at == one || at == other || stale {
-                    best[at] = self.best(&live, at);
-                } else if let Some(change) = self.change(&live, at.min(one), at.max(one)) {
-                    let entry = Some((change, one));
-                    if at < one && (best[at].is_none() || entry < best[at]) {
-                        best[at] = entry;
+                    *best = self.best(&live, at);
+                } else if at < one {
+                    let changed = self.change(&live, at, one).map(|change| (change, one));
+                    if changed.is_some() && (best.is_none() || changed < *best) {
+                        *best = changed;
                     }
                 }
             }

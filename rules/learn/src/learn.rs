@@ -98,12 +98,13 @@ pub fn learn_slots(store: &Store, slots: u64, options: &Options) -> Proposal {
     let mut view = View::new(store, slots);
     dynamic::collapse(&mut view, options.ports_are_ordered);
     let order = view.hosts.clone();
-    let admission = admit::admit(view);
-    let (services, links) = view::links(&admission.admitted);
+    let admit::Admission { admitted, doubted } = admit::admit(view);
+    let (services, links) = view::links(&admitted);
+    drop(admitted);
     let (meshes, rest) = mesh::find(&links, order.len());
     let roles = roles::find(order.len(), &rest, options.roles);
     let folded = fold::fold(&roles, &rest, &meshes, options.rules);
-    propose(&order, &services, &links, &roles, folded, &admission.doubted)
+    propose(&order, &services, &links, &roles, folded, &doubted)
 }
 
 impl Proposal {

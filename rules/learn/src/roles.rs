@@ -73,7 +73,7 @@ pub(crate) struct Roles {
     pub(crate) rejected: Vec<Option<Rejected>>,
 }
 
-/// Roles of `hosts` hosts by their links, which are in order. `start` says what was a role before.
+/// Roles of `hosts` hosts by their links, which are in order.
 pub(crate) fn find(hosts: usize, links: &[Link], costs: Costs) -> Roles {
     let mut roles = exact_classes(hosts, links);
     let mut rejected = HashMap::new();
@@ -93,11 +93,7 @@ pub(crate) fn find(hosts: usize, links: &[Link], costs: Costs) -> Roles {
             rejected = merging.rejected();
             merged = merging.roles();
         }
-        let is_settled = merged == roles && round > 0;
         roles = merged;
-        if is_settled && round + 2 < ROUNDS {
-            continue;
-        }
     }
     finish(roles, &rejected)
 }
@@ -229,11 +225,14 @@ struct Role {
     version: u32,
 }
 
+/// Change of cost, the two roles, and their versions when it was reckoned.
+type Merge = (i64, u32, u32, u32, u32);
+
 struct Merging<'s> {
     signatures: &'s Signatures,
     roles: Vec<Role>,
-    /// Cheapest first: change of cost, the two roles, and their versions when it was reckoned.
-    queue: BinaryHeap<Reverse<(i64, u32, u32, u32, u32)>>,
+    /// Cheapest first.
+    queue: BinaryHeap<Reverse<Merge>>,
     /// The best merge of each role that does not pay.
     rejected: HashMap<u32, Rejected>,
 }
