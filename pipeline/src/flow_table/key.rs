@@ -199,10 +199,11 @@ impl FlowKey {
     pub(super) fn hash_with(&self, hasher: &RandomState) -> u64 {
         let ([low, high], [low_upper, high_upper]) = (self.addresses, self.upper);
         let mut state = hasher.build_hasher();
-        if self.is_ipv4() {
+        if self.is_plain_ipv4() {
             // Both addresses fit one word and all else another: one step instead of three. That a flow
             // of another protocol or group may share a hash does no harm: there are few such flows,
-            // and the whole key is compared.
+            // and the whole key is compared. In a tunnel there may be many: sender's choice are all
+            // bits of ports and tags, and some of the tail, too.
             let rest = self.ports_and_tags ^ self.tail.wrapping_mul(SPREAD);
             state.write_u128(two_words(low | high << 32, rest));
             return state.finish();
@@ -213,9 +214,10 @@ impl FlowKey {
         state.finish()
     }
 
+    /// Whether it is IPv4 in no tunnel.
     #[inline]
-    fn is_ipv4(&self) -> bool {
-        self.tail as u32 >> 16 == u32::from(ETHER_IPV4)
+    fn is_plain_ipv4(&self) -> bool {
+        self.tail & (TUNNELLED | 0xffff_0000) == u64::from(ETHER_IPV4) << 16
     }
 
     /// The hash of the host at an end: its address in its VLAN and tunnel.

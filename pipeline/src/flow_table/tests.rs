@@ -675,3 +675,19 @@ fn ageing_keeps_old_epochs_from_coming_round_again() {
     table.distrust_all();
     assert_eq!(table.entry(kept).epoch(), (now as u32).wrapping_sub(3));
 }
+
+#[test]
+fn nobody_can_choose_flows_in_tunnels_that_share_a_hash() {
+    // One address pair; ports, VLAN and network are the sender's to choose, and can make up for any
+    // difference in the rest of the key where that is mixed in without a secret.
+    let (key, _) = FlowKey::of(&udp(1, 0, 2, 0), 0);
+    let table = table(1 << 12);
+    let spread = 0x9e37_79b9_7f4a_7c15_u64;
+    let hashes = (0..16_u32).map(|high| {
+        let mut key = FlowKey { ports_and_tags: 0, ..key }.within(1 + (high << 20));
+        key.ports_and_tags = key.tail.wrapping_mul(spread) ^ 0x1234_5678_9abc_def0;
+        table.hash(&key)
+    });
+    let different: std::collections::HashSet<_> = hashes.map(|hash| hash.0).collect();
+    assert_eq!(different.len(), 16);
+}
