@@ -427,9 +427,9 @@ impl Judge {
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));
         }
-        let moved = match self.check_macs(index, sender, &parsed.headers, moment) {
+        let moved = match self.check_macs(index, sender, parsed, moment) {
             Ok(moved) => moved,
-            Err((verdict, rule)) => return (verdict, Some(rule)),
+            Err(decided) => return decided,
         };
         let entry = self.flows.entry_mut(index);
         let direction = entry.direction(sender);
@@ -671,22 +671,23 @@ impl Judge {
     }
 
     /// A verdict that rests on MAC addresses holds for these only. Others are judged for this packet;
-    /// where they are forbidden the flow of the right ones lives on. Where they are permitted the
-    /// judgement is returned, for the flow to rest on once the packet has passed.
+    /// where they are forbidden, or the sender has another's address, the flow of the right ones lives
+    /// on. Where they are permitted the judgement is returned, for the flow to rest on once the packet
+    /// has passed.
     #[inline]
     fn check_macs(
         &mut self,
         index: FlowIndex,
         sender: End,
-        headers: &Headers,
+        parsed: &Parsed,
         moment: &Moment<'_>,
-    ) -> Result<Option<OtherMacs>, (Verdict, RuleId)> {
-        let entry = self.flows.entry(index);
+    ) -> Result<Option<OtherMacs>, (Verdict, Option<RuleId>)> {
+        let (entry, headers) = (self.flows.entry(index), &parsed.headers);
         let direction = entry.direction(sender);
         if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
             return Ok(None);
         }
-        self.judge_other_macs(index, direction, headers, moment)
+        self.judge_other_macs(index, direction, parsed, moment)
     }
 
     #[cold]
@@ -694,9 +695,10 @@ impl Judge {
         &mut self,
         index: FlowIndex,
         direction: Direction,
-        headers: &Headers,
+        parsed: &Parsed,
         moment: &Moment<'_>,
-    ) -> Result<Option<OtherMacs>, (Verdict, RuleId)> {
+    ) -> Result<Option<OtherMacs>, (Verdict, Option<RuleId>)> {
+        let headers = &parsed.headers;
         let macs = match direction {
             Direction::FromInitiator => [headers.src_mac, headers.dst_mac],
             Direction::FromResponder => [headers.dst_mac, headers.src_mac],
@@ -706,7 +708,10 @@ impl Judge {
         let answer = self.classify_one(&opened, moment);
         let rule = answer.rule;
         if !moment.permits(rule) {
-            return Err((moment.forbidden(rule, DropReason::Policy), rule));
+            return Err((moment.forbidden(rule, DropReason::Policy), Some(rule)));
+        }
+        if guard::is_spoofed(parsed.tunnel, headers, FROM_INITIATOR, moment) {
+            return Err((Verdict::Drop(DropReason::AddressSpoofed), None));
         }
         Ok(Some((moment.judgement(answer), macs)))
     }
@@ -769,10 +774,10 @@ impl Judge {
         if let Err((_, rule)) = self.judge_again(index, None, moment) {
             return (Verdict::Drop(DropReason::Revoked), Some(rule));
         }
-        let headers = &parsed.headers;
-        let moved = match self.check_macs(index, owner.sender, headers, moment) {
+        let moved = match self.check_macs(index, owner.sender, parsed, moment) {
             Ok(moved) => moved,
-            Err((_, rule)) => return (Verdict::Drop(DropReason::Policy), Some(rule)),
+            Err((Verdict::Reject, rule)) => return (Verdict::Drop(DropReason::Policy), rule),
+            Err(decided) => return decided,
         };
         let entry = self.flows.entry_mut(index);
         if let Some((judgement, macs)) = moved {

@@ -86,7 +86,7 @@ drop_reasons! {
     RouterSide, "router_side", "A router advertisement or ICMPv6 redirect from a side of the wire on which, by `routers`, there is no router.";
     DhcpServerSide, "dhcp_server_side", "An answer of a DHCP server from a side of the wire on which, by `dhcp-servers`, there is none.";
     AddressConflict, "address_conflict", "An ARP, neighbour discovery or DHCP message in which a host claims an address that is bound to another one, or to the other side of the wire.";
-    AddressSpoofed, "address_spoofed", "A packet that would open a flow where rules name MAC addresses, from an address that is bound to another host, or to the other side of the wire.";
+    AddressSpoofed, "address_spoofed", "A packet that would open a flow where rules name MAC addresses, or move one to others, from an address that is bound to another host, or to the other side of the wire.";
     FlowTableFull, "flow_table_full", "A permitted flow that the flow table had no room for.";
     FlowSourceLimit, "flow_source_limit", "A source that holds as many flows as one source may.";
     NewFlowRate, "new_flow_rate", "A packet that would open a flow, from a source that opens more in a second, or floods with what is denied, than `new-flows-per-source` lets it.";

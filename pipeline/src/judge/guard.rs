@@ -57,8 +57,8 @@ pub(super) fn opening(
     }
 }
 
-/// Whether the source in `headers`, which a packet in `direction` opens a flow with, is bound to
-/// another host.
+/// Whether the source in `headers`, which a packet in `direction` opens a flow with or rides one from
+/// other MAC addresses, is bound to another host.
 pub(super) fn is_spoofed(
     tunnel: u32,
     headers: &Headers,

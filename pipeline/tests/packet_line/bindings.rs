@@ -19,7 +19,9 @@ const POLICY: &str = "
 version: 1
 devices:
   plc: {mac: '02:00:00:00:00:07'}
+  neighbour: {mac: '02:00:00:00:00:66'}
 rules:
+  - {name: log, from: [plc, neighbour], to: any, service: udp/514, action: allow}
   - {name: report, from: plc, to: any, service: tcp/443, action: allow}
   - {name: work, vlan: 20, from: any, to: plc, service: tcp/502, action: allow}
 ";
@@ -115,6 +117,24 @@ fn whoever_forges_a_device_has_its_rules_from_nowhere() {
     assert!(!followed.gateway.passes_in(&report(PLC, 3)), "another side");
     let dropped = &followed.gateway.outside_counters().dropped;
     assert_eq!(dropped.of(DropReason::AddressSpoofed).packets.value(), 1);
+}
+
+#[test]
+fn nobody_takes_over_the_flows_of_a_device_whose_address_he_forges() {
+    let mut followed = Followed::new(Mode::Enforce);
+    followed.gateway.passes_out(&arp(PLC, HOME));
+    followed.follow();
+    let log = |mac, from, port| {
+        let frame = FrameBuilder::new().macs(mac, ROUTER).vlan(30).ip(from, HMI);
+        frame.udp(port, 514).build()
+    };
+    assert!(followed.gateway.passes_out(&log(PLC, HOME, 1)));
+    assert!(followed.gateway.passes_out(&log(FORGER, OTHER, 1)), "it may log as itself");
+    assert!(!followed.gateway.passes_out(&log(FORGER, HOME, 2)), "not as another");
+    assert!(!followed.gateway.passes_out(&log(FORGER, HOME, 1)), "nor in another's flow");
+    assert!(followed.gateway.passes_out(&log(PLC, HOME, 1)));
+    let dropped = &followed.gateway.inside_counters().dropped;
+    assert_eq!(dropped.of(DropReason::AddressSpoofed).packets.value(), 2);
 }
 
 #[test]
