@@ -60,7 +60,7 @@ fn frame(headers: &Headers) -> Option<Vec<u8>> {
     let frame = builder.build();
     let parsed = parse(&frame, h.wire).ok()?;
     let opens = match parsed.kind {
-        Kind::Tcp | Kind::Other => true,
+        Kind::Tcp | Kind::Dhcp | Kind::Other => true,
         Kind::IcmpQuery => matches!(h.dst_port >> 8, 8 | 13 | 128),
         _ => false,
     };

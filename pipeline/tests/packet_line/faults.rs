@@ -83,7 +83,7 @@ fn frame(chance: &mut Chance) -> Vec<u8> {
 /// other grounds (ARP, ND, ICMP errors, later fragments) is outside of this check.
 fn is_explained(frame: &[u8], policy: &Policy, at: PolicyTime) -> bool {
     let parsed = parse(frame, WireId(0)).expect("what passes an enforcing wire parses");
-    if !matches!(parsed.kind, Kind::Tcp | Kind::IcmpQuery | Kind::Other) {
+    if !matches!(parsed.kind, Kind::Tcp | Kind::IcmpQuery | Kind::Dhcp | Kind::Other) {
         return true;
     }
     let mut back = parsed.headers.reversed();

@@ -145,7 +145,7 @@ fn difference(parsed: &Parsed, line: &[String]) -> Option<String> {
     }
     let ports_at = match (parsed.kind, h.protocol) {
         (Kind::Tcp, _) => Some(6),
-        (Kind::Other, protocol::UDP) if h.is_ip() => Some(8),
+        (Kind::Other | Kind::Dhcp, protocol::UDP) if h.is_ip() => Some(8),
         _ => None,
     };
     if let Some(at) = ports_at {
