@@ -22,7 +22,7 @@ use super::{Observation, ObservationKind};
 /// How large the table may grow, and how long it remembers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct TableConfig {
-    /// Bindings, and twice as many places of hosts.
+    /// Bindings, and twice as many places of hosts; three times with those that rules name.
     pub capacity: usize,
     /// Addresses that one MAC address may hold on one network.
     pub per_mac: usize,
@@ -179,6 +179,11 @@ pub struct BindingTable {
     conflict_counts: [u64; ConflictKind::ALL.len()],
     refused: u64,
     changes: u64,
+    renewals: u64,
+    /// MAC addresses that rules name, ascending: others give way to them.
+    named: Vec<Mac>,
+    /// When there last was no room, and silent hosts were looked for.
+    swept_ms: Option<u64>,
 }
 
 impl BindingTable {
@@ -195,6 +200,9 @@ impl BindingTable {
             conflict_counts: Default::default(),
             refused: 0,
             changes: 0,
+            renewals: 0,
+            named: Vec::new(),
+            swept_ms: None,
         }
     }
 
@@ -217,9 +225,16 @@ impl BindingTable {
         match outcome {
             Outcome::Conflict(kind) => self.remember(kind, network, claim, now_ms),
             Outcome::Full => self.refused += 1,
+            Outcome::Renewed => self.renewals += 1,
             _ => {}
         }
         outcome
+    }
+
+    /// Tells which MAC addresses rules name, ascending: where the table is full, what other hosts only
+    /// say of themselves gives way to these.
+    pub fn prefer(&mut self, named: &[Mac]) {
+        self.named = named.to_vec();
     }
 
     /// Gives addresses to devices by the policy: `fixed` are the MAC addresses that may have each.
@@ -306,6 +321,12 @@ impl BindingTable {
         self.changes
     }
 
+    /// Grows as [`Self::changes`] does not: with every claim that says what was known. Bindings then
+    /// run out later.
+    pub fn renewals(&self) -> u64 {
+        self.renewals
+    }
+
     /// Takes a binding over from an earlier run. False where there is no room, or another.
     pub fn restore(
         &mut self,
@@ -324,8 +345,8 @@ impl BindingTable {
     }
 
     /// What the policy is told: the addresses of the MAC addresses that it names, which are `named`,
-    /// ascending; and, where hosts are to be held to their addresses, all of them. `wires` gives the
-    /// wires of a group.
+    /// ascending; and, where `holds`, that nobody else may have these. `wires` gives the wires of a
+    /// group.
     pub fn bindings<'w>(
         &self,
         named: &[Mac],
@@ -364,8 +385,11 @@ impl BindingTable {
             let bound = bound.map(|(address, links)| BoundAddress { address, links: links.into() });
             (mac, bound.collect())
         });
+        // Who of all others has an address decides nothing, and addresses pass between hosts by design:
+        // in clusters, through proxies, when a machine is replaced.
+        let is_held = |binding: &Binding| holds && is_named(&binding.mac);
         let mut holders = HashMap::new();
-        for ((network, address), binding) in self.bindings.iter().filter(|_| holds) {
+        for ((network, address), binding) in self.bindings.iter().filter(|(_, b)| is_held(b)) {
             let holder = Holder { mac: binding.mac, inside: binding.inside };
             for &wire in wires(network.group) {
                 holders.insert((Link { wire, tags: network.tags }, *address), holder);
@@ -409,6 +433,9 @@ impl BindingTable {
             }
             Some(_) => self.rebind(key, new),
             None if self.has_room(network, claim.mac) => self.rebind(key, new),
+            None if self.is_named(claim.mac) && self.make_room(network, claim.mac, now_ms) => {
+                self.rebind(key, new)
+            }
             None => Outcome::Full,
         }
     }
@@ -529,7 +556,7 @@ impl BindingTable {
             (_, true) => ConflictKind::Wire,
             _ => {
                 let is_known = place.is_some();
-                if !is_known && !self.has_room_for_place(now_ms) {
+                if !is_known && !self.has_room_for_place(claim.mac, now_ms) {
                     return Err(Outcome::Full);
                 }
                 self.leave_home(network, claim.mac, claim.inside);
@@ -544,7 +571,7 @@ impl BindingTable {
         // Where it asks a server it may be, if the server answers.
         if claim.kind == ObservationKind::DhcpClient {
             let asked = Some((claim.inside, now_ms));
-            if place.is_some() || self.has_room_for_place(now_ms) {
+            if place.is_some() || self.has_room_for_place(claim.mac, now_ms) {
                 let inside = claim.inside;
                 let new = Place { inside, seen_ms: None, requested_ms: None, asked };
                 self.places.entry((network, claim.mac)).or_insert(new).asked = asked;
@@ -573,13 +600,23 @@ impl BindingTable {
         self.bindings.len() < self.config.capacity && held < self.config.per_mac
     }
 
-    /// Room for a lease: what hosts only say of themselves gives way to it.
+    fn is_named(&self, mac: Mac) -> bool {
+        self.named.binary_search(&mac).is_ok()
+    }
+
+    /// Room for a lease or a host that rules name: what others only say of themselves gives way.
     fn make_room(&mut self, network: Network, mac: Mac, now_ms: u64) -> bool {
-        if !self.places.contains_key(&(network, mac)) && !self.has_room_for_place(now_ms) {
+        if !self.places.contains_key(&(network, mac)) && !self.has_room_for_place(mac, now_ms) {
+            return false;
+        }
+        if self.counts.get(&(network, mac)).is_some_and(|&held| held >= self.config.per_mac) {
             return false;
         }
         if self.bindings.len() >= self.config.capacity {
-            let announced = self.bindings.iter().filter(|(_, b)| b.origin == Origin::Announced);
+            let announced = self
+                .bindings
+                .iter()
+                .filter(|(_, b)| b.origin == Origin::Announced && !self.is_named(b.mac));
             let oldest =
                 announced.min_by_key(|(key, b)| (b.expires_ms, **key)).map(|(key, _)| *key);
             oldest.into_iter().for_each(|key| self.remove(key));
@@ -587,13 +624,17 @@ impl BindingTable {
         self.has_room(network, mac)
     }
 
-    fn has_room_for_place(&mut self, now_ms: u64) -> bool {
+    fn has_room_for_place(&mut self, mac: Mac, now_ms: u64) -> bool {
         const IDLE_MS: u64 = 10_000;
+        const SWEEP_MS: u64 = 1_000;
         let most = self.config.capacity.saturating_mul(2);
-        if self.places.len() >= most {
+        // It looks at all of them: in a flood, not for every claim.
+        let is_due = self.swept_ms.is_none_or(|at| now_ms >= at.saturating_add(SWEEP_MS));
+        if self.places.len() >= most && is_due {
+            self.swept_ms = Some(now_ms);
             self.forget_places(now_ms, IDLE_MS);
         }
-        self.places.len() < most
+        self.places.len() < if self.is_named(mac) { most + most / 2 } else { most }
     }
 
     /// Forgets where hosts are that have no address and were silent for so long.

@@ -3,13 +3,13 @@
 //!
 //! Who speaks as a router or as a DHCP server takes over the traffic of the hosts that listen. On a
 //! wire these are on known sides; what comes from another side is dropped before any rule is asked.
-//! So is what claims an address that is bound to another host, and what comes from one where the
-//! verdict rests on who sent it.
+//! So is what claims an address that is bound to another host, if a rule names that host's MAC address,
+//! and what comes from one where the verdict rests on who sent it.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, protocol};
-use bulkhead_rules::policy::{Bindings, Link};
+use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, protocol};
+use bulkhead_rules::policy::{Holder, Link};
 
 use super::Moment;
 use crate::bindings::observation::observe;
@@ -34,7 +34,8 @@ pub(super) fn neighbour(frame: &[u8], parsed: &Parsed, moment: &Moment<'_>) -> O
     let claims = observe(frame, parsed, moment.wire, moment.from_inside);
     let contradicts = claims.iter().any(|claim| {
         let link = Link { wire: claim.wire, tags: claim.tags };
-        is_of_another(bindings, link, claim.address, (claim.mac, claim.inside))
+        let host = Holder { mac: claim.mac, inside: claim.inside };
+        bindings.is_of_another(link, claim.address, host)
     });
     contradicts.then_some(DropReason::AddressConflict)
 }
@@ -76,9 +77,5 @@ pub(super) fn is_spoofed(
     };
     let inside = (direction == Direction::FromInitiator) == moment.from_inside;
     let link = Link { wire: headers.wire, tags: headers.tags };
-    is_of_another(bindings, link, address, (headers.src_mac, inside))
-}
-
-fn is_of_another(bindings: &Bindings, link: Link, address: IpAddr, host: (Mac, bool)) -> bool {
-    bindings.holder(link, address).is_some_and(|holder| (holder.mac, holder.inside) != host)
+    bindings.is_of_another(link, address, Holder { mac: headers.src_mac, inside })
 }

@@ -147,3 +147,28 @@ fn an_observing_wire_forwards_what_contradicts_and_says_so() {
     assert_eq!(would_drop.of(DropReason::AddressConflict).packets.value(), 1);
     assert!(matches!(followed.follow()[..], [Outcome::Conflict(_)]));
 }
+
+#[test]
+fn addresses_of_hosts_that_no_rule_names_move_freely() {
+    let mut followed = Followed::new(Mode::Enforce);
+    // A cluster's active member announces its address, and the standby takes it over.
+    assert!(followed.gateway.passes_out(&arp(ROUTER, OTHER)));
+    assert!(followed.gateway.passes_out(&arp(PLC, HOME)));
+    followed.follow();
+    assert!(followed.gateway.passes_in(&arp(FORGER, OTHER)));
+    assert!(followed.gateway.passes_out(&arp(FORGER, OTHER)));
+    assert!(followed.follow().iter().all(|outcome| matches!(outcome, Outcome::Conflict(_))));
+    assert!(!followed.gateway.passes_in(&arp(FORGER, HOME)), "but the device's does not");
+}
+
+#[test]
+fn who_takes_an_address_before_its_device_does_not_cut_it_off() {
+    let mut followed = Followed::new(Mode::Enforce);
+    assert!(followed.gateway.passes_out(&arp(FORGER, HOME)));
+    followed.follow();
+    assert!(followed.gateway.passes_out(&arp(PLC, HOME)));
+    assert!(matches!(followed.follow()[..], [Outcome::Conflict(_)]));
+    assert!(!followed.reaches(HOME), "nor does anybody reach the other for it");
+    let syn = FrameBuilder::new().macs(PLC, ROUTER).vlan(30).ip(HOME, HMI);
+    assert!(followed.gateway.passes_out(&syn.tcp(1, 443, flag::SYN).build()));
+}

@@ -78,6 +78,11 @@ impl Bindings {
         self.holders.get(&(link, address)).copied()
     }
 
+    /// Whether it is known that another host than this one has the address on the link.
+    pub fn is_of_another(&self, link: Link, address: IpAddr, host: Holder) -> bool {
+        self.holder(link, address).is_some_and(|holder| holder != host)
+    }
+
     /// The MAC addresses whose bound addresses are not the same in `other`.
     fn differing<'a>(&'a self, other: &'a Self) -> impl Iterator<Item = Mac> + 'a {
         let here = self.by_mac.keys().filter(|mac| self.of(**mac) != other.of(**mac));
@@ -166,10 +171,14 @@ impl Policy {
         })
     }
 
-    /// Every MAC address of a single host that a rule names, itself or by a device, ascending.
+    /// Every MAC address of a single host that a rule names, itself, by a device or as an exception,
+    /// ascending.
     pub fn named_macs(&self) -> Vec<Mac> {
         let boxes = self.endpoints.iter().flat_map(|endpoint| endpoint.boxes.iter());
-        let mut macs: Vec<Mac> = boxes.filter_map(named).flatten().copied().collect();
+        let written = boxes.flat_map(|b| match &b.macs {
+            FiniteSet::Only(macs) | FiniteSet::AllBut(macs) => macs.iter(),
+        });
+        let mut macs: Vec<Mac> = written.copied().collect();
         macs.retain(|mac| !mac.is_group());
         macs.sort_unstable();
         macs.dedup();
@@ -367,5 +376,12 @@ rules:
         assert_eq!(delta.endpoints.len(), 1, "only the group has the new member");
         let to_router = syn(OFFICE, HMI, (PLC, [10, 0, 0, 1]), 502);
         assert_eq!(edited.rule_name(oracle::classify(&edited, &to_router, NOW)), "work");
+    }
+
+    #[test]
+    fn an_exception_names_its_device() {
+        let text = POLICY.replace("[plc, pinned, 10.9.9.9]", "{in: [10.0.0.0/8], except: [plc]}");
+        let policy = Policy::parse(&text.replace("from: plc, ", "from: pinned, ")).unwrap();
+        assert!(policy.named_macs().contains(&PLC));
     }
 }

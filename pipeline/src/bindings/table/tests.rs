@@ -206,8 +206,68 @@ fn the_policy_hears_of_the_hosts_that_it_names_and_of_every_link_of_theirs() {
     assert_eq!(told.of(A), [BoundAddress { address: ip(1), links: links.into() }]);
     assert!(told.of(B).is_empty());
     let held = |wire, last| told.holder(link(wire), ip(last)).map(|holder| holder.mac);
-    assert_eq!((held(0, 1), held(2, 1), held(0, 2), held(1, 2)), (Some(A), Some(A), Some(B), None));
+    assert_eq!((held(0, 1), held(2, 1), held(0, 2), held(1, 1)), (Some(A), Some(A), None, None));
     assert!(table.bindings(&[A], false, |_| &[]).holds_nobody());
+}
+
+#[test]
+fn hosts_that_rules_name_find_room_in_a_full_table() {
+    let mut table = table();
+    table.prefer(&[A]);
+    let host = |n: u8| Mac([2, 0, 0, 0, 1, n]);
+    for n in 0..16 {
+        table.observe(&arp(host(n), n), 0, n.into());
+    }
+    assert_eq!((table.len(), table.places.len()), (8, 16), "both are full");
+    assert_eq!(table.observe(&arp(B, 50), 0, 20), Outcome::Full);
+    assert_eq!(table.observe(&arp(A, 100), 0, 20), Outcome::Bound);
+    assert_eq!((table.len(), holder(&table, 0), holder(&table, 100)), (8, None, Some(A)));
+    // It does not push out more than it may have, nor itself.
+    for last in 101..110 {
+        table.observe(&arp(A, last), 0, 21);
+    }
+    assert_eq!((table.len(), holder(&table, 103), holder(&table, 104)), (8, Some(A), None));
+    assert_eq!(holder(&table, 4), Some(host(4)));
+}
+
+#[test]
+fn a_host_of_many_networks_finds_no_endless_room() {
+    let mut table = table();
+    table.prefer(&[A]);
+    for vlan in 1..200 {
+        let tags = VlanTags::single(vlan);
+        table.observe(&Observation { tags, ..arp(A, 1) }, 0, 0);
+    }
+    assert!(table.len() <= 8 && table.places.len() <= 24);
+}
+
+#[test]
+fn only_hosts_that_rules_name_are_held_to_addresses() {
+    let mut table = table();
+    table.observe(&arp(A, 1), 0, 0);
+    table.observe(&arp(B, 2), 0, 0);
+    const WIRES: &[WireId] = &[WireId(0)];
+    let link = Link { wire: WireId(0), tags: VlanTags::UNTAGGED };
+    let contradicts = |table: &BindingTable, named: &[Mac], last, mac, inside| {
+        let told = table.bindings(named, true, |_| WIRES);
+        told.is_of_another(link, ip(last), Holder { mac, inside })
+    };
+    let other = Mac([2, 0, 0, 0, 0, 0xc]);
+    assert!(!contradicts(&table, &[A], 2, other, true), "an address moves in a cluster");
+    assert!(!contradicts(&table, &[A], 2, B, false), "a host moves to the other side");
+    assert!(contradicts(&table, &[A], 1, other, true) && !contradicts(&table, &[A], 2, A, true));
+    assert!(contradicts(&table, &[A], 1, A, false) && !contradicts(&table, &[A], 1, A, true));
+    assert!(table.bindings(&[], true, |_| WIRES).holds_nobody());
+}
+
+#[test]
+fn a_renewal_is_told_to_who_keeps_bindings() {
+    let mut table = table();
+    table.observe(&arp(A, 1), 0, 0);
+    let (changes, renewals) = (table.changes(), table.renewals());
+    table.observe(&arp(A, 1), 0, 500);
+    assert_eq!((table.changes(), table.renewals()), (changes, renewals + 1));
+    assert_eq!(table.get(NETWORK, ip(1)).unwrap().expires_ms, Some(1500));
 }
 
 /// What an attacker may do: anything but speak for a DHCP server, or as the device from its place.
