@@ -36,6 +36,13 @@ const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 /// How often, at most, what has changed is written to the disk.
 const KEEP_INTERVAL: Duration = Duration::from_secs(10);
 
+/// The same where nothing has changed but that bindings run out later.
+const KEEP_RENEWED_INTERVAL: Duration = Duration::from_secs(60);
+
+/// Claims of one worker that are looked at before others have their turn: in a flood too, the lock is
+/// let go.
+const CLAIMS_PER_TURN: usize = 1024;
+
 /// After a publication, how many times as long as it took no other one may begin: where bindings change
 /// all the time, following them takes a fifth of a core at most.
 const REST: u32 = 4;
@@ -62,6 +69,8 @@ pub struct Followed {
     published: u64,
     /// The same for the file.
     kept: u64,
+    /// [`BindingTable::renewals`] when the file was last written.
+    kept_renewals: u64,
     wires: Wires,
     guards: bool,
 }
@@ -95,6 +104,7 @@ impl Followed {
             compiler: None,
             published: 0,
             kept: 0,
+            kept_renewals: 0,
             wires: Wires::of(config),
             guards: config.bindings.guard,
         }
@@ -149,6 +159,7 @@ impl Followed {
     ) -> (Arc<Policy>, Arc<Classifier>) {
         let Prepared { policy, named, compiler } = prepared;
         self.table.fix(fixed(&policy), now_ms);
+        self.table.prefer(&named);
         (self.named, self.compiler) = (named, compiler);
         self.base = Some(policy.clone());
         let in_force = match &mut self.compiler {
@@ -223,7 +234,7 @@ pub fn follow(gateway: &Gateway) {
         follower.turn(gateway);
         thread::sleep(TICK);
     }
-    follower.keep(gateway);
+    follower.keep(gateway, true);
 }
 
 /// What the thread knows from one turn to the next.
@@ -249,7 +260,7 @@ impl Follower {
         let mut followed = gateway.bindings();
         for worker in gateway.workers() {
             let mut source = worker.claims();
-            while let Some(claim) = source.take() {
+            for claim in std::iter::from_fn(|| source.take()).take(CLAIMS_PER_TURN) {
                 let group = gateway.config.group_of(usize::from(claim.wire.0));
                 let group = u16::try_from(group).unwrap_or(u16::MAX);
                 let outcome = followed.table.observe(&claim, group, now_ms);
@@ -265,18 +276,22 @@ impl Follower {
             self.rests_until = Instant::now() + (now.elapsed() * REST).min(LONGEST_REST);
         }
         drop(followed);
-        if now.duration_since(self.kept) >= KEEP_INTERVAL {
-            self.keep(gateway);
+        let since_kept = now.duration_since(self.kept);
+        if since_kept >= KEEP_INTERVAL {
+            self.keep(gateway, since_kept >= KEEP_RENEWED_INTERVAL);
         }
     }
 
-    fn keep(&mut self, gateway: &Gateway) {
-        self.kept = Instant::now();
+    /// Writes down what has changed, and where `renewed` is true, what only runs out later.
+    fn keep(&mut self, gateway: &Gateway, renewed: bool) {
         let mut followed = gateway.bindings();
-        if followed.kept == followed.table.changes() {
+        let is_renewed = renewed && followed.kept_renewals != followed.table.renewals();
+        if followed.kept == followed.table.changes() && !is_renewed {
             return;
         }
+        self.kept = Instant::now();
         followed.kept = followed.table.changes();
+        followed.kept_renewals = followed.table.renewals();
         let file = file::File::of(gateway, &followed.table);
         drop(followed);
         if let Err(error) = file.write(&gateway.config.state_dir) {

@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bulkhead_pipeline::bindings::BindingTable;
+use bulkhead_pipeline::bindings::observation::is_possible;
 use bulkhead_pipeline::bindings::table::{Binding, Network, Origin};
 use bulkhead_rules::headers::{Mac, VlanTags, WireId};
 use serde::{Deserialize, Serialize};
@@ -128,7 +129,8 @@ impl File {
             let wire = config.wires.iter().position(|wire| wire.name == entry.wire);
             let left_ms = entry.left_ms.map(|left| left.saturating_sub(away_ms));
             let mac = Mac(entry.mac);
-            let Some(wire) = wire.filter(|_| left_ms != Some(0) && !mac.is_group()) else {
+            let is_sound = left_ms != Some(0) && !mac.is_group() && is_possible(entry.address);
+            let Some(wire) = wire.filter(|_| is_sound) else {
                 continue;
             };
             let number = |n: usize| u16::try_from(n).unwrap_or(u16::MAX);
