@@ -13,6 +13,8 @@
 //!    and [`bindings`] is the one that knows who has which address.
 //! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
+//! [`flow_stream`] is what the gateway tells about flows to those that keep records of it.
+//!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
 //! without a running gateway.
 //! [`diagnostic`] is how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
@@ -33,6 +35,7 @@ pub mod diff;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod explain;
+pub mod flow_stream;
 pub mod launch;
 pub mod link;
 pub mod log;
