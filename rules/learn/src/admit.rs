@@ -58,15 +58,15 @@ pub(crate) fn admit(view: View) -> Admission {
     let mut admitted = view.edges;
     // In place: there may be millions.
     admitted.retain(|edge| {
-        let is_probe = edge.hours <= rare_hours
+        let is_probe = u32::from(edge.hours) <= rare_hours
             && probing.get(&edge.client).is_some_and(|&peers| peers >= RARE_PEERS);
-        let doubt = if edge.evidence.failed && !edge.evidence.answered {
+        let doubt = if edge.evidence.is_unanswered() {
             Doubt::Unanswered
-        } else if edge.evidence.swept {
+        } else if edge.evidence.is_swept() {
             Doubt::Sweep
         } else if is_probe {
             Doubt::Probe
-        } else if edge.hours < HOURS {
+        } else if u32::from(edge.hours) < HOURS {
             Doubt::Once
         } else {
             return true;
@@ -79,13 +79,13 @@ pub(crate) fn admit(view: View) -> Admission {
 
 /// How many peers each client meets over nothing but rare edges.
 fn probing(view: &View, rare_hours: u32) -> HashMap<u32, usize> {
-    let mut pairs: Vec<(u32, u32, u32)> =
+    let mut pairs: Vec<(u32, u32, u16)> =
         view.edges.iter().map(|edge| (edge.client, edge.server, edge.hours)).collect();
     pairs.sort_unstable();
     let mut peers = HashMap::new();
     for same in pairs.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
         // In order: the last is the pair's steadiest.
-        if same.last().is_some_and(|&(.., hours)| hours <= rare_hours) {
+        if same.last().is_some_and(|&(.., hours)| u32::from(hours) <= rare_hours) {
             *peers.entry(same[0].0).or_insert(0) += 1;
         }
     }

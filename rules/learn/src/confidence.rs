@@ -77,7 +77,7 @@ pub(crate) fn denied_in(proposal: &Proposal, store: &Store, slots: u64) -> (u64,
     for edge in store.edges() {
         let seen = u64::from((edge.slots & slots).count_ones());
         // What failed is not missed.
-        if seen == 0 || (edge.evidence.failed && !edge.evidence.answered) {
+        if seen == 0 || edge.evidence.is_unanswered() {
             continue;
         }
         all += seen;

@@ -35,12 +35,11 @@ pub(crate) fn collapse(view: &mut View, ports_are_ordered: bool) -> Pairs {
     }
     let covered = covered(view, &pairs);
     let mut merged: BTreeMap<Pair, Candidate> = BTreeMap::new();
-    let mut kept = Vec::with_capacity(view.edges.len());
-    for (edge, covered) in view.edges.iter().zip(covered) {
-        let (Service::Port(protocol, _), true) = (edge.service, covered) else {
-            kept.push(*edge);
-            continue;
-        };
+    let mut covered = covered.into_iter();
+    // In place: there may be millions.
+    view.edges.retain(|edge| {
+        let is_covered = covered.next().unwrap_or(false);
+        let (Service::Port(protocol, _), true) = (edge.service, is_covered) else { return true };
         let pair = (edge.client, edge.server, protocol);
         let sum = merged.entry(pair).or_insert_with(|| Candidate {
             service: Service::Dynamic(protocol, pairs[&pair]),
@@ -49,14 +48,12 @@ pub(crate) fn collapse(view: &mut View, ports_are_ordered: bool) -> Pairs {
             ..*edge
         });
         sum.slots |= edge.slots;
-        sum.hours = sum.hours.max(edge.hours).max(sum.slots.count_ones());
-        sum.evidence.answered |= edge.evidence.answered;
-        sum.evidence.failed |= edge.evidence.failed;
-        sum.evidence.swept &= edge.evidence.swept;
-    }
-    kept.extend(merged.into_values());
-    kept.sort_unstable_by_key(|e| (e.server, e.service, e.client));
-    view.edges = kept;
+        sum.hours = sum.hours.max(edge.hours).max(sum.slots.count_ones() as u16);
+        sum.evidence = sum.evidence.merged(edge.evidence);
+        false
+    });
+    view.edges.extend(merged.into_values());
+    view.edges.sort_unstable_by_key(|e| (e.server, e.service, e.client));
     pairs
 }
 
@@ -67,8 +64,8 @@ fn find(view: &View, ports_are_ordered: bool) -> Pairs {
     for same in view.edges.chunk_by(|a, b| (a.server, a.service) == (b.server, b.service)) {
         let [edge] = same else { continue };
         let Service::Port(protocol, port) = edge.service else { continue };
-        let fails = edge.evidence.failed && !edge.evidence.answered;
-        if edge.hours > brief_hours || fails || edge.evidence.swept {
+        let is_brief = u32::from(edge.hours) <= brief_hours;
+        if !is_brief || edge.evidence.is_unanswered() || edge.evidence.is_swept() {
             continue;
         }
         let (ports, beginnings) = ports.entry((edge.client, edge.server, protocol)).or_default();

@@ -193,7 +193,7 @@ fn propose(
             client: host(edge.client),
             server: host(edge.server),
             service: edge.service,
-            hours: edge.hours,
+            hours: u32::from(edge.hours),
             doubt,
         })
         .collect();

@@ -136,8 +136,8 @@ impl Signatures {
         for link in links {
             let forth = Key::new(false, link.service, roles[link.server as usize]);
             let back = Key::new(true, link.service, roles[link.client as usize]);
-            of_host[link.client as usize].push((forth, 1));
-            of_host[link.server as usize].push((back, 1));
+            push(&mut of_host[link.client as usize], (forth, 1));
+            push(&mut of_host[link.server as usize], (back, 1));
         }
         let mut seen: HashMap<Key, u32> = HashMap::new();
         for tokens in &mut of_host {
@@ -177,6 +177,18 @@ fn rarity(hosts: u32, all: usize) -> u64 {
     let log = |n: u64| u64::from(n.ilog2()) * 256 + (n << 8 >> n.ilog2()) - 256;
     let whole = log(all as u64).max(1);
     whole.saturating_sub(log(u64::from(hosts.max(1)))) * WEIGHT / whole
+}
+
+/// Adds a token. A list that is about to grow is summed up first, so that millions of links to few
+/// roles never stand there one by one.
+fn push(tokens: &mut Vec<Token>, token: Token) {
+    if tokens.len() == tokens.capacity() && !tokens.is_empty() {
+        sum_up(tokens);
+        if tokens.len() * 2 > tokens.capacity() {
+            tokens.reserve_exact(tokens.capacity());
+        }
+    }
+    tokens.push(token);
 }
 
 /// Puts tokens in order and makes one of equal ones.

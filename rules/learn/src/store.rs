@@ -34,16 +34,41 @@ pub struct Edge {
     pub slots: u64,
 }
 
-/// What an edge's flows came to, summed up.
+/// What an edge's flows came to, summed up: three bits in a byte, since there are millions.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Evidence {
-    /// Some flow had an answer.
-    pub answered: bool,
-    /// Some flow had none, or a refusal.
-    pub failed: bool,
-    /// The client met too many new peers in the hour in which it first used the edge.
-    pub swept: bool,
+pub struct Evidence(u8);
+
+impl Evidence {
+    const ANSWERED: u8 = 1;
+    const FAILED: u8 = 2;
+    const SWEPT: u8 = 4;
+
+    /// Whether no flow had an answer, and some had to have one.
+    pub fn is_unanswered(self) -> bool {
+        self.0 & (Self::ANSWERED | Self::FAILED) == Self::FAILED
+    }
+
+    /// Whether the client met too many new peers in the hour in which it first used the edge.
+    pub fn is_swept(self) -> bool {
+        self.0 & Self::SWEPT != 0
+    }
+
+    fn add(&mut self, outcome: Outcome, swept: bool) {
+        self.0 |= match outcome {
+            Outcome::BothWays => Self::ANSWERED,
+            Outcome::Failed => Self::FAILED,
+            Outcome::Unknown => 0,
+        };
+        self.0 |= if swept { Self::SWEPT } else { 0 };
+    }
+
+    /// Both edges as one: it was swept if both were.
+    pub(crate) fn merged(self, other: Self) -> Self {
+        Self((self.0 | other.0) & !Self::SWEPT | self.0 & other.0 & Self::SWEPT)
+    }
 }
+
+const _: () = assert!(size_of::<Edge>() == 32);
 
 /// What a store had no room for. Nothing is lost uncounted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -184,9 +209,7 @@ impl Store {
         edge.first = edge.first.min(hour);
         edge.last = edge.last.max(hour);
         edge.slots |= 1 << slot;
-        edge.evidence.answered |= outcome == Outcome::BothWays;
-        edge.evidence.failed |= failed;
-        edge.evidence.swept |= swept;
+        edge.evidence.add(outcome, swept);
     }
 
     /// The host with this key, which is new if need be; [`None`] where the store is full.
@@ -528,7 +551,7 @@ mod tests {
             store.observe(&Observation { outcome, ..flow(1, 2 + server, 445, 0) });
             store.observe(&flow(200, 2 + server, 443, 0));
         }
-        let swept = store.edges().iter().filter(|edge| edge.evidence.swept).count();
+        let swept = store.edges().iter().filter(|edge| edge.evidence.is_swept()).count();
         assert_eq!(swept, 36);
     }
 }

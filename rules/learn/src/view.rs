@@ -20,10 +20,12 @@ pub(crate) struct Candidate {
     pub(crate) server: u32,
     pub(crate) service: Service,
     /// Distinct hours at least.
-    pub(crate) hours: u32,
+    pub(crate) hours: u16,
     pub(crate) slots: u64,
     pub(crate) evidence: Evidence,
 }
+
+const _: () = assert!(size_of::<Candidate>() == 24);
 
 /// Hosts in the order of their keys, and the edges among them within the chosen time.
 #[derive(Clone, Debug)]
@@ -88,15 +90,15 @@ pub(crate) fn links(edges: &[Candidate]) -> (Vec<Service>, Vec<Link>) {
 
 /// Distinct hours of an edge within `slots`: exact for all of them or for slots of an hour, else at
 /// least so many.
-fn hours_within(edge: &Edge, slots: u64, width: u32) -> u32 {
+fn hours_within(edge: &Edge, slots: u64, width: u32) -> u16 {
     if edge.slots & !slots == 0 {
-        return u32::from(edge.hours);
+        return edge.hours;
     }
     let inside = (edge.slots & slots).count_ones();
     if width == 1 {
-        return inside;
+        return inside as u16;
     }
     // Hours spread over the slots as evenly as may be: never more than there can have been.
     let share = u32::from(edge.hours) * inside / edge.slots.count_ones().max(1);
-    share.max(inside)
+    share.max(inside).min(u32::from(u16::MAX)) as u16
 }
