@@ -6,11 +6,12 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::audit::command::{self as audit, AuditArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::{bindings, broken_pipe, check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
-const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
+pub(crate) const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
 
 /// Exit codes of every command, for scripts. The command-line parser itself exits with 2.
 pub mod exit {
@@ -70,6 +71,8 @@ enum Command {
     Reload(SocketArgs),
     /// Show who has which address, as the running gateway knows it
     Bindings(BindingsArgs),
+    /// Show who changed what, or check that this log is whole
+    Audit(AuditArgs),
 }
 
 /// What `run` is told.
@@ -269,6 +272,7 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),
         Command::Bindings(args) => bindings::report::main(&args),
+        Command::Audit(args) => audit::main(&args),
     };
     ExitCode::from(code)
 }

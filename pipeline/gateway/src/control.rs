@@ -20,6 +20,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tracing::{debug, info};
 
+use crate::audit::{Draft, What, Who};
 use crate::bindings::report::BindingsReport;
 use crate::reload::{ReloadReport, Request, Trigger};
 use crate::state::Gateway;
@@ -129,18 +130,24 @@ async fn converse(
     gateway: &Arc<Gateway>,
     requests: &Sender<Request>,
 ) -> io::Result<()> {
+    let who = Who::user(stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES));
     timeout(CLIENT_LIMIT, limited.read_until(b'\n', &mut line)).await??;
     let answer = match serde_json::from_slice(&line) {
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
-        Ok(Ask::Reload {}) => reload(requests).await,
+        Ok(Ask::Reload {}) => reload(requests, who).await,
         Ok(Ask::Bindings { forget }) => {
-            if let Some(address) = forget {
+            let entered = forget.map_or(Ok(()), |address| {
                 info!(%address, "told to let go of an address");
+                let detail = format!("let go of the binding of {address}, on every network");
+                gateway.audit.enter(Draft::new(who, What::Forget, detail))
+            });
+            match entered {
+                Ok(()) => Answer::Bindings(Box::new(BindingsReport::of(gateway, forget))),
+                Err(error) => Answer::Error(error),
             }
-            Answer::Bindings(Box::new(BindingsReport::of(gateway, forget)))
         }
         Err(error) => Answer::Error(format!(
             "not a request: {error}; one line such as {{\"command\":\"status\"}} is expected"
@@ -152,9 +159,9 @@ async fn converse(
     timeout(CLIENT_LIMIT, writer.shutdown()).await?
 }
 
-async fn reload(requests: &Sender<Request>) -> Answer {
+async fn reload(requests: &Sender<Request>, who: Who) -> Answer {
     let (reply, report) = bounded(1);
-    let request = Request { trigger: Trigger::Command, reply: Some(reply) };
+    let request = Request { trigger: Trigger::Command, who, reply: Some(reply) };
     if requests.try_send(request).is_err() {
         return Answer::Error("too many reloads wait already: try again".to_owned());
     }

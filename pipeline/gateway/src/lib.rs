@@ -11,7 +11,8 @@
 //! 5. [`launch`]: ports and workers; `dpdk` is the way to the wire, [`cores`] who runs where.
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads,
 //!    and [`bindings`] is the one that knows who has which address.
-//! 7. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
+//! 7. [`audit`]: who changed what.
+//! 8. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`flow_stream`] is what the gateway tells about flows to those that keep records of it.
 //!
@@ -21,6 +22,7 @@
 
 pub mod accepted;
 pub mod analysis;
+pub mod audit;
 pub mod bindings;
 pub mod broken_pipe;
 pub mod candidate;

@@ -13,6 +13,7 @@ use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
 
+use crate::audit::{Draft, What, Who};
 use crate::candidate::{self, Candidate, Cost, Finding, micros, unix_now_ms};
 use crate::policy_files::{PolicyFiles, PolicyHash};
 use crate::state::{Current, Gateway};
@@ -125,6 +126,8 @@ pub struct ReloadReport {
 pub struct Request {
     /// Why.
     pub trigger: Trigger,
+    /// Who wants it.
+    pub who: Who,
     /// Where the report goes, if anyone waits.
     pub reply: Option<Sender<ReloadReport>>,
 }
@@ -150,10 +153,11 @@ impl Reloader {
 
     /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one.
     pub fn start(&mut self) {
-        let report = self.reload(Trigger::Start);
+        let report = self.reload(Trigger::Start, &Who::gateway());
         if report.outcome.is_success() {
             return;
         }
+        let started = |detail: String| Draft::new(Who::gateway(), What::Start, detail);
         let config = &self.gateway.config;
         let kept = accepted::read(&config.state_dir, &config.limits).and_then(|files| {
             let candidate = self.candidate(&files).map_err(|found| first_message(&found))?;
@@ -166,9 +170,17 @@ impl Reloader {
                     "the policy's files are bad: the last accepted policy stands in for them"
                 );
                 let source = accepted::path(&config.state_dir).display().to_string();
+                let detail = "started; the policy's files are bad and the last accepted policy stands \
+                              in for them";
+                let hash = candidate.hash.to_string();
+                self.gateway
+                    .audit
+                    .enter_anyway(started(detail.to_owned()).policies(None, Some(hash)));
                 self.install(candidate, source, true);
             }
             Err(why) => {
+                let detail = "started without a policy: the ports stay down".to_owned();
+                self.gateway.audit.enter_anyway(started(detail));
                 error!(
                     "no policy is in force and the ports stay down: the policy's files are bad, and \
                      {why}; correct {} and it will be taken at once",
@@ -189,8 +201,9 @@ impl Reloader {
                     self.watch(sender);
                 }
                 Err(RecvTimeoutError::Timeout) => {
+                    self.gateway.audit.catch_up();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {
-                        self.reload(Trigger::File);
+                        self.reload(Trigger::File, &Who::thing("file"));
                         self.watch(sender);
                     }
                 }
@@ -208,8 +221,8 @@ impl Reloader {
     }
 
     /// Reads the files and, if they are a policy, takes it into force.
-    pub fn reload(&mut self, trigger: Trigger) -> ReloadReport {
-        let report = self.attempt(trigger);
+    pub fn reload(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
+        let report = self.attempt(trigger, who);
         log(&report);
         let mut state = self.gateway.policy();
         *state.outcomes.entry(report.outcome).or_default() += 1;
@@ -221,7 +234,7 @@ impl Reloader {
 
     /// Serves one request and all that came while the files settled; they share one reload.
     fn serve(&mut self, request: Request, requests: &Receiver<Request>) {
-        let mut trigger = request.trigger;
+        let (mut trigger, mut who) = (request.trigger, request.who);
         let mut waiting: Vec<_> = request.reply.into_iter().collect();
         let begun = Instant::now();
         // Whoever commands is not made to wait; a file that changed may still be being written.
@@ -230,7 +243,7 @@ impl Reloader {
                 Ok(next) => {
                     waiting.extend(next.reply);
                     if next.trigger != Trigger::File {
-                        trigger = next.trigger;
+                        (trigger, who) = (next.trigger, next.who);
                     }
                 }
                 Err(_) => break,
@@ -242,7 +255,7 @@ impl Reloader {
             return;
         }
         notice::reloading(&self.gateway);
-        let report = self.reload(trigger);
+        let report = self.reload(trigger, &who);
         notice::reloaded(&self.gateway, &report);
         for reply in waiting {
             // Whoever no longer waits has no use for the report.
@@ -250,7 +263,7 @@ impl Reloader {
         }
     }
 
-    fn attempt(&mut self, trigger: Trigger) -> ReloadReport {
+    fn attempt(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
         let mut report = ReloadReport {
             outcome: ReloadOutcome::Unreadable,
             trigger,
@@ -282,6 +295,11 @@ impl Reloader {
         }
         match self.candidate(&files) {
             Ok(candidate) => {
+                if let Err(error) = self.enter(&candidate, path, trigger, who) {
+                    report.outcome = ReloadOutcome::Refused;
+                    report.findings.push(Finding::error("not-audited", error, None));
+                    return report;
+                }
                 report.outcome = ReloadOutcome::Accepted;
                 report.rules = Some(candidate.policy.rule_count());
                 report.cost = Some(candidate.cost);
@@ -301,6 +319,33 @@ impl Reloader {
 
     fn candidate(&self, files: &PolicyFiles) -> Result<Candidate, Vec<Finding>> {
         candidate::make(files, Some(&self.gateway.wire_names()), &self.gateway.config.limits)
+    }
+
+    /// Enters into the audit log that `candidate` is about to be in force. A start is not refused for
+    /// want of room: it would leave the wires cut.
+    fn enter(
+        &self,
+        candidate: &Candidate,
+        path: &Path,
+        trigger: Trigger,
+        who: &Who,
+    ) -> Result<(), String> {
+        let gateway = &self.gateway;
+        let before = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
+        let rules = candidate.policy.rule_count();
+        let (what, verb) = match trigger {
+            Trigger::Start => (What::Start, "started with"),
+            _ => (What::Policy, "took up"),
+        };
+        let cause = trigger.label();
+        let detail = format!("{verb} the policy {} with {rules} rules ({cause})", path.display());
+        let after = Some(candidate.hash.to_string());
+        let draft = Draft::new(who.clone(), what, detail).policies(before, after);
+        if trigger == Trigger::Start {
+            gateway.audit.enter_anyway(draft);
+            return Ok(());
+        }
+        gateway.audit.enter(draft)
     }
 
     /// Whether exactly these files are in force, and not merely standing in.

@@ -10,6 +10,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
+use crate::audit::{Draft, What, Who};
 use crate::cli::{RunArgs, exit};
 use crate::config::{Config, ConfigError, Mode};
 use crate::cores::{self, Cores};
@@ -101,6 +102,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
         );
     }
 
+    gateway.audit.begin();
     bindings::restore(gateway);
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;
@@ -119,6 +121,13 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     let result = guard(gateway, backend, &cores);
     gateway.stop();
     signals.close();
+    let detail = match &result {
+        Ok(()) => "stopped".to_owned(),
+        Err(error) => format!("stopped: {error}"),
+    };
+    let hash = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
+    let draft = Draft::new(Who::gateway(), What::Stop, detail).policies(hash, None);
+    gateway.audit.enter_anyway(draft);
     result
 }
 
@@ -318,7 +327,8 @@ fn signals(
         for signal in signals.forever() {
             if signal == SIGHUP {
                 // A full queue holds requests that will read the same files.
-                let _ = requests.try_send(Request { trigger: Trigger::Signal, reply: None });
+                let (trigger, who) = (Trigger::Signal, Who::thing("signal"));
+                let _ = requests.try_send(Request { trigger, who, reply: None });
             } else {
                 gateway.stop();
             }

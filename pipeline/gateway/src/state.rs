@@ -13,6 +13,7 @@ use bulkhead_pipeline::snapshot::{Content, Publisher, WirePolicy};
 use bulkhead_pipeline::worker::{Clock, MonotonicClock};
 use bulkhead_rules::headers::PolicyTime;
 
+use crate::audit::Audit;
 use crate::bindings::Followed;
 use crate::candidate::Candidate;
 use crate::clock;
@@ -41,6 +42,8 @@ pub struct Gateway {
     pub workers: OnceLock<Vec<WorkerHandle>>,
     /// The wires, once their ports are open.
     pub wires: OnceLock<Vec<WireHandle>>,
+    /// Who changed what.
+    pub audit: Audit,
     /// Log lines that the rate limit kept back.
     pub log_suppressed: AtomicU64,
     policy: Mutex<PolicyState>,
@@ -186,6 +189,7 @@ impl Gateway {
     pub fn new(config: Config) -> Self {
         Self {
             bindings: Mutex::new(Followed::new(&config)),
+            audit: Audit::new(&config.state_dir),
             config,
             started: Instant::now(),
             clock: MonotonicClock::start(),

@@ -12,6 +12,7 @@ use std::path::{Path, PathBuf};
 use crossbeam::channel::Sender;
 use notify::{RecursiveMode, Watcher};
 
+use crate::audit::Who;
 use crate::reload::{Request, Trigger};
 
 /// The most entries of a folder that a signature looks at; the reader's own limit is lower or says
@@ -63,7 +64,8 @@ impl Watch {
             // Our own reading is no change.
             if !event.is_ok_and(|event| event.kind.is_access()) {
                 // A full queue holds requests that will read the same files.
-                let _ = requests.try_send(Request { trigger: Trigger::File, reply: None });
+                let (trigger, who) = (Trigger::File, Who::thing("file"));
+                let _ = requests.try_send(Request { trigger, who, reply: None });
             }
         };
         let mut watcher = notify::recommended_watcher(changed)?;

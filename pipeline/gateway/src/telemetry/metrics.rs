@@ -63,6 +63,15 @@ fn gateway_families(gateway: &Gateway, families: &mut Families) {
     families
         .counter("log_lines_suppressed_total", "Log lines that the rate limit kept back.")
         .add(&[], gateway.log_suppressed.load(Relaxed) as f64);
+    families
+        .gauge("audit_entries", "The number of the audit log's last entry.")
+        .add(&[], gateway.audit.head().sequence as f64);
+    families
+        .gauge("audit_entries_missing", "Entries that the audit log had no room for.")
+        .add(&[], gateway.audit.missing() as f64);
+    families
+        .counter("audit_failures_total", "How often the audit log could not be written.")
+        .add(&[], gateway.audit.failures() as f64);
     let mut modes = families.gauge("wire_mode", "The mode of each wire: 1 for the one it is in.");
     for wire in &gateway.config.wires {
         for mode in [Mode::Observe, Mode::Enforce] {

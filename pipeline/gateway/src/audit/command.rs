@@ -1,0 +1,213 @@
+//! `bulkhead audit`: shows the log, or checks it.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::BufReader;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use super::verify::{Failure, Verifier};
+use super::{Entry, HEAD_FILE, LOG_FILE, read_head};
+use crate::cli::{CONFIG_PATH, exit};
+use crate::config::Config;
+use crate::control::client::print_json;
+
+/// What `audit` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    args_conflicts_with_subcommands = true,
+    after_help = "Exit codes: 0 the log is whole, 1 it is broken (the first broken line is named), \
+                  4 it cannot be read."
+)]
+pub struct AuditArgs {
+    /// Show the entries, the last ones
+    #[command(flatten)]
+    show: ShowArgs,
+    #[command(subcommand)]
+    command: Option<AuditCommand>,
+}
+
+#[derive(Subcommand, Clone, Debug)]
+enum AuditCommand {
+    /// Check that nothing was changed, removed or inserted
+    Verify(VerifyArgs),
+}
+
+#[derive(Args, Clone, Debug)]
+struct ShowArgs {
+    /// The gateway's configuration
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    config: PathBuf,
+    /// How many entries, the last ones
+    #[arg(long, value_name = "COUNT", default_value_t = 50)]
+    last: usize,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Args, Clone, Debug)]
+struct VerifyArgs {
+    /// The log; of one that was moved away in pieces, all of them, the oldest first. Without any, the
+    /// one of the configuration
+    #[arg(value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// The gateway's configuration
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    config: PathBuf,
+    /// The file that knows the last entry; without it, `audit.head` beside the log, where it is
+    #[arg(long, value_name = "FILE")]
+    head: Option<PathBuf>,
+    /// A hash that was noted elsewhere: the log must have an entry with it
+    #[arg(long, value_name = "HASH")]
+    expect_head: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Shows or checks the log. Returns the exit code.
+pub fn main(args: &AuditArgs) -> u8 {
+    let done = match &args.command {
+        Some(AuditCommand::Verify(args)) => verify(args),
+        None => show(&args.show),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("error: {error}");
+        exit::UNAVAILABLE
+    })
+}
+
+fn show(args: &ShowArgs) -> Result<u8, String> {
+    let path = log_of(&args.config)?;
+    let mut last = VecDeque::new();
+    let mut verifier = Verifier::new(None);
+    let read = verifier.read(open(&path)?, |entry, hash| {
+        if last.len() >= args.last {
+            last.pop_front();
+        }
+        last.push_back((entry.clone(), hash.to_owned()));
+    });
+    if args.json {
+        let entries: Vec<_> = last.iter().map(|(entry, hash)| with_hash(entry, hash)).collect();
+        print_json(&entries);
+    } else {
+        last.iter().for_each(|(entry, _)| print_entry(entry));
+    }
+    match read {
+        Ok(()) => Ok(exit::OK),
+        Err(Failure::Broken(broken)) => {
+            eprintln!("error: the log is broken at {broken}; what comes after is not shown");
+            Ok(exit::REFUSED)
+        }
+        Err(Failure::Io(error)) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+fn print_entry(entry: &Entry) {
+    let who = match entry.who.uid {
+        Some(uid) => format!("{} (uid {uid})", entry.who.name),
+        None => entry.who.name.clone(),
+    };
+    println!("{:>6}  {}  {who}  {}: {}", entry.sequence, entry.time, entry.what, entry.detail);
+    if let Some(reason) = &entry.reason {
+        println!("        reason: {reason}");
+    }
+    let short = |hash: &Option<String>| {
+        hash.as_deref().map_or_else(|| "none".to_owned(), |h| h.chars().take(12).collect())
+    };
+    if entry.policy_before != entry.policy_after {
+        println!(
+            "        policy: {} -> {}",
+            short(&entry.policy_before),
+            short(&entry.policy_after)
+        );
+    }
+}
+
+fn verify(args: &VerifyArgs) -> Result<u8, String> {
+    let files = match &args.files[..] {
+        [] => vec![log_of(&args.config)?],
+        files => files.to_vec(),
+    };
+    let beside = || {
+        let last = files.last()?;
+        Some(last.parent().unwrap_or(Path::new("")).join(HEAD_FILE)).filter(|path| path.exists())
+    };
+    let head = match args.head.clone().or_else(beside) {
+        Some(path) => Some(
+            read_head(&path).ok_or_else(|| format!("{} is not a head of a log", path.display()))?,
+        ),
+        None => None,
+    };
+    let mut verifier = Verifier::new(args.expect_head.clone());
+    for path in &files {
+        match verifier.read(open(path)?, |_, _| ()) {
+            Ok(()) => {}
+            Err(Failure::Io(error)) => {
+                return Err(format!("cannot read {}: {error}", path.display()));
+            }
+            Err(Failure::Broken(broken)) => {
+                return Ok(refuse(args.json, &broken.line, &broken.why));
+            }
+        }
+    }
+    let whole = match verifier.finish(head.as_ref()) {
+        Ok(whole) => whole,
+        Err(broken) => return Ok(refuse(args.json, &broken.line, &broken.why)),
+    };
+    if !whole.has_expected {
+        let why = "no entry has the hash that was expected: the end was removed, or all of it is \
+                   another history";
+        return Ok(refuse(args.json, &(whole.head.sequence + 1), why));
+    }
+    if args.json {
+        print_json(
+            &json!({ "whole": true, "entries": whole.head.sequence, "head": whole.head.hash,
+            "end-known": head.is_some() || args.expect_head.is_some() }),
+        );
+    } else {
+        println!(
+            "whole: {} entries, the last one with hash {}",
+            whole.head.sequence, whole.head.hash
+        );
+        if head.is_none() && args.expect_head.is_none() {
+            println!(
+                "note: without {HEAD_FILE} or --expect-head nobody can tell whether entries are \
+                 missing at the end"
+            );
+        }
+    }
+    Ok(exit::OK)
+}
+
+fn refuse(json: bool, line: &u64, why: &str) -> u8 {
+    if json {
+        print_json(&json!({ "whole": false, "line": line, "why": why }));
+    } else {
+        println!("BROKEN at line {line}: {why}");
+    }
+    exit::REFUSED
+}
+
+fn with_hash(entry: &Entry, hash: &str) -> serde_json::Value {
+    let mut value = json!(entry);
+    if let Some(fields) = value.as_object_mut() {
+        fields.insert("hash".to_owned(), json!(hash));
+    }
+    value
+}
+
+fn log_of(config: &Path) -> Result<PathBuf, String> {
+    let config = Config::load(config)
+        .map_err(|error| format!("the configuration does not say where the log is:\n{error}"))?;
+    Ok(config.state_dir.join(LOG_FILE))
+}
+
+fn open(path: &Path) -> Result<BufReader<File>, String> {
+    let file =
+        File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+    Ok(BufReader::new(file))
+}

@@ -1,0 +1,150 @@
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::io::BufReader;
+
+use super::verify::{Broken, Failure, Verifier, Whole};
+use super::*;
+
+fn draft(detail: &str) -> Draft {
+    Draft::new(Who::thing("test"), What::Grant, detail).because(Some("CHG-1"))
+}
+
+/// A log of `entries` entries in a folder of its own.
+fn log(entries: usize) -> (tempfile::TempDir, Audit) {
+    let dir = tempfile::tempdir().unwrap();
+    let audit = Audit::new(&dir.path().join("state"));
+    audit.begin();
+    for entry in 0..entries {
+        audit.enter(draft(&format!("the {entry}th"))).unwrap();
+    }
+    (dir, audit)
+}
+
+fn path(dir: &tempfile::TempDir) -> PathBuf {
+    dir.path().join("state").join(LOG_FILE)
+}
+
+fn verified(dir: &tempfile::TempDir) -> Result<Whole, Broken> {
+    let head = read_head(&dir.path().join("state").join(HEAD_FILE));
+    let mut verifier = Verifier::new(None);
+    match verifier.read(BufReader::new(File::open(path(dir)).unwrap()), |_, _| ()) {
+        Ok(()) => verifier.finish(head.as_ref()),
+        Err(Failure::Broken(broken)) => Err(broken),
+        Err(Failure::Io(error)) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn what_is_written_is_whole_and_goes_on_after_a_restart() {
+    let (dir, audit) = log(3);
+    assert_eq!(verified(&dir).unwrap().head, audit.head());
+    let again = Audit::new(&dir.path().join("state"));
+    again.begin();
+    assert_eq!(again.head(), audit.head());
+    again.enter(draft("after the restart")).unwrap();
+    let whole = verified(&dir).unwrap();
+    assert_eq!((whole.head.sequence, &whole.head), (4, &again.head()));
+}
+
+#[test]
+fn every_changed_byte_is_found_in_its_line() {
+    let (dir, _) = log(3);
+    let bytes = fs::read(path(&dir)).unwrap();
+    let mut line = 1;
+    for at in 0..bytes.len() {
+        let mut changed = bytes.clone();
+        changed[at] ^= 1;
+        fs::write(path(&dir), &changed).unwrap();
+        let broken = verified(&dir).unwrap_err();
+        assert_eq!(broken.line, line, "byte {at}: {broken}");
+        line += u64::from(bytes[at] == b'\n');
+    }
+}
+
+#[test]
+fn removed_inserted_and_moved_lines_are_found() {
+    let (dir, _) = log(4);
+    let text = fs::read_to_string(path(&dir)).unwrap();
+    let lines: Vec<&str> = text.lines().collect();
+    for (order, line) in [
+        (&[1, 2, 3][..], 1),
+        (&[0, 2, 3], 2),
+        (&[0, 1, 1, 2, 3], 3),
+        (&[0, 2, 1, 3], 2),
+        (&[0, 1, 2], 4),
+        (&[], 1),
+    ] {
+        let text: String = order.iter().map(|&line| format!("{}\n", lines[line])).collect();
+        fs::write(path(&dir), text).unwrap();
+        assert_eq!(verified(&dir).unwrap_err().line, line, "{order:?}");
+    }
+}
+
+#[test]
+fn a_line_with_a_hash_of_its_own_breaks_the_chain_after_it() {
+    let (dir, _) = log(3);
+    let text = fs::read_to_string(path(&dir)).unwrap();
+    let mut lines: Vec<String> = text.lines().map(|line| format!("{line}\n")).collect();
+    let (mut entry, ..) = unsealed(lines[1].trim_end().as_bytes()).unwrap();
+    entry.who.name = "somebody else".to_owned();
+    lines[1] = String::from_utf8(sealed(&entry).unwrap().0).unwrap();
+    fs::write(path(&dir), lines.concat()).unwrap();
+    assert_eq!(verified(&dir).unwrap_err().line, 3);
+}
+
+#[test]
+fn a_torn_end_is_set_aside_and_told() {
+    let (dir, audit) = log(2);
+    let whole = fs::read(path(&dir)).unwrap();
+    audit.enter(draft("that is torn")).unwrap();
+    let longer = fs::read(path(&dir)).unwrap();
+    for end in (whole.len() + 1..longer.len()).step_by(19).chain([longer.len() - 1]) {
+        fs::write(path(&dir), &longer[..end]).unwrap();
+        let again = Audit::new(&dir.path().join("state"));
+        again.begin();
+        again.enter(draft("and on")).unwrap();
+        let text = fs::read_to_string(path(&dir)).unwrap();
+        assert!(text.lines().nth(2).unwrap().contains("no entry"), "cut at {end}: {text}");
+        // The head knew the entry that was torn: that too is told.
+        assert!(verified(&dir).is_ok(), "cut at {end}");
+    }
+    let aside = fs::read_dir(dir.path().join("state")).unwrap().flatten();
+    assert!(aside.filter(|e| e.file_name().to_string_lossy().contains("torn-")).count() > 0);
+}
+
+#[test]
+fn an_end_that_was_removed_is_told_at_the_next_start() {
+    let (dir, audit) = log(3);
+    let text = fs::read_to_string(path(&dir)).unwrap();
+    let first = text.lines().next().unwrap();
+    fs::write(path(&dir), format!("{first}\n")).unwrap();
+    assert_eq!(verified(&dir).unwrap_err().line, 2);
+    let again = Audit::new(&dir.path().join("state"));
+    again.begin();
+    let text = fs::read_to_string(path(&dir)).unwrap();
+    assert!(text.contains("removed at its end") && text.contains(&audit.head().hash), "{text}");
+    // A head that was kept elsewhere shows it for ever.
+    let mut verifier = Verifier::new(Some(audit.head().hash));
+    verifier.read(BufReader::new(text.as_bytes()), |_, _| ()).unwrap();
+    assert!(!verifier.finish(None).unwrap().has_expected);
+}
+
+#[test]
+fn without_a_disk_what_loosens_is_refused_and_what_tightens_is_entered_later() {
+    let (dir, audit) = log(1);
+    let kept = fs::read(path(&dir)).unwrap();
+    fs::remove_file(path(&dir)).unwrap();
+    fs::create_dir(path(&dir)).unwrap();
+    let refused = audit.enter(draft("a grant")).unwrap_err();
+    assert!(refused.contains("nothing was changed"), "{refused}");
+    audit.enter_anyway(draft("a quarantine"));
+    audit.catch_up();
+    assert_eq!((audit.missing(), audit.failures()), (1, 3));
+    fs::remove_dir(path(&dir)).unwrap();
+    fs::write(path(&dir), &kept).unwrap();
+    audit.catch_up();
+    assert_eq!(audit.missing(), 0);
+    audit.enter(draft("a grant again")).unwrap();
+    let text = fs::read_to_string(path(&dir)).unwrap();
+    assert_eq!((verified(&dir).unwrap().head.sequence, text.contains("a quarantine")), (3, true));
+}

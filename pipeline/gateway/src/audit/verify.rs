@@ -1,0 +1,135 @@
+//! Whether an audit log is whole, found out without a gateway.
+
+use std::fmt;
+use std::io::{self, BufRead, Read};
+
+use super::{Entry, Head, MAX_LINE_BYTES, unsealed};
+
+/// A log whose chain is whole.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Whole {
+    /// Its last entry.
+    pub head: Head,
+    /// Whether the head that was expected is one of its entries; true where none was expected.
+    pub has_expected: bool,
+}
+
+/// Where a log is broken.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Broken {
+    /// The line, from 1, counted over all files.
+    pub line: u64,
+    /// What is wrong with it.
+    pub why: String,
+}
+
+/// Why there is no [`Whole`].
+#[derive(Debug)]
+pub enum Failure {
+    /// The log could not be read.
+    Io(io::Error),
+    /// The log is broken.
+    Broken(Broken),
+}
+
+impl fmt::Display for Broken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "line {}: {}", self.line, self.why)
+    }
+}
+
+/// Goes through a log line by line.
+#[derive(Debug)]
+pub struct Verifier {
+    head: Head,
+    line: u64,
+    expected: Option<String>,
+    has_expected: bool,
+}
+
+impl Verifier {
+    /// A verifier that has seen nothing. `expected` is the hash of an entry that must be there.
+    pub fn new(expected: Option<String>) -> Self {
+        let has_expected = expected.is_none();
+        Self { head: Head::none(), line: 0, expected, has_expected }
+    }
+
+    /// Reads one file, which goes on where the one before ended. `each` is called with every entry
+    /// and its hash.
+    ///
+    /// # Errors
+    ///
+    /// The first line that is wrong, or what the file system says.
+    pub fn read(
+        &mut self,
+        mut reader: impl BufRead,
+        mut each: impl FnMut(&Entry, &str),
+    ) -> Result<(), Failure> {
+        let mut line = Vec::new();
+        loop {
+            line.clear();
+            let limit = MAX_LINE_BYTES as u64 + 1;
+            let read = reader.by_ref().take(limit).read_until(b'\n', &mut line);
+            if read.map_err(Failure::Io)? == 0 {
+                return Ok(());
+            }
+            self.line += 1;
+            let (entry, hash) = self
+                .check(&line)
+                .map_err(|why| Failure::Broken(Broken { line: self.line, why }))?;
+            self.has_expected |= self.expected.as_ref() == Some(&hash);
+            each(&entry, &hash);
+            self.head = Head { sequence: entry.sequence, hash };
+        }
+    }
+
+    /// What the files were, all of them read. `head` is what the file beside the log knows.
+    ///
+    /// # Errors
+    ///
+    /// What is missing at the end.
+    pub fn finish(self, head: Option<&Head>) -> Result<Whole, Broken> {
+        let line = self.line + 1;
+        match head {
+            Some(head) if head.sequence > self.head.sequence => Err(Broken {
+                line,
+                why: format!(
+                    "the log ends with entry {} and its head is entry {}: {} entries were removed at \
+                     the end",
+                    self.head.sequence,
+                    head.sequence,
+                    head.sequence - self.head.sequence
+                ),
+            }),
+            Some(head) if head.sequence == self.head.sequence && head.hash != self.head.hash => {
+                let why = "the last entry is not the one that the head names".to_owned();
+                Err(Broken { line: self.line, why })
+            }
+            _ => Ok(Whole { head: self.head, has_expected: self.has_expected }),
+        }
+    }
+
+    fn check(&self, line: &[u8]) -> Result<(Entry, String), String> {
+        let Some(line) = line.strip_suffix(b"\n") else {
+            let why = if line.len() > MAX_LINE_BYTES { "longer than any entry" } else { "cut off" };
+            return Err(why.to_owned());
+        };
+        let Some((entry, stated, is)) = unsealed(line) else {
+            return Err("no entry of an audit log".to_owned());
+        };
+        if stated != is {
+            return Err("changed after it was written: its hash is another".to_owned());
+        }
+        if entry.sequence != self.head.sequence + 1 {
+            let (is, expected) = (entry.sequence, self.head.sequence + 1);
+            return Err(format!(
+                "entry {is} stands where entry {expected} belongs: entries were removed, inserted or \
+                 moved before it"
+            ));
+        }
+        if entry.previous != self.head.hash {
+            return Err("it does not follow the line before, which was replaced".to_owned());
+        }
+        Ok((entry, is))
+    }
+}
