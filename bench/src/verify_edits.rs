@@ -31,8 +31,7 @@ pub struct Options {
     /// linear scan.
     #[arg(long, default_value_t = 2_000)]
     headers: usize,
-    /// Add addresses, prefixes and ranges only: no MAC addresses, devices and groups. Where many groups
-    /// have come to hold MAC addresses, most edits are compiled as a whole, a hundred times as dear.
+    /// Add addresses, prefixes and ranges only: no MAC addresses, devices and groups.
     #[arg(long)]
     addresses_only: bool,
     /// Seed of the policy and of the edits.

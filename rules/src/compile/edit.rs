@@ -2,28 +2,30 @@
 //!
 //! Whatever holds a changed address moves to the class of its new parts; classes that are new are
 //! listed as a whole compilation would list them, and those that nothing is of any more are taken
-//! out. What edits cannot say address by address (MAC addresses, VLANs) is compiled as a whole.
+//! out. `endpoints` does so for endpoints that come, go, or test more than addresses. A whole
+//! compilation is due only where the tables have outgrown their plan or all ranks are new.
 
 use std::sync::Arc;
+
+mod endpoints;
 
 use super::CompileError;
 use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{
     Compiler, DST, Edits, PAIR_BYTES, RULE_BYTES, SRC, WideRule, alternatives_of, directions,
-    first_mac_rank, in_use,
+    in_use, tests_mac,
 };
 use super::plan::Alternative;
 use super::services;
-use super::side::{Class, Kind, Moves, Treatment, addresses_of};
-use crate::classifier::checks::Boxes;
+use super::side::{self, Class, Kind, Moves, Treatment};
 use crate::classifier::{Changes, Classifier, Footprint};
 use crate::policy::edit::Delta;
-use crate::policy::{Action, Policy, Rule, RuleId};
+use crate::policy::{Action, Policy, RuleId};
 use crate::sets::AddrSet;
 
 /// Why an edit is compiled as a whole.
 enum Whole {
-    /// Something that classes of addresses do not say.
+    /// The tables were not planned for so much, or all ranks are new.
     Needed,
     /// More than the limits grant; compiling it as a whole says what costs most.
     Exceeded,
@@ -102,7 +104,7 @@ impl Compiler {
         before: &Policy,
         delta: &Delta,
     ) -> Result<Touched, Whole> {
-        if delta.respread || delta.endpoints.iter().any(|change| change.other) {
+        if delta.respread {
             return Err(Whole::Needed);
         }
         // What the policy before takes counts too: what edits add up to has to load again.
@@ -114,28 +116,20 @@ impl Compiler {
             self.remove_rule(policy, before, id, &mut touched, &mut budget)?;
         }
         for change in &delta.endpoints {
-            let (endpoint, boxes) = (change.endpoint.0, &policy.endpoint(change.endpoint).boxes);
-            let members =
-                boxes.first().map_or_else(AddrSet::default, |single| single.addrs.clone());
-            let region =
-                AddrSet { v4: change.v4.clone(), v6: change.v6.clone(), non_ip: change.non_ip };
-            for side in [SRC, DST] {
-                match *self.sides[side].parts_of(endpoint) {
-                    [part] => {
+            let endpoint = change.endpoint.0;
+            if change.other || !self.moves_alone(endpoint) {
+                self.change_boxes(policy, before, delta, endpoint, &mut touched, &mut budget)?;
+            } else {
+                let members = side::addresses(policy.endpoint(change.endpoint), Kind::Address);
+                let region =
+                    AddrSet { v4: change.v4.clone(), v6: change.v6.clone(), non_ip: change.non_ip };
+                for side in [SRC, DST] {
+                    for part in self.sides[side].parts_of(endpoint).to_vec() {
+                        let (touched, budget) = (&mut touched, &mut budget);
                         self.move_addresses(
-                            policy,
-                            side,
-                            part,
-                            &region,
-                            &members,
-                            &mut touched,
-                            &mut budget,
+                            policy, side, part, &region, &members, touched, budget,
                         )?;
                     }
-                    // An endpoint that held nothing has no part.
-                    [] if self.is_used(policy, side, endpoint) => return Err(Whole::Needed),
-                    [] => {}
-                    _ => return Err(Whole::Needed),
                 }
             }
             self.renew_boxes(policy, endpoint, &mut budget)?;
@@ -146,14 +140,6 @@ impl Compiler {
         self.finish(policy, delta, &touched, &mut budget)?;
         self.spent.bytes = budget.spent_bytes();
         Ok(touched)
-    }
-
-    /// Whether a rule has the endpoint on that side. Slow, and asked for empty endpoints only.
-    fn is_used(&self, policy: &Policy, side: usize, endpoint: u32) -> bool {
-        let uses = |rule: &Rule| {
-            directions(rule).any(|(from, to)| if side == SRC { from } else { to } == endpoint)
-        };
-        policy.rules().iter().any(|rule| !rule.is_removed() && uses(rule))
     }
 
     #[allow(clippy::too_many_arguments, reason = "a change of one part of one side of one policy")]
@@ -260,6 +246,25 @@ impl Compiler {
         budget: &mut Budget,
     ) -> Result<(), Whole> {
         let rule = &before.rules()[id.0 as usize];
+        self.detach(before, id, touched, budget)?;
+        self.service_uses[rule.service.0 as usize] -= 1;
+        for (from, to) in directions(rule) {
+            for (side, endpoint) in [(SRC, from), (DST, to)] {
+                self.drop_unused(policy, before, side, endpoint, touched, budget)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes a rule out of all lists.
+    fn detach(
+        &mut self,
+        before: &Policy,
+        id: RuleId,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let rule = &before.rules()[id.0 as usize];
         let mut alternatives = Vec::new();
         alternatives_of(id.0, rule, &self.sides[SRC], &self.sides[DST], &mut alternatives);
         for alternative in &alternatives {
@@ -289,13 +294,8 @@ impl Compiler {
             }
             self.renew_lists(before, alternative, budget)?;
         }
-        self.service_uses[rule.service.0 as usize] -= 1;
+        self.mac_ranks.remove(&before.rank(id));
         self.drop_check(id, budget);
-        for (from, to) in directions(rule) {
-            for (side, endpoint) in [(SRC, from), (DST, to)] {
-                self.drop_unused(policy, before, side, endpoint, touched, budget)?;
-            }
-        }
         Ok(())
     }
 
@@ -304,39 +304,6 @@ impl Compiler {
             budget.release(check.size_bytes());
             Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
         }
-    }
-
-    /// Forgets an endpoint that no rule has on that side any more.
-    fn drop_unused(
-        &mut self,
-        policy: &Policy,
-        before: &Policy,
-        side: usize,
-        endpoint: u32,
-        touched: &mut Touched,
-        budget: &mut Budget,
-    ) -> Result<(), Whole> {
-        let parts = self.sides[side].parts_of(endpoint).to_vec();
-        if parts.iter().any(|&part| self.part(side, part).uses > 0) {
-            return Ok(());
-        }
-        for part in parts {
-            if self.part(side, part).kind == Kind::Mac {
-                return Err(Whole::Needed);
-            }
-            let region = addresses_of(before, self.part(side, part)).into_owned();
-            let nothing = AddrSet::default();
-            self.move_addresses(policy, side, part, &region, &nothing, touched, budget)?;
-            if let Treatment::Wide(bit) = self.part(side, part).treatment {
-                self.bits[side].give_back(bit);
-            }
-        }
-        self.sides[side].remove_endpoint(endpoint, budget);
-        if [SRC, DST].iter().all(|&side| self.sides[side].parts_of(endpoint).is_empty()) {
-            let boxes = self.boxes.remove(&endpoint);
-            budget.release(boxes.map_or(0, |boxes| boxes.size_bytes()));
-        }
-        Ok(())
     }
 
     fn add_rule(
@@ -359,6 +326,21 @@ impl Compiler {
         if rule.service.0 as usize >= MOST_NUMBERS {
             return Err(Whole::Needed);
         }
+        self.attach_anew(policy, id, touched, budget)
+    }
+
+    /// Lists a rule whose endpoints have their parts.
+    fn attach_anew(
+        &mut self,
+        policy: &Policy,
+        id: RuleId,
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let rule = &policy.rules()[id.0 as usize];
+        if tests_mac(policy, rule) {
+            self.mac_ranks.insert(policy.rank(id));
+        }
         self.drop_check(id, budget);
         self.set_check(policy, id, rule, budget)?;
         let mut alternatives = Vec::new();
@@ -374,36 +356,6 @@ impl Compiler {
             self.renew_lists(policy, alternative, budget)?;
         }
         if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
-    }
-
-    fn add_endpoint(
-        &mut self,
-        policy: &Policy,
-        side: usize,
-        endpoint: u32,
-        touched: &mut Touched,
-        budget: &mut Budget,
-    ) -> Result<(), Whole> {
-        self.sides[side].add_endpoint(policy, endpoint, budget)?;
-        for part in self.sides[side].parts_of(endpoint).to_vec() {
-            if self.part(side, part).kind == Kind::Mac {
-                return Err(Whole::Needed);
-            }
-            let addresses = addresses_of(policy, self.part(side, part)).into_owned();
-            let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
-            let moves = self.sides[side].change(map, part, &addresses, &addresses);
-            budget.spend(1, moves.bytes)?;
-            // All classes that hold a new part are new.
-            let mut treatment = self.plan.treatment(Kind::Address, moves.created.len());
-            if let Treatment::Wide(bit) = &mut treatment {
-                *bit = self.bits[side].take_place();
-            }
-            self.out.is_all_wide &= !treatment.is_narrow();
-            self.sides[side].parts[part as usize].treatment = treatment;
-            self.list_moves(policy, side, &moves, budget)?;
-            touched.classes[side].extend(moves.left);
-        }
-        Ok(())
     }
 
     /// Lists a new alternative both of whose sides are narrow.
@@ -480,29 +432,6 @@ impl Compiler {
         touched.wide_rules |= sides.iter().all(|(_, part)| !part.treatment.is_narrow());
     }
 
-    /// Compares rules exactly with what an endpoint holds now.
-    fn renew_boxes(
-        &mut self,
-        policy: &Policy,
-        endpoint: u32,
-        budget: &mut Budget,
-    ) -> Result<(), Exceeded> {
-        let Some(old) = self.boxes.get(&endpoint).cloned() else { return Ok(()) };
-        let new = Arc::new(Boxes::new(policy.endpoints()[endpoint as usize].boxes.to_vec()));
-        for check in Arc::make_mut(&mut self.out.checks).iter_mut().flatten() {
-            if Arc::ptr_eq(&check.from, &old) || Arc::ptr_eq(&check.to, &old) {
-                let with = |boxes: &Arc<Boxes>| {
-                    if Arc::ptr_eq(boxes, &old) { new.clone() } else { boxes.clone() }
-                };
-                *check = Arc::new(check.with_boxes(with(&check.from), with(&check.to)));
-            }
-        }
-        budget.release(old.size_bytes());
-        budget.spend(1, new.size_bytes())?;
-        self.boxes.insert(endpoint, new);
-        Ok(())
-    }
-
     /// Brings up to date what is not listed by class.
     fn finish(
         &mut self,
@@ -511,6 +440,7 @@ impl Compiler {
         touched: &Touched,
         budget: &mut Budget,
     ) -> Result<(), Whole> {
+        self.out.first_mac_rank = self.mac_ranks.first().copied();
         let rules_changed = !delta.rules_added.is_empty() || !delta.rules_removed.is_empty();
         if rules_changed {
             let len = policy.rules().len();
@@ -525,13 +455,6 @@ impl Compiler {
                 ranks[id.0 as usize] = policy.rank(id);
             }
             self.out.rules = policy.rule_count();
-            let tests_mac = |rule: &Rule| {
-                policy.endpoint(rule.from).tests_mac() || policy.endpoint(rule.to).tests_mac()
-            };
-            let added = delta.rules_added.iter().filter_map(|&id| policy.rule(id));
-            if self.out.first_mac_rank.is_some() || added.into_iter().any(tests_mac) {
-                self.out.first_mac_rank = first_mac_rank(policy);
-            }
             let known = self.out.services.rows.bits * 64;
             let is_new = |id: RuleId| {
                 policy.rule(id).is_some_and(|rule| {

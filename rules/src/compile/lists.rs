@@ -19,7 +19,7 @@ use crate::classifier::tables::{
 };
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
-use crate::policy::{Action, Policy, Rule, RuleId};
+use crate::policy::{Action, EndpointId, Policy, Rule, RuleId};
 
 /// A policy's compiled form, and what it takes to keep it up to date.
 #[derive(Debug)]
@@ -37,6 +37,8 @@ pub struct Compiler {
     /// Bits of wide parts.
     pub(super) bits: [Places; 2],
     pub(super) wide_rules: BTreeSet<WideRule>,
+    /// The ranks of the rules that test a MAC address.
+    pub(super) mac_ranks: BTreeSet<u32>,
     /// Rules of each service set.
     pub(super) service_uses: Vec<u32>,
     pub(super) boxes: HashMap<u32, Arc<Boxes>>,
@@ -54,7 +56,7 @@ pub struct Compiler {
 pub struct Edits {
     /// For what they changed.
     pub incremental: u64,
-    /// As a whole: they were about MAC addresses or VLANs, or the tables had to be planned anew.
+    /// As a whole: the tables had to be planned anew, or all ranks were new.
     pub whole: u64,
 }
 
@@ -139,13 +141,14 @@ impl Compiler {
         let (dst, dst_map, dst_macs) = side(&used.destinations, "telling its destinations apart")?;
         let alternatives = alternatives(policy, &src, &dst);
         let chosen = plan.unwrap_or_else(|| Plan::of(&src, &dst, &alternatives));
+        let mac_ranks = mac_ranks(policy);
         let out = Classifier {
             default: policy.default_action(),
             actions: Arc::new(policy.rules().iter().map(|rule| rule.action).collect()),
             ranks: Arc::new(
                 (0..policy.rules().len() as u32).map(|id| policy.rank(RuleId(id))).collect(),
             ),
-            first_mac_rank: first_mac_rank(policy),
+            first_mac_rank: mac_ranks.first().copied(),
             rules: policy.rule_count(),
             src: classifier_side(src_map, src_macs),
             dst: classifier_side(dst_map, dst_macs),
@@ -168,6 +171,7 @@ impl Compiler {
             rules_of_parts: Default::default(),
             bits: Default::default(),
             wide_rules: BTreeSet::new(),
+            mac_ranks,
             service_uses: used.service_uses,
             boxes: HashMap::new(),
             places: ListPlaces::default(),
@@ -825,12 +829,19 @@ fn times(rule: &Rule) -> Option<Times> {
     })
 }
 
-pub(super) fn first_mac_rank(policy: &Policy) -> Option<u32> {
-    let tests_mac = |id| policy.endpoint(id).tests_mac();
-    let first = policy
-        .order()
-        .find(|&id| policy.rule(id).is_some_and(|rule| tests_mac(rule.from) || tests_mac(rule.to)));
-    first.map(|id| policy.rank(id))
+/// The ranks of the rules that test a MAC address.
+fn mac_ranks(policy: &Policy) -> BTreeSet<u32> {
+    let tests: Vec<bool> = policy.endpoints().iter().map(|endpoint| endpoint.tests_mac()).collect();
+    let tests = |id: EndpointId| tests[id.0 as usize];
+    let rules = policy.rules().iter().enumerate();
+    let rules =
+        rules.filter(|(_, rule)| !rule.is_removed() && (tests(rule.from) || tests(rule.to)));
+    rules.map(|(id, _)| policy.rank(RuleId(id as u32))).collect()
+}
+
+/// Whether a rule tests a MAC address.
+pub(super) fn tests_mac(policy: &Policy, rule: &Rule) -> bool {
+    policy.endpoint(rule.from).tests_mac() || policy.endpoint(rule.to).tests_mac()
 }
 
 /// Which services are used at all.

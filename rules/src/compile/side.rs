@@ -27,7 +27,7 @@ pub(super) struct Side {
 pub(super) struct ClassSet {
     pub(super) all: Vec<Class>,
     free: Vec<u32>,
-    /// Those of addresses, by their parts.
+    /// By their parts, which no class of addresses has in common with one of MAC addresses.
     ids: HashMap<Box<[u32]>, u32>,
 }
 
@@ -72,7 +72,7 @@ pub(super) enum Kind {
     Mac,
 }
 
-const KINDS: [Kind; 3] = [Kind::Address, Kind::AddressAndMore, Kind::Mac];
+pub(super) const KINDS: [Kind; 3] = [Kind::Address, Kind::AddressAndMore, Kind::Mac];
 
 /// How the rules of a part are listed: see [`crate::classifier`].
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -134,37 +134,56 @@ impl Side {
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
         let endpoint = &policy.endpoints()[id as usize];
-        let mut parts = Vec::new();
-        for kind in KINDS {
-            let mut boxes = boxes_of(endpoint, kind).peekable();
-            if boxes.peek().is_none() {
-                continue;
+        self.by_endpoint.insert(id, Vec::new());
+        for (kind, exact) in KINDS.into_iter().zip(kinds_of(endpoint)) {
+            if let Some(exact) = exact {
+                budget.spend(endpoint.boxes.len(), 0)?;
+                self.add_part(id, kind, exact, budget)?;
             }
-            let exact = boxes.all(|b| tests_only(kind, b));
-            budget.spend(endpoint.boxes.len(), size_of::<Part>())?;
-            let part = Part {
-                endpoint: id,
-                kind,
-                exact,
-                treatment: Treatment::ByClass,
-                uses: 0,
-                pairs: Vec::new(),
-                lists: Vec::new(),
-                classes: Vec::new(),
-            };
-            parts.push(match self.free_parts.pop() {
-                Some(place) => {
-                    self.parts[place as usize] = part;
-                    place
-                }
-                None => {
-                    self.parts.push(part);
-                    self.parts.len() as u32 - 1
-                }
-            });
         }
-        self.by_endpoint.insert(id, parts);
         Ok(())
+    }
+
+    /// Adds a part, which holds nothing yet, to an endpoint.
+    pub(super) fn add_part(
+        &mut self,
+        endpoint: u32,
+        kind: Kind,
+        exact: bool,
+        budget: &mut Budget,
+    ) -> Result<u32, Exceeded> {
+        budget.spend(1, size_of::<Part>())?;
+        let part = Part {
+            endpoint,
+            kind,
+            exact,
+            treatment: Treatment::ByClass,
+            uses: 0,
+            pairs: Vec::new(),
+            lists: Vec::new(),
+            classes: Vec::new(),
+        };
+        let place = match self.free_parts.pop() {
+            Some(place) => {
+                self.parts[place as usize] = part;
+                place
+            }
+            None => {
+                self.parts.push(part);
+                self.parts.len() as u32 - 1
+            }
+        };
+        self.by_endpoint.entry(endpoint).or_default().push(place);
+        Ok(place)
+    }
+
+    /// Takes a part, which no class holds any more, from its endpoint.
+    pub(super) fn remove_part(&mut self, part: u32, budget: &mut Budget) {
+        if let Some(parts) = self.by_endpoint.get_mut(&self.parts[part as usize].endpoint) {
+            parts.retain(|&other| other != part);
+        }
+        self.free_parts.push(part);
+        budget.release(size_of::<Part>());
     }
 
     /// Finds the classes of everything.
@@ -194,9 +213,8 @@ impl Side {
             .collect();
         let sets: Vec<MacSet> = (of_macs.iter())
             .map(|&id| {
-                let part = &self.parts[id as usize];
-                let boxes = boxes_of(&policy.endpoints()[part.endpoint as usize], Kind::Mac);
-                MacSet::only(boxes.flat_map(|b| b.macs.named()).copied())
+                let endpoint = self.parts[id as usize].endpoint;
+                MacSet::only(macs_of(&policy.endpoints()[endpoint as usize]))
             })
             .collect();
         let mut mac_classes = Classes::default();
@@ -210,7 +228,11 @@ impl Side {
         // one of each.
         let first = all.len() as u32;
         for members in mac_classes.members {
-            let parts = members.iter().map(|&place| of_macs[place as usize]).collect();
+            let parts: Box<[u32]> = members.iter().map(|&place| of_macs[place as usize]).collect();
+            // That of all other MAC addresses leads nowhere, and no edit asks for it.
+            if !parts.is_empty() {
+                self.classes.ids.insert(parts.clone(), all.len() as u32);
+            }
             all.push(Class { parts, uses: 0 });
         }
         let macs: HashMap<Mac, u32> =
@@ -271,6 +293,35 @@ impl Side {
         moves
     }
 
+    /// Makes `part` hold each MAC address of `changes` or no longer do so.
+    pub(super) fn change_macs(
+        &mut self,
+        map: &mut HashMap<Mac, u32>,
+        part: u32,
+        changes: impl Iterator<Item = (Mac, bool)>,
+    ) -> Moves {
+        let mut moves = Moves::default();
+        for (mac, is_member) in changes {
+            let old = map.get(&mac).copied();
+            let before = old.map_or(&[][..], |class| &self.classes.all[class as usize].parts);
+            let Some(parts) = with_part(before, part, is_member) else { continue };
+            if let Some(old) = old {
+                self.classes.all[old as usize].uses -= 1;
+                moves.left.push(old);
+            }
+            if parts.is_empty() {
+                map.remove(&mac);
+            } else {
+                let class = self.classes.of(parts, &mut moves);
+                self.classes.all[class as usize].uses += 1;
+                map.insert(mac, class);
+            }
+        }
+        moves.left.sort_unstable();
+        moves.left.dedup();
+        moves
+    }
+
     /// Forgets an endpoint, whose parts no class holds any more.
     pub(super) fn remove_endpoint(&mut self, endpoint: u32, budget: &mut Budget) {
         for part in self.by_endpoint.remove(&endpoint).into_iter().flatten() {
@@ -313,10 +364,29 @@ pub(super) fn boxes_of(endpoint: &Endpoint, kind: Kind) -> impl Iterator<Item = 
     endpoint.boxes.iter().filter(move |b| kind_of(b) == kind)
 }
 
+/// For each of [`KINDS`] whether being found in that way is all that the endpoint's boxes of that
+/// kind ask for; [`None`] where there are none.
+pub(super) fn kinds_of(endpoint: &Endpoint) -> [Option<bool>; KINDS.len()] {
+    KINDS.map(|kind| {
+        let mut boxes = boxes_of(endpoint, kind).peekable();
+        boxes.peek()?;
+        Some(boxes.all(|b| tests_only(kind, b)))
+    })
+}
+
+/// The MAC addresses that boxes of an endpoint are found by.
+pub(super) fn macs_of(endpoint: &Endpoint) -> impl Iterator<Item = Mac> {
+    boxes_of(endpoint, Kind::Mac).flat_map(|b| b.macs.named()).copied()
+}
+
 /// All addresses that a part may match.
 pub(super) fn addresses_of<'a>(policy: &'a Policy, part: &Part) -> Cow<'a, AddrSet> {
-    let boxes: Vec<&EndpointBox> =
-        boxes_of(&policy.endpoints()[part.endpoint as usize], part.kind).collect();
+    addresses(&policy.endpoints()[part.endpoint as usize], part.kind)
+}
+
+/// All addresses that boxes of an endpoint may match that are found in one way.
+pub(super) fn addresses(endpoint: &Endpoint, kind: Kind) -> Cow<'_, AddrSet> {
+    let boxes: Vec<&EndpointBox> = boxes_of(endpoint, kind).collect();
     match *boxes {
         [single] => Cow::Borrowed(&single.addrs),
         _ => Cow::Owned(boxes.iter().fold(AddrSet::default(), |all, b| all.union(&b.addrs))),
@@ -358,13 +428,14 @@ impl Class {
 impl ClassSet {
     /// The class of the values of `class` once `part` holds them, or no longer does.
     fn changed(&mut self, class: u32, part: u32, is_member: bool, moves: &mut Moves) -> u32 {
-        let old = &self.all[class as usize].parts;
-        let parts: Box<[u32]> = match (old.binary_search(&part), is_member) {
-            (Ok(_), true) | (Err(_), false) => return class,
-            (Ok(place), false) => [&old[..place], &old[place + 1..]].concat().into(),
-            (Err(place), true) => [&old[..place], &[part], &old[place..]].concat().into(),
-        };
+        let parts = with_part(&self.all[class as usize].parts, part, is_member);
+        let Some(parts) = parts else { return class };
         moves.left.push(class);
+        self.of(parts, moves)
+    }
+
+    /// The class of what exactly these parts hold.
+    fn of(&mut self, parts: Box<[u32]>, moves: &mut Moves) -> u32 {
         if let Some(&id) = self.ids.get(&parts) {
             return id;
         }
@@ -390,6 +461,15 @@ impl ClassSet {
         self.ids.remove(&parts);
         self.free.push(class);
         parts
+    }
+}
+
+/// `parts`, which are ascending, with one more or one less; [`None`] where that is what they are.
+fn with_part(parts: &[u32], part: u32, is_member: bool) -> Option<Box<[u32]>> {
+    match (parts.binary_search(&part), is_member) {
+        (Ok(_), true) | (Err(_), false) => None,
+        (Ok(place), false) => Some([&parts[..place], &parts[place + 1..]].concat().into()),
+        (Err(place), true) => Some([&parts[..place], &[part], &parts[place..]].concat().into()),
     }
 }
 

@@ -327,28 +327,36 @@ proptest! {
 }
 
 #[test]
-fn members_and_rules_of_addresses_are_compiled_for_what_they_change() {
-    let text = "version: 1\ngroups:\n  a: [10.0.0.0/24, 10.1.0.7]\n  b: {in: [a, 10.2.0.0/16], \
+fn members_and_rules_are_compiled_for_what_they_change() {
+    let text = "version: 1\ndevices:\n  pinned: {mac: \"02:00:00:00:00:02\", ip: 10.0.0.9}\n  \
+                tagged: {mac: \"02:00:00:00:00:03\", vlan: 30}\n  \
+                bare: {mac: \"02:00:00:00:00:02\"}\n\
+                groups:\n  a: [10.0.0.0/24, 10.1.0.7]\n  b: {in: [a, 10.2.0.0/16], \
                 except: [10.2.1.0/24]}\n  c: [\"fd00::/64\", 192.0.2.0/24]\nrules:\n  \
                 - {name: one, from: a, to: c, service: tcp/80, action: allow}\n  \
                 - {name: two, from: any, to: b, service: udp/53, action: deny}\n  \
                 - {name: three, from: b, to: a, service: any, action: allow}\n";
     for plan in PLANS {
-        let policy = Policy::parse(text).unwrap();
-        let mut compiler = Compiler::with_plan(&policy, &Limits::default(), plan).unwrap();
-        let mut stream = RandomEdits::new(&policy, 7).with_addresses_only();
-        let mut policy = policy;
-        for _ in 0..200 {
-            let edit = stream.next(&policy);
-            let (edited, delta) = policy.edited(&edit).unwrap();
-            compiler.edit(&edited, &delta).unwrap();
-            policy = edited;
+        for only_addresses in [true, false] {
+            let policy = Policy::parse(text).unwrap();
+            let mut compiler = Compiler::with_plan(&policy, &Limits::default(), plan).unwrap();
+            let mut stream = RandomEdits::new(&policy, 7);
+            if only_addresses {
+                stream = stream.with_addresses_only();
+            }
+            let mut policy = policy;
+            for _ in 0..200 {
+                let edit = stream.next(&policy);
+                let (edited, delta) = policy.edited(&edit).unwrap();
+                compiler.edit(&edited, &delta).unwrap();
+                policy = edited;
+            }
+            let Edits { incremental, whole } = compiler.edits();
+            assert!(
+                whole <= incremental / 10,
+                "{plan:?}: {incremental} of what changed, {whole} whole"
+            );
         }
-        let Edits { incremental, whole } = compiler.edits();
-        assert!(
-            whole <= incremental / 10,
-            "{plan:?}: {incremental} of what changed, {whole} whole"
-        );
     }
 }
 
