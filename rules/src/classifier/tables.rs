@@ -246,7 +246,8 @@ pub(crate) struct Pairs {
     /// Buckets that keys hash to; those behind them continue chains.
     pub(crate) homes: u32,
     /// A bit for the hash of each pair, so that most of those that are not listed are known from
-    /// little memory: a power of two of bits. More bits than these may be set.
+    /// little memory: a power of two of bits. More bits than these may be set; where no lookup has
+    /// use for them, there is one word of them, all set.
     pub(crate) marks: Store<u32>,
 }
 

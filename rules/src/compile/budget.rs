@@ -121,6 +121,11 @@ impl Budget {
         self.spent_bytes
     }
 
+    /// Bytes that may still be held.
+    pub(crate) fn left_bytes(&self) -> usize {
+        self.limits.memory_bytes.saturating_sub(self.spent_bytes)
+    }
+
     /// Looks at the clock now, whatever has been spent.
     pub(crate) fn check_time(&self) -> Result<(), Exceeded> {
         if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }

@@ -140,7 +140,6 @@ impl Compiler {
         let (src, src_map, src_macs) = side(&used.sources, "telling its sources apart")?;
         let (dst, dst_map, dst_macs) = side(&used.destinations, "telling its destinations apart")?;
         let alternatives = alternatives(policy, &src, &dst);
-        let chosen = plan.unwrap_or_else(|| Plan::of(&src, &dst, &alternatives));
         let mac_ranks = mac_ranks(policy);
         let out = Classifier {
             default: policy.default_action(),
@@ -163,7 +162,7 @@ impl Compiler {
         let mut compiler = Self {
             limits: *limits,
             policy: policy.clone(),
-            plan: chosen,
+            plan: plan.unwrap_or(Plan::NONE),
             fixed_plan: plan,
             edits: Edits::default(),
             sides: [src, dst],
@@ -191,7 +190,7 @@ impl Compiler {
         })?;
         // Edits drop what is crossed out, and so may a compilation.
         compiler.spent.bytes = budget.spent_bytes();
-        if chosen.crossed {
+        if compiler.plan.crossed {
             compiler.out.crossed =
                 cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
         }
@@ -214,6 +213,18 @@ impl Compiler {
         alternatives: &[Alternative],
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
+        budget.spend(1, policy.rules().len() * RULE_BYTES)?;
+        for (id, rule) in policy.rules().iter().enumerate() {
+            if !rule.is_removed() {
+                self.set_check(policy, RuleId(id as u32), rule, budget)?;
+            }
+        }
+        // All that does not depend on the plan is accounted for.
+        if self.fixed_plan.is_none() {
+            let [src, dst] = &self.sides;
+            let services = self.out.services.rows.words.len() / self.out.services.rows.stride;
+            self.plan = Plan::of(src, dst, alternatives, services, budget.left_bytes());
+        }
         for side in [SRC, DST] {
             for id in 0..self.sides[side].parts.len() {
                 let part = &mut self.sides[side].parts[id];
@@ -227,13 +238,7 @@ impl Compiler {
         let mut parts = self.sides.iter().flat_map(|side| &side.parts);
         self.out.is_all_wide = !parts.any(|part| part.treatment.is_narrow());
         self.places.lines.take(&mut self.out.lines, Line::EMPTY);
-        budget.spend(1, policy.rules().len() * RULE_BYTES)?;
         let mut pairs = 0usize;
-        for (id, rule) in policy.rules().iter().enumerate() {
-            if !rule.is_removed() {
-                self.set_check(policy, RuleId(id as u32), rule, budget)?;
-            }
-        }
         for alternative in alternatives {
             self.attach(policy, alternative);
             pairs = pairs.saturating_add(self.pair_entries(alternative));
@@ -241,9 +246,15 @@ impl Compiler {
         budget.spend(pairs, pairs.saturating_mul(PAIR_BYTES))?;
         self.out.pairs.homes = homes_for(pairs);
         self.out.pairs.buckets.grow(self.out.pairs.homes as usize, Bucket::EMPTY);
+        // They are accounted for in any case: what edits make has to fit as a whole, too.
         let marks = mark_words_for(pairs);
         budget.spend(1, marks * size_of::<u32>())?;
-        self.out.pairs.marks.grow(marks, 0);
+        let mut parts = self.sides.iter().flat_map(|side| &side.parts);
+        match parts.any(|part| part.treatment == Treatment::ByKey) {
+            true => self.out.pairs.marks.grow(marks, 0),
+            // Classes have one key at most: their pairs are looked up without being asked for.
+            false => self.out.pairs.marks.grow(1, u32::MAX),
+        }
         for _ in 0..self.out.pairs.homes {
             self.places.overflow.skip();
         }
@@ -771,7 +782,7 @@ fn homes_for(pairs: usize) -> u32 {
 
 /// Words of marks that so many entries call for: 16 bits each, so that one in 16 to 32 pairs that are
 /// not listed is taken for one that may be, or few enough to stay in the second cache.
-fn mark_words_for(pairs: usize) -> usize {
+pub(super) fn mark_words_for(pairs: usize) -> usize {
     let bits = pairs.saturating_mul(16).clamp(1 << 14, 1 << 22).next_power_of_two();
     bits / u32::BITS as usize
 }

@@ -1,9 +1,12 @@
 //! Which parts are wide, which get keys of their own, and which are listed by class.
 //!
 //! Each of a few pairs of thresholds on the number of classes that a part holds is tried on paper:
-//! what it would cost is known from the sizes of the parts alone. The cheapest is taken.
+//! what it would cost is known from the sizes of the parts alone. The cheapest of those that fit the
+//! memory is taken.
 
+use super::lists::{PAIR_BYTES, mark_words_for};
 use super::side::{Kind, Side, Treatment};
+use crate::classifier::tables::{KEYS, Keys, Line, ROW, Record, wide_words};
 
 /// Instructions of a lookup, counted by callgrind on the sets of `bench`: with any narrow rules, for
 /// each that is listed with one narrow side, with classes of several keys, for each pair of those,
@@ -36,8 +39,18 @@ pub(super) struct Plan {
 }
 
 impl Plan {
-    /// The cheapest plan.
-    pub(super) fn of(src: &Side, dst: &Side, alternatives: &[Alternative]) -> Self {
+    /// One for a policy of nothing.
+    pub(super) const NONE: Self = Self { by_class: 16, by_key: 16, crossed: true };
+
+    /// The cheapest plan of those that surely take no more than `room` bytes, or, where there is none,
+    /// the one that takes the least.
+    pub(super) fn of(
+        src: &Side,
+        dst: &Side,
+        alternatives: &[Alternative],
+        services: usize,
+        room: usize,
+    ) -> Self {
         let largest = src.classes.all.len().max(dst.classes.all.len());
         let mut plans = Vec::new();
         for by_class in [0, 1, 4, 16, 64] {
@@ -47,10 +60,15 @@ impl Plan {
                 }
             }
         }
-        let cost = |plan: &Self| plan.cost(src, dst, alternatives);
-        let costs = plans.into_iter().map(|plan| (cost(&plan), plan));
-        let none = Self { by_class: 16, by_key: 16, crossed: true };
-        costs.min_by(|a, b| a.0.total_cmp(&b.0)).map_or(none, |c| c.1)
+        let order = |plan: Self| {
+            let sizes = plan.sizes(src, dst, alternatives);
+            let bytes = sizes.bytes_at_most(services);
+            // What does not fit comes behind all that does, by its size.
+            if bytes <= room { (false, sizes.cost()) } else { (true, bytes as f64) }
+        };
+        let plans = plans.into_iter().map(|plan| (order(plan), plan));
+        let least = plans.min_by(|(a, _), (b, _)| a.0.cmp(&b.0).then(a.1.total_cmp(&b.1)));
+        least.map_or(Self::NONE, |(_, plan)| plan)
     }
 
     /// What becomes of a part that holds so many classes; a wide one is numbered later.
@@ -72,54 +90,111 @@ impl Plan {
         }
     }
 
-    /// The cost of a lookup, roughly in instructions.
-    fn cost(self, src: &Side, dst: &Side, alternatives: &[Alternative]) -> f64 {
+    /// What there would be to list.
+    fn sizes(self, src: &Side, dst: &Side, alternatives: &[Alternative]) -> Sizes {
         let widths = |side: &Side| -> Vec<(Kind, usize)> {
             side.parts.iter().map(|part| (part.kind, part.classes.len())).collect()
         };
-        let (src_widths, dst_widths) = (widths(src), widths(dst));
-        let (mut pairs, mut src_lists, mut dst_lists, mut wide) = (0.0, 0.0, 0.0, 0.0);
+        let widths = [widths(src), widths(dst)];
+        let mut sizes = Sizes::default();
         for alternative in alternatives {
-            let s = src_widths[alternative.src as usize];
-            let d = dst_widths[alternative.dst as usize];
+            let s = widths[0][alternative.src as usize];
+            let d = widths[1][alternative.dst as usize];
             let entries = |(kind, classes)| match self.treatment(kind, classes) {
-                Treatment::ByClass => classes as f64,
-                _ => 1.0,
+                Treatment::ByClass => classes,
+                _ => 1,
             };
             match (self.treatment(s.0, s.1).is_narrow(), self.treatment(d.0, d.1).is_narrow()) {
-                (true, true) => pairs += entries(s) * entries(d),
-                (true, false) => src_lists += s.1 as f64,
-                (false, true) => dst_lists += d.1 as f64,
-                (false, false) => wide += 1.0,
+                (true, true) => {
+                    let pairs = entries(s).saturating_mul(entries(d));
+                    sizes.pairs = sizes.pairs.saturating_add(pairs);
+                }
+                (true, false) => sizes.sides[0].listed += s.1,
+                (false, true) => sizes.sides[1].listed += d.1,
+                (false, false) => sizes.wide_rules += 1,
             }
         }
-        let keys = |widths: &[(Kind, usize)], classes: usize| {
-            let of = |treatment| {
-                let with = widths.iter().filter(|&&(kind, w)| self.treatment(kind, w) == treatment);
-                with.map(|&(_, w)| w).sum::<usize>() as f64 / classes.max(1) as f64
-            };
-            of(Treatment::ByClass).min(1.0) + of(Treatment::ByKey)
-        };
-        let wide_parts = |widths: &[(Kind, usize)]| {
-            widths.iter().filter(|&&(kind, w)| !self.treatment(kind, w).is_narrow()).count() as f64
-        };
-        let (src_keys, dst_keys) =
-            (keys(&src_widths, src.classes.all.len()), keys(&dst_widths, dst.classes.all.len()));
-        let (src_classes, dst_classes) =
-            (src.classes.all.len() as f64, dst.classes.all.len() as f64);
-        let list = src_lists / src_classes + dst_lists / dst_classes;
+        for ((of_side, widths), side) in sizes.sides.iter_mut().zip(&widths).zip([src, dst]) {
+            of_side.classes = side.classes.all.len();
+            for &(kind, width) in widths {
+                match self.treatment(kind, width) {
+                    Treatment::ByClass => of_side.in_classes += width,
+                    Treatment::ByKey => of_side.in_keys += width,
+                    Treatment::Wide(_) => of_side.wide_parts += 1,
+                }
+            }
+        }
+        sizes
+    }
+}
+
+/// What a plan lists.
+#[derive(Default)]
+struct Sizes {
+    pairs: usize,
+    wide_rules: usize,
+    sides: [SideSizes; 2],
+}
+
+#[derive(Default)]
+struct SideSizes {
+    classes: usize,
+    /// Rules whose other side is wide, under each of their classes.
+    listed: usize,
+    wide_parts: usize,
+    /// Classes that the parts listed by class hold, and those listed by key, together.
+    in_classes: usize,
+    in_keys: usize,
+}
+
+impl SideSizes {
+    /// Keys of a class, on average.
+    fn keys(&self) -> f64 {
+        let of = |width: usize| width as f64 / self.classes.max(1) as f64;
+        of(self.in_classes).min(1.0) + of(self.in_keys)
+    }
+}
+
+impl Sizes {
+    /// The cost of a lookup, roughly in instructions.
+    fn cost(&self) -> f64 {
         // Bits come in vectors of 256.
-        let vectors = |bits: f64| (bits / 256.0).ceil();
-        let row_bytes =
-            |widths, classes| (vectors(wide_parts(widths)) + vectors(wide)) * 32.0 * classes;
-        let row_bytes = row_bytes(&src_widths, src_classes) + row_bytes(&dst_widths, dst_classes);
-        let bytes = pairs * 43.0 + (src_lists + dst_lists) * 13.0 + row_bytes;
+        let vectors = |bits: usize| bits.div_ceil(256) as f64;
+        let (wide, pairs) = (vectors(self.wide_rules), self.pairs as f64);
+        let of_side = |side: &SideSizes| {
+            let classes = side.classes as f64;
+            (side.listed as f64 / classes, (vectors(side.wide_parts) + wide) * 32.0 * classes)
+        };
+        let [(src_list, src_bytes), (dst_list, dst_bytes)] = self.sides.each_ref().map(of_side);
+        let [src_keys, dst_keys] = self.sides.each_ref().map(SideSizes::keys);
+        let (list, listed) = (src_list + dst_list, self.sides[0].listed + self.sides[1].listed);
+        let bytes = pairs * 43.0 + listed as f64 * 13.0 + src_bytes + dst_bytes;
         let of_pairs = match src_keys.max(dst_keys) {
             few if few <= 1.01 => 0.0,
             _ => MANY_KEYS + KEY_PAIR * src_keys * dst_keys,
         };
         let of_narrow = if pairs + list > 0.0 { NARROW + LISTED * list } else { 0.0 };
-        let of_wide = if wide > 0.0 { WIDE + WIDE_VECTOR * vectors(wide) } else { 0.0 };
+        let of_wide = if self.wide_rules > 0 { WIDE + WIDE_VECTOR * wide } else { 0.0 };
         of_pairs + of_narrow + of_wide + MEBIBYTE * bytes / f64::from(1 << 20)
+    }
+
+    /// Bytes that listing it takes, with rows for so many classes of services.
+    fn bytes_at_most(&self, services: usize) -> usize {
+        let wide = wide_words(self.wide_rules);
+        let of_side = |side: &SideSizes| {
+            let bits = side.wide_parts.div_ceil(64).max(1).next_multiple_of(ROW);
+            let row = (bits + wide) * size_of::<u64>();
+            // Of the rules of a class all but the first are in lines, two of them in one at worst,
+            // and only its last block of keys is not full.
+            let of_class = size_of::<Record>() + size_of::<Keys>() + row;
+            let lines = side.listed.saturating_mul(size_of::<Line>() / 2);
+            let keys = (side.in_keys + side.in_classes).div_ceil(KEYS) * size_of::<Keys>();
+            side.classes.saturating_mul(of_class).saturating_add(lines + keys)
+        };
+        let [src, dst] = self.sides.each_ref().map(of_side);
+        let pairs = self.pairs.saturating_mul(PAIR_BYTES);
+        let marks = mark_words_for(self.pairs) * size_of::<u32>();
+        let services = services.saturating_mul(wide * size_of::<u64>());
+        [src, dst, pairs, marks, services].into_iter().fold(0, usize::saturating_add)
     }
 }
