@@ -98,6 +98,12 @@ impl FlowHash {
         self.tag()
     }
 
+    /// Other bits, for a place in a small table.
+    #[inline]
+    pub(crate) fn some_other_bits(self) -> u16 {
+        self.0 as u16
+    }
+
     #[inline]
     fn tag(self) -> u16 {
         ((self.0 >> 48) as u16).max(1)

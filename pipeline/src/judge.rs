@@ -20,7 +20,7 @@ use crate::flow_table::{
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
-use crate::snapshot::{Snapshot, WirePolicy};
+use crate::snapshot::{Mode, Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
 
@@ -30,12 +30,14 @@ mod guard;
 mod inserted;
 mod look_up;
 mod packet;
+mod staged;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
 use self::epochs::Epochs;
 use self::inserted::Inserted;
 use self::packet::Packet;
+use self::staged::RecentlyDenied;
 
 const _: () = assert!(MAX_BATCH >= MAX_BURST, "a burst is classified as one batch");
 
@@ -75,6 +77,9 @@ impl Moment<'_> {
 
     /// The verdict where `rule` forbids: `silent` unless the sender is to be answered.
     fn forbidden(&self, rule: RuleId, silent: DropReason) -> Verdict {
+        if rule.0 < self.wire.quarantine_rules && self.wire.mode == Mode::Observe {
+            return Verdict::Drop(DropReason::Quarantine);
+        }
         match self.snapshot.content.classifier.action(rule) {
             Action::Reject => Verdict::Reject,
             Action::Allow | Action::Deny => Verdict::Drop(silent),
@@ -151,6 +156,10 @@ pub struct Judge {
     /// When ageing goes on.
     age_next_ns: u64,
     epochs: Epochs,
+    /// The worker's index, for what it counts in a snapshot.
+    worker: usize,
+    /// What the staged policy was asked about and has no flow.
+    recently_denied: RecentlyDenied,
     revoked: u64,
     adopted: u64,
     reclassified: u64,
@@ -211,11 +220,20 @@ impl Judge {
             inserted: Inserted::default(),
             age_next_ns: 0,
             epochs: Epochs::new(),
+            worker: 0,
+            recently_denied: RecentlyDenied::new(),
             revoked: 0,
             adopted: 0,
             reclassified: 0,
             reaffirmed: 0,
         }
+    }
+
+    /// The same for the worker with this index, which is 0 unless told.
+    #[must_use]
+    pub fn for_worker(mut self, worker: usize) -> Self {
+        self.worker = worker;
+        self
     }
 
     /// Flows that the table has room for.
@@ -547,7 +565,7 @@ impl Judge {
         let sender = self.senders[place];
         if let Ok(connection) = first {
             if !moment.permits(rule) {
-                return self.deny(place, rule, moment);
+                return self.deny(place, &headers, rule, moment);
             }
             let direction = FROM_INITIATOR;
             let opening = Opening { answer, headers, initiator: sender, connection, direction };
@@ -560,7 +578,7 @@ impl Judge {
         } else {
             let other = self.classify_one(&backward, moment);
             if !moment.permits(other.rule) {
-                return self.deny(place, rule, moment);
+                return self.deny(place, &headers, rule, moment);
             }
             (other, backward, sender.opposite(), Direction::FromResponder)
         };
@@ -579,10 +597,14 @@ impl Judge {
     fn deny(
         &mut self,
         place: usize,
+        headers: &Headers,
         rule: RuleId,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
         self.budget.take_share(self.sources[place], moment.now_ns);
+        if moment.snapshot.staged().is_some() {
+            self.ask_staged_of_denied(place, headers, rule, moment);
+        }
         (moment.forbidden(rule, DropReason::Policy), Some(rule))
     }
 
@@ -623,6 +645,9 @@ impl Judge {
             Ok(index) => {
                 self.is_moved = true;
                 self.inserted.note(self.hashes[place]);
+                if moment.snapshot.staged().is_some() {
+                    self.ask_staged(&headers, answer.rule, None, moment);
+                }
                 let entry = self.flows.entry_mut(index);
                 entry.count(direction, bytes.len(), true, moment.now_ns);
                 if parsed.kind == Kind::Tcp && has_few_hops(bytes, parsed) {
@@ -659,6 +684,9 @@ impl Judge {
         let answer = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
         let rule = answer.rule;
         self.reclassified += 1;
+        if moment.snapshot.staged().is_some() {
+            self.ask_staged(&headers, rule, Some(index), moment);
+        }
         if !moment.permits(rule) {
             self.flows.remove(index);
             self.is_moved = true;

@@ -19,11 +19,13 @@ use crate::parse::Tunnels;
 mod hits;
 mod marks;
 mod publisher;
+pub mod staged;
 
 use self::hits::HitTable;
 pub use self::hits::{RuleHits, RuleTotals};
 use self::marks::Marks;
 pub use self::publisher::{Publisher, Stalled};
+use self::staged::Staged;
 
 /// What a wire does with what it judges.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -87,6 +89,9 @@ pub struct WirePolicy {
     pub dhcp_servers: Sides,
     /// The tunnels whose inner packets are judged in place of the outer ones, where there are any.
     pub tunnels: Option<Arc<Tunnels>>,
+    /// So many of the policy's rules, from the first one on, keep out what they deny even where the
+    /// wire observes: a quarantine does not wait for a lockdown.
+    pub quarantine_rules: u32,
 }
 
 impl WirePolicy {
@@ -94,7 +99,8 @@ impl WirePolicy {
     pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
         let (routers, dhcp_servers) = (Sides::OUTSIDE, Sides::OUTSIDE);
         let (tcp, tunnels) = (TcpPickup::Loose, None);
-        Self { mode, grace_until_ns, tcp, routers, dhcp_servers, tunnels }
+        let quarantine_rules = 0;
+        Self { mode, grace_until_ns, tcp, routers, dhcp_servers, tunnels, quarantine_rules }
     }
 
     /// Whether a TCP connection may be taken up in its middle at `now_ns`.
@@ -164,6 +170,7 @@ pub struct Snapshot {
     hits: HitTable,
     /// What was published.
     pub content: Content,
+    staged: Option<Arc<Staged>>,
 }
 
 /// A snapshot's place in the sequence of all.
@@ -180,7 +187,13 @@ struct Place {
 
 impl Snapshot {
     /// A snapshot that owes nothing to another. Costs time and memory for every rule.
-    fn whole(content: Content, place: Place, marks: Arc<Marks>, workers: usize) -> Self {
+    fn whole(
+        content: Content,
+        staged: Option<Arc<Staged>>,
+        place: Place,
+        marks: Arc<Marks>,
+        workers: usize,
+    ) -> Self {
         let policy = &content.policy;
         let mut logs = vec![0; policy.rules().len().div_ceil(64)];
         for (rule, _) in policy.rules().iter().enumerate().filter(|(_, rule)| rule.log) {
@@ -189,10 +202,11 @@ impl Snapshot {
         Self {
             place,
             marks,
-            schedule: policy.schedule().into(),
+            schedule: schedule(policy, staged.as_deref()),
             logs: logs.into(),
             hits: HitTable::new(policy.rules().len(), workers),
             content,
+            staged,
         }
     }
 
@@ -222,7 +236,10 @@ impl Snapshot {
         Self {
             place,
             marks: self.marks.clone(),
-            schedule: if timed { policy.schedule().into() } else { self.schedule.clone() },
+            schedule: match timed {
+                true => schedule(&policy, self.staged.as_deref()),
+                false => self.schedule.clone(),
+            },
             logs,
             hits: self.hits.edited(policy.rules().len(), &rules_removed),
             content: Content {
@@ -231,7 +248,14 @@ impl Snapshot {
                 wires: self.content.wires.clone(),
                 clock: self.content.clock,
             },
+            staged: self.staged.clone(),
         }
+    }
+
+    /// The policy that is staged beside this one, if there is one.
+    #[inline]
+    pub fn staged(&self) -> Option<&Arc<Staged>> {
+        self.staged.as_ref()
     }
 
     /// The epoch in which a flow is judged at `at`. It advances at every instant at which a rule
@@ -283,6 +307,17 @@ impl Snapshot {
     pub fn hits(&self, worker: usize, rule: RuleId) -> &RuleHits {
         self.hits.of(worker, rule)
     }
+}
+
+/// The instants at which a rule of either policy comes into force or ceases to be, ascending.
+fn schedule(policy: &Policy, staged: Option<&Staged>) -> Arc<[i64]> {
+    let mut instants = policy.schedule();
+    if let Some(staged) = staged {
+        instants.extend(staged.content.policy.schedule());
+        instants.sort_unstable();
+        instants.dedup();
+    }
+    instants.into()
 }
 
 #[derive(Debug)]

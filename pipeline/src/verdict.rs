@@ -31,6 +31,7 @@ drop_reasons! {
     Undecided, "undecided", "No stage decided the frame: a defect of the gateway, which failed closed.";
     // The policy.
     Policy, "policy", "A deny or reject rule, or the policy's default, forbids the flow.";
+    Quarantine, "quarantine", "A device in quarantine: on wires that observe, too.";
     Revoked, "revoked", "The flow was permitted until a newer policy, or a rule's time, forbade it.";
     // The frame.
     EthernetTooShort, "ethernet_too_short", "The frame ends within its Ethernet header.";

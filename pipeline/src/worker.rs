@@ -237,7 +237,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
         clock: C,
     ) -> Self {
         assert_eq!(wires.len(), counters.wires.len(), "one set of counters for each wire");
-        let judge = Judge::new(config);
+        let judge = Judge::new(config).for_worker(reader.worker());
         counters.flow_capacity.set(judge.flow_capacity() as u64);
         Self {
             wires: (wires.into_iter())
@@ -816,12 +816,15 @@ fn account<P: Port>(
 }
 
 /// Whether a frame with this verdict leaves by the other port. An observing wire forwards everything
-/// but what is no frame at all, what no port could send, and PAUSE, which belongs to one link.
+/// but what is no frame at all, what no port could send, what is in quarantine, and PAUSE, which belongs
+/// to one link.
 pub(crate) fn is_sent(verdict: Verdict, mode: Mode) -> bool {
-    use DropReason::{EthernetTooShort, FrameTooLong, Pause};
+    use DropReason::{EthernetTooShort, FrameTooLong, Pause, Quarantine};
     match (verdict, mode) {
         (Verdict::Forward, _) => true,
-        (Verdict::Drop(EthernetTooShort | FrameTooLong | Pause), Mode::Observe) => false,
+        (Verdict::Drop(EthernetTooShort | FrameTooLong | Pause | Quarantine), Mode::Observe) => {
+            false
+        }
         (_, Mode::Observe) => true,
         (_, Mode::Enforce) => false,
     }

@@ -10,6 +10,7 @@ use bulkhead_rules::policy::RuleId;
 
 use super::hits::{DEFAULT_NAME, RuleTotals, name_of};
 use super::marks::Marks;
+use super::staged::{Staged, Staging};
 use super::{Content, EditedContent, Place, Reached, Reader, Shared, Snapshot};
 
 /// A worker that did not reach the published snapshot in time.
@@ -45,7 +46,8 @@ impl Publisher {
     /// [`Self::new`] with another first epoch than 1, so that tests can meet large ones.
     pub fn starting_at(content: Content, workers: usize, first_epoch: u64) -> (Self, Vec<Reader>) {
         let place = Place { generation: 1, loaded_generation: 1, whole_generation: 1, first_epoch };
-        let first = Arc::new(Snapshot::whole(content, place, Arc::new(Marks::new()), workers));
+        let first =
+            Arc::new(Snapshot::whole(content, None, place, Arc::new(Marks::new()), workers));
         let shared = Arc::new(Shared {
             current: ArcSwap::new(first.clone()),
             generation: AtomicU64::new(place.generation),
@@ -79,6 +81,18 @@ impl Publisher {
     /// Replaces the snapshot. Workers judge their next burst by the new one, and every flow again at
     /// its next packet.
     pub fn publish(&mut self, content: Content) -> &Arc<Snapshot> {
+        self.publish_with(content, Staging::Keep)
+    }
+
+    /// Stages a policy beside the one in force, or no longer. Every flow is judged again at its next
+    /// packet.
+    pub fn stage(&mut self, staging: Staging) -> &Arc<Snapshot> {
+        self.publish_with(self.current().content.clone(), staging)
+    }
+
+    /// [`Self::publish`] and [`Self::stage`] in one: no packet is judged between the two.
+    pub fn publish_with(&mut self, content: Content, staging: Staging) -> &Arc<Snapshot> {
+        let staged = self.staged(staging);
         let place = self.next_place();
         let generation = place.generation;
         let place = Place { loaded_generation: generation, whole_generation: generation, ..place };
@@ -88,7 +102,7 @@ impl Publisher {
         }
         self.changed_rules.clear();
         self.loaded_epoch = place.first_epoch;
-        self.install(Snapshot::whole(content, place, marks, workers))
+        self.install(Snapshot::whole(content, staged, place, marks, workers))
     }
 
     /// Replaces the snapshot by one that an edit made of it. Workers judge their next burst by the
@@ -116,6 +130,22 @@ impl Publisher {
         }
         self.edits += 1;
         self.install(before.edited(edited, place))
+    }
+
+    fn staged(&self, staging: Staging) -> Option<Arc<Staged>> {
+        let workers = self.shared.reached.len();
+        let (now, number) = (self.current().staged(), self.next_place().first_epoch);
+        match (staging, now) {
+            (Staging::Keep, now) => now.cloned(),
+            (Staging::Put(policy), _) => Some(Arc::new(Staged::new(policy, workers, number))),
+            (Staging::Renew, Some(now)) => {
+                Some(Arc::new(Staged::new(now.content.clone(), workers, number)))
+            }
+            (Staging::Follow(content), Some(now)) => {
+                Some(Arc::new(Staged { content, tally: now.tally.clone() }))
+            }
+            (Staging::Drop | Staging::Renew | Staging::Follow(_), _) => None,
+        }
     }
 
     /// The place of an edit of the current snapshot.

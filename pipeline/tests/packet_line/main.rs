@@ -14,6 +14,7 @@ mod fragments;
 mod guards;
 mod handover;
 mod reload;
+mod staged;
 mod tcp;
 mod tunnels;
 mod worker;
