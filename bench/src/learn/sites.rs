@@ -40,6 +40,16 @@ struct Kind {
     uses: &'static [Use],
 }
 
+impl Kind {
+    /// Whether hosts of a role speak with hosts of their own segment at all.
+    fn has_peers_within(&self, role: &str) -> bool {
+        let is_within = |name: &str| self.roles.iter().any(|&(other, _)| other == name);
+        self.uses
+            .iter()
+            .any(|&(from, to, ..)| (from == role || to == role) && is_within(from) && is_within(to))
+    }
+}
+
 use Fan::{All, Few};
 use PortProtocol::{Tcp, Udp};
 
@@ -119,6 +129,9 @@ pub fn generate(hosts: usize, hours: usize, seed: u64) -> Site {
     let mut next_host = 0_u32;
     let mut next_role = 0_u32;
     let mut shared: HashMap<&str, Vec<u32>> = HashMap::new();
+    // Phones of all segments do the same to the same servers: nothing tells their segments apart, so
+    // that they are one role of the site.
+    let mut of_site: HashMap<&str, u32> = HashMap::new();
     let mut new_role = |count: usize, truth: &mut HashMap<u32, u32>| -> Vec<u32> {
         let members: Vec<u32> = (next_host..).take(count).collect();
         next_host += count as u32;
@@ -134,7 +147,12 @@ pub fn generate(hosts: usize, hours: usize, seed: u64) -> Site {
         let mut roles: HashMap<&str, Vec<u32>> = HashMap::new();
         for &(name, share) in kind.roles {
             let count = (size * share as usize / 100).max(1);
-            roles.insert(name, new_role(count, &mut truth));
+            let members = new_role(count, &mut truth);
+            if !kind.has_peers_within(name) {
+                let role = *of_site.entry(name).or_insert(truth[&members[0]]);
+                truth.extend(members.iter().map(|&host| (host, role)));
+            }
+            roles.insert(name, members);
         }
         for &(from, to, protocol, port, fan, percent) in kind.uses {
             let clients = roles[from].clone();
