@@ -90,7 +90,14 @@ fn open(table: &mut FlowTable, flow: u64) {
         permitted: true,
         mac_sensitive: false,
     };
-    let new = NewFlow { initiator, headers: parsed.headers, judgement, connection };
+    let new = NewFlow {
+        initiator,
+        headers: parsed.headers,
+        judgement,
+        connection,
+        client_inside: true,
+        opening_seen: true,
+    };
     table.insert(table.hash(&key), &key, new, 0).expect("there is room, or it is made");
 }
 

@@ -30,6 +30,8 @@ pub struct Columns {
     datagrams: u64,
     /// See [`Columns::plain_ipv4`].
     plain_ipv4: u64,
+    /// See [`Columns::is_recorded`].
+    recorded: u64,
 }
 
 impl Default for Columns {
@@ -43,6 +45,7 @@ impl Default for Columns {
             by_flow: 0,
             datagrams: 0,
             plain_ipv4: 0,
+            recorded: 0,
         }
     }
 }
@@ -68,6 +71,7 @@ impl Columns {
             }
         }
         (self.by_flow, self.datagrams, self.plain_ipv4) = (plain, plain & !tcp, plain & !ipv6);
+        self.recorded = 0;
         let unusual = self.all() & !plain;
         if unusual != 0 {
             self.parse_others(burst, wire, Places(unusual));
@@ -145,10 +149,17 @@ impl Columns {
             self.len[to] = self.len[from];
             self.verdict[to] = self.verdict[from];
             self.decided_by[to] = self.decided_by[from];
-            for bits in [&mut self.by_flow, &mut self.datagrams, &mut self.plain_ipv4] {
+            for bits in
+                [&mut self.by_flow, &mut self.datagrams, &mut self.plain_ipv4, &mut self.recorded]
+            {
                 *bits = with_bit(*bits, to, *bits >> from & 1 == 1);
             }
         }
+    }
+
+    /// Whether the frame is counted in a flow, whatever its verdict.
+    pub(crate) fn is_recorded(&self, place: usize) -> bool {
+        self.recorded >> place & 1 != 0
     }
 
     /// Whether every frame passes by the flow that it belongs to, and none by a rule: so it is with

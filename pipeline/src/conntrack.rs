@@ -361,6 +361,17 @@ impl Connection {
         matches!(self.phase, Phase::SynSent | Phase::SynReceived)
     }
 
+    /// Whether the responder has answered, by more than a refusal.
+    pub fn is_answered(&self) -> bool {
+        use Phase::{IcmpAnswered, OtherAnswered, UdpAnswered};
+        use Phase::{IcmpUnanswered, OtherUnanswered, UdpUnanswered};
+        match self.phase {
+            UdpAnswered | IcmpAnswered | OtherAnswered => true,
+            UdpUnanswered | IcmpUnanswered | OtherUnanswered => false,
+            _ => self.marks & (SEEN << 1) != 0,
+        }
+    }
+
     /// Judges a packet that is not TCP and belongs to the flow.
     #[inline]
     pub fn note(&mut self, direction: Direction) {
@@ -761,7 +772,8 @@ fn unanswered(headers: &Headers) -> Phase {
     }
 }
 
-fn is_bare_syn(segment: &TcpSegment) -> bool {
+/// Whether a segment asks for a new connection.
+pub(crate) fn is_bare_syn(segment: &TcpSegment) -> bool {
     segment.flags & (flag::SYN | flag::ACK) == flag::SYN
 }
 

@@ -39,6 +39,7 @@ mod key;
 mod sources;
 
 use std::ops::Range;
+use std::time::Instant;
 
 use ahash::RandomState;
 
@@ -47,6 +48,7 @@ pub use self::key::{End, FlowKey};
 use self::sources::SourceCounts;
 use crate::conntrack::{Phase, Timeouts};
 use crate::intrinsics::{equal_lanes, filled_vec, prefetch};
+use crate::record::{Ending, Records};
 use crate::verdict::DropReason;
 
 /// Entries of a set.
@@ -204,6 +206,10 @@ pub struct FlowTable {
     hand: usize,
     passes: u64,
     trusted: TrustedEpochs,
+    /// Told of every flow that ends, where somebody wants to know.
+    pub(crate) records: Option<Box<Records>>,
+    /// When [`FlowTable::age`] last looked at each set, in ticks; empty where there are no records.
+    looked_at: Vec<u32>,
     /// What the table did since it was made.
     pub counters: FlowTableCounters,
 }
@@ -229,8 +235,16 @@ impl FlowTable {
             hand: 0,
             passes: 0,
             trusted: TrustedEpochs { oldest: 0, newest: u32::MAX },
+            records: None,
+            looked_at: Vec::new(),
             counters: FlowTableCounters::default(),
         }
+    }
+
+    /// From now on tells `records` what becomes of flows. Allocates.
+    pub(crate) fn tell(&mut self, records: Records) {
+        self.looked_at = vec![0; self.tags.len()];
+        self.records = Some(Box::new(records));
     }
 
     /// Flows in the table, expired ones that were not yet met included.
@@ -457,11 +471,30 @@ impl FlowTable {
         Ok(FlowIndex(index as u32))
     }
 
-    /// Ends a flow. Ending a flow that has ended already does nothing.
-    pub fn remove(&mut self, index: FlowIndex) {
-        if self.vacate(index.0 as usize) {
+    /// Ends a flow for the reason that it is given. Ending a flow that has ended already does nothing.
+    pub fn remove(&mut self, index: FlowIndex, ending: Ending) {
+        if self.vacate(index.0 as usize, ending) {
             self.counters.removed += 1;
         }
+    }
+
+    /// Tells the records that the flow has begun, once its first packet is counted.
+    #[inline]
+    pub(crate) fn begun(&mut self, index: FlowIndex) {
+        if let Some(records) = &mut self.records {
+            records.started(&self.entries[index.0 as usize]);
+        }
+    }
+
+    /// Tells the records of every flow that the worker stops. The flows stay.
+    pub(crate) fn stopped(&mut self) {
+        let Some(records) = &mut self.records else { return };
+        let begun = Instant::now();
+        for (set, tags) in self.tags.iter().enumerate() {
+            let ways = (0..WAYS).filter(|&way| tags.0[way] != 0);
+            ways.for_each(|way| records.stopped(&self.entries[set * WAYS + way], begun));
+        }
+        records.finish(begun);
     }
 
     /// Ends the expired flows of the next sets, and sees to the epochs of the others, as many sets as hold `budget` entries (at least
@@ -477,6 +510,7 @@ impl FlowTable {
             for index in self.hand * WAYS..(self.hand + 1) * WAYS {
                 self.entries[index].prefetch_age();
             }
+            let is_told = self.is_time_to_tell(set, now);
             let mut used = !equal_lanes(&self.tags[set].0, 0);
             while used != 0 {
                 let index = set * WAYS + used.trailing_zeros() as usize;
@@ -488,9 +522,36 @@ impl FlowTable {
                 } else if !self.trusted.contains(self.entries[index].epoch()) {
                     self.entries[index].set_epoch(self.trusted.oldest.wrapping_sub(1));
                 }
+                if let (Some(since), true) = (is_told, self.tags[set].0[index % WAYS] != 0) {
+                    self.tell_if_alive(index, now, since);
+                }
             }
         }
         aged
+    }
+
+    /// Where the flows of a set that go on are to be told of, the ticks for which one may have been
+    /// silent meanwhile.
+    #[inline]
+    fn is_time_to_tell(&mut self, set: usize, now: u32) -> Option<u32> {
+        let records = self.records.as_ref()?;
+        let looked_at = std::mem::replace(self.looked_at.get_mut(set)?, now);
+        let interval = ((records.interval_ns() >> TICK_SHIFT) as u32).max(1);
+        // Each set has times of its own, so that not all flows are told of at once.
+        let turn = (set as u32).wrapping_mul(0x9e37_79b9) % interval;
+        let nth = |tick: u32| (u64::from(tick) + u64::from(turn)) / u64::from(interval);
+        (nth(now) != nth(looked_at)).then(|| interval + now.wrapping_sub(looked_at))
+    }
+
+    /// Tells of a flow that had packets since it was last told of, unless it is young.
+    fn tell_if_alive(&mut self, index: usize, now: u32, since: u32) {
+        let entry = &self.entries[index];
+        let is_young = u64::from(entry.age_ticks(now)) * 2 < u64::from(since);
+        if let (Some(records), false) = (&mut self.records, is_young) {
+            if entry.silent_ticks(now) <= since {
+                records.continues(entry);
+            }
+        }
     }
 
     #[inline]
@@ -500,16 +561,19 @@ impl FlowTable {
 
     fn expire(&mut self, index: usize) {
         self.counters.expired[self.entries[index].connection().phase() as usize] += 1;
-        self.vacate(index);
+        self.vacate(index, Ending::Idle);
     }
 
     /// Empties a way; false where it was empty.
-    fn vacate(&mut self, index: usize) -> bool {
+    fn vacate(&mut self, index: usize, ending: Ending) -> bool {
         let tag = &mut self.tags[index / WAYS].0[index % WAYS];
         if *tag == 0 {
             return false;
         }
         *tag = 0;
+        if let Some(records) = &mut self.records {
+            records.ended(&self.entries[index], ending);
+        }
         let source = self.entries[index].source_hash(&self.hasher);
         self.sources.decrement(source);
         self.entries[index] = FlowEntry::VACANT;
@@ -558,7 +622,7 @@ impl FlowTable {
         }
         let (_, index) = victim?;
         self.counters.evicted[self.entries[index].connection().phase() as usize] += 1;
-        self.vacate(index);
+        self.vacate(index, Ending::Evicted);
         Some(index)
     }
 }

@@ -7,7 +7,7 @@
 //! can change what a later one of the same burst meets.
 
 use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
-use bulkhead_rules::headers::{Headers, Mac, PolicyTime};
+use bulkhead_rules::headers::{Headers, Mac, PolicyTime, WireId};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::{Columns, Places};
@@ -20,6 +20,7 @@ use crate::flow_table::{
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
+use crate::record::{Ending, Records};
 use crate::snapshot::{Mode, Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
@@ -236,6 +237,25 @@ impl Judge {
         self
     }
 
+    /// From now on tells `records` what becomes of flows.
+    pub fn tell(&mut self, records: Records) {
+        self.flows.tell(records);
+    }
+
+    /// Tells of the frames that were decided last and open no flow, once it is certain what becomes
+    /// of them.
+    #[inline]
+    pub fn tell_denied(&mut self, columns: &Columns, wire: WireId, from_inside: bool) {
+        if let Some(records) = &mut self.flows.records {
+            records.note_denied(columns, wire, from_inside);
+        }
+    }
+
+    /// Tells that the worker stops, and with it every flow.
+    pub fn stop(&mut self) {
+        self.flows.stopped();
+    }
+
     /// Flows that the table has room for.
     pub fn flow_capacity(&self) -> usize {
         self.flows.capacity()
@@ -252,8 +272,14 @@ impl Judge {
         group: u16,
         from_inside: bool,
     ) -> Moment<'a> {
+        if let Some(records) = &mut self.flows.records {
+            records.pass_to(now_ns);
+        }
         if self.epochs.advance(snapshot, at) {
             self.flows.trust(self.epochs.trusted());
+            if let Some(records) = &mut self.flows.records {
+                records.take_up(snapshot, self.epochs.now());
+            }
             if self.epochs.is_in_doubt() {
                 self.flows.distrust_all();
                 self.epochs.seen_all();
@@ -362,6 +388,10 @@ impl Judge {
 
     /// Ends flows and fragments that were silent for too long, a few at a time.
     pub fn age(&mut self, now_ns: u64) {
+        if let Some(records) = &mut self.flows.records {
+            records.pass_to(now_ns);
+            records.age(now_ns);
+        }
         if now_ns >= self.age_next_ns {
             let passes = self.flows.passes();
             self.flows.age(now_ns, AGED_AT_ONCE);
@@ -492,7 +522,7 @@ impl Judge {
         if !moment.permits(answer.rule) {
             return (moment.forbidden(answer.rule, DropReason::Policy), Some(answer.rule));
         }
-        self.flows.remove(index);
+        self.flows.remove(index, Ending::Replaced);
         self.is_moved = true;
         self.open(packet, moment)
     }
@@ -527,13 +557,14 @@ impl Judge {
         if !moment.permits(answer.rule) {
             return (Verdict::Drop(DropReason::TcpWindow), None);
         }
-        self.flows.remove(index);
+        self.flows.remove(index, Ending::Replaced);
         self.is_moved = true;
         self.sources[place] = self.source(place, moment);
         let initiator = self.senders[place].opposite();
         let connection = Connection::answered(&parsed.tcp);
         let direction = Direction::FromResponder;
-        let opening = Opening { answer, headers, initiator, connection, direction };
+        let opening_seen = true;
+        let opening = Opening { answer, headers, initiator, connection, direction, opening_seen };
         self.insert(packet, opening, moment)
     }
 
@@ -568,7 +599,9 @@ impl Judge {
                 return self.deny(place, &headers, rule, moment);
             }
             let direction = FROM_INITIATOR;
-            let opening = Opening { answer, headers, initiator: sender, connection, direction };
+            let (initiator, opening_seen) = (sender, true);
+            let opening =
+                Opening { answer, headers, initiator, connection, direction, opening_seen };
             return self.insert(packet, opening, moment);
         }
         // From the middle of a connection: taken up in the direction that the policy permits.
@@ -584,7 +617,9 @@ impl Judge {
         };
         match Connection::of_first(parsed, Some(direction)) {
             Ok(connection) => {
-                let opening = Opening { answer, headers, initiator, connection, direction };
+                let opening_seen = false;
+                let opening =
+                    Opening { answer, headers, initiator, connection, direction, opening_seen };
                 let decided = self.insert(packet, opening, moment);
                 self.adopted += u64::from(decided.0 == Verdict::Forward);
                 decided
@@ -630,7 +665,7 @@ impl Judge {
         if parsed.kind == Kind::Tcp && !packet.is_taken() {
             return (Verdict::Drop(DropReason::TcpChecksum), None);
         }
-        let Opening { answer, headers, initiator, connection, direction } = opening;
+        let Opening { answer, headers, initiator, connection, direction, opening_seen } = opening;
         let judgement = moment.judgement(answer);
         if judgement.mac_sensitive && guard::is_spoofed(parsed.tunnel, &headers, direction, moment)
         {
@@ -639,7 +674,9 @@ impl Judge {
         if !self.budget.take(self.sources[place], moment.now_ns) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
-        let new = NewFlow { initiator, headers, judgement, connection };
+        let client_inside = moment.from_inside == (direction == FROM_INITIATOR);
+        let new =
+            NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
         let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
         match inserted {
             Ok(index) => {
@@ -653,6 +690,7 @@ impl Judge {
                 if parsed.kind == Kind::Tcp && has_few_hops(bytes, parsed) {
                     entry.expect_few_hops();
                 }
+                self.flows.begun(index);
                 (Verdict::Forward, Some(answer.rule))
             }
             Err(error) => (Verdict::Drop(error.into()), None),
@@ -688,7 +726,7 @@ impl Judge {
             self.ask_staged(&headers, rule, Some(index), moment);
         }
         if !moment.permits(rule) {
-            self.flows.remove(index);
+            self.flows.remove(index, Ending::Revoked);
             self.is_moved = true;
             self.revoked += 1;
             return Err((moment.forbidden(rule, DropReason::Revoked), rule));
@@ -853,6 +891,8 @@ struct Opening {
     connection: Connection,
     /// The direction of the packet at hand.
     direction: Direction,
+    /// Whether the packet that opens such a flow was seen.
+    opening_seen: bool,
 }
 
 impl Answer {

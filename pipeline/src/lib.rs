@@ -13,7 +13,8 @@
 //! 6. [`reject`]: the answers that the gateway originates.
 //! 7. [`owner`] and [`handover`]: which worker judges a frame, and how it gets there.
 //! 8. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
-//! 9. [`bindings`]: who has which address, by what passes in ARP, neighbour discovery and DHCP.
+//! 9. [`record`]: what became of flows, and copies of frames, for those that keep records.
+//! 10. [`bindings`]: who has which address, by what passes in ARP, neighbour discovery and DHCP.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
@@ -32,6 +33,7 @@ pub mod observe;
 pub mod owner;
 pub mod parse;
 pub mod port;
+pub mod record;
 pub mod reject;
 pub mod snapshot;
 pub mod verdict;

@@ -21,6 +21,7 @@ use crate::handover::{Lane, Peers, Sorter};
 use crate::judge::{FragmentsSeen, Judge};
 use crate::observe::{Recorder, VerdictEvent};
 use crate::port::{Burst, Frame, Port};
+use crate::record::Records;
 use crate::reject::{Answer, RejectLimiter};
 use crate::snapshot::{Mode, Reader, Snapshot};
 use crate::verdict::{DropReason, Verdict};
@@ -289,6 +290,13 @@ impl<P: Port, C: Clock> Worker<P, C> {
         self
     }
 
+    /// Tells what becomes of flows. Before the first poll.
+    #[must_use]
+    pub fn with_records(mut self, records: Records) -> Self {
+        self.judge.tell(records);
+        self
+    }
+
     /// Serves every direction of every wire once. Returns how many frames came in.
     pub fn poll(&mut self) -> usize {
         let worker = self.reader.worker();
@@ -380,6 +388,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                             self.counters.events_lost.add(1);
                         }
                     });
+                    self.judge.tell_denied(&self.columns, wire.id, from_inside);
                 }
                 self.clock.passed(Stage::Account);
                 if mode.mode == Mode::Enforce && !is_smooth {
@@ -500,6 +509,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 side.drop_held(counters, DropReason::Shutdown);
             }
         }
+        self.judge.stop();
         self.judge.publish(&self.counters);
         self.recorder.exchange_now();
     }

@@ -9,6 +9,7 @@ use super::TICK_SHIFT;
 use super::key::{End, FlowKey, TAIL_MASK};
 use crate::conntrack::{Connection, Direction, Phase};
 use crate::intrinsics::prefetch;
+use crate::record::WIRES;
 
 /// What a policy said about a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -37,6 +38,10 @@ pub struct NewFlow {
     pub judgement: Judgement,
     /// The state after the first packet, which is not yet counted: see [`FlowEntry::count`].
     pub connection: Connection,
+    /// Whether the initiator is behind the wire's inside port.
+    pub client_inside: bool,
+    /// Whether the packet that opens such a flow was seen.
+    pub opening_seen: bool,
 }
 
 /// A flow: 128 bytes, two cache lines that are fetched together.
@@ -44,7 +49,7 @@ pub struct NewFlow {
 #[repr(C, align(128))]
 pub struct FlowEntry {
     // The first line has all that lookup, ageing and eviction ask for, and the epoch.
-    /// The wire stands in the upper 16 bits of its tail.
+    /// In the upper 16 bits of its tail stand the wire and two flags about how the flow began.
     key: FlowKey,
     last_seen: u32,
     epoch: u32,
@@ -67,6 +72,21 @@ const FOOTPRINT_BITS: u32 = FOOTPRINTS.trailing_zeros();
 const FOOTPRINT_MASK: u64 = FOOTPRINTS as u64 - 1;
 const _: () = assert!(FOOTPRINTS.is_power_of_two() && FOOTPRINT_BITS == 12);
 
+/// Of the tail of an entry's key, above [`TAIL_MASK`].
+const WIRE_SHIFT: u32 = 48;
+const WIRE_MASK: u64 = WIRES as u64 - 1;
+const CLIENT_INSIDE: u64 = 1 << 62;
+const OPENING_SEEN: u64 = 1 << 63;
+const _: () = assert!(WIRES.is_power_of_two() && WIRE_MASK << WIRE_SHIFT < CLIENT_INSIDE);
+const _: () = assert!(TAIL_MASK < 1 << WIRE_SHIFT);
+
+/// What an entry keeps above the tail of its key.
+fn begun(new: &NewFlow) -> u64 {
+    (u64::from(new.headers.wire.0) & WIRE_MASK) << WIRE_SHIFT
+        | if new.client_inside { CLIENT_INSIDE } else { 0 }
+        | if new.opening_seen { OPENING_SEEN } else { 0 }
+}
+
 const INITIATOR_HIGH: u8 = 0x01;
 const MAC_SENSITIVE: u8 = 0x02;
 const PERMITTED: u8 = 0x04;
@@ -88,7 +108,7 @@ impl FlowEntry {
 
     pub(super) fn new(key: &FlowKey, new: NewFlow, now: u32) -> Self {
         let mut entry = Self {
-            key: FlowKey { tail: key.tail | u64::from(new.headers.wire.0) << 48, ..*key },
+            key: FlowKey { tail: key.tail | begun(&new), ..*key },
             last_seen: now,
             created: now,
             connection: new.connection,
@@ -131,6 +151,17 @@ impl FlowEntry {
         FlowKey { tail: self.key.tail & TAIL_MASK, ..self.key }
     }
 
+    /// Whether the initiator is behind the wire's inside port.
+    pub fn is_client_inside(&self) -> bool {
+        self.key.tail & CLIENT_INSIDE != 0
+    }
+
+    /// Whether the packet that opens such a flow was seen: not so of a connection that was taken up in
+    /// its middle.
+    pub fn is_opening_seen(&self) -> bool {
+        self.key.tail & OPENING_SEEN != 0
+    }
+
     /// The end that opened the flow.
     pub fn initiator(&self) -> End {
         if self.connection.entry_flags & INITIATOR_HIGH != 0 { End::High } else { End::Low }
@@ -149,7 +180,7 @@ impl FlowEntry {
     /// The headers with which the flow was opened: what a newer policy has to judge.
     pub fn initiator_headers(&self) -> Headers {
         let [src_mac, dst_mac] = self.macs;
-        let wire = WireId((self.key.tail >> 48) as u16);
+        let wire = WireId((self.key.tail >> WIRE_SHIFT & WIRE_MASK) as u16);
         let headers = self.key().headers(self.initiator(), self.connection.attempt_or_icmp);
         Headers { wire, src_mac, dst_mac, ..headers }
     }
@@ -279,7 +310,12 @@ impl FlowEntry {
 
     /// Nanoseconds since the flow was opened, to a tick, modulo 2.28 years.
     pub fn age_ns(&self, now_ns: u64) -> u64 {
-        u64::from(super::tick(now_ns).wrapping_sub(self.created)) << TICK_SHIFT
+        u64::from(self.age_ticks(super::tick(now_ns))) << TICK_SHIFT
+    }
+
+    #[inline]
+    pub(super) fn age_ticks(&self, now: u32) -> u32 {
+        now.wrapping_sub(self.created)
     }
 
     /// Nanoseconds since a packet last kept the flow alive, to a tick.

@@ -36,6 +36,8 @@ fn new_flow(parsed: &Parsed, initiator: End) -> NewFlow {
         headers: parsed.headers,
         judgement: judgement(RuleId(7), 1),
         connection: Connection::of_first(parsed, None).unwrap(),
+        client_inside: true,
+        opening_seen: true,
     }
 }
 
@@ -98,8 +100,8 @@ fn both_directions_meet_one_entry_that_knows_its_initiator() {
         assert_eq!(entry.initiator_headers(), there.headers);
         assert_eq!((entry.rule(), entry.epoch(), entry.is_permitted()), (RuleId(7), 1, true));
         assert_eq!(table.len(), 1);
-        table.remove(index);
-        table.remove(index);
+        table.remove(index, Ending::Replaced);
+        table.remove(index, Ending::Replaced);
         assert_eq!((table.len(), table.counters.removed), (0, 1));
         assert_eq!(find(&mut table, &there, 0), None);
     }
@@ -352,6 +354,8 @@ fn a_flow_of_any_phase_lives_for_its_timeout_and_no_longer() {
                     headers: parsed.headers,
                     judgement: judgement(RuleId(0), 0),
                     connection,
+                    client_inside: false,
+                    opening_seen: false,
                 };
                 table.insert(hash, &key, new, began).unwrap();
                 if wait % 2 == 0 {
@@ -429,7 +433,7 @@ fn nothing_is_refused_while_flows_come_and_go_at_eight_tenths() {
             dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1);
             let at = (dice >> 33) as usize % live.len();
             let index = find(&mut table, &nth(live[at]), 0).unwrap();
-            table.remove(index);
+            table.remove(index, Ending::Replaced);
             live[at] = n;
             insert_answered(&mut table, &nth(n), 0).unwrap();
         }
@@ -474,7 +478,7 @@ fn the_only_flow_that_may_go_is_found_wherever_it_is() {
         let mut table = table(64);
         let indices: Vec<_> =
             (0..64).map(|n| insert_answered(&mut table, &nth(n), 0).unwrap()).collect();
-        table.remove(indices[last]);
+        table.remove(indices[last], Ending::Replaced);
         for n in 64..74 {
             assert_eq!(insert(&mut table, &nth(n), n * 20_000_000), Ok(indices[last]));
         }
@@ -511,7 +515,7 @@ fn one_source_holds_no_more_than_its_limit() {
     elsewhere.headers.tags = VlanTags::single(31);
     insert(&mut table, &elsewhere, 0).unwrap();
     // What ends counts no more, however it ends.
-    table.remove(indices[0]);
+    table.remove(indices[0], Ending::Replaced);
     insert(&mut table, &greedy(100), 0).unwrap();
     assert_eq!(insert(&mut table, &greedy(101), 0), Err(InsertError::SourceLimit));
     table.age(181 * SECOND, 4096);
@@ -599,7 +603,7 @@ proptest! {
                 }
                 Step::Remove { flow } => {
                     if let Some(index) = find(&mut table, &nth(flow), now) {
-                        table.remove(index);
+                        table.remove(index, Ending::Replaced);
                     }
                     model.remove(&flow);
                 }

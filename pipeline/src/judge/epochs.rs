@@ -141,6 +141,8 @@ mod tests {
                 headers: parsed.headers,
                 judgement: moment.judgement(answer),
                 connection: Connection::of_first(&parsed, None).expect("it opens a flow"),
+                client_inside: true,
+                opening_seen: true,
             };
             let hash = judge.flows.hash(&key);
             let index = judge.flows.insert(hash, &key, new, 0).expect("there is room");
