@@ -15,6 +15,7 @@ use bulkhead_pipeline::bindings::TableConfig;
 use bulkhead_pipeline::conntrack::Timeouts;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
 pub use bulkhead_pipeline::parse::Tunnels;
+use bulkhead_pipeline::record::RecordConfig;
 pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
 use bulkhead_rules::syntax::parse_addresses;
@@ -65,6 +66,8 @@ pub struct Config {
     pub fragments: Fragments,
     /// Who has which address.
     pub bindings: Bindings,
+    /// Flow records.
+    pub records: Records,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -187,6 +190,17 @@ pub struct Bindings {
     pub table: TableConfig,
     /// Whether enforcing wires drop what contradicts it.
     pub guard: bool,
+}
+
+/// Flow records.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Records {
+    /// The Unix socket on which they are told; [`None`] for `records-socket = "off"`.
+    pub socket: Option<PathBuf>,
+    /// How each worker makes them.
+    pub worker: RecordConfig,
+    /// Bytes of records that are kept for readers that are slow or yet to come.
+    pub log_bytes: usize,
 }
 
 /// The metrics endpoint.
@@ -325,13 +339,15 @@ impl Checker<'_> {
     fn config(&mut self, document: Document) -> Config {
         let wires = self.wires(document.wire);
         let (workers, cores) = self.workers(document.workers, document.cores);
+        let control_socket = self.path(document.control_socket, "/run/bulkhead/control.sock");
+        let records = self.records(document.records, document.records_socket, &control_socket);
         let metrics = document.metrics;
         let limits = document.limits;
         let dpdk = document.dpdk;
         Config {
             policy: self.path(Some(document.policy), ""),
             state_dir: self.path(document.state_dir, "/var/lib/bulkhead"),
-            control_socket: self.path(document.control_socket, "/run/bulkhead/control.sock"),
+            control_socket,
             log_level: self.log_level(document.log_level),
             mtu: self.number("mtu", document.mtu, 1500, 1280..=9000),
             workers,
@@ -351,6 +367,7 @@ impl Checker<'_> {
             flows: self.flows(document.flows, document.timeouts),
             fragments: self.fragments(document.fragments),
             bindings: self.bindings(document.bindings),
+            records,
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),
@@ -640,6 +657,29 @@ impl Checker<'_> {
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(default.age_ms),
             },
             guard: table.guard.unwrap_or(true),
+        }
+    }
+
+    /// The socket is beside the control socket unless the file says otherwise.
+    fn records(
+        &mut self,
+        table: document::Records,
+        socket: Option<Spanned<String>>,
+        control_socket: &Path,
+    ) -> Records {
+        let default = RecordConfig::default();
+        let is_off = socket.as_ref().is_some_and(|socket| socket.get_ref() == "off");
+        let beside = control_socket.with_file_name("records.sock");
+        Records {
+            socket: (!is_off).then(|| match socket {
+                Some(socket) => self.path(Some(socket), ""),
+                None => beside,
+            }),
+            worker: RecordConfig {
+                ring: self.number("ring", table.ring, default.ring, 64..=1 << 20),
+                interval_s: self.number("interval-s", table.interval_s, 60, 1..=86_400),
+            },
+            log_bytes: self.number("backlog-mib", table.backlog_mib, 16, 1..=1024) << 20,
         }
     }
 

@@ -76,20 +76,38 @@ pub enum Answer {
 ///
 /// What stands in the way, and the remedy.
 pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
+    bind_socket(path, "control socket", "control-socket")
+}
+
+/// Makes the socket of flow records, likewise.
+///
+/// # Errors
+///
+/// What stands in the way, and the remedy.
+pub fn bind_records(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
+    bind_socket(path, "socket of flow records", "records-socket")
+}
+
+fn bind_socket(
+    path: &Path,
+    what: &str,
+    key: &str,
+) -> Result<std::os::unix::net::UnixListener, String> {
     let shown = path.display();
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        fs::DirBuilder::new().recursive(true).mode(0o755).create(folder).map_err(|error| {
-            format!("cannot make the folder of the control socket {shown}: {error}")
-        })?;
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o755)
+            .create(folder)
+            .map_err(|error| format!("cannot make the folder of the {what} {shown}: {error}"))?;
     }
     if let Ok(metadata) = fs::symlink_metadata(path) {
         if !metadata.file_type().is_socket() {
-            return Err(format!("{shown} is there and is no socket: correct `control-socket`"));
+            return Err(format!("{shown} is there and is no socket: correct `{key}`"));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(format!(
-                "another gateway answers at {shown}: stop it, or give this one another \
-                 `control-socket`"
+                "another gateway answers at {shown}: stop it, or give this one another `{key}`"
             ));
         }
         fs::remove_file(path)
@@ -101,7 +119,7 @@ pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });
-    bound.map_err(|error| format!("cannot make the control socket {shown}: {error}"))
+    bound.map_err(|error| format!("cannot make the {what} {shown}: {error}"))
 }
 
 /// Serves clients until its runtime ends.

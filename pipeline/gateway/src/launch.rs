@@ -16,6 +16,7 @@ use bulkhead_pipeline::handover::{self, Peers};
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
+use bulkhead_pipeline::record;
 use bulkhead_pipeline::snapshot::{Content, Publisher, Reader};
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
@@ -130,12 +131,14 @@ pub fn launch<B: Backend>(
         let counters = Arc::new(WorkerCounters::new(share.len()));
         let (recorder, observer) = observe::channel(EVENTS);
         let (tap, claims) = bindings::channel(CLAIMS);
+        let (records, source) = record::channel(&config.records.worker);
         worker_handles.push(WorkerHandle {
             core,
             counters: counters.clone(),
             wires: share.iter().map(|ports| usize::from(ports.wire.0)).collect(),
             observer: Mutex::new(observer),
             claims: Mutex::new(claims),
+            records: Mutex::new(source),
             busy_ppm: AtomicU64::new(0),
             hangs: AtomicBool::new(false),
         });
@@ -153,7 +156,9 @@ pub fn launch<B: Backend>(
                 }
             };
             let mut worker: Worker<B::Port, MonotonicClock> =
-                Worker::new(&settings, share, reader, counters, recorder, clock).with_tap(tap);
+                Worker::new(&settings, share, reader, counters, recorder, clock)
+                    .with_tap(tap)
+                    .with_records(records);
             if let Some(peers) = peers {
                 worker = worker.with_peers(peers);
             }

@@ -14,7 +14,8 @@
 //! 7. [`audit`]: who changed what.
 //! 8. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
-//! [`flow_stream`] is what the gateway tells about flows to those that keep records of it.
+//! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
+//! keep records of them.
 //!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
 //! without a running gateway.
@@ -44,6 +45,7 @@ pub mod log;
 pub mod notice;
 pub mod policy_files;
 pub mod reach;
+pub mod records;
 pub mod reload;
 pub mod replay;
 pub mod run;

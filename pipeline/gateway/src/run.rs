@@ -19,7 +19,7 @@ use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
 use crate::reload::{self, Reloader, Request, Trigger};
 use crate::state::{Gateway, HANGING};
-use crate::{bindings, clock, log, notice, service, verdicts};
+use crate::{bindings, clock, log, notice, records, service, verdicts};
 
 /// How often the control thread looks after things.
 const TICK: Duration = Duration::from_millis(50);
@@ -107,6 +107,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;
     let _service = service::start(gateway.clone(), sender.clone())?;
+    let records = records::start(gateway)?;
     let reloader = {
         let gateway = gateway.clone();
         let body = move || {
@@ -120,6 +121,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
 
     let result = guard(gateway, backend, &cores);
     gateway.stop();
+    records.finish(gateway);
     signals.close();
     let detail = match &result {
         Ok(()) => "stopped".to_owned(),

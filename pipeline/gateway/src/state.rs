@@ -9,6 +9,7 @@ use bulkhead_pipeline::bindings::Source;
 use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
 use bulkhead_pipeline::observe::Observer;
 use bulkhead_pipeline::port::DriverCounters;
+use bulkhead_pipeline::record::RecordSource;
 use bulkhead_pipeline::snapshot::{Content, Publisher, WirePolicy};
 use bulkhead_pipeline::worker::{Clock, MonotonicClock};
 use bulkhead_rules::headers::PolicyTime;
@@ -18,6 +19,7 @@ use crate::bindings::Followed;
 use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::{Config, Mode};
+use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
 
 /// After so long without a round over its ports, a worker counts as hanging: a round takes
@@ -46,6 +48,8 @@ pub struct Gateway {
     pub audit: Audit,
     /// Log lines that the rate limit kept back.
     pub log_suppressed: AtomicU64,
+    /// What becomes of flow records.
+    pub records: RecordStats,
     policy: Mutex<PolicyState>,
     bindings: Mutex<Followed>,
 }
@@ -93,6 +97,8 @@ pub struct WorkerHandle {
     pub observer: Mutex<Observer>,
     /// What it has seen claimed of addresses.
     pub claims: Mutex<Source>,
+    /// What it tells of flows.
+    pub records: Mutex<RecordSource>,
     /// Millionths of the last second that it was busy.
     pub busy_ppm: AtomicU64,
     /// Whether it has not been round its ports for [`HANGING`].
@@ -108,6 +114,11 @@ impl WorkerHandle {
     /// What the worker has seen claimed of addresses.
     pub fn claims(&self) -> MutexGuard<'_, Source> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the worker tells of flows.
+    pub fn records(&self) -> MutexGuard<'_, RecordSource> {
+        self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The share of the last second that it was busy, from 0 to 1.
@@ -199,6 +210,7 @@ impl Gateway {
             workers: OnceLock::new(),
             wires: OnceLock::new(),
             log_suppressed: AtomicU64::new(0),
+            records: RecordStats::default(),
             policy: Mutex::new(PolicyState {
                 publisher: None,
                 current: None,

@@ -9,6 +9,7 @@ pub(super) struct Document {
     pub(super) policy: Spanned<String>,
     pub(super) state_dir: Option<Spanned<String>>,
     pub(super) control_socket: Option<Spanned<String>>,
+    pub(super) records_socket: Option<Spanned<String>>,
     pub(super) log_level: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
@@ -26,6 +27,8 @@ pub(super) struct Document {
     pub(super) fragments: Fragments,
     #[serde(default)]
     pub(super) bindings: Bindings,
+    #[serde(default)]
+    pub(super) records: Records,
     #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
@@ -97,6 +100,14 @@ pub(super) struct Bindings {
     pub(super) per_mac: Option<Spanned<i64>>,
     pub(super) age_s: Option<Spanned<i64>>,
     pub(super) guard: Option<bool>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Records {
+    pub(super) interval_s: Option<Spanned<i64>>,
+    pub(super) ring: Option<Spanned<i64>>,
+    pub(super) backlog_mib: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

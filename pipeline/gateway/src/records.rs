@@ -1,0 +1,303 @@
+//! Flow records from the workers' rings to those who keep them: one thread empties the rings, puts
+//! names to numbers, and serves the socket on which [`crate::flow_stream`] is spoken.
+//!
+//! Readers share one bounded log. A slow reader falls behind, loses the log's oldest part and is told
+//! how much; the workers notice nothing of any of it. While nobody reads, the log keeps what there is
+//! room for, so that a reader that starts again misses little: a new one goes on where the last one
+//! that left was.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use bulkhead_pipeline::record::{self, FlowRecord};
+use bulkhead_pipeline::verdict::{DropReason, Verdict};
+use bulkhead_rules::headers::Headers;
+use bulkhead_rules::policy::RuleId;
+use tracing::info;
+
+use crate::control::{self, SocketFile};
+use crate::flow_stream::{End, Event, Flow, Hello, Lost, MacAddress, Message, Side, VERSION};
+use crate::state::{Gateway, PolicyState};
+
+mod log;
+mod stream;
+
+use self::log::Log;
+use self::stream::Stream;
+
+/// How often the rings are emptied while nobody waits for more than came.
+const TURN: Duration = Duration::from_millis(10);
+
+/// How long the thread rests while readers have yet to take what there is.
+const SHORT_TURN: Duration = Duration::from_millis(1);
+
+/// Records of one worker that are taken at once.
+const BATCH: usize = 256;
+
+/// How long readers may take for what there is when the gateway stops.
+const LAST_WORDS: Duration = Duration::from_millis(200);
+
+/// What the thread tells everybody else, for metrics.
+#[derive(Debug, Default)]
+pub struct RecordStats {
+    /// Readers, now.
+    pub readers: AtomicU64,
+    /// Readers that were turned away because there were as many as there may be.
+    pub readers_refused: AtomicU64,
+    /// Bytes of the log, now.
+    pub log_bytes: AtomicU64,
+    /// Flow records that readers lost because they were slow, over all of them.
+    pub flows_lost: AtomicU64,
+    /// Copies of frames, likewise.
+    pub frames_lost: AtomicU64,
+    /// Set when the workers have stopped: what is in the rings then is the last.
+    finish: AtomicBool,
+}
+
+/// The running thread.
+pub struct RecordThread {
+    thread: JoinHandle<()>,
+    _socket: Option<SocketFile>,
+}
+
+/// Opens the socket and starts the thread.
+///
+/// # Errors
+///
+/// What stands in the way, and the remedy.
+pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
+    let path = gateway.config.records.socket.clone();
+    let listener = path.as_deref().map(control::bind_records).transpose()?;
+    if let Some(path) = &path {
+        info!(socket = %path.display(), "the socket of flow records is open");
+    }
+    let gateway = gateway.clone();
+    let body = move || {
+        let config = &gateway.config;
+        let hello = Message::Hello(Hello {
+            version: VERSION,
+            software: env!("CARGO_PKG_VERSION").to_owned(),
+            wires: config.wires.iter().map(|wire| wire.name.clone()).collect(),
+        });
+        let log = Log::new(config.records.log_bytes);
+        Drain {
+            gateway: &gateway,
+            stream: Stream::new(listener, &hello),
+            log,
+            lost: Lost::default(),
+            batch: Vec::with_capacity(BATCH),
+            message: Message::Flow(Box::new(blank())),
+        }
+        .run();
+    };
+    let thread = thread::Builder::new().name("records".to_owned()).spawn(body);
+    let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
+    Ok(RecordThread { thread, _socket: path.map(SocketFile) })
+}
+
+impl RecordThread {
+    /// Tells the thread that no worker runs any more, and waits a moment for it to hand the rest over.
+    pub fn finish(&self, gateway: &Gateway) {
+        gateway.records.finish.store(true, Relaxed);
+        let begun = Instant::now();
+        while !self.thread.is_finished() && begun.elapsed() < 2 * LAST_WORDS {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+/// What the thread has.
+struct Drain<'a> {
+    gateway: &'a Gateway,
+    stream: Stream,
+    log: Log,
+    /// What the workers have lost so far and readers were told of.
+    lost: Lost,
+    batch: Vec<FlowRecord>,
+    /// The message that is written next: its strings are used again.
+    message: Message,
+}
+
+impl Drain<'_> {
+    fn run(&mut self) {
+        loop {
+            let is_last = self.gateway.records.finish.load(Relaxed);
+            let took_all = self.turn();
+            let is_behind = self.stream.serve(&mut self.log, &self.gateway.records);
+            if is_last && took_all {
+                return self.leave();
+            }
+            match (took_all, is_behind) {
+                (false, _) => {}
+                (true, true) => thread::sleep(SHORT_TURN),
+                (true, false) => thread::sleep(TURN),
+            }
+        }
+    }
+
+    /// Gives readers a moment to take the rest.
+    fn leave(&mut self) {
+        let begun = Instant::now();
+        while self.stream.serve(&mut self.log, &self.gateway.records)
+            && begun.elapsed() < LAST_WORDS
+        {
+            thread::sleep(SHORT_TURN);
+        }
+    }
+
+    /// Moves some of what is in the rings into the log. Returns whether that was all.
+    fn turn(&mut self) -> bool {
+        let mut took_all = true;
+        for worker in self.gateway.workers() {
+            self.batch.clear();
+            let mut source = worker.records();
+            self.batch.extend(std::iter::from_fn(|| source.flow()).take(BATCH));
+            drop(source);
+            took_all &= self.batch.len() < BATCH;
+            let state = self.gateway.policy();
+            for record in &self.batch {
+                if let Message::Flow(flow) = &mut self.message {
+                    write_flow(flow, record, &state, self.gateway);
+                }
+                self.log.append(&self.message);
+            }
+        }
+        self.tell_lost();
+        self.log.close_chunk();
+        took_all
+    }
+
+    /// Tells what the workers have lost since the last time.
+    fn tell_lost(&mut self) {
+        let workers = self.gateway.workers().iter();
+        let flows = workers.map(|worker| worker.records().counters().lost_in_all()).sum::<u64>();
+        let more = flows.saturating_sub(self.lost.flows);
+        if more > 0 {
+            self.lost.flows = flows;
+            self.log.append(&Message::Lost(Lost { flows: more, frames: 0 }));
+        }
+    }
+}
+
+/// Says in names what a worker said in numbers.
+fn write_flow(flow: &mut Flow, record: &FlowRecord, state: &PolicyState, gateway: &Gateway) {
+    let headers = &record.headers;
+    let [client_packets, server_packets] = record.packets;
+    let [client_bytes, server_bytes] = record.bytes;
+    flow.event = event(record.event);
+    flow.first_ms = record.first_ms;
+    flow.last_ms = record.last_ms;
+    let wire = gateway.config.wires.get(usize::from(headers.wire.0));
+    replace(&mut flow.wire, wire.map_or("", |wire| wire.name.as_str()));
+    flow.client_side = side(record.client_inside);
+    flow.vlan = [headers.tags.outer, headers.tags.inner];
+    flow.ether_type = headers.ether_type;
+    flow.protocol = headers.protocol;
+    (flow.client, flow.server) = addresses(headers);
+    (flow.client_port, flow.server_port) = (headers.src_port, headers.dst_port);
+    flow.client_mac = MacAddress(headers.src_mac);
+    flow.server_mac = MacAddress(headers.dst_mac);
+    flow.opening_seen = record.opening_seen;
+    flow.answered = record.answered;
+    (flow.client_packets, flow.server_packets) = (client_packets, server_packets);
+    (flow.client_bytes, flow.server_bytes) = (client_bytes, server_bytes);
+    flow.end = record.ending.map(end);
+    flow.allowed = record.verdict == Verdict::Forward;
+    flow.reason = reason(record.verdict);
+    write_rule(&mut flow.rule, record.rule, record.epoch, state);
+    flow.epoch = record.epoch;
+    flow.enforced = record.enforced;
+    flow.staged = None;
+}
+
+/// The name of a rule in the policy that decided; nothing where no rule did.
+fn write_rule(out: &mut String, rule: Option<RuleId>, epoch: u64, state: &PolicyState) {
+    out.clear();
+    let Some(rule) = rule else { return };
+    match state.publisher.as_ref().and_then(|publisher| publisher.rule_name(rule, epoch)) {
+        Some(name) => out.push_str(name),
+        None => out.push_str(&format!("rule {} of an earlier policy", rule.0)),
+    }
+}
+
+fn replace(out: &mut String, text: &str) {
+    out.clear();
+    out.push_str(text);
+}
+
+fn reason(verdict: Verdict) -> Option<String> {
+    match verdict {
+        Verdict::Forward => None,
+        Verdict::Reject => Some(DropReason::Policy.label().to_owned()),
+        Verdict::Drop(reason) => Some(reason.label().to_owned()),
+    }
+}
+
+fn addresses(headers: &Headers) -> (Option<std::net::IpAddr>, Option<std::net::IpAddr>) {
+    let address = |bits: u128| match headers.ether_type {
+        bulkhead_rules::headers::ETHER_IPV4 => Some(std::net::Ipv4Addr::from(bits as u32).into()),
+        bulkhead_rules::headers::ETHER_IPV6 => Some(std::net::Ipv6Addr::from(bits).into()),
+        _ => None,
+    };
+    (address(headers.src), address(headers.dst))
+}
+
+fn side(inside: bool) -> Side {
+    if inside { Side::Inside } else { Side::Outside }
+}
+
+fn event(event: record::Event) -> Event {
+    match event {
+        record::Event::Started => Event::Started,
+        record::Event::Continues => Event::Continues,
+        record::Event::Ended => Event::Ended,
+        record::Event::Denied => Event::Denied,
+    }
+}
+
+fn end(ending: record::Ending) -> End {
+    match ending {
+        record::Ending::Closed => End::Closed,
+        record::Ending::Reset => End::Reset,
+        record::Ending::Idle => End::Idle,
+        record::Ending::Evicted => End::Evicted,
+        record::Ending::Revoked => End::Revoked,
+        record::Ending::Replaced => End::Replaced,
+        record::Ending::Stopped => End::Stopped,
+    }
+}
+
+/// A flow of which nothing is known.
+fn blank() -> Flow {
+    Flow {
+        event: Event::Started,
+        first_ms: 0,
+        last_ms: 0,
+        wire: String::new(),
+        client_side: Side::Inside,
+        vlan: [0; 2],
+        ether_type: 0,
+        protocol: 0,
+        client: None,
+        server: None,
+        client_port: 0,
+        server_port: 0,
+        client_mac: MacAddress::default(),
+        server_mac: MacAddress::default(),
+        opening_seen: false,
+        answered: false,
+        client_packets: 0,
+        server_packets: 0,
+        client_bytes: 0,
+        server_bytes: 0,
+        end: None,
+        allowed: false,
+        reason: None,
+        rule: String::new(),
+        epoch: 0,
+        enforced: false,
+        staged: None,
+    }
+}
