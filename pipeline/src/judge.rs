@@ -7,7 +7,7 @@
 //! can change what a later one of the same burst meets.
 
 use bulkhead_rules::classifier::{Footprint, MAX_BATCH, Scratch};
-use bulkhead_rules::headers::{Headers, Mac, PolicyTime, WireId};
+use bulkhead_rules::headers::{Headers, Mac, PolicyTime};
 use bulkhead_rules::policy::{Action, RuleId};
 
 use crate::burst::{Columns, Places};
@@ -20,7 +20,7 @@ use crate::flow_table::{
 use crate::fragment::{FragmentKey, FragmentTable, Owner};
 use crate::parse::{Kind, Parsed, parse_quoted};
 use crate::port::{Burst, Frame, MAX_BURST};
-use crate::record::{Ending, Records};
+use crate::record::Ending;
 use crate::snapshot::{Mode, Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
@@ -31,6 +31,7 @@ mod guard;
 mod inserted;
 mod look_up;
 mod packet;
+mod recording;
 mod staged;
 
 pub use self::budget::DENIED_PER_TOKEN;
@@ -235,25 +236,6 @@ impl Judge {
     pub fn for_worker(mut self, worker: usize) -> Self {
         self.worker = worker;
         self
-    }
-
-    /// From now on tells `records` what becomes of flows.
-    pub fn tell(&mut self, records: Records) {
-        self.flows.tell(records);
-    }
-
-    /// Tells of the frames that were decided last and open no flow, once it is certain what becomes
-    /// of them.
-    #[inline]
-    pub fn tell_denied(&mut self, columns: &Columns, wire: WireId, from_inside: bool) {
-        if let Some(records) = &mut self.flows.records {
-            records.note_denied(columns, wire, from_inside);
-        }
-    }
-
-    /// Tells that the worker stops, and with it every flow.
-    pub fn stop(&mut self) {
-        self.flows.stopped();
     }
 
     /// Flows that the table has room for.
