@@ -19,10 +19,13 @@
 //! 3. [`gateway`]: the gateway's process, from its configuration to its exit status.
 //! 4. [`metrics`]: what it says that it did, and whether that adds up.
 //! 5. [`frames`] and [`raw`]: frames by hand, sent and captured.
-//! 6. [`flows`] and [`load`]: TCP, UDP and ICMP as ordinary programs speak them, once or for long.
+//! 6. [`flows`] and [`load`]: TCP, UDP and ICMP as ordinary programs speak them, once or for long;
+//!    [`dhcp`]: a client for one lease.
 //! 7. [`memory`]: the quickstart's plant without namespaces.
 //! 8. [`simulator`]: a world from a seed around the production worker, and what it promises.
 
+#[path = "harness/dhcp.rs"]
+pub mod dhcp;
 #[path = "harness/flows.rs"]
 pub mod flows;
 #[path = "harness/frames.rs"]

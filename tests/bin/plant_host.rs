@@ -3,13 +3,15 @@
 //! and for scripts alike: words, then `key=value` pairs.
 
 use std::io::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use bulkhead_tests::dhcp;
 use bulkhead_tests::flows::{Echo, Here, Outcome, connect, exchange, ping, try_tcp, try_udp};
+use bulkhead_tests::frames::Mac;
 use bulkhead_tests::gateway::http_get;
 use bulkhead_tests::load::{Kind, Load};
 use bulkhead_tests::raw::RawPort;
@@ -66,6 +68,8 @@ enum Command {
         #[arg(required = true)]
         from: Vec<IpAddr>,
     },
+    /// Ask the DHCP servers around for a lease of this address; exit with 0 once one grants it
+    Lease { address: Ipv4Addr },
     /// Fetch a path from the gateway's metrics endpoint
     Get {
         /// For example 127.0.0.1:10469
@@ -83,6 +87,7 @@ fn main() -> ExitCode {
         Command::Load { protocol, to, rate, size } => load(&protocol, &to, rate, size, &stop),
         Command::Knock { doors } => knock(&doors, &stop),
         Command::Watch { from } => watch(&from, &stop),
+        Command::Lease { address } => lease(address),
         Command::Get { server, path } => get(server, &path),
     };
     done.unwrap_or_else(|why| {
@@ -240,6 +245,20 @@ fn get(server: SocketAddr, path: &str) -> Done {
     // Written, not printed: whoever reads may have seen enough (`| head`).
     let _ = std::io::stdout().write_all(body.as_bytes());
     Ok(if status == 200 { ExitCode::SUCCESS } else { ExitCode::from(1) })
+}
+
+fn lease(address: Ipv4Addr) -> Done {
+    let mac = std::fs::read_to_string("/sys/class/net/eth0/address");
+    let mac = mac.map_err(|e| format!("the MAC address of eth0: {e}"))?;
+    let mut bytes = [0; 6];
+    for (byte, part) in bytes.iter_mut().zip(mac.trim().split(':')) {
+        *byte = u8::from_str_radix(part, 16).map_err(|e| format!("{mac}: {e}"))?;
+    }
+    if !dhcp::lease(&RawPort::open_interface(&Here, "eth0"), Mac(bytes), address) {
+        return Err(format!("no server leases {address}"));
+    }
+    println!("leased address={address}");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn parse<T: std::str::FromStr<Err: std::fmt::Display>>(text: &str) -> Result<T, String> {

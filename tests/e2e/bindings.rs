@@ -10,8 +10,9 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
+use bulkhead_tests::dhcp;
 use bulkhead_tests::flows::{Echo, Outcome, try_tcp};
-use bulkhead_tests::frames::{Mac, ethernet, udp4};
+use bulkhead_tests::frames::{Mac, ethernet};
 use bulkhead_tests::raw::RawPort;
 use bulkhead_tests::rig::{HOST_INTERFACE, Host};
 use bulkhead_tests::{Driver, Gateway, Rig, Settings, skip};
@@ -132,39 +133,11 @@ fn end(mut child: Child) {
 /// Has the host ask for a lease of the address, as a client that knows what it wants, until a server
 /// grants it, and takes it.
 fn lease(host: &Host, address: Ipv4Addr) {
-    let port = RawPort::open(host);
-    let deadline = Instant::now() + Duration::from_secs(10);
-    let request = request(host.mac, address);
-    let is_ack = |frame: &[u8]| {
-        let message = frame.get(42..).unwrap_or_default();
-        message.get(16..20) == Some(&address.octets()[..])
-            && message.windows(3).any(|option| option == [53, 1, 5])
-    };
-    loop {
-        port.send(&request);
-        if port.receive_where(Duration::from_millis(300), is_ack).is_some() {
-            break;
-        }
-        assert!(Instant::now() < deadline, "no server leases {address}");
-    }
+    assert!(dhcp::lease(&RawPort::open(host), host.mac, address), "no server leases {address}");
     let namespace = &host.namespace;
     namespace.ip(&["-4", "addr", "flush", "dev", HOST_INTERFACE]);
     namespace.ip(&["addr", "add", &format!("{address}/24"), "dev", HOST_INTERFACE]);
     namespace.ip(&["route", "add", "default", "via", "10.99.0.1"]);
-}
-
-/// DHCPREQUEST in state INIT-REBOOT (RFC 2131 §4.3.2).
-fn request(client: Mac, address: Ipv4Addr) -> Vec<u8> {
-    let mut message = vec![0; 240];
-    message[..8].copy_from_slice(&[1, 1, 6, 0, 0x12, 0x34, 0x56, 0x78]);
-    message[10] = 0x80; // The answer as a broadcast: the client has no address to take it by.
-    message[28..34].copy_from_slice(&client.0);
-    message[236..].copy_from_slice(&[0x63, 0x82, 0x53, 0x63]);
-    message.extend([53, 1, 3, 50, 4]);
-    message.extend(address.octets());
-    message.push(255);
-    let (nobody, all) = (Ipv4Addr::UNSPECIFIED, Ipv4Addr::BROADCAST);
-    ethernet(EVERYBODY, client, &[], 0x0800, &udp4((nobody, 68), (all, 67), &message))
 }
 
 /// A gratuitous ARP request (RFC 5227 §3).
