@@ -1,8 +1,10 @@
 //! Classes of several keys: which pairs of their keys are listed, and what those lead to.
 //!
-//! Two classes of three keys each make nine pairs, of which one is listed, or none. All pairs of a
-//! batch are written down, one after the other however many a frame has, and then looked for in the
-//! marks of [`Pairs`] eight at a time. Few are left, whose buckets are read eight at a time again.
+//! Two classes of three keys each make nine pairs, of which one is listed, or none. Each block of keys
+//! says which keys of the other side its own may be listed with, so that of the nine one or none is
+//! left to look for. Those of a batch are written down, one after the other however many a frame has,
+//! and then looked for in the marks of [`Pairs`] eight at a time. Few are left, whose buckets are read
+//! eight at a time again.
 
 use super::choice::{Choice, Found, Frame, look_up_pairs, where_set};
 use super::tables::{KEYS, Keys, LINES, NONE, Pairs, Record};
@@ -125,8 +127,8 @@ impl ReadKeys<'_> {
 }
 
 impl Several {
-    /// Writes down the pairs of two blocks of keys behind `count` others. Returns how many there are
-    /// then.
+    /// Writes down those pairs of two blocks of keys that may be listed, behind `count` others. Returns
+    /// how many there are then.
     #[inline(always)]
     fn write_down<L: Lanes>(
         &mut self,
@@ -136,24 +138,16 @@ impl Several {
         d_keys: &Keys,
         frame: u32,
     ) -> usize {
-        let [low, high] = d_keys.halves();
-        let (low, high) = (lanes.load(low), lanes.load(high));
-        let (none, frame) = (lanes.splat(NONE), lanes.splat(frame));
-        let unused = lanes.bits(lanes.equal(low, none))
-            | lanes.bits(lanes.equal(high, none)) << LANES
-            | 1 << KEYS;
-        let d_count = unused.trailing_zeros() as usize;
-        for &key in s_keys.keys.iter().take_while(|&&key| key != NONE) {
-            let s = lanes.splat(key);
-            put(lanes, &mut self.src, count, s);
-            put(lanes, &mut self.dst, count, low);
+        let (s, d) = (lanes.load(s_keys.words()), lanes.load(d_keys.words()));
+        let s_bits = d_keys.reach.meets(lanes, s);
+        let d_bits = s_keys.reach.meets(lanes, d);
+        let d = lanes.permute(d, lanes.load(&PACKED[d_bits as usize]));
+        let (frame, more) = (lanes.splat(frame), d_bits.count_ones() as usize);
+        for place in ones(s_bits.into()) {
+            put(lanes, &mut self.src, count, lanes.splat(s_keys.words()[place]));
+            put(lanes, &mut self.dst, count, d);
             put(lanes, &mut self.frames, count, frame);
-            if d_count > LANES {
-                put(lanes, &mut self.src, count + LANES, s);
-                put(lanes, &mut self.dst, count + LANES, high);
-                put(lanes, &mut self.frames, count + LANES, frame);
-            }
-            count += d_count;
+            count += more;
         }
         count
     }

@@ -72,7 +72,7 @@ impl Record {
 }
 
 /// The keys of [`Keys`] in one block.
-pub(crate) const KEYS: usize = 15;
+pub(crate) const KEYS: usize = 7;
 
 /// The keys of a class of many: one line.
 #[derive(Clone, Copy, Debug, Pod, Zeroable)]
@@ -82,10 +82,12 @@ pub(crate) struct Keys {
     pub(crate) keys: [u32; KEYS],
     /// Where more are, or [`NONE`].
     pub(crate) next: u32,
+    /// Which keys of parts these ones may be listed with. There may be more than are.
+    pub(crate) reach: Reach,
 }
 
 impl Keys {
-    pub(crate) const EMPTY: Self = Self { keys: [NONE; KEYS], next: NONE };
+    pub(crate) const EMPTY: Self = Self { keys: [NONE; KEYS], next: NONE, reach: Reach::ALL };
 
     /// A block of one key or none.
     #[inline(always)]
@@ -95,10 +97,39 @@ impl Keys {
         block
     }
 
-    /// The keys in two vectors; the last word is not a key.
+    /// The keys in a vector; the last word is not a key.
     #[inline(always)]
-    pub(crate) fn halves(&self) -> &[Eight; 2] {
-        bytemuck::cast_ref(self)
+    pub(crate) fn words(&self) -> &Eight {
+        let [keys, _]: &[Eight; 2] = bytemuck::cast_ref(self);
+        keys
+    }
+}
+
+/// A set of parts, of each the low bits of its number: with a few dozen of 256 bits set, of four parts
+/// that are not in it hardly one is taken for one that may be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Pod, Zeroable)]
+#[repr(transparent)]
+pub(crate) struct Reach(Eight);
+
+impl Reach {
+    /// All parts.
+    pub(crate) const ALL: Self = Self([u32::MAX; LANES]);
+
+    pub(crate) fn insert(&mut self, part: u32) {
+        self.0[(part >> 5) as usize % LANES] |= 1 << (part & 31);
+    }
+
+    pub(crate) fn extend(&mut self, other: Self) {
+        self.0.iter_mut().zip(other.0).for_each(|(word, other)| *word |= other);
+    }
+
+    /// Which of the keys in a vector may be in it, as bits. Those of classes may always be.
+    #[inline(always)]
+    pub(crate) fn meets<L: Lanes>(&self, lanes: L, keys: L::W) -> u32 {
+        let words = lanes.permute(lanes.load(&self.0), lanes.shr::<5>(keys));
+        let is_in = lanes.bits(lanes.shl::<31>(lanes.shr_by(words, keys)));
+        let is_unused = lanes.bits(lanes.equal(keys, lanes.splat(NONE)));
+        (is_in | !lanes.bits(keys)) & !is_unused & ((1 << KEYS) - 1)
     }
 }
 
@@ -391,7 +422,41 @@ mod tests {
         }
     }
 
+    struct Meets<'a>(&'a Reach, Eight);
+
+    impl Kernel for Meets<'_> {
+        type Output = u32;
+
+        #[inline(always)]
+        fn run<L: Lanes>(self, lanes: L) -> u32 {
+            self.0.meets(lanes, lanes.load(&self.1))
+        }
+    }
+
     proptest! {
+        #[test]
+        fn a_reach_meets_all_that_is_in_it_and_every_class(
+            parts in proptest::collection::vec(0..1u32 << 20, 0..40),
+            others in proptest::collection::vec(0..1u32 << 20, KEYS),
+            plain in any::<bool>(),
+        ) {
+            lanes::tests::force_plain(plain);
+            let mut reach = Reach::default();
+            parts.iter().for_each(|&part| reach.insert(part));
+            let is_in = |part: u32| parts.iter().any(|other| other % 256 == part % 256);
+            let mut keys = Keys::EMPTY;
+            for (key, &part) in keys.keys.iter_mut().zip(&others) {
+                *key = PART_KEY | part;
+            }
+            let expected = (0..KEYS).filter(|&key| is_in(others[key])).fold(0, |m, k| m | 1 << k);
+            prop_assert_eq!(lanes::run(Meets(&reach, *keys.words())), expected);
+            prop_assert_eq!(lanes::run(Meets(&Reach::ALL, *keys.words())), (1 << KEYS) - 1);
+            (keys.keys[0], keys.keys[1]) = (others[0], NONE);
+            let expected = expected & !0b10 | 1;
+            prop_assert_eq!(lanes::run(Meets(&reach, *keys.words())), expected);
+            lanes::tests::force_plain(false);
+        }
+
         #[test]
         fn eight_homes_are_those_of_each_pair(src: Eight, dst: Eight, homes in 1..u32::MAX / 2) {
             let pairs = Pairs { homes, ..Pairs::default() };

@@ -374,6 +374,8 @@ impl Compiler {
                 self.renew_records(policy, side, &classes, budget)?;
             }
         }
+        self.reach_more(SRC, src, dst);
+        self.reach_more(DST, dst, src);
         let candidate = self.candidate(policy, alternative);
         let service = policy.rules()[rule as usize].service.0;
         let (src, dst) = (self.keys(SRC, src), self.keys(DST, dst));

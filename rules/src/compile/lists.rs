@@ -15,7 +15,7 @@ use crate::classifier::addresses::AddressMap;
 use crate::classifier::checks::{Boxes, Check, Times};
 use crate::classifier::tables::{
     BUCKET, Bucket, CHECKED, KEYS, Keys, LINE, LINES, Line, NONE, NOTHING, PART_KEY, PairEntry,
-    Pairs, ROW, Record, Rows, join, wide_words,
+    Pairs, ROW, Reach, Record, Rows, join, wide_words,
 };
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
@@ -289,6 +289,12 @@ impl Compiler {
             _ => {
                 s_part.pairs.push((rule, dst));
                 d_part.pairs.push((rule, src));
+                if d_part.treatment == Treatment::ByKey {
+                    s_part.reach.insert(dst);
+                }
+                if s_part.treatment == Treatment::ByKey {
+                    d_part.reach.insert(src);
+                }
             }
         }
     }
@@ -425,7 +431,7 @@ impl Compiler {
                 _ => NONE,
             },
             keys: match has_block {
-                true => self.write_keys(side, &keys),
+                true => self.write_keys(side, class, &keys),
                 false => NONE,
             },
         };
@@ -527,18 +533,53 @@ impl Compiler {
         next
     }
 
-    fn write_keys(&mut self, side: usize, keys: &[u32]) -> u32 {
-        let table = match side {
-            SRC => &mut self.out.src.keys,
-            _ => &mut self.out.dst.keys,
-        };
+    fn write_keys(&mut self, side: usize, class: u32, keys: &[u32]) -> u32 {
         let mut next = NONE;
         for chunk in keys.chunks(KEYS).rev() {
-            let mut block = Keys { next, ..Keys::EMPTY };
+            let mut reach = Reach::default();
+            for &key in chunk {
+                reach.extend(self.reach(side, class, key));
+            }
+            let mut block = Keys { next, reach, ..Keys::EMPTY };
             block.keys[..chunk.len()].copy_from_slice(chunk);
+            let table = match side {
+                SRC => &mut self.out.src.keys,
+                _ => &mut self.out.dst.keys,
+            };
             next = self.places.keys[side].take(table, block);
         }
         next
+    }
+
+    /// The keys of parts that one key of a class may be listed with.
+    fn reach(&self, side: usize, class: u32, key: u32) -> Reach {
+        if key & PART_KEY != 0 {
+            return self.part(side, key & !PART_KEY).reach;
+        }
+        let mut reach = Reach::default();
+        for &part in &self.sides[side].classes.all[class as usize].parts {
+            let part = self.part(side, part);
+            if part.treatment == Treatment::ByClass {
+                reach.extend(part.reach);
+            }
+        }
+        reach
+    }
+
+    /// Tells the classes of one side's part that it is listed with a part of the other side.
+    pub(super) fn reach_more(&mut self, side: usize, part: u32, other: u32) {
+        if self.part(1 - side, other).treatment != Treatment::ByKey {
+            return;
+        }
+        for class in self.part(side, part).classes.clone() {
+            let table = self.side_mut(side);
+            let mut keys = table.records.get(class).keys;
+            while keys != NONE {
+                let block = table.keys.get_mut(keys);
+                block.reach.insert(other);
+                keys = block.next;
+            }
+        }
     }
 
     /// Writes which wide parts hold the classes of each side, and which wide rules hold those and

@@ -7,6 +7,7 @@ use super::budget::{Budget, Cost, Exceeded};
 use super::map::MapBuilder;
 use super::partition::{Classes, Coordinate, intervals, points};
 use crate::classifier::addresses::AddressMap;
+use crate::classifier::tables::Reach;
 use crate::headers::Mac;
 use crate::policy::{Endpoint, EndpointBox, Policy};
 use crate::sets::{AddrSet, FiniteSet, MacSet};
@@ -55,6 +56,8 @@ pub(super) struct Part {
     pub(super) uses: u32,
     /// Of a narrow part the rules whose other side is narrow too, each with its part there.
     pub(super) pairs: Vec<(u32, u32)>,
+    /// Of those the parts there that have keys of their own, and some that there were.
+    pub(super) reach: Reach,
     /// Of a narrow part the rules whose other side is wide, each with its part there.
     pub(super) lists: Vec<(u32, u32)>,
     /// The classes that it holds.
@@ -160,6 +163,7 @@ impl Side {
             treatment: Treatment::ByClass,
             uses: 0,
             pairs: Vec::new(),
+            reach: Reach::default(),
             lists: Vec::new(),
             classes: Vec::new(),
         };
