@@ -578,7 +578,7 @@ impl Judge {
         let sender = self.senders[place];
         if let Ok(connection) = first {
             if !moment.permits(rule) {
-                return self.deny(place, &headers, rule, moment);
+                return self.deny(place, (&headers, parsed.kind == Kind::Tcp), rule, moment);
             }
             let direction = FROM_INITIATOR;
             let (initiator, opening_seen) = (sender, true);
@@ -593,7 +593,7 @@ impl Judge {
         } else {
             let other = self.classify_one(&backward, moment);
             if !moment.permits(other.rule) {
-                return self.deny(place, &headers, rule, moment);
+                return self.deny(place, (&headers, false), rule, moment);
             }
             (other, backward, sender.opposite(), Direction::FromResponder)
         };
@@ -610,17 +610,18 @@ impl Judge {
         }
     }
 
-    /// A packet that the policy lets open nothing.
+    /// A packet that the policy lets open nothing: its headers, and whether it opens a connection beyond
+    /// doubt.
     fn deny(
         &mut self,
         place: usize,
-        headers: &Headers,
+        opening: (&Headers, bool),
         rule: RuleId,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
         self.budget.take_share(self.sources[place], moment.now_ns);
         if moment.snapshot.staged().is_some() {
-            self.ask_staged_of_denied(place, headers, rule, moment);
+            self.ask_staged_of_denied(place, opening, rule, moment);
         }
         (moment.forbidden(rule, DropReason::Policy), Some(rule))
     }

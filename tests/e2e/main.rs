@@ -19,6 +19,7 @@ mod soak;
 mod traffic;
 mod witness;
 mod workers;
+mod workflow;
 
 /// Makes a test over each driver of functions that take a rig of one wire and a driver.
 macro_rules! over_both_drivers {

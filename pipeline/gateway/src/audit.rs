@@ -502,7 +502,7 @@ fn open(folder: &Path) -> io::Result<File> {
 }
 
 /// The head that a file knows; [`None`] where there is none, or none that makes sense.
-pub(crate) fn read_head(path: &Path) -> Option<Head> {
+pub fn read_head(path: &Path) -> Option<Head> {
     let mut bytes = vec![0; 4096];
     let len = File::open(path).ok()?.read_at(&mut bytes, 0).ok()?;
     serde_json::from_slice(&bytes[..len]).ok()

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 use bulkhead_pipeline::bindings::table::Outcome;
 use bulkhead_pipeline::bindings::{BindingTable, Observation};
 use bulkhead_pipeline::snapshot::EditedContent;
+use bulkhead_pipeline::snapshot::staged::Staging;
 use bulkhead_rules::classifier::{Changes, Classifier};
 use bulkhead_rules::compile::Compiler;
 use bulkhead_rules::headers::{Mac, WireId};
@@ -26,6 +27,7 @@ use crate::state::Gateway;
 
 pub mod file;
 pub mod report;
+pub mod staged;
 
 /// How often the workers' claims are looked at.
 const TICK: Duration = Duration::from_millis(20);
@@ -65,6 +67,8 @@ pub struct Followed {
     named: Vec<Mac>,
     /// Compiles what changes; none where the policy names no MAC address.
     compiler: Option<Compiler>,
+    /// The same for the staged policy.
+    staged: Option<staged::StagedFollowed>,
     /// [`BindingTable::changes`] when the policy was last brought up to date.
     published: u64,
     /// The same for the file.
@@ -102,6 +106,7 @@ impl Followed {
             taken_up: None,
             named: Vec::new(),
             compiler: None,
+            staged: None,
             published: 0,
             kept: 0,
             kept_renewals: 0,
@@ -334,14 +339,19 @@ fn publish(gateway: &Gateway, followed: &mut Followed) {
         (content.policy.clone(), content.classifier.clone())
     };
     // Nobody else publishes another policy meanwhile: who does holds the bindings.
-    let Some(edited) = followed.bring_up_to_date(&in_force) else { return };
+    let edited = followed.bring_up_to_date(&in_force);
+    let staged = followed.bring_staged_up_to_date();
     let mut state = gateway.policy();
-    if let Some(publisher) = &mut state.publisher {
+    let Some(publisher) = &mut state.publisher else { return };
+    if let Some(edited) = edited {
         publisher.publish_edit(edited);
-        publisher.collect();
         // The workers run by another one now, and it would keep its memory.
         followed.taken_up = None;
     }
+    if let Some(staged) = staged {
+        publisher.stage(Staging::Follow(staged));
+    }
+    publisher.collect();
 }
 
 /// Takes up what an earlier run has kept.

@@ -106,6 +106,12 @@ impl Finding {
 }
 
 impl Finding {
+    /// Something that a person should look at, and that is no reason to refuse.
+    pub fn warning(code: &str, message: String) -> Self {
+        let rendered = format!("warning[{code}]: {message}");
+        Self { severity: "warning".to_owned(), rendered, ..Self::error(code, message, None) }
+    }
+
     /// A warning: `path` lies in the policy's folder and is not part of the policy.
     fn left_out(path: &Path) -> Self {
         let path = path.display();

@@ -8,6 +8,9 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
 use crate::replay::{self, ReplayArgs};
+use crate::workflow::commands::{
+    self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, RollbackArgs, StageArgs,
+};
 use crate::{bindings, broken_pipe, check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
@@ -71,6 +74,22 @@ enum Command {
     Reload(SocketArgs),
     /// Show who has which address, as the running gateway knows it
     Bindings(BindingsArgs),
+    /// Put a policy beside the one in force, and see what it would change
+    Stage(StageArgs),
+    /// Put the staged policy in force and let wires enforce it
+    Lockdown(LockdownArgs),
+    /// Let wires observe: forward everything, and count what would be dropped
+    Observe(ObserveArgs),
+    /// Put an earlier policy in force, with the modes that wires had then
+    Rollback(RollbackArgs),
+    /// List the policies that were in force
+    History(SocketArgs),
+    /// Permit something for a time, or end that
+    Grant(GrantArgs),
+    /// List grants, and who is in quarantine
+    Grants(SocketArgs),
+    /// Leave a device nothing but the essentials, at once
+    Quarantine(QuarantineArgs),
     /// Show who changed what, or check that this log is whole
     Audit(AuditArgs),
 }
@@ -272,6 +291,14 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),
         Command::Bindings(args) => bindings::report::main(&args),
+        Command::Stage(args) => commands::stage(&args),
+        Command::Lockdown(args) => commands::lockdown(&args),
+        Command::Observe(args) => commands::observe(&args),
+        Command::Rollback(args) => commands::rollback(&args),
+        Command::History(args) => commands::history(&args),
+        Command::Grant(args) => commands::grant(&args),
+        Command::Grants(args) => commands::grants(&args),
+        Command::Quarantine(args) => commands::quarantine(&args),
         Command::Audit(args) => audit::main(&args),
     };
     ExitCode::from(code)

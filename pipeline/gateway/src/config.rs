@@ -21,8 +21,10 @@ use bulkhead_rules::compile;
 use bulkhead_rules::syntax::parse_addresses;
 
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
+use crate::workflow::lockdown::Bounds;
 
 mod document;
+mod lockdown;
 
 use document::{Document, Spanned};
 
@@ -68,6 +70,8 @@ pub struct Config {
     pub bindings: Bindings,
     /// Flow records.
     pub records: Records,
+    /// When a lockdown is refused.
+    pub lockdown: Bounds,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -368,6 +372,7 @@ impl Checker<'_> {
             fragments: self.fragments(document.fragments),
             bindings: self.bindings(document.bindings),
             records,
+            lockdown: self.lockdown(document.lockdown),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),

@@ -1,4 +1,4 @@
-//! The control socket: `status`, `reload` and `bindings`, one JSON line each way.
+//! The control socket, one JSON line each way: questions about the gateway, and changes of it.
 //!
 //! Whoever may connect may reload, so the socket belongs to the gateway's user and group (mode
 //! 0660). What comes in is hostile until parsed: a request has a size, a time and a place in a
@@ -25,11 +25,17 @@ use crate::bindings::report::BindingsReport;
 use crate::reload::{ReloadReport, Request, Trigger};
 use crate::state::Gateway;
 use crate::status::Status;
+use crate::workflow::commands::{Exceptions, HistoryReport};
+use crate::workflow::stage::StageReport;
+use crate::workflow::{Change, ChangeReport, Order};
 
 pub mod client;
 
-/// The longest request, in bytes.
-const MAX_REQUEST_BYTES: u64 = 4096;
+/// The longest request, in bytes, that brings no policy with it.
+const MAX_REQUEST_BYTES: u64 = 16 * 1024;
+
+/// Bytes of a request for one of a policy that comes with it, as JSON quotes it.
+const BYTES_FOR_ONE: u64 = 2;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 16;
@@ -37,11 +43,14 @@ const MAX_CONNECTIONS: usize = 16;
 /// How long a client may take to send its request, or to take its answer.
 const CLIENT_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a client may take to send a policy.
+const POLICY_LIMIT: Duration = Duration::from_secs(60);
+
 /// How long a reload may take before whoever asked is told to look at the status instead.
 const RELOAD_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a client asks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ask {
     /// What does the gateway do?
@@ -53,6 +62,26 @@ pub enum Ask {
         /// An address to let go of first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         forget: Option<IpAddr>,
+    },
+    /// What would the staged policy change?
+    Staged {
+        /// Flows to list at most.
+        limit: usize,
+    },
+    /// Which versions are kept?
+    History {},
+    /// Which grants and quarantines are there?
+    Exceptions {},
+    /// Make a change.
+    Change {
+        /// What is to be changed.
+        change: Change,
+        /// Why, for the audit log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
+        /// Whether it is to be done although something stands in the way.
+        #[serde(default)]
+        force: bool,
     },
 }
 
@@ -66,6 +95,14 @@ pub enum Answer {
     Reload(Box<ReloadReport>),
     /// Who has which address.
     Bindings(Box<BindingsReport>),
+    /// What the staged policy would change.
+    Staged(Box<StageReport>),
+    /// The versions that are kept.
+    History(Box<HistoryReport>),
+    /// Grants and quarantines.
+    Exceptions(Box<Exceptions>),
+    /// What became of the change.
+    Change(Box<ChangeReport>),
     /// Why there is no answer.
     Error(String),
 }
@@ -125,13 +162,16 @@ fn bind_socket(
 /// Serves clients until its runtime ends.
 pub async fn serve(listener: UnixListener, gateway: Arc<Gateway>, requests: Sender<Request>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+    // Policies take memory: one is received at a time.
+    let policies = Arc::new(Semaphore::new(1));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (gateway, requests) = (gateway.clone(), requests.clone());
+                let policies = policies.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &gateway, &requests).await {
+                    if let Err(error) = converse(stream, &gateway, &requests, &policies).await {
                         debug!("a client of the control socket was left: {error}");
                     }
                     drop(place);
@@ -147,12 +187,20 @@ async fn converse(
     mut stream: UnixStream,
     gateway: &Arc<Gateway>,
     requests: &Sender<Request>,
+    policies: &Semaphore,
 ) -> io::Result<()> {
     let who = Who::user(stream.peer_cred()?.uid());
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES));
     timeout(CLIENT_LIMIT, limited.read_until(b'\n', &mut line)).await??;
+    if !line.ends_with(b"\n") && line.len() as u64 >= MAX_REQUEST_BYTES {
+        let place = timeout(POLICY_LIMIT, policies.acquire()).await?;
+        let longest = gateway.config.limits.policy_bytes.saturating_mul(BYTES_FOR_ONE);
+        limited.get_mut().set_limit(longest.saturating_add(MAX_REQUEST_BYTES));
+        timeout(POLICY_LIMIT, limited.read_until(b'\n', &mut line)).await??;
+        drop(place);
+    }
     let answer = match serde_json::from_slice(&line) {
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
         Ok(Ask::Reload {}) => reload(requests, who).await,
@@ -167,6 +215,22 @@ async fn converse(
                 Err(error) => Answer::Error(error),
             }
         }
+        Ok(Ask::Staged { limit }) => {
+            let gateway = gateway.clone();
+            let report = tokio::task::spawn_blocking(move || StageReport::of(&gateway, limit));
+            match report.await {
+                Ok(report) => Answer::Staged(Box::new(report)),
+                Err(error) => Answer::Error(format!("the report could not be made: {error}")),
+            }
+        }
+        Ok(Ask::History {}) => match HistoryReport::of(gateway) {
+            Ok(report) => Answer::History(Box::new(report)),
+            Err(error) => Answer::Error(error),
+        },
+        Ok(Ask::Exceptions {}) => Answer::Exceptions(Box::new(Exceptions::of(gateway))),
+        Ok(Ask::Change { change, reason, force }) => {
+            apply(requests, Order { change, who, reason, force }).await
+        }
         Err(error) => Answer::Error(format!(
             "not a request: {error}; one line such as {{\"command\":\"status\"}} is expected"
         )),
@@ -179,7 +243,7 @@ async fn converse(
 
 async fn reload(requests: &Sender<Request>, who: Who) -> Answer {
     let (reply, report) = bounded(1);
-    let request = Request { trigger: Trigger::Command, who, reply: Some(reply) };
+    let request = Request::Reload { trigger: Trigger::Command, who, reply: Some(reply) };
     if requests.try_send(request).is_err() {
         return Answer::Error("too many reloads wait already: try again".to_owned());
     }
@@ -188,6 +252,21 @@ async fn reload(requests: &Sender<Request>, who: Who) -> Answer {
         Ok(Ok(report)) => Answer::Reload(Box::new(report)),
         _ => Answer::Error(
             "the reload takes long: `bulkhead status` will show its outcome".to_owned(),
+        ),
+    }
+}
+
+async fn apply(requests: &Sender<Request>, order: Order) -> Answer {
+    let (reply, report) = bounded(1);
+    let request = Request::Change { order: Box::new(order), reply };
+    if requests.try_send(request).is_err() {
+        return Answer::Error("too many changes wait already: try again".to_owned());
+    }
+    let waited = tokio::task::spawn_blocking(move || report.recv_timeout(RELOAD_LIMIT)).await;
+    match waited {
+        Ok(Ok(report)) => Answer::Change(Box::new(report)),
+        _ => Answer::Error(
+            "the change takes long: `bulkhead status` and `bulkhead audit` will show it".to_owned(),
         ),
     }
 }

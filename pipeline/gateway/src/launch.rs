@@ -265,7 +265,7 @@ fn first_snapshot(gateway: &Gateway, workers: usize) -> Result<Vec<Reader>, Stri
     let (Some(current), Some((policy, classifier))) = (&state.current, followed.taken_up()) else {
         return Err("there is no policy to judge by".to_owned());
     };
-    let content = gateway.content(&current.candidate, None);
+    let content = gateway.content(&current.candidate, &state.standing, None);
     let content = Content { policy, classifier, ..content };
     let (publisher, readers) = Publisher::new(content, workers);
     state.publisher = Some(publisher);

@@ -11,7 +11,7 @@
 //! 5. [`launch`]: ports and workers; `dpdk` is the way to the wire, [`cores`] who runs where.
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads,
 //!    and [`bindings`] is the one that knows who has which address.
-//! 7. [`audit`]: who changed what.
+//! 7. [`workflow`]: staging, lockdown, rollback, grants and quarantines; [`audit`]: who changed what.
 //! 8. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
@@ -55,3 +55,4 @@ pub mod status;
 pub mod telemetry;
 pub mod verdicts;
 pub mod watch;
+pub mod workflow;

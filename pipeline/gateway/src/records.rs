@@ -12,13 +12,17 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::record::{self, FlowRecord};
+use bulkhead_pipeline::snapshot::staged::Staged as StagedPolicy;
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
-use bulkhead_rules::headers::Headers;
+use bulkhead_rules::classifier::Scratch;
+use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::policy::RuleId;
 use tracing::info;
 
 use crate::control::{self, SocketFile};
-use crate::flow_stream::{End, Event, Flow, Hello, Lost, MacAddress, Message, Side, VERSION};
+use crate::flow_stream::{
+    End, Event, Flow, Hello, Lost, MacAddress, Message, Side, Staged, VERSION,
+};
 use crate::state::{Gateway, PolicyState};
 
 mod log;
@@ -89,6 +93,7 @@ pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
             lost: Lost::default(),
             batch: Vec::with_capacity(BATCH),
             message: Message::Flow(Box::new(blank())),
+            scratch: Scratch::default(),
         }
         .run();
     };
@@ -118,6 +123,8 @@ struct Drain<'a> {
     batch: Vec<FlowRecord>,
     /// The message that is written next: its strings are used again.
     message: Message,
+    /// What the staged policy is asked with.
+    scratch: Scratch,
 }
 
 impl Drain<'_> {
@@ -156,10 +163,15 @@ impl Drain<'_> {
             self.batch.extend(std::iter::from_fn(|| source.flow()).take(BATCH));
             drop(source);
             took_all &= self.batch.len() < BATCH;
+            let at = self.gateway.now();
             let state = self.gateway.policy();
+            let publisher = state.publisher.as_ref();
+            let staged = publisher.and_then(|publisher| publisher.current().staged());
             for record in &self.batch {
                 if let Message::Flow(flow) = &mut self.message {
                     write_flow(flow, record, &state, self.gateway);
+                    flow.staged =
+                        staged.map(|staged| word_of(staged, record, at, &mut self.scratch));
                 }
                 self.log.append(&self.message);
             }
@@ -209,7 +221,23 @@ fn write_flow(flow: &mut Flow, record: &FlowRecord, state: &PolicyState, gateway
     write_rule(&mut flow.rule, record.rule, record.epoch, state);
     flow.epoch = record.epoch;
     flow.enforced = record.enforced;
-    flow.staged = None;
+}
+
+/// What the staged policy says of a flow. Where its beginning was not seen, nobody knows which end
+/// opened it: either will do.
+fn word_of(
+    staged: &StagedPolicy,
+    record: &FlowRecord,
+    at: PolicyTime,
+    scratch: &mut Scratch,
+) -> Staged {
+    let mut word = staged.ask(&record.headers, at, scratch);
+    if !word.permitted && !record.opening_seen {
+        let other = staged.ask(&record.headers.reversed(), at, scratch);
+        word = if other.permitted { other } else { word };
+    }
+    let rule = staged.content.policy.rule_name(word.rule).to_owned();
+    Staged { allowed: word.permitted, rule }
 }
 
 /// The name of a rule in the policy that decided; nothing where no rule did.

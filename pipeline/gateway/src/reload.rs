@@ -9,15 +9,20 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::snapshot::Content;
+use bulkhead_pipeline::snapshot::staged::Staging;
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, bounded};
 use serde::{Deserialize, Serialize};
 use tracing::{debug, error, info, warn};
 
 use crate::audit::{Draft, What, Who};
-use crate::candidate::{self, Candidate, Cost, Finding, micros, unix_now_ms};
+use crate::candidate::{Candidate, Cost, Finding, micros, unix_now_ms};
 use crate::policy_files::{PolicyFiles, PolicyHash};
 use crate::state::{Current, Gateway};
 use crate::watch::{Signature, Watch};
+use crate::workflow::history::History;
+use crate::workflow::stage::StagedState;
+use crate::workflow::standing::{self, Base, Pinned, Standing};
+use crate::workflow::{ChangeReport, Order};
 use crate::{accepted, bindings, notice};
 
 /// How long a worker may take to judge by a new policy before it is reported as stalled.
@@ -122,14 +127,53 @@ pub struct ReloadReport {
     pub findings: Vec<Finding>,
 }
 
-/// A trigger with whoever waits for the report.
-pub struct Request {
-    /// Why.
-    pub trigger: Trigger,
-    /// Who wants it.
-    pub who: Who,
-    /// Where the report goes, if anyone waits.
-    pub reply: Option<Sender<ReloadReport>>,
+impl ReloadReport {
+    /// Of a reload that has not read anything yet.
+    fn new(trigger: Trigger) -> Self {
+        Self {
+            outcome: ReloadOutcome::Unreadable,
+            trigger,
+            at_unix_ms: unix_now_ms(),
+            hash: None,
+            rules: None,
+            epoch: None,
+            cost: None,
+            publish_us: None,
+            stalled_worker: None,
+            findings: Vec::new(),
+        }
+    }
+}
+
+/// What the reload thread is asked for.
+pub enum Request {
+    /// Take the files into force.
+    Reload {
+        /// Why.
+        trigger: Trigger,
+        /// Who wants it.
+        who: Who,
+        /// Where the report goes, if anyone waits.
+        reply: Option<Sender<ReloadReport>>,
+    },
+    /// Make a change.
+    Change {
+        /// The change.
+        order: Box<Order>,
+        /// Where the report goes.
+        reply: Sender<ChangeReport>,
+    },
+}
+
+/// How a publication went.
+#[derive(Default)]
+pub(crate) struct Publication {
+    /// The first epoch of what was published.
+    pub(crate) epoch: Option<u64>,
+    /// Microseconds until the last worker judged by it.
+    pub(crate) publish_us: Option<u64>,
+    /// A worker that did not in time.
+    pub(crate) stalled_worker: Option<usize>,
 }
 
 /// The queue in front of the reload thread. A trigger that finds it full is one of many: the ones
@@ -140,7 +184,7 @@ pub fn queue() -> (Sender<Request>, Receiver<Request>) {
 
 /// The one who reloads.
 pub struct Reloader {
-    gateway: Arc<Gateway>,
+    pub(crate) gateway: Arc<Gateway>,
     seen: Option<Signature>,
     watch: Option<Watch>,
 }
@@ -153,18 +197,22 @@ impl Reloader {
 
     /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one.
     pub fn start(&mut self) {
+        if self.start_pinned() {
+            return;
+        }
         let report = self.reload(Trigger::Start, &Who::gateway());
         if report.outcome.is_success() {
             return;
         }
         let started = |detail: String| Draft::new(Who::gateway(), What::Start, detail);
         let config = &self.gateway.config;
+        let mut standing = self.gateway.policy().standing.clone();
         let kept = accepted::read(&config.state_dir, &config.limits).and_then(|files| {
-            let candidate = self.candidate(&files).map_err(|found| first_message(&found))?;
-            Ok((files, candidate))
+            let made = standing::make(&self.gateway, &files, &mut standing.overlay);
+            Ok((files, made.map_err(|found| first_message(&found))?))
         });
         match kept {
-            Ok((_, candidate)) => {
+            Ok((files, candidate)) => {
                 error!(
                     hash = %candidate.hash.short(),
                     "the policy's files are bad: the last accepted policy stands in for them"
@@ -176,7 +224,8 @@ impl Reloader {
                 self.gateway
                     .audit
                     .enter_anyway(started(detail.to_owned()).policies(None, Some(hash)));
-                self.install(candidate, source, true);
+                standing.base = Some(Base::new(files, source.clone()));
+                self.install(candidate, source, true, standing, Staging::Keep, None);
             }
             Err(why) => {
                 let detail = "started without a policy: the ports stay down".to_owned();
@@ -195,6 +244,8 @@ impl Reloader {
         self.watch(sender);
         while !self.gateway.is_stopping() {
             match requests.recv_timeout(LOOK_INTERVAL) {
+                // Whoever has stopped leaves what there is to the next one.
+                _ if self.gateway.is_stopping() => return,
                 Ok(request) => {
                     self.serve(request, requests);
                     // What was watched may have been replaced, links above all.
@@ -202,6 +253,7 @@ impl Reloader {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.gateway.audit.catch_up();
+                    self.tell_of_expired_grants();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {
                         self.reload(Trigger::File, &Who::thing("file"));
                         self.watch(sender);
@@ -232,19 +284,29 @@ impl Reloader {
         report
     }
 
-    /// Serves one request and all that came while the files settled; they share one reload.
+    /// Serves one request, and where it is for a reload, all such that came while the files settled:
+    /// they share one reload.
     fn serve(&mut self, request: Request, requests: &Receiver<Request>) {
-        let (mut trigger, mut who) = (request.trigger, request.who);
-        let mut waiting: Vec<_> = request.reply.into_iter().collect();
+        let (mut trigger, mut who, reply) = match request {
+            Request::Reload { trigger, who, reply } => (trigger, who, reply),
+            Request::Change { order, reply } => return self.serve_change(&order, &reply),
+        };
+        let mut waiting: Vec<_> = reply.into_iter().collect();
+        let mut change = None;
         let begun = Instant::now();
         // Whoever commands is not made to wait; a file that changed may still be being written.
         while trigger == Trigger::File && begun.elapsed() < LONGEST_DEBOUNCE {
             match requests.recv_timeout(QUIET) {
-                Ok(next) => {
-                    waiting.extend(next.reply);
-                    if next.trigger != Trigger::File {
-                        (trigger, who) = (next.trigger, next.who);
+                Ok(Request::Reload { trigger: next, who: by, reply }) => {
+                    waiting.extend(reply);
+                    if next != Trigger::File {
+                        (trigger, who) = (next, by);
                     }
+                }
+                Ok(Request::Change { order, reply }) => {
+                    // The files come first, as they were changed first.
+                    change = Some((order, reply));
+                    break;
                 }
                 Err(_) => break,
             }
@@ -252,30 +314,82 @@ impl Reloader {
         let signature = Signature::of(&self.gateway.config.policy);
         if trigger == Trigger::File && self.seen.as_ref() == Some(&signature) {
             debug!("a change near the policy's files left them as they are");
-            return;
+        } else {
+            notice::reloading(&self.gateway);
+            let report = self.reload(trigger, &who);
+            notice::reloaded(&self.gateway, &report);
+            for reply in waiting {
+                // Whoever no longer waits has no use for the report.
+                let _ = reply.try_send(report.clone());
+            }
         }
-        notice::reloading(&self.gateway);
-        let report = self.reload(trigger, &who);
-        notice::reloaded(&self.gateway, &report);
-        for reply in waiting {
-            // Whoever no longer waits has no use for the report.
-            let _ = reply.try_send(report.clone());
+        if let Some((order, reply)) = change {
+            self.serve_change(&order, &reply);
         }
     }
 
-    fn attempt(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
-        let mut report = ReloadReport {
-            outcome: ReloadOutcome::Unreadable,
-            trigger,
-            at_unix_ms: unix_now_ms(),
-            hash: None,
-            rules: None,
-            epoch: None,
-            cost: None,
-            publish_us: None,
-            stalled_worker: None,
-            findings: Vec::new(),
+    fn serve_change(&mut self, order: &Order, reply: &Sender<ChangeReport>) {
+        let report = self.change(order);
+        // Whoever no longer waits finds it in the log, and in the audit log.
+        let _ = reply.try_send(report);
+    }
+
+    /// Starts with the version that an earlier run was told to stand by, where the files have not
+    /// changed since. False where there is none.
+    fn start_pinned(&mut self) -> bool {
+        let gateway = self.gateway.clone();
+        let config = &gateway.config;
+        let mut standing = gateway.policy().standing.clone();
+        let Some(Pinned { version, files: known }) = standing.pinned.clone() else { return false };
+        let seen = Signature::of(&config.policy);
+        let files = PolicyFiles::read(&config.policy, &config.limits).ok();
+        let there = files.map(|files| files.hash().to_string());
+        if there.is_some() && there != known {
+            warn!(
+                "the policy's files were changed since version {version} took their place: they are \
+                 in force now"
+            );
+            return false;
+        }
+        let made = History::read(&config.state_dir).and_then(|history| {
+            let gone = || format!("version {version} is not kept any more");
+            let version = history.version(version).ok_or_else(gone)?;
+            let files = History::files(&config.state_dir, version, &config.limits)?;
+            let made = standing::make(&gateway, &files, &mut standing.overlay);
+            let candidate = made.map_err(|found| first_message(&found))?;
+            Ok((candidate, Base::new(files, version.source.clone())))
+        });
+        let (candidate, base) = match made {
+            Ok(made) => made,
+            Err(why) => {
+                error!("{why}: the policy's files are tried in its place");
+                return false;
+            }
         };
+        self.seen = Some(seen);
+        let detail =
+            format!("started with version {version}, which stands in the place of the files");
+        let hash = candidate.hash.to_string();
+        let draft =
+            Draft::new(Who::gateway(), What::Start, &detail).policies(None, Some(hash.clone()));
+        gateway.audit.enter_anyway(draft);
+        warn!("{detail}; `bulkhead reload` takes the files into force");
+        let mut report = ReloadReport::new(Trigger::Start);
+        report.outcome = ReloadOutcome::Accepted;
+        (report.hash, report.rules) = (Some(hash), Some(candidate.policy.rule_count()));
+        let source = base.source.clone();
+        standing.base = Some(base);
+        self.install(candidate, source, false, standing, Staging::Keep, None);
+        let mut state = gateway.policy();
+        *state.outcomes.entry(report.outcome).or_default() += 1;
+        state.last = Some(report);
+        drop(state);
+        gateway.wake.notify_all();
+        true
+    }
+
+    fn attempt(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
+        let mut report = ReloadReport::new(trigger);
         let gateway = self.gateway.clone();
         let path = gateway.config.policy.as_path();
         // The signature first: a change while the files are read is then seen afterwards.
@@ -289,11 +403,12 @@ impl Reloader {
         };
         let hash = files.hash();
         report.hash = Some(hash.to_string());
-        if self.is_in_force(hash) {
+        if self.is_in_force(hash, trigger) {
             report.outcome = ReloadOutcome::Unchanged;
             return report;
         }
-        match self.candidate(&files) {
+        let mut standing = gateway.policy().standing.clone();
+        match standing::make(&gateway, &files, &mut standing.overlay) {
             Ok(candidate) => {
                 if let Err(error) = self.enter(&candidate, path, trigger, who) {
                     report.outcome = ReloadOutcome::Refused;
@@ -304,8 +419,22 @@ impl Reloader {
                 report.rules = Some(candidate.policy.rule_count());
                 report.cost = Some(candidate.cost);
                 report.findings = candidate.warnings.iter().take(MAX_FINDINGS).cloned().collect();
-                self.install(candidate, path.display().to_string(), false);
-                self.publication(&mut report);
+                if let Some(pinned) = standing.pinned.take() {
+                    let version = pinned.version;
+                    let message =
+                        format!("version {version} stood in the place of the files until now");
+                    report.findings.push(Finding::warning("superseded", message));
+                }
+                let source = path.display().to_string();
+                standing.base = Some(Base::new(files.clone(), source.clone()));
+                let by = trigger.label();
+                report.findings.extend(self.versioned(&mut standing, &candidate, who, by, None));
+                let staging = self.renewed();
+                self.install(candidate, source, false, standing, staging, None);
+                let publication = self.publication();
+                report.epoch = publication.epoch;
+                report.publish_us = publication.publish_us;
+                report.stalled_worker = publication.stalled_worker;
                 self.keep(path, &files, &mut report);
             }
             Err(mut found) => {
@@ -315,10 +444,6 @@ impl Reloader {
             }
         }
         report
-    }
-
-    fn candidate(&self, files: &PolicyFiles) -> Result<Candidate, Vec<Finding>> {
-        candidate::make(files, Some(&self.gateway.wire_names()), &self.gateway.config.limits)
     }
 
     /// Enters into the audit log that `candidate` is about to be in force. A start is not refused for
@@ -348,24 +473,44 @@ impl Reloader {
         gateway.audit.enter(draft)
     }
 
-    /// Whether exactly these files are in force, and not merely standing in.
-    fn is_in_force(&self, hash: PolicyHash) -> bool {
+    /// Whether exactly these files are in force, and not merely standing in; or, where a version
+    /// stands in their place, whether they have not changed since and nobody asks for them.
+    fn is_in_force(&self, hash: PolicyHash, trigger: Trigger) -> bool {
         let state = self.gateway.policy();
-        !state.fallback && state.current.as_ref().is_some_and(|c| c.candidate.hash == hash)
+        if let Some(pinned) = &state.standing.pinned {
+            let is_asked_for = matches!(trigger, Trigger::Command | Trigger::Signal);
+            return !is_asked_for && pinned.files == Some(hash.to_string());
+        }
+        let base = state.standing.base.as_ref();
+        !state.fallback && state.current.is_some() && base.is_some_and(|base| base.hash == hash)
     }
 
     /// Publishes to the workers, or, where they do not run yet, leaves the policy for their start.
-    fn install(&self, candidate: Candidate, source: String, fallback: bool) {
+    /// `staged` is what is staged from then on, where that changes.
+    pub(crate) fn install(
+        &self,
+        candidate: Candidate,
+        source: String,
+        fallback: bool,
+        standing: Standing,
+        staging: Staging,
+        staged: Option<Option<StagedState>>,
+    ) {
         let gateway = &*self.gateway;
         let prepared = bindings::prepare(gateway, &candidate);
         // Until it is published nobody else publishes what was in force before.
         let mut followed = gateway.bindings();
         let (policy, classifier) = followed.take_up(prepared, &candidate, gateway.uptime_ms());
+        let staging = followed.up_to_date(staging);
         let mut state = gateway.policy();
         if let Some(publisher) = &mut state.publisher {
             let before = publisher.current().content.wires.clone();
-            let content = gateway.content(&candidate, Some(&before));
-            publisher.publish(Content { policy, classifier, ..content });
+            let content = gateway.content(&candidate, &standing, Some(&before));
+            publisher.publish_with(Content { policy, classifier, ..content }, staging);
+        }
+        state.standing = standing;
+        if let Some(staged) = staged {
+            state.staged = staged;
         }
         state.current = Some(Current {
             candidate,
@@ -381,22 +526,23 @@ impl Reloader {
 
     /// Waits until every worker judges by what was published, and frees what came before. Others may
     /// look at the state meanwhile.
-    fn publication(&self, report: &mut ReloadReport) {
+    pub(crate) fn publication(&self) -> Publication {
         let begun = Instant::now();
+        let mut publication = Publication::default();
         loop {
             let mut state = self.gateway.policy();
-            let Some(publisher) = &mut state.publisher else { return };
-            report.epoch = Some(publisher.current().first_epoch());
+            let Some(publisher) = &mut state.publisher else { return publication };
+            publication.epoch = Some(publisher.current().first_epoch());
             match publisher.wait(Duration::from_micros(500)) {
                 Ok(_) => {
-                    report.publish_us = Some(micros(begun.elapsed()));
+                    publication.publish_us = Some(micros(begun.elapsed()));
                     publisher.collect();
-                    state.last_publish_us = report.publish_us;
-                    return;
+                    state.last_publish_us = publication.publish_us;
+                    return publication;
                 }
                 Err(stalled) if begun.elapsed() > PUBLICATION_LIMIT => {
-                    report.stalled_worker = Some(stalled.worker);
-                    return;
+                    publication.stalled_worker = Some(stalled.worker);
+                    return publication;
                 }
                 Err(_) => drop(state),
             }
@@ -413,9 +559,7 @@ impl Reloader {
                 path.display(),
                 state_dir.display()
             );
-            let mut finding = Finding::error("not-kept", message, None);
-            finding.severity = "warning".to_owned();
-            finding.rendered = format!("warning[not-kept]: {}", finding.message);
+            let finding = Finding::warning("not-kept", message);
             report.findings.push(finding);
         }
     }

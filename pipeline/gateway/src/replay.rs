@@ -8,9 +8,10 @@
 //! A frame that the capture cut short is judged at its original length where its headers are whole,
 //! and as it stands in the file where they are not. Frames come out as they stand in the file.
 //!
-//! Read on in [`inputs`], [`sides`], [`engine`] and [`report`].
+//! Read on in [`inputs`], [`sides`], [`engine`] and [`report`]; [`flows`] judges recorded flows.
 
 pub mod engine;
+pub mod flows;
 pub mod inputs;
 pub mod report;
 pub mod sides;
@@ -64,11 +65,15 @@ pub struct ReplayArgs {
     /// Write the frames that were not sent on here
     #[arg(long, value_name = "FILE")]
     pub out_denied: Option<PathBuf>,
+    /// Recorded flows in place of captures, as JSON lines, plain or in gzip; repeatable
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["captures", "inside", "wire", "out_allowed",
+          "out_denied"])]
+    pub flows: Vec<PathBuf>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
     /// Captures: pcap or pcapng, plain or in gzip, or folders of them
-    #[arg(value_name = "FILE", required = true)]
+    #[arg(value_name = "FILE", required_unless_present = "flows")]
     pub captures: Vec<PathBuf>,
 }
 
@@ -99,6 +104,9 @@ impl ReplayMode {
 
 /// Replays what the command line names, and prints the report. Returns the exit code.
 pub fn main(args: &ReplayArgs) -> u8 {
+    if !args.flows.is_empty() {
+        return flows::main(args);
+    }
     match replay(args) {
         Ok(report) => print(&report, args.json),
         Err(Refusal { message, code }) => {

@@ -19,6 +19,7 @@ use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
 use crate::reload::{self, Reloader, Request, Trigger};
 use crate::state::{Gateway, HANGING};
+use crate::workflow::{stage, standing};
 use crate::{bindings, clock, log, notice, records, service, verdicts};
 
 /// How often the control thread looks after things.
@@ -86,13 +87,6 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     cores.warn(config.poll);
     // Before any thread is started: all inherit it, but the workers, which go to their cores.
     cores::keep_to(&cores.control)?;
-    for wire in config.wires.iter().filter(|wire| wire.mode == Mode::Observe) {
-        warn!(
-            wire = wire.name,
-            "this wire observes: every frame is forwarded, whatever the policy says, until its mode \
-             is \"enforce\""
-        );
-    }
     for (observing, enforcing) in config.mixed_groups() {
         warn!(
             wire = observing.name,
@@ -103,6 +97,15 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     }
 
     gateway.audit.begin();
+    standing::restore(gateway);
+    let modes = gateway.modes();
+    for (wire, _) in config.wires.iter().zip(modes).filter(|(_, mode)| *mode == Mode::Observe) {
+        warn!(
+            wire = wire.name,
+            "this wire observes: every frame is forwarded, whatever the policy says, until its mode \
+             is \"enforce\": `bulkhead lockdown` makes it so"
+        );
+    }
     bindings::restore(gateway);
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;
@@ -209,6 +212,7 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
             worker.observer().histograms();
         }
         load.look(gateway);
+        stage::collect(gateway);
         if clock_looked_at.elapsed() >= CLOCK_INTERVAL {
             clock_looked_at = Instant::now();
             look_at_clock(gateway);
@@ -330,7 +334,7 @@ fn signals(
             if signal == SIGHUP {
                 // A full queue holds requests that will read the same files.
                 let (trigger, who) = (Trigger::Signal, Who::thing("signal"));
-                let _ = requests.try_send(Request { trigger, who, reply: None });
+                let _ = requests.try_send(Request::Reload { trigger, who, reply: None });
             } else {
                 gateway.stop();
             }

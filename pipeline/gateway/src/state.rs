@@ -21,6 +21,8 @@ use crate::clock;
 use crate::config::{Config, Mode};
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
+use crate::workflow::stage::StagedState;
+use crate::workflow::standing::Standing;
 
 /// After so long without a round over its ports, a worker counts as hanging: a round takes
 /// microseconds.
@@ -68,6 +70,10 @@ pub struct PolicyState {
     pub last_publish_us: Option<u64>,
     /// Whether the last accepted policy stands in for bad files.
     pub fallback: bool,
+    /// The texts behind the policy, the modes of the wires, and what the tool adds.
+    pub standing: Standing,
+    /// The policy that is staged, if there is one.
+    pub staged: Option<StagedState>,
 }
 
 /// A policy in force.
@@ -201,6 +207,16 @@ impl Gateway {
         Self {
             bindings: Mutex::new(Followed::new(&config)),
             audit: Audit::new(&config.state_dir),
+            policy: Mutex::new(PolicyState {
+                publisher: None,
+                current: None,
+                outcomes: ReloadOutcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
+                last: None,
+                last_publish_us: None,
+                fallback: false,
+                standing: Standing::new(&config),
+                staged: None,
+            }),
             config,
             started: Instant::now(),
             clock: MonotonicClock::start(),
@@ -211,14 +227,6 @@ impl Gateway {
             wires: OnceLock::new(),
             log_suppressed: AtomicU64::new(0),
             records: RecordStats::default(),
-            policy: Mutex::new(PolicyState {
-                publisher: None,
-                current: None,
-                outcomes: ReloadOutcome::ALL.iter().map(|outcome| (*outcome, 0)).collect(),
-                last: None,
-                last_publish_us: None,
-                fallback: false,
-            }),
         }
     }
 
@@ -317,14 +325,26 @@ impl Gateway {
         self.workers().iter().map(|worker| worker.counters.flow_revoked.value()).sum()
     }
 
+    /// The mode of each wire of the configuration, now.
+    pub fn modes(&self) -> Vec<Mode> {
+        self.policy().standing.modes.clone()
+    }
+
     /// What is published for a candidate, with the clock as it is now. `grace` is the time in which
     /// connections are adopted mid-stream, for wires that do not have one from `before`.
-    pub fn content(&self, candidate: &Candidate, before: Option<&[WirePolicy]>) -> Content {
+    pub fn content(
+        &self,
+        candidate: &Candidate,
+        standing: &Standing,
+        before: Option<&[WirePolicy]>,
+    ) -> Content {
         let grace_ns = u64::try_from(self.config.grace.as_nanos()).unwrap_or(u64::MAX);
         let grace_until_ns = self.clock.now_ns().saturating_add(grace_ns);
-        let wires = self.config.wires.iter().enumerate().map(|(index, wire)| {
+        let quarantine_rules = standing.overlay.quarantine_rules();
+        let wires = self.config.wires.iter().zip(&standing.modes).enumerate();
+        let wires = wires.map(|(index, (wire, &mode))| {
             let grace_until_ns = match before.and_then(|before| before.get(index)) {
-                Some(before) if !is_lockdown(before.mode, wire.mode) => before.grace_until_ns,
+                Some(before) if !is_lockdown(before.mode, mode) => before.grace_until_ns,
                 _ => grace_until_ns,
             };
             WirePolicy {
@@ -332,7 +352,8 @@ impl Gateway {
                 routers: wire.routers,
                 dhcp_servers: wire.dhcp_servers,
                 tunnels: wire.tunnels.clone(),
-                ..WirePolicy::new(wire.mode, grace_until_ns)
+                quarantine_rules,
+                ..WirePolicy::new(mode, grace_until_ns)
             }
         });
         Content {

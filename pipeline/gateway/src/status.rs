@@ -47,6 +47,9 @@ pub struct Status {
     /// Claims to addresses in the last hour that contradict what is known, in words.
     #[serde(default)]
     pub alerts: Vec<String>,
+    /// What commands have added or put in the place of the policy's files, in words.
+    #[serde(default)]
+    pub standing: Vec<String>,
     /// Whether everything that came in is accounted for, at a moment when frames may be in flight.
     pub in_flight: i64,
 }
@@ -196,6 +199,7 @@ impl Status {
             rules,
             bindings,
             alerts,
+            standing: standing(gateway),
             in_flight: in_flight(gateway),
         }
     }
@@ -217,9 +221,48 @@ fn policy_status(gateway: &Gateway, state: &PolicyState) -> Option<PolicyStatus>
     })
 }
 
+/// What an operator who looks only at the policy's files would not expect.
+fn standing(gateway: &Gateway) -> Vec<String> {
+    let mut lines = Vec::new();
+    let state = gateway.policy();
+    let standing = &state.standing;
+    if standing.pinned.is_some() {
+        lines.push(format!(
+            "version {} stands in the place of the policy's files (`bulkhead history`)",
+            standing.version
+        ));
+    }
+    if let Some(staged) = &state.staged {
+        let (source, age) = (&staged.base.source, staged.since.elapsed().as_secs());
+        lines.push(format!("{source} is staged for {} (`bulkhead stage --status`)", duration(age)));
+    }
+    let (grants, quarantines) = (&standing.overlay.grants, &standing.overlay.quarantines);
+    if !grants.is_empty() {
+        lines.push(format!("{} grants (`bulkhead grants`)", grants.len()));
+    }
+    for quarantine in quarantines.iter().take(TOP) {
+        lines.push(format!("{} is in quarantine", quarantine.device));
+    }
+    if quarantines.len() > TOP {
+        lines.push(format!("{} more are in quarantine", quarantines.len() - TOP));
+    }
+    let configured = gateway.config.wires.iter().zip(&standing.modes);
+    for (wire, mode) in configured.filter(|(wire, mode)| wire.mode != **mode) {
+        let (name, mode) = (&wire.name, mode_label(*mode));
+        lines.push(format!("wire {name} is in {mode} by command, whatever the configuration says"));
+    }
+    drop(state);
+    match gateway.audit.missing() {
+        0 => {}
+        missing => lines.push(format!("ALARM: the audit log has no room for {missing} entries")),
+    }
+    lines
+}
+
 fn wires(gateway: &Gateway) -> Vec<WireStatus> {
     let mut wires = Vec::new();
-    for (index, wire) in gateway.config.wires.iter().enumerate() {
+    let modes = gateway.modes();
+    for (index, (wire, &mode)) in gateway.config.wires.iter().zip(&modes).enumerate() {
         let handle = gateway.wires().get(index);
         let port = |device: &str, handle: Option<&PortHandle>| PortStatus {
             device: device.to_owned(),
@@ -229,7 +272,7 @@ fn wires(gateway: &Gateway) -> Vec<WireStatus> {
         };
         let mut status = WireStatus {
             name: wire.name.clone(),
-            mode: mode_label(wire.mode).to_owned(),
+            mode: mode_label(mode).to_owned(),
             redundancy_group: wire.redundancy_group.clone(),
             inside: port(&wire.inside, handle.map(|handle| &handle.inside)),
             outside: port(&wire.outside, handle.map(|handle| &handle.outside)),
@@ -323,6 +366,9 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
             }
         }
         None => writeln!(out, "policy   none: the ports stay down")?,
+    }
+    for line in &status.standing {
+        writeln!(out, "         {line}")?;
     }
     if let Some(last) = &status.last_reload {
         writeln!(out, "reload   last one {} ({})", last.outcome.label(), last.trigger.label())?;

@@ -65,7 +65,7 @@ impl Watch {
             if !event.is_ok_and(|event| event.kind.is_access()) {
                 // A full queue holds requests that will read the same files.
                 let (trigger, who) = (Trigger::File, Who::thing("file"));
-                let _ = requests.try_send(Request { trigger, who, reply: None });
+                let _ = requests.try_send(Request::Reload { trigger, who, reply: None });
             }
         };
         let mut watcher = notify::recommended_watcher(changed)?;

@@ -63,6 +63,7 @@ fn replay_all(folder: &Path, mode: ReplayMode, out: &Path) -> Report {
         out_allowed: Some(out.join("allowed.pcapng")),
         out_denied: Some(out.join("denied.pcapng")),
         json: false,
+        flows: Vec::new(),
         captures: vec![folder.to_owned()],
     };
     replay(&args).unwrap_or_else(|refusal| panic!("{}", refusal.message))

@@ -73,12 +73,14 @@ impl Judge {
         staged.tally.count(self.worker, difference, word);
     }
 
-    /// Asks about a packet that `rule` has just denied.
+    /// Asks about a packet that `rule` has just denied. Unless it `opens` a connection beyond doubt it
+    /// may be an answer, where the wire observes: then it is enough that one of the two ways is
+    /// permitted, as a flow would have been opened that way.
     #[cold]
     pub(super) fn ask_staged_of_denied(
         &mut self,
         place: usize,
-        headers: &Headers,
+        (headers, opens): (&Headers, bool),
         rule: RuleId,
         moment: &Moment<'_>,
     ) {
@@ -86,9 +88,14 @@ impl Judge {
         if let Some(mine) = staged.tally.workers().get(self.worker) {
             mine.denied_packets.add(1);
         }
-        if self.recently_denied.is_new(self.hashes[place], staged.tally.number()) {
-            self.ask_staged(headers, rule, None, moment);
+        if !self.recently_denied.is_new(self.hashes[place], staged.tally.number()) {
+            return;
         }
+        let backward = headers.reversed();
+        let is_answer = !opens
+            && !staged.ask(headers, moment.at, &mut self.scratch).permitted
+            && staged.ask(&backward, moment.at, &mut self.scratch).permitted;
+        self.ask_staged(if is_answer { &backward } else { headers }, rule, None, moment);
     }
 }
 

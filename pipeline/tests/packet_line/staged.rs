@@ -97,6 +97,24 @@ fn where_a_wire_observes_what_is_denied_passes_and_would_be_cut() {
 }
 
 #[test]
+fn answers_of_what_observing_wires_let_through_are_no_flows_of_their_own() {
+    let mut gateway = Gateway::new("version: 1\ndefault: deny\n", Mode::Observe);
+    let tally = stage(&mut gateway, STAGED);
+    let reply = |port: u16| {
+        let (from, to) = (Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 0, 1));
+        FrameBuilder::new().ip(from, to).udp(port, 1000).payload(&[7; 18]).build()
+    };
+    // The request is seen first, then, of another flow, the answer.
+    assert!(gateway.passes_out(&udp(1, 1000, 80)) && gateway.passes_in(&reply(80)));
+    assert!(gateway.passes_in(&reply(53)) && gateway.passes_out(&udp(1, 1000, 53)));
+    assert_eq!(counts(&tally), [2, 2, 0, 0, 0, 4]);
+    // What neither way is permitted is told as it came.
+    assert!(gateway.passes_in(&reply(123)));
+    assert_eq!(counts(&tally), [3, 3, 1, 0, 0, 5]);
+    assert_eq!(differences(&tally)[0].headers.src_port, 123);
+}
+
+#[test]
 fn a_reload_begins_the_tally_anew_and_a_staged_schedule_is_heeded() {
     let mut gateway = Gateway::new(ACTIVE, Mode::Enforce);
     let until = "

@@ -30,6 +30,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) records: Records,
     #[serde(default)]
+    pub(super) lockdown: Lockdown,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) limits: Limits,
@@ -108,6 +110,13 @@ pub(super) struct Records {
     pub(super) interval_s: Option<Spanned<i64>>,
     pub(super) ring: Option<Spanned<i64>>,
     pub(super) backlog_mib: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Lockdown {
+    pub(super) max_denied_ratio: Option<Spanned<f64>>,
+    pub(super) min_staged_s: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

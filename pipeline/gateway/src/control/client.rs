@@ -21,7 +21,7 @@ const MAX_ANSWER_BYTES: u64 = 16 << 20;
 /// How long an answer may take: longer than a reload may.
 const ANSWER_LIMIT: Duration = Duration::from_secs(130);
 
-const ANOTHER_QUESTION: &str = "the gateway answered another question";
+pub(crate) const ANOTHER_QUESTION: &str = "the gateway answered another question";
 
 /// What the gateway does.
 ///
@@ -32,7 +32,7 @@ pub fn status(args: &SocketArgs) -> Result<Status, String> {
     match ask(&socket(args)?, Ask::Status {})? {
         Answer::Status(status) => Ok(*status),
         Answer::Error(error) => Err(error),
-        Answer::Reload(_) | Answer::Bindings(_) => Err(ANOTHER_QUESTION.to_owned()),
+        _ => Err(ANOTHER_QUESTION.to_owned()),
     }
 }
 
@@ -45,7 +45,7 @@ pub fn bindings(args: &SocketArgs, forget: Option<IpAddr>) -> Result<BindingsRep
     match ask(&socket(args)?, Ask::Bindings { forget })? {
         Answer::Bindings(report) => Ok(*report),
         Answer::Error(error) => Err(error),
-        Answer::Status(_) | Answer::Reload(_) => Err(ANOTHER_QUESTION.to_owned()),
+        _ => Err(ANOTHER_QUESTION.to_owned()),
     }
 }
 
@@ -61,12 +61,12 @@ pub fn reload(args: &SocketArgs) -> u8 {
             }
             if report.outcome.is_success() { exit::OK } else { exit::REFUSED }
         }
-        Ok(Answer::Status(_) | Answer::Bindings(_)) => {
-            eprintln!("error: {ANOTHER_QUESTION}");
-            exit::UNAVAILABLE
-        }
         Ok(Answer::Error(error)) | Err(error) => {
             eprintln!("error: {error}");
+            exit::UNAVAILABLE
+        }
+        Ok(_) => {
+            eprintln!("error: {ANOTHER_QUESTION}");
             exit::UNAVAILABLE
         }
     }
@@ -106,7 +106,12 @@ pub fn print_json(value: &impl Serialize) {
     }
 }
 
-fn socket(args: &SocketArgs) -> Result<PathBuf, String> {
+/// Where the gateway answers.
+///
+/// # Errors
+///
+/// That the configuration does not tell.
+pub fn socket(args: &SocketArgs) -> Result<PathBuf, String> {
     if let Some(socket) = &args.socket {
         return Ok(socket.clone());
     }

@@ -15,6 +15,7 @@ use prometheus::{Encoder, TextEncoder};
 use super::families::Families;
 use crate::config::{Mode, mode_label};
 use crate::state::{Gateway, PolicyState, PortHandle, WorkerHandle};
+use crate::workflow::stage::StageReport;
 
 /// Latency buckets in nanoseconds: 1, 2 and 5 of each decade from 1 µs to 10 ms.
 const LATENCY_BOUNDS_NS: &[u64] = &[
@@ -41,6 +42,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     fragments(gateway, &mut families);
     bindings(gateway, &mut families);
     histograms(gateway, &mut families);
+    workflow(gateway, &mut families);
     {
         let state = gateway.policy();
         policy(gateway, &state, &mut families);
@@ -73,11 +75,48 @@ fn gateway_families(gateway: &Gateway, families: &mut Families) {
         .counter("audit_failures_total", "How often the audit log could not be written.")
         .add(&[], gateway.audit.failures() as f64);
     let mut modes = families.gauge("wire_mode", "The mode of each wire: 1 for the one it is in.");
-    for wire in &gateway.config.wires {
+    let now = gateway.modes();
+    for (wire, now) in gateway.config.wires.iter().zip(now) {
         for mode in [Mode::Observe, Mode::Enforce] {
             let labels = [("wire", wire.name.as_str()), ("mode", mode_label(mode))];
-            modes.add(&labels, f64::from(u8::from(wire.mode == mode)));
+            modes.add(&labels, f64::from(u8::from(now == mode)));
         }
+    }
+}
+
+/// What commands have added to the policy's files, and what the staged policy would change.
+fn workflow(gateway: &Gateway, families: &mut Families) {
+    let (grants, quarantines, pinned) = {
+        let state = gateway.policy();
+        let standing = &state.standing;
+        let overlay = &standing.overlay;
+        (overlay.grants.len(), overlay.quarantines.len(), standing.pinned.is_some())
+    };
+    families.gauge("grants", "Grants whose time is not over.").add(&[], grants as f64);
+    families.gauge("quarantines", "Devices in quarantine.").add(&[], quarantines as f64);
+    families
+        .gauge("policy_pinned", "Whether a version stands in the place of the policy's files.")
+        .add(&[], f64::from(u8::from(pinned)));
+    let staged = StageReport::in_short(gateway);
+    families
+        .gauge("staged", "Whether a policy is staged.")
+        .add(&[], f64::from(u8::from(staged.staged.is_some())));
+    if staged.staged.is_none() {
+        return;
+    }
+    let mut flows = families.gauge(
+        "staged_flows",
+        "Flows that the staged policy was asked about: all, those that pass now, those of them that \
+         would not, that would not for want of a rule, and those that would pass and do not.",
+    );
+    for (what, count) in [
+        ("asked", staged.flows),
+        ("passing", staged.passing),
+        ("cut", staged.cut),
+        ("cut_by_default", staged.cut_by_default),
+        ("opened", staged.opened),
+    ] {
+        flows.add(&[("what", what)], count as f64);
     }
 }
 

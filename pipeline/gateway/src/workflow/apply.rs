@@ -1,0 +1,588 @@
+//! How a change is made: checked, entered into the audit log, published, kept.
+//!
+//! All runs on the thread that reloads, so that no two changes overlap. What loosens is refused
+//! where it cannot be entered into the audit log; what tightens goes on.
+
+use std::sync::Arc;
+
+use bulkhead_pipeline::snapshot::staged::{StagedPolicy, Staging};
+use bulkhead_rules::analyze::check_assertions;
+use bulkhead_rules::headers::PolicyTime;
+use bulkhead_rules::syntax::Source;
+use tracing::{info, warn};
+
+use super::history::History;
+use super::lockdown::obstacles;
+use super::overlay::{Grant, MAX_EXCEPTIONS, Overlay, Quarantine, rule_name, written};
+use super::stage::{StageReport, StagedState};
+use super::standing::{self, Base, Pinned, Standing, modes_of};
+use super::{Change, ChangeReport, Order, PolicyTexts, hosts};
+use crate::audit::{Draft, What, Who};
+use crate::bindings;
+use crate::candidate::{self, Candidate, Finding, unix_now_ms};
+use crate::config::Mode;
+use crate::policy_files::PolicyFiles;
+use crate::reload::Reloader;
+
+/// The longest grant: what is needed for longer belongs in the policy.
+pub const LONGEST_GRANT_S: u64 = 30 * 86_400;
+
+type Made = Result<ChangeReport, Refusal>;
+type Refusal = Box<ChangeReport>;
+
+/// What is about to be in force.
+struct Next {
+    candidate: Candidate,
+    standing: Standing,
+    staging: Staging,
+    /// What is staged from then on, where that changes.
+    staged: Option<Option<StagedState>>,
+}
+
+impl Reloader {
+    /// Makes a change, or says why not.
+    pub fn change(&mut self, order: &Order) -> ChangeReport {
+        let made = match &order.change {
+            Change::Stage { policy } => self.stage(order, policy),
+            Change::Unstage {} => self.unstage(order),
+            Change::Observe { wires } => self.observe(order, wires),
+            Change::Lockdown { wires, policy } => self.lockdown(order, wires, policy.as_ref()),
+            Change::Rollback { version } => self.rollback(order, *version),
+            Change::Grant { from, to, service, for_s } => {
+                self.grant(order, [from, to, service], *for_s)
+            }
+            Change::Revoke { name } => self.revoke(order, name),
+            Change::Quarantine { device, allow } => self.quarantine(order, device, allow),
+            Change::Release { device } => self.release(order, device),
+        };
+        let report = made.unwrap_or_else(|refused| *refused);
+        if report.done {
+            info!(who = order.who.name, "{}", report.what);
+        } else {
+            warn!(who = order.who.name, "a change was refused: {}", report.what);
+        }
+        report
+    }
+
+    /// Tells of grants whose time is over: the workers have ended them already.
+    pub fn tell_of_expired_grants(&mut self) {
+        let now = unix_now_ms().unwrap_or_default();
+        let gateway = &self.gateway;
+        let mut state = gateway.policy();
+        let grants = &mut state.standing.overlay.grants;
+        if !grants.iter().any(|grant| grant.is_over(now)) {
+            return;
+        }
+        let over: Vec<Grant> = grants.iter().filter(|grant| grant.is_over(now)).cloned().collect();
+        grants.retain(|grant| !grant.is_over(now));
+        let overlay = state.standing.overlay.clone();
+        drop(state);
+        for grant in over {
+            let detail = format!("the time of {} is over", in_words(&grant));
+            gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Expired, detail));
+        }
+        if let Err(error) = overlay.keep(&gateway.config.state_dir) {
+            warn!("the grants that are left could not be kept: {error}");
+        }
+    }
+
+    fn stage(&mut self, order: &Order, texts: &PolicyTexts) -> Made {
+        let base = base_of(texts);
+        let standing = self.gateway.policy().standing.clone();
+        let candidate = self.made(&base, &mut standing.overlay.clone())?;
+        let active = self.active("there is no policy in force to stage one beside")?;
+        let warnings = candidate.warnings.clone();
+        let rules = candidate.policy.rule_count();
+        let what = format!("staged {} with {rules} rules beside the policy in force", base.source);
+        let hash = base.hash.to_string();
+        let draft = draft(order, What::Stage, format!("{what}; its hash is {hash}"));
+        self.gateway.audit.enter_anyway(draft.policies(effective(&active), effective(&active)));
+        let (staging, staged) = self.to_stage(candidate, base);
+        let report = self.put(Next { candidate: active, standing, staging, staged });
+        Ok(ChangeReport { done: true, what, findings: warnings, ..report })
+    }
+
+    fn unstage(&mut self, order: &Order) -> Made {
+        let state = self.gateway.policy();
+        let source = state.staged.as_ref().map(|staged| staged.base.source.clone());
+        let standing = state.standing.clone();
+        drop(state);
+        let Some(source) = source else { return Err(ChangeReport::refused("nothing is staged")) };
+        let active = self.active("there is no policy in force")?;
+        let what = format!("{source} is staged no longer");
+        self.gateway.audit.enter_anyway(draft(order, What::Stage, &what));
+        let staged = Some(None);
+        let report = self.put(Next { candidate: active, standing, staging: Staging::Drop, staged });
+        Ok(ChangeReport { done: true, what, ..report })
+    }
+
+    fn observe(&mut self, order: &Order, wires: &[String]) -> Made {
+        let active =
+            self.active("there is no policy in force, and so no wire that does anything")?;
+        let mut standing = self.gateway.policy().standing.clone();
+        let changed = self.switch(&mut standing, wires, Mode::Observe)?;
+        if changed.is_empty() {
+            return Ok(already("these wires observe already"));
+        }
+        let what = format!("{} observe: every frame is forwarded there", changed.join(", "));
+        self.entered(draft(order, What::Mode, &what), &active, &active)?;
+        let findings = self.versioned(&mut standing, &active, &order.who, "observe", None);
+        let findings = findings.into_iter().collect();
+        let staging = self.renewed();
+        let report = self.put(Next { candidate: active, standing, staging, staged: None });
+        Ok(ChangeReport { done: true, what, findings, ..report })
+    }
+
+    fn lockdown(&mut self, order: &Order, wires: &[String], texts: Option<&PolicyTexts>) -> Made {
+        let active = self.active("there is no policy in force")?;
+        let mut standing = self.gateway.policy().standing.clone();
+        let changed = self.switch(&mut standing, wires, Mode::Enforce)?;
+        let stage = StageReport::of(&self.gateway, 0);
+        let mut obstacles = obstacles(&stage, &self.gateway.config.lockdown);
+        let staged = self.staged();
+        let base = match (texts, staged) {
+            (Some(texts), staged) => {
+                let base = base_of(texts);
+                if staged.is_none_or(|staged| staged.hash != base.hash) {
+                    obstacles = vec![format!(
+                        "{} is not what is staged: nobody has seen what it would cut",
+                        base.source
+                    )];
+                }
+                base
+            }
+            (None, Some(staged)) => staged,
+            (None, None) if order.force => {
+                standing.base.clone().ok_or_else(|| ChangeReport::refused("there is no policy"))?
+            }
+            (None, None) => return Err(self.refuse(order, obstacles)),
+        };
+        let is_forced = order.force && order.reason.is_some();
+        if !obstacles.is_empty() && !is_forced {
+            return Err(self.refuse(order, obstacles));
+        }
+        let mut overlay = standing.overlay.clone();
+        let candidate = self.made(&base, &mut overlay)?;
+        let is_other = standing.base.as_ref().is_none_or(|b| b.hash != base.hash);
+        (standing.overlay, standing.pinned) = (overlay, self.pin(&base, 0));
+        let source = base.source.clone();
+        standing.base = Some(base);
+        let wires =
+            if changed.is_empty() { "no further wire".to_owned() } else { changed.join(", ") };
+        let mut what = format!("{wires} enforce, by {source}");
+        if !obstacles.is_empty() {
+            what.push_str(&format!("; forced although: {}", obstacles.join("; ")));
+        }
+        let draft = draft(order, What::Lockdown, &what);
+        if is_other && standing.modes.len() > changed.len() {
+            // Wires that enforced before get another policy, which may permit more.
+            self.entered(draft, &active, &candidate)?;
+        } else {
+            let draft = draft.policies(effective(&active), effective(&candidate));
+            self.gateway.audit.enter_anyway(draft);
+        }
+        let mut findings = candidate.warnings.clone();
+        findings.extend(self.versioned(&mut standing, &candidate, &order.who, "lockdown", None));
+        let staged = Some(None);
+        let report = self.put(Next { candidate, standing, staging: Staging::Drop, staged });
+        Ok(ChangeReport { done: true, what, findings, obstacles, ..report })
+    }
+
+    fn rollback(&mut self, order: &Order, number: Option<u64>) -> Made {
+        let config = &self.gateway.config;
+        let refused = |error: String| ChangeReport::refused(error);
+        let history = History::read(&config.state_dir).map_err(refused)?;
+        let mut standing = self.gateway.policy().standing.clone();
+        let version = match number {
+            Some(number) => history.version(number),
+            None => history.before(standing.version),
+        };
+        let Some(version) = version else {
+            let missing = match number {
+                Some(number) => format!("there is no version {number}"),
+                None => "there is no earlier version".to_owned(),
+            };
+            return Err(refused(format!("{missing}; `bulkhead history` lists them")));
+        };
+        let files = History::files(&config.state_dir, version, &config.limits).map_err(refused)?;
+        let base = Base::new(files, version.source.clone());
+        let candidate = self.made(&base, &mut standing.overlay)?;
+        let pinned = self.pin(&base, version.number);
+        (standing.base, standing.pinned) = (Some(base), pinned);
+        standing.modes = modes_of(config, &version.modes, &standing.modes);
+        let number = version.number;
+        let modes = standing::named_modes(config, &standing.modes);
+        let modes: Vec<String> =
+            modes.iter().map(|(wire, mode)| format!("{wire} {mode}")).collect();
+        let what = format!("version {number} is in force again; {}", modes.join(", "));
+        let before = self.gateway.policy().current.as_ref().map(|c| c.candidate.clone());
+        let before = before.unwrap_or_else(|| candidate.clone());
+        self.entered(draft(order, What::Rollback, &what), &before, &candidate)?;
+        let mut findings = candidate.warnings.clone();
+        let by = format!("rollback to {number}");
+        findings.extend(self.versioned(&mut standing, &candidate, &order.who, &by, Some(number)));
+        let staging = self.renewed();
+        let report = self.put(Next { candidate, standing, staging, staged: None });
+        Ok(ChangeReport { done: true, what, findings, ..report })
+    }
+
+    fn grant(&mut self, order: &Order, [from, to, service]: [&String; 3], for_s: u64) -> Made {
+        let refused = |why: &str| Err(ChangeReport::refused(why));
+        let Some(reason) = order.reason.clone() else {
+            return refused("a grant needs a reason: `--reason`");
+        };
+        if for_s == 0 || for_s > LONGEST_GRANT_S {
+            return refused(
+                "a grant is for a second up to 30 days; what is needed for longer belongs \
+                            in the policy",
+            );
+        }
+        let active = self.active("there is no policy in force to grant an exception of")?;
+        let mut standing = self.gateway.policy().standing.clone();
+        let Some(base) = standing.base.clone() else { return refused("there is no policy") };
+        let now = unix_now_ms().unwrap_or_default();
+        let grants = &standing.overlay.grants;
+        if grants.len() >= MAX_EXCEPTIONS {
+            return refused("there are too many grants: `bulkhead grant --revoke NAME` ends one");
+        }
+        let is_free = |name: &String| grants.iter().all(|grant| grant.name != *name);
+        let mut names = (1_u64..).map(|number| format!("grant-{number}"));
+        let name = names.find(is_free).unwrap_or_default();
+        let for_ms = i64::try_from(for_s).unwrap_or(i64::MAX).saturating_mul(1000);
+        let grant = Grant {
+            name: name.clone(),
+            from: from.clone(),
+            to: to.clone(),
+            service: service.clone(),
+            since_unix_ms: now,
+            expires_unix_ms: now.saturating_add(for_ms),
+            who: order.who.clone(),
+            reason,
+            suspended: false,
+        };
+        let what = format!("granted {}", in_words(&grant));
+        standing.overlay.grants.push(grant);
+        let candidate = self.whole(&base, &standing.overlay)?;
+        if !order.force {
+            self.reaches(&base, &standing.overlay, [from, to, service])?;
+        }
+        self.entered(draft(order, What::Grant, &what), &active, &candidate)?;
+        let report = self.put_exceptions(candidate, standing);
+        let mut findings = report.findings.clone();
+        if !self.gateway.now().synchronised {
+            findings.push(Finding::warning(
+                "clock",
+                "the clock is not synchronised: until it is, the grant permits nothing".to_owned(),
+            ));
+        }
+        Ok(ChangeReport { done: true, what, name: Some(name), findings, ..report })
+    }
+
+    fn revoke(&mut self, order: &Order, name: &str) -> Made {
+        let mut standing = self.gateway.policy().standing.clone();
+        let grants = &mut standing.overlay.grants;
+        let Some(place) = grants.iter().position(|grant| grant.name == name) else {
+            let why = format!("there is no grant `{name}`: `bulkhead grants` lists them");
+            return Err(ChangeReport::refused(why));
+        };
+        let grant = grants.remove(place);
+        let what = format!("revoked {}", in_words(&grant));
+        self.tighten(order, What::Revoke, what, standing)
+    }
+
+    fn quarantine(&mut self, order: &Order, device: &str, allow: &[String]) -> Made {
+        let (policy, mut standing) = {
+            let state = self.gateway.policy();
+            let policy = state.current.as_ref().map(|current| current.candidate.policy.clone());
+            (policy, state.standing.clone())
+        };
+        let hosts = hosts::of(&self.gateway, policy.as_deref(), device);
+        let hosts = hosts.map_err(ChangeReport::refused)?;
+        let quarantines = &mut standing.overlay.quarantines;
+        let prefix = rule_name("quarantine", device);
+        // Another call for the same device says anew what it may do.
+        quarantines.retain(|other| rule_name("quarantine", &other.device) != prefix);
+        if quarantines.len() >= MAX_EXCEPTIONS {
+            return Err(ChangeReport::refused("too many devices are in quarantine"));
+        }
+        let shown = hosts.join(", ");
+        let beside = match allow {
+            [] => String::new(),
+            allow => format!(" and {}", allow.join(", ")),
+        };
+        let what =
+            format!("{device} ({shown}) is in quarantine: DHCP{beside} is all that it may open");
+        quarantines.push(Quarantine {
+            device: device.to_owned(),
+            hosts,
+            allow: allow.to_vec(),
+            since_unix_ms: unix_now_ms().unwrap_or_default(),
+            who: order.who.clone(),
+            reason: order.reason.clone(),
+        });
+        self.tighten(order, What::Quarantine, what, standing)
+    }
+
+    fn release(&mut self, order: &Order, device: &str) -> Made {
+        let active = self.active("there is no policy in force")?;
+        let mut standing = self.gateway.policy().standing.clone();
+        let quarantines = &mut standing.overlay.quarantines;
+        let before = quarantines.len();
+        quarantines.retain(|quarantine| quarantine.device != device);
+        if quarantines.len() == before {
+            let why = format!("`{device}` is not in quarantine: `bulkhead grants` lists who is");
+            return Err(ChangeReport::refused(why));
+        }
+        let what = format!("{device} is out of quarantine");
+        let Some(base) = standing.base.clone() else {
+            return Err(ChangeReport::refused("there is no policy"));
+        };
+        let candidate = self.made(&base, &mut standing.overlay)?;
+        self.entered(draft(order, What::Release, &what), &active, &candidate)?;
+        let report = self.put_exceptions(candidate, standing);
+        Ok(ChangeReport { done: true, what, ..report })
+    }
+
+    /// Makes a change of the exceptions that goes on even where it cannot be entered.
+    fn tighten(&mut self, order: &Order, what: What, said: String, mut standing: Standing) -> Made {
+        let Some(base) = standing.base.clone() else {
+            // It holds from the first policy on.
+            self.gateway.audit.enter_anyway(draft(order, what, &said));
+            let findings = self.kept(&standing.overlay);
+            self.gateway.policy().standing.overlay = standing.overlay;
+            return Ok(ChangeReport {
+                done: true,
+                what: said,
+                findings,
+                ..ChangeReport::default()
+            });
+        };
+        let active = self.active("there is no policy in force")?;
+        let candidate = self.made(&base, &mut standing.overlay)?;
+        let draft = draft(order, what, &said);
+        let policies = (effective(&active), effective(&candidate));
+        self.gateway.audit.enter_anyway(draft.policies(policies.0, policies.1));
+        let report = self.put_exceptions(candidate, standing);
+        Ok(ChangeReport { done: true, what: said, ..report })
+    }
+
+    /// Publishes other exceptions, under the staged policy too.
+    fn put_exceptions(&mut self, candidate: Candidate, standing: Standing) -> ChangeReport {
+        let mut findings = candidate.warnings.clone();
+        findings.extend(self.kept(&standing.overlay));
+        let (staging, staged) = match self.staged() {
+            None => (Staging::Keep, None),
+            Some(base) => match self.made(&base, &mut standing.overlay.clone()) {
+                Ok(candidate) => self.to_stage(candidate, base),
+                Err(_) => {
+                    let why = "what was staged makes no sense with this and is staged no longer";
+                    findings.push(Finding::warning("unstaged", why.to_owned()));
+                    (Staging::Drop, Some(None))
+                }
+            },
+        };
+        let report = self.put(Next { candidate, standing, staging, staged });
+        ChangeReport { findings, ..report }
+    }
+
+    /// Keeps the exceptions for the next start.
+    fn kept(&self, overlay: &Overlay) -> Vec<Finding> {
+        let kept = overlay.keep(&self.gateway.config.state_dir);
+        let not_kept = |error| format!("this holds, but a restart will not know it: {error}");
+        kept.err().map(|error| Finding::warning("not-kept", not_kept(error))).into_iter().collect()
+    }
+
+    fn put(&mut self, next: Next) -> ChangeReport {
+        let Next { candidate, standing, staging, staged } = next;
+        let (source, fallback) = {
+            let state = self.gateway.policy();
+            let source = standing.base.as_ref().map(|base| base.source.clone());
+            (source.unwrap_or_default(), state.fallback && standing.pinned.is_none())
+        };
+        self.install(candidate, source, fallback, standing, staging, staged);
+        let publication = self.publication();
+        ChangeReport {
+            epoch: publication.epoch,
+            publish_us: publication.publish_us,
+            stalled_worker: publication.stalled_worker,
+            ..ChangeReport::default()
+        }
+    }
+
+    /// What is to be published for a policy to be staged, and what control keeps of it.
+    fn to_stage(&self, candidate: Candidate, base: Base) -> (Staging, Option<Option<StagedState>>) {
+        let followed = bindings::staged::prepare(&self.gateway, &candidate);
+        let staging = Staging::Put(followed);
+        (staging, Some(Some(StagedState::new(candidate, base))))
+    }
+
+    /// What becomes of the staged policy, whose tally is about the policy in force, with another one.
+    pub(crate) fn renewed(&self) -> Staging {
+        if self.gateway.policy().staged.is_some() { Staging::Renew } else { Staging::Keep }
+    }
+
+    fn staged(&self) -> Option<Base> {
+        self.gateway.policy().staged.as_ref().map(|staged| staged.base.clone())
+    }
+
+    fn active(&self, otherwise: &str) -> Result<Candidate, Refusal> {
+        let state = self.gateway.policy();
+        let current = state.current.as_ref().map(|current| current.candidate.clone());
+        current.ok_or_else(|| ChangeReport::refused(otherwise))
+    }
+
+    fn made(&self, base: &Base, overlay: &mut Overlay) -> Result<Candidate, Refusal> {
+        standing::make(&self.gateway, &base.files, overlay).map_err(|found| {
+            ChangeReport::wrong(format!("{} is not sound: nothing was changed", base.source), found)
+        })
+    }
+
+    /// The policy with every exception: one that makes no sense is an error.
+    fn whole(&self, base: &Base, overlay: &Overlay) -> Result<Candidate, Refusal> {
+        let gateway = &self.gateway;
+        let files = overlay.over(&base.files, unix_now_ms().unwrap_or_default());
+        let made = candidate::make(&files, Some(&gateway.wire_names()), &gateway.config.limits);
+        made.map_err(|found| ChangeReport::wrong("this cannot be granted", found))
+    }
+
+    /// Refuses a grant of which a rule before it would keep something out.
+    fn reaches(
+        &self,
+        base: &Base,
+        overlay: &Overlay,
+        [from, to, service]: [&String; 3],
+    ) -> Result<(), Refusal> {
+        let question = format!(
+            "version: 1\nassert:\n  - from: {}\n    to: {}\n    service: {}\n    must: reach\n",
+            written(from),
+            written(to),
+            written(service)
+        );
+        let gateway = &self.gateway;
+        let now = unix_now_ms().unwrap_or_default();
+        let mut sources = overlay.over(&base.files, now).sources;
+        sources.push(Source::new("what is to be granted", question));
+        let loaded = candidate::load(&sources, Some(&gateway.wire_names()), &gateway.config.limits);
+        let loaded =
+            loaded.map_err(|found| ChangeReport::wrong("this cannot be granted", found))?;
+        let policy = loaded.policy;
+        let last = policy.assertions().len().saturating_sub(1);
+        let now = PolicyTime { unix_ms: now, synchronised: true };
+        let results = check_assertions(&policy, now);
+        let result = results.iter().find(|result| result.assertion == last);
+        let failure = result.filter(|r| r.failure.as_ref().is_some_and(|f| f.at == now));
+        match failure {
+            None => Ok(()),
+            Some(result) => Err(ChangeReport::refused(format!(
+                "something of it would be denied all the same, by a rule before it; narrow it, or \
+                 --force to grant what is left: {}",
+                result.describe(&policy)
+            ))),
+        }
+    }
+
+    fn entered(&self, draft: Draft, before: &Candidate, after: &Candidate) -> Result<(), Refusal> {
+        let draft = draft.policies(effective(before), effective(after));
+        self.gateway.audit.enter(draft).map_err(ChangeReport::refused)
+    }
+
+    fn refuse(&self, order: &Order, obstacles: Vec<String>) -> Refusal {
+        let mut why = obstacles.join("; ");
+        if order.force && order.reason.is_none() {
+            why.push_str("; --force needs --reason");
+        }
+        let detail = format!("a lockdown was refused: {why}");
+        self.gateway.audit.enter_anyway(draft(order, What::Refused, detail));
+        let what = match order.force {
+            true => "not locked down: --force needs --reason, for the audit log",
+            false => "not locked down; --force with --reason does it all the same",
+        };
+        Box::new(ChangeReport { what: what.to_owned(), obstacles, ..ChangeReport::default() })
+    }
+
+    /// Sets the mode of wires, all where none is named. Returns those that had another.
+    fn switch(
+        &self,
+        standing: &mut Standing,
+        wires: &[String],
+        mode: Mode,
+    ) -> Result<Vec<String>, Refusal> {
+        let all = &self.gateway.config.wires;
+        if let Some(unknown) = wires.iter().find(|name| all.iter().all(|w| w.name != **name)) {
+            let known: Vec<&str> = all.iter().map(|wire| wire.name.as_str()).collect();
+            let why = format!("there is no wire `{unknown}`: there are {}", known.join(", "));
+            return Err(ChangeReport::refused(why));
+        }
+        let mut changed = Vec::new();
+        for (wire, now) in all.iter().zip(&mut standing.modes) {
+            if (wires.is_empty() || wires.contains(&wire.name)) && *now != mode {
+                *now = mode;
+                changed.push(wire.name.clone());
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Where another policy than the files' is about to stand: until they change.
+    fn pin(&self, base: &Base, version: u64) -> Option<Pinned> {
+        let config = &self.gateway.config;
+        let files = PolicyFiles::read(&config.policy, &config.limits).ok().map(|f| f.hash());
+        (files != Some(base.hash))
+            .then(|| Pinned { version, files: files.map(|hash| hash.to_string()) })
+    }
+
+    /// Adds what is about to be in force to the history.
+    pub(crate) fn versioned(
+        &self,
+        standing: &mut Standing,
+        candidate: &Candidate,
+        who: &Who,
+        by: &str,
+        brought_back: Option<u64>,
+    ) -> Option<Finding> {
+        let rules = candidate.policy.rule_count();
+        let added = standing::add_version(&self.gateway, standing, rules, who, by, brought_back);
+        if let Some(pinned) = &mut standing.pinned {
+            if pinned.version != standing.version {
+                pinned.version = standing.version;
+                if let Err(error) = standing.keep(&self.gateway.config) {
+                    warn!("a restart will not know what is in force: {error}");
+                }
+            }
+        }
+        added.err().map(|error| Finding::warning("not-kept", error))
+    }
+}
+
+fn draft(order: &Order, what: What, detail: impl Into<String>) -> Draft {
+    Draft::new(order.who.clone(), what, detail).because(order.reason.as_deref())
+}
+
+fn effective(candidate: &Candidate) -> Option<String> {
+    Some(candidate.hash.to_string())
+}
+
+fn base_of(texts: &PolicyTexts) -> Base {
+    let sources = texts.files.iter().map(|(name, text)| Source::new(name.as_str(), text.as_str()));
+    let files = PolicyFiles { sources: sources.collect(), left_out: Vec::new() };
+    Base::new(files, texts.source.clone())
+}
+
+fn already(what: &str) -> ChangeReport {
+    ChangeReport { done: true, what: what.to_owned(), ..ChangeReport::default() }
+}
+
+fn in_words(grant: &Grant) -> String {
+    let until = jiff::Timestamp::from_millisecond(grant.expires_unix_ms);
+    let until = until.map_or_else(|_| "for ever".to_owned(), |until| format!("until {until}"));
+    let Grant { name, from, to, service, .. } = grant;
+    format!("{name}: {from} to {to}, {service}, {until}")
+}
+
+/// A staged policy as workers take it.
+pub(crate) fn staged_policy(candidate: &Candidate) -> StagedPolicy {
+    StagedPolicy {
+        policy: Arc::clone(&candidate.policy),
+        classifier: Arc::clone(&candidate.classifier),
+    }
+}

@@ -1,0 +1,269 @@
+//! What stands: the policy's files, the modes of the wires, exceptions; and how it survives a restart.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use tracing::{error, info, warn};
+
+use super::history::{History, Version};
+use super::overlay::{Overlay, write_whole};
+use crate::audit::{Draft, What, Who};
+use crate::candidate::{self, Candidate, Finding, unix_now_ms};
+use crate::config::{Config, Mode, mode_label};
+use crate::policy_files::{PolicyFiles, PolicyHash};
+use crate::state::Gateway;
+
+const FILE: &str = "standing.json";
+
+/// The texts of a policy, without what the tool adds.
+#[derive(Clone, Debug)]
+pub struct Base {
+    /// The texts.
+    pub files: Arc<PolicyFiles>,
+    /// Their hash.
+    pub hash: PolicyHash,
+    /// Where they were read from.
+    pub source: String,
+}
+
+impl Base {
+    /// Files that were read from `source`.
+    pub fn new(files: PolicyFiles, source: String) -> Self {
+        Self { hash: files.hash(), files: Arc::new(files), source }
+    }
+}
+
+/// A version that is in force in place of the files that lie where the configuration says.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Pinned {
+    /// The version.
+    pub version: u64,
+    /// The hash of the files that lay there; absent where they could not be read.
+    pub files: Option<String>,
+}
+
+/// What stands beside the compiled policy.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The texts in force, once there are any.
+    pub base: Option<Base>,
+    /// The mode of each wire of the configuration.
+    pub modes: Vec<Mode>,
+    /// What the tool adds to the texts.
+    pub overlay: Overlay,
+    /// Set where a version stands in the place of the files.
+    pub pinned: Option<Pinned>,
+    /// The version in force; 0 where none was kept yet.
+    pub version: u64,
+}
+
+/// What of it is kept.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct Kept {
+    /// Those that are not what the configuration says.
+    modes: BTreeMap<String, String>,
+    pinned: Option<Pinned>,
+    version: u64,
+}
+
+impl Standing {
+    /// What the configuration says, before anything else is known.
+    pub fn new(config: &Config) -> Self {
+        Self {
+            base: None,
+            modes: config.wires.iter().map(|wire| wire.mode).collect(),
+            overlay: Overlay::default(),
+            pinned: None,
+            version: 0,
+        }
+    }
+
+    /// Keeps modes and version for the next start.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn keep(&self, config: &Config) -> io::Result<()> {
+        // What the configuration says, it says itself: an edit of it is heeded at the next start.
+        let wires = config.wires.iter().zip(&self.modes);
+        let commanded = wires.filter(|(wire, mode)| wire.mode != **mode);
+        let modes = commanded.map(|(wire, &mode)| (wire.name.clone(), mode_label(mode).to_owned()));
+        let kept =
+            Kept { modes: modes.collect(), pinned: self.pinned.clone(), version: self.version };
+        write_whole(&config.state_dir, FILE, &serde_json::to_vec_pretty(&kept)?)
+    }
+}
+
+/// The modes by the names of the wires.
+pub fn named_modes(config: &Config, modes: &[Mode]) -> BTreeMap<String, String> {
+    let named = config.wires.iter().zip(modes);
+    named.map(|(wire, &mode)| (wire.name.clone(), mode_label(mode).to_owned())).collect()
+}
+
+/// The modes that `named` gives to the wires of the configuration; `otherwise` for those that it does
+/// not name.
+pub fn modes_of(
+    config: &Config,
+    named: &BTreeMap<String, String>,
+    otherwise: &[Mode],
+) -> Vec<Mode> {
+    let wires = config.wires.iter().zip(otherwise);
+    let mode = |name: &str, otherwise: Mode| match named.get(name).map(String::as_str) {
+        Some("enforce") => Mode::Enforce,
+        Some("observe") => Mode::Observe,
+        _ => otherwise,
+    };
+    wires.map(|(wire, &otherwise)| mode(&wire.name, otherwise)).collect()
+}
+
+/// Takes up what an earlier run has kept, before there is a policy.
+pub fn restore(gateway: &Gateway) {
+    let config = &gateway.config;
+    let mut standing = Standing::new(config);
+    match read(&config.state_dir) {
+        Ok(None) => {}
+        Ok(Some(kept)) => {
+            standing.modes = modes_of(config, &kept.modes, &standing.modes);
+            (standing.pinned, standing.version) = (kept.pinned, kept.version);
+            // A mode that the configuration says by now is its own again.
+            if let Err(error) = standing.keep(config) {
+                warn!("{FILE} cannot be written: {error}");
+            }
+        }
+        Err(error) => damaged(gateway, &error),
+    }
+    for (wire, &mode) in config.wires.iter().zip(&standing.modes) {
+        if wire.mode != mode {
+            warn!(
+                wire = wire.name,
+                configured = mode_label(wire.mode),
+                mode = mode_label(mode),
+                "this wire keeps the mode that it was given by command; `bulkhead observe` and \
+                 `bulkhead lockdown` change it, the configuration only where no command has"
+            );
+        }
+    }
+    match Overlay::read(&config.state_dir) {
+        Ok(overlay) => standing.overlay = overlay,
+        Err(error) => {
+            Overlay::set_aside(&config.state_dir);
+            damaged(gateway, &format!("{error}; quarantines and grants of earlier runs are lost"));
+        }
+    }
+    for quarantine in &standing.overlay.quarantines {
+        info!(device = quarantine.device, "this device is in quarantine");
+    }
+    gateway.policy().standing = standing;
+}
+
+fn damaged(gateway: &Gateway, error: &str) {
+    error!("{error}");
+    gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, error));
+}
+
+fn read(state_dir: &Path) -> Result<Option<Kept>, String> {
+    let path = state_dir.join(FILE);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
+            format!("{} is damaged: {error}; modes are those of the configuration", path.display())
+        }),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+    }
+}
+
+/// Makes the policy of `base` with what the tool adds. Grants that make no sense beside it are
+/// suspended in `overlay`, and reported: they must not keep a person's change out.
+///
+/// # Errors
+///
+/// Everything that is wrong with the files; never empty.
+pub fn make(
+    gateway: &Gateway,
+    base: &PolicyFiles,
+    overlay: &mut Overlay,
+) -> Result<Candidate, Vec<Finding>> {
+    let (wires, limits) = (gateway.wire_names(), &gateway.config.limits);
+    let now = unix_now_ms().unwrap_or_default();
+    overlay.grants.iter_mut().for_each(|grant| grant.suspended = false);
+    let make = |overlay: &Overlay| candidate::make(&overlay.over(base, now), Some(&wires), limits);
+    let found = match make(overlay) {
+        Ok(candidate) => return Ok(candidate),
+        Err(found) => found,
+    };
+    let without = Overlay { grants: Vec::new(), quarantines: overlay.quarantines.clone() };
+    if overlay.grants.iter().all(|grant| grant.is_over(now)) {
+        return Err(found);
+    }
+    let candidate = make(&without)?;
+    // It is the grants. Each is tried beside those before it that make sense.
+    let mut kept = without;
+    let mut suspended = Vec::new();
+    for grant in &mut overlay.grants {
+        kept.grants.push(grant.clone());
+        let loads = candidate::load(&kept.over(base, now).sources, Some(&wires), limits);
+        if let Err(why) = loads {
+            kept.grants.pop();
+            grant.suspended = true;
+            suspended.push((grant.name.clone(), why));
+        }
+    }
+    let mut candidate = match make(&kept) {
+        Ok(candidate) => candidate,
+        Err(why) => {
+            // Together they break a promise of the policy.
+            overlay.grants.iter_mut().for_each(|grant| grant.suspended = true);
+            let names: Vec<&str> = overlay.grants.iter().map(|grant| grant.name.as_str()).collect();
+            suspended.push((names.join(", "), why));
+            candidate
+        }
+    };
+    for (name, why) in suspended {
+        let why = why.first().map_or("", |finding| finding.message.as_str());
+        candidate.warnings.push(Finding::warning(
+            "grant-suspended",
+            format!("{name} makes no sense beside this policy and is left out: {why}"),
+        ));
+    }
+    Ok(candidate)
+}
+
+/// Adds what is about to be in force to the history. Where it cannot be kept it is in force all the
+/// same: the error says so.
+pub fn add_version(
+    gateway: &Gateway,
+    standing: &mut Standing,
+    rules: usize,
+    who: &Who,
+    by: &str,
+    brought_back: Option<u64>,
+) -> Result<(), String> {
+    let Some(base) = &standing.base else { return Ok(()) };
+    let config = &gateway.config;
+    let version = Version {
+        number: 0,
+        at_unix_ms: unix_now_ms().unwrap_or_default(),
+        hash: base.hash.to_string(),
+        bytes: base.files.sources.iter().map(|source| source.text.len() as u64).sum(),
+        rules,
+        source: base.source.clone(),
+        who: who.clone(),
+        by: by.to_owned(),
+        modes: named_modes(config, &standing.modes),
+        brought_back,
+    };
+    let not_kept =
+        |error: String| format!("this is in force but not kept for `bulkhead rollback`: {error}");
+    let mut history = History::read(&config.state_dir).map_err(not_kept)?;
+    let added = history.add(&config.state_dir, &base.files, version);
+    standing.version = added.map_err(|error| not_kept(error.to_string()))?;
+    standing
+        .keep(config)
+        .map_err(|error| format!("this is in force, but a restart will not know it: {error}"))
+}
