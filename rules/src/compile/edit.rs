@@ -44,6 +44,8 @@ struct Touched {
     everything: bool,
     /// Whether a rule both of whose sides are wide came or went.
     wide_rules: bool,
+    /// Whether a rule came with a service that no other one has.
+    services: bool,
 }
 
 impl Compiler {
@@ -71,6 +73,9 @@ impl Compiler {
     /// Takes over `policy`, which an edit made of [`Self::policy`] and which `delta` compares with
     /// it. Equal to compiling it as a whole, but costs what the edit changed. Returns which flows
     /// have to be judged again.
+    ///
+    /// A small policy that was crossed out is looked up in its lists from its first edit on, about a
+    /// third as fast, until it is compiled as a whole again, as a reload does.
     ///
     /// # Errors
     ///
@@ -322,7 +327,9 @@ impl Compiler {
             }
         }
         self.service_uses.resize(policy.services().len(), 0);
-        self.service_uses[rule.service.0 as usize] += 1;
+        let uses = &mut self.service_uses[rule.service.0 as usize];
+        touched.services |= *uses == 0;
+        *uses += 1;
         if rule.service.0 as usize >= MOST_NUMBERS {
             return Err(Whole::Needed);
         }
@@ -457,14 +464,7 @@ impl Compiler {
                 ranks[id.0 as usize] = policy.rank(id);
             }
             self.out.rules = policy.rule_count();
-            let known = self.out.services.rows.bits * 64;
-            let is_new = |id: RuleId| {
-                policy.rule(id).is_some_and(|rule| {
-                    self.service_uses[rule.service.0 as usize] == 1
-                        || rule.service.0 as usize >= known
-                })
-            };
-            if delta.rules_added.iter().any(|&id| is_new(id)) || !delta.services_added.is_empty() {
+            if touched.services {
                 let used = in_use(&self.service_uses);
                 budget.release(std::mem::take(&mut self.spent.services));
                 let before = budget.spent_bytes();
