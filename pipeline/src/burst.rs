@@ -31,7 +31,9 @@ pub struct Columns {
     /// See [`Columns::plain_ipv4`].
     plain_ipv4: u64,
     /// See [`Columns::is_recorded`].
-    recorded: u64,
+    pub(crate) recorded: u64,
+    /// See [`Columns::is_copied`].
+    pub(crate) copied: u64,
 }
 
 impl Default for Columns {
@@ -46,6 +48,7 @@ impl Default for Columns {
             datagrams: 0,
             plain_ipv4: 0,
             recorded: 0,
+            copied: 0,
         }
     }
 }
@@ -71,7 +74,7 @@ impl Columns {
             }
         }
         (self.by_flow, self.datagrams, self.plain_ipv4) = (plain, plain & !tcp, plain & !ipv6);
-        self.recorded = 0;
+        (self.recorded, self.copied) = (0, 0);
         let unusual = self.all() & !plain;
         if unusual != 0 {
             self.parse_others(burst, wire, Places(unusual));
@@ -149,9 +152,13 @@ impl Columns {
             self.len[to] = self.len[from];
             self.verdict[to] = self.verdict[from];
             self.decided_by[to] = self.decided_by[from];
-            for bits in
-                [&mut self.by_flow, &mut self.datagrams, &mut self.plain_ipv4, &mut self.recorded]
-            {
+            for bits in [
+                &mut self.by_flow,
+                &mut self.datagrams,
+                &mut self.plain_ipv4,
+                &mut self.recorded,
+                &mut self.copied,
+            ] {
                 *bits = with_bit(*bits, to, *bits >> from & 1 == 1);
             }
         }
@@ -160,6 +167,11 @@ impl Columns {
     /// Whether the frame is counted in a flow, whatever its verdict.
     pub(crate) fn is_recorded(&self, place: usize) -> bool {
         self.recorded >> place & 1 != 0
+    }
+
+    /// Whether the frame is one that is worth a copy.
+    pub(crate) fn is_copied(&self, place: usize) -> bool {
+        self.copied >> place & 1 != 0
     }
 
     /// Whether every frame passes by the flow that it belongs to, and none by a rule: so it is with

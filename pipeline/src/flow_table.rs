@@ -31,7 +31,7 @@
 //! test asserts it; tables of 16 thousand to 4 million entries first refused at 92 to 96 %). When both sets are full, the insertion takes the place of an expired flow, else of
 //! the flow that has been silent longest among those that nobody answered or that are over
 //! ([`Phase::is_evictable`]), out of eight that lie side by side; where these have none, out of the
-//! next eight. An established flow never makes room. If both sets hold no other, the insertion is
+//! next eight. An established flow never makes room, unless it is forbidden and only observed. If both sets hold no other, the insertion is
 //! refused. No source holds more than a limit, see `SourceCounts`.
 
 mod entry;
@@ -614,7 +614,7 @@ impl FlowTable {
                 return Some(index);
             }
             let silent = entry.silent_ticks(now);
-            if entry.connection().phase().is_evictable()
+            if (entry.connection().phase().is_evictable() || !entry.is_permitted())
                 && victim.is_none_or(|(longest, _)| silent > longest)
             {
                 victim = Some((silent, index));

@@ -17,10 +17,10 @@ use crate::counters::WorkerCounters;
 use crate::flow_table::{
     Candidate, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
 };
-use crate::fragment::{FragmentKey, FragmentTable, Owner};
-use crate::parse::{Kind, Parsed, parse_quoted};
+use crate::fragment::FragmentTable;
+use crate::parse::{Kind, Parsed};
 use crate::port::{Burst, Frame, MAX_BURST};
-use crate::record::Ending;
+use crate::record::{Ending, is_announcement};
 use crate::snapshot::{Mode, Snapshot, WirePolicy};
 use crate::verdict::{DropReason, Verdict};
 use crate::worker::WorkerConfig;
@@ -32,6 +32,7 @@ mod inserted;
 mod look_up;
 mod packet;
 mod recording;
+mod related;
 mod staged;
 
 pub use self::budget::DENIED_PER_TOKEN;
@@ -153,6 +154,10 @@ pub struct Judge {
     fragments_seen: FragmentsSeen,
     /// Frames that may claim addresses, likewise.
     claims: u64,
+    /// Frames of forbidden flows that are followed, likewise.
+    recorded: u64,
+    /// Frames that are worth a copy, likewise.
+    copied: u64,
     /// The flows that frames of this burst have inserted, by some bits of their hash.
     inserted: Inserted,
     /// When ageing goes on.
@@ -219,6 +224,8 @@ impl Judge {
             is_moved: false,
             fragments_seen: FragmentsSeen::default(),
             claims: 0,
+            recorded: 0,
+            copied: 0,
             inserted: Inserted::default(),
             age_next_ns: 0,
             epochs: Epochs::new(),
@@ -326,14 +333,17 @@ impl Judge {
         moment: &Moment<'_>,
     ) {
         self.fragments_seen = FragmentsSeen::default();
-        self.claims = 0;
+        (self.claims, self.recorded, self.copied) = (0, 0, 0);
         for place in Places(columns.all() & !self.rode) {
             let (Some(frame), parsed) = (frames.get(place), &columns.parsed[place]) else { break };
             if !columns.is_undecided(place) {
                 continue;
             }
             let (verdict, decided_by) = match parsed.kind {
-                Kind::LinkControl => (Verdict::Forward, None),
+                Kind::LinkControl => {
+                    self.copied |= u64::from(is_announcement(&parsed.headers)) << place;
+                    (Verdict::Forward, None)
+                }
                 Kind::Arp | Kind::NeighbourDiscovery => {
                     self.claims |= 1 << place;
                     let reason = guard::neighbour(frame.bytes(), parsed, moment);
@@ -355,6 +365,7 @@ impl Judge {
             columns.verdict[place] = self.first_fragment(place, parsed, verdict, moment);
             columns.decided_by[place] = decided_by;
         }
+        (columns.recorded, columns.copied) = (self.recorded, self.copied);
     }
 
     /// The fragments among the frames that were decided last.
@@ -457,6 +468,9 @@ impl Judge {
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));
         }
+        if !self.flows.entry(index).is_permitted() {
+            return self.ride_forbidden(index, packet, moment);
+        }
         let moved = match self.check_macs(index, sender, parsed, moment) {
             Ok(moved) => moved,
             Err(decided) => return decided,
@@ -475,6 +489,9 @@ impl Judge {
                 // What proves nothing does not move the flow to other MAC addresses either.
                 if let (Some((judgement, macs)), Outcome::InState) = (moved, outcome) {
                     entry.judged(judgement, macs);
+                }
+                if entry.is_watched() && packet.is_wanted_of(entry, direction) {
+                    self.copied |= 1 << place;
                 }
                 (Verdict::Forward, None)
             }
@@ -577,13 +594,15 @@ impl Judge {
         let rule = answer.rule;
         let sender = self.senders[place];
         if let Ok(connection) = first {
-            if !moment.permits(rule) {
-                return self.deny(place, (&headers, parsed.kind == Kind::Tcp), rule, moment);
-            }
-            let direction = FROM_INITIATOR;
-            let (initiator, opening_seen) = (sender, true);
+            let (initiator, direction, opening_seen) = (sender, FROM_INITIATOR, true);
             let opening =
                 Opening { answer, headers, initiator, connection, direction, opening_seen };
+            if !moment.permits(rule) {
+                let is_tcp = parsed.kind == Kind::Tcp;
+                let denied = self.deny(place, (&headers, is_tcp), rule, moment);
+                self.follow_forbidden(packet, opening, denied.0, moment);
+                return denied;
+            }
             return self.insert(packet, opening, moment);
         }
         // From the middle of a connection: taken up in the direction that the policy permits.
@@ -593,7 +612,9 @@ impl Judge {
         } else {
             let other = self.classify_one(&backward, moment);
             if !moment.permits(other.rule) {
-                return self.deny(place, (&headers, false), rule, moment);
+                let denied = self.deny(place, (&headers, false), rule, moment);
+                self.follow_forbidden_middle(packet, answer, denied.0, moment);
+                return denied;
             }
             (other, backward, sender.opposite(), Direction::FromResponder)
         };
@@ -673,7 +694,7 @@ impl Judge {
                 if parsed.kind == Kind::Tcp && has_few_hops(bytes, parsed) {
                     entry.expect_few_hops();
                 }
-                self.flows.begun(index);
+                self.begun(index, packet, direction);
                 (Verdict::Forward, Some(answer.rule))
             }
             Err(error) => (Verdict::Drop(error.into()), None),
@@ -709,10 +730,17 @@ impl Judge {
             self.ask_staged(&headers, rule, Some(index), moment);
         }
         if !moment.permits(rule) {
-            self.flows.remove(index, Ending::Revoked);
-            self.is_moved = true;
-            self.revoked += 1;
-            return Err((moment.forbidden(rule, DropReason::Revoked), rule));
+            let was_permitted = self.flows.entry(index).is_permitted();
+            let reason = if was_permitted { DropReason::Revoked } else { DropReason::Policy };
+            let verdict = moment.forbidden(rule, reason);
+            if !self.keep_forbidden(index, answer, verdict, moment) {
+                self.flows.remove(index, Ending::Revoked);
+                self.is_moved = true;
+            } else if !was_permitted {
+                return Ok(());
+            }
+            self.revoked += u64::from(was_permitted);
+            return Err((verdict, rule));
         }
         let macs = [headers.src_mac, headers.dst_mac];
         self.flows.entry_mut(index).judged(moment.judgement(answer), macs);
@@ -763,101 +791,6 @@ impl Judge {
             return Err((Verdict::Drop(DropReason::AddressSpoofed), None));
         }
         Ok(Some((moment.judgement(answer), macs)))
-    }
-
-    /// An ICMP error passes when it is addressed to the sender of a packet of a live flow, which it
-    /// quotes. Its own sender may be any router. It proves nothing and keeps nothing alive.
-    fn icmp_error(
-        &mut self,
-        bytes: &[u8],
-        parsed: &Parsed,
-        moment: &Moment<'_>,
-    ) -> (Verdict, Option<RuleId>) {
-        let (quoted, ports) = match parse_quoted(bytes, parsed) {
-            Ok(quoted) => quoted,
-            Err(reason) => return (Verdict::Drop(reason), None),
-        };
-        let outer = &parsed.headers;
-        if quoted.ether_type != outer.ether_type || quoted.src != outer.dst {
-            return (Verdict::Drop(DropReason::IcmpMalformed), None);
-        }
-        let (key, sender) = FlowKey::of_quoted(&quoted, ports, moment.group, outer.tags);
-        let key = key.within(parsed.tunnel);
-        let hash = self.flows.hash(&key);
-        let Some(index) = self.flows.find(hash, &key, moment.now_ns) else {
-            return (Verdict::Drop(DropReason::IcmpNoFlow), None);
-        };
-        if let Err((_, rule)) = self.judge_again(index, None, moment) {
-            return (Verdict::Drop(DropReason::Revoked), Some(rule));
-        }
-        let entry = self.flows.entry_mut(index);
-        let towards = entry.direction(sender).opposite();
-        entry.count(towards, bytes.len(), false, moment.now_ns);
-        (Verdict::Forward, None)
-    }
-
-    /// A later fragment is a packet of its first one's flow: a newer policy that forbids the flow
-    /// ends it here as well.
-    fn later_fragment(
-        &mut self,
-        at: usize,
-        parsed: &Parsed,
-        len: usize,
-        moment: &Moment<'_>,
-    ) -> (Verdict, Option<RuleId>) {
-        let key = FragmentKey::of_parsed(parsed, moment.group);
-        let Some((place, key)) = parsed.fragment.zip(key) else {
-            return (Verdict::UNDECIDED, None);
-        };
-        let owner = match self.fragments.follow(&key, place, moment.now_ns) {
-            Ok(owner) => owner,
-            Err(reason) => {
-                self.fragments_seen.early |= u64::from(reason == DropReason::FragmentOrphan) << at;
-                return (Verdict::Drop(reason), None);
-            }
-        };
-        let hash = self.flows.hash(&owner.flow);
-        let Some(index) = self.flows.find(hash, &owner.flow, moment.now_ns) else {
-            return (Verdict::Drop(DropReason::FragmentOrphan), None);
-        };
-        if let Err((_, rule)) = self.judge_again(index, None, moment) {
-            return (Verdict::Drop(DropReason::Revoked), Some(rule));
-        }
-        let moved = match self.check_macs(index, owner.sender, parsed, moment) {
-            Ok(moved) => moved,
-            Err((Verdict::Reject, rule)) => return (Verdict::Drop(DropReason::Policy), rule),
-            Err(decided) => return decided,
-        };
-        let entry = self.flows.entry_mut(index);
-        if let Some((judgement, macs)) = moved {
-            entry.judged(judgement, macs);
-        }
-        entry.count(entry.direction(owner.sender), len, true, moment.now_ns);
-        (Verdict::Forward, None)
-    }
-
-    /// Remembers the flow of a permitted first fragment; a fragment table that refuses it overrules.
-    #[inline]
-    fn first_fragment(
-        &mut self,
-        place: usize,
-        parsed: &Parsed,
-        verdict: Verdict,
-        moment: &Moment<'_>,
-    ) -> Verdict {
-        let Some(fragment) = parsed.fragment.filter(|fragment| fragment.offset == 0) else {
-            return verdict;
-        };
-        self.fragments_seen.first |= 1 << place;
-        if verdict != Verdict::Forward || !parsed.kind.is_judged_by_flow() {
-            return verdict;
-        }
-        let Some(key) = FragmentKey::of_parsed(parsed, moment.group) else { return verdict };
-        let owner = Owner { flow: self.keys[place], sender: self.senders[place] };
-        match self.fragments.note_first(&key, fragment, owner, moment.now_ns) {
-            Ok(()) => Verdict::Forward,
-            Err(reason) => Verdict::Drop(reason),
-        }
     }
 }
 

@@ -16,16 +16,21 @@ use bulkhead_rules::headers::{Headers, WireId};
 use bulkhead_rules::policy::RuleId;
 use rtrb::{Consumer, Producer, RingBuffer};
 
+pub(crate) use self::copies::is_announcement;
+use self::copies::{Copies, CopySource};
+pub use self::copies::{CopyCounters, CopyKind, Decided, FrameCopy, LONG_BYTES, SHORT_BYTES};
 use self::denied::{Attempt, DeniedTable};
 use crate::burst::Columns;
 use crate::conntrack::{Direction, Phase, is_bare_syn};
 use crate::counters::Counter;
 use crate::flow_table::FlowEntry;
 use crate::parse::Kind;
+use crate::port::{Burst, Frame};
 use crate::snapshot::staged::StagedWord;
 use crate::snapshot::{Mode, Snapshot, WallClock};
 use crate::verdict::{DropReason, Verdict};
 
+mod copies;
 mod denied;
 
 /// How long a worker that stops waits for room in the rings, for all of its flows together: a worker
@@ -40,11 +45,15 @@ pub struct RecordConfig {
     /// Seconds after which there is another record of a flow that goes on, where packets came. At
     /// least 1.
     pub interval_s: u32,
+    /// Whether frames are copied.
+    pub copies: bool,
+    /// Denied frames that are copied in a second, at most.
+    pub denied_copies_per_second: u32,
 }
 
 impl Default for RecordConfig {
     fn default() -> Self {
-        Self { ring: 1 << 14, interval_s: 60 }
+        Self { ring: 1 << 14, interval_s: 60, copies: true, denied_copies_per_second: 100 }
     }
 }
 
@@ -175,6 +184,7 @@ impl RecordCounters {
 /// The worker's end.
 pub struct Records {
     out: Out,
+    copies: Option<Copies>,
     denied: DeniedTable,
     moment: Moment,
     interval_ns: u64,
@@ -185,14 +195,17 @@ pub struct Records {
 pub struct RecordSource {
     flows: Consumer<FlowRecord>,
     counters: Arc<RecordCounters>,
+    copies: CopySource,
 }
 
 /// Both ends. All memory is allocated here.
 pub fn channel(config: &RecordConfig) -> (Records, RecordSource) {
     let (producer, consumer) = RingBuffer::new(config.ring.max(1));
     let counters = Arc::new(RecordCounters::default());
+    let (copies, copy_source) = copies::channel(config.denied_copies_per_second);
     let records = Records {
         out: Out { flows: producer, counters: counters.clone() },
+        copies: config.copies.then_some(copies),
         denied: DeniedTable::new(),
         moment: Moment {
             now_ns: 0,
@@ -202,7 +215,7 @@ pub fn channel(config: &RecordConfig) -> (Records, RecordSource) {
         },
         interval_ns: u64::from(config.interval_s.max(1)) * 1_000_000_000,
     };
-    (records, RecordSource { flows: consumer, counters })
+    (records, RecordSource { flows: consumer, counters, copies: copy_source })
 }
 
 /// The ring's end and what is counted of it.
@@ -341,13 +354,30 @@ impl Records {
         self.out.tell(self.moment.record(entry, Event::Continues, None));
     }
 
-    /// Takes note of the frames of a burst that open no flow, or would not if the wire enforced.
+    /// Whether frames are copied.
+    pub(crate) fn copies_frames(&self) -> bool {
+        self.copies.is_some()
+    }
+
+    /// Takes note of the frames of a burst that open no flow, or would not if the wire enforced, and
+    /// copies those that are worth it.
     #[cold]
     #[inline(never)]
-    pub(crate) fn note_denied(&mut self, columns: &Columns, wire: WireId, from_inside: bool) {
+    pub(crate) fn note<F: Frame>(
+        &mut self,
+        columns: &Columns,
+        frames: &Burst<F>,
+        wire: WireId,
+        from_inside: bool,
+    ) {
         let enforced = self.moment.is_enforcing(wire);
-        for place in 0..columns.count {
+        for (place, frame) in frames.iter().enumerate().take(columns.count) {
             let (verdict, parsed) = (columns.verdict[place], &columns.parsed[place]);
+            let announces = is_announcement(&parsed.headers);
+            if columns.is_copied(place) {
+                let kind = if announces { CopyKind::Announcement } else { CopyKind::FirstPayload };
+                self.copy(kind, columns, place, from_inside, frame.bytes());
+            }
             let denied = is_denial(verdict) && parsed.kind.is_judged_by_flow();
             if !denied || columns.is_recorded(place) {
                 continue;
@@ -364,8 +394,33 @@ impl Records {
                 now_ns: self.moment.now_ns,
                 unix_ms: self.moment.unix_ms(0),
             };
-            self.denied.note(&attempt, &mut self.out);
+            let is_first = self.denied.note(&attempt, &mut self.out);
+            if announces {
+                self.copy(CopyKind::Announcement, columns, place, from_inside, frame.bytes());
+            } else if is_first {
+                self.copy(CopyKind::Denied, columns, place, from_inside, frame.bytes());
+            }
         }
+    }
+
+    fn copy(
+        &mut self,
+        kind: CopyKind,
+        columns: &Columns,
+        place: usize,
+        from_inside: bool,
+        bytes: &[u8],
+    ) {
+        let Some(copies) = &mut self.copies else { return };
+        let about = Decided {
+            unix_ms: self.moment.unix_ms(0),
+            wire: columns.parsed[place].headers.wire,
+            from_inside,
+            verdict: columns.verdict[place],
+            rule: columns.decided_by[place],
+            epoch: self.moment.epoch,
+        };
+        copies.copy(kind, about, bytes, self.moment.now_ns);
     }
 
     /// Tells, a few at a time, how often denied packets were repeated.
@@ -388,9 +443,24 @@ impl RecordSource {
         self.flows.pop().ok()
     }
 
+    /// The next copy of a denied frame, or of one with a first payload.
+    pub fn short_copy(&mut self) -> Option<FrameCopy<SHORT_BYTES>> {
+        self.copies.short.pop().ok()
+    }
+
+    /// The next copy of an announcement.
+    pub fn long_copy(&mut self) -> Option<FrameCopy<LONG_BYTES>> {
+        self.copies.long.pop().ok()
+    }
+
     /// What the worker counts.
     pub fn counters(&self) -> &Arc<RecordCounters> {
         &self.counters
+    }
+
+    /// What it counts of its copies.
+    pub fn copy_counters(&self) -> &Arc<CopyCounters> {
+        &self.copies.counters
     }
 }
 
@@ -399,7 +469,7 @@ impl RecordSource {
 pub fn is_denial(verdict: Verdict) -> bool {
     use DropReason::{
         AddressSpoofed, DhcpServerSide, FlowSourceLimit, FlowTableFull, IcmpNoFlow, NewFlowRate,
-        Policy, Revoked, TcpNoFlow,
+        Policy, Quarantine, Revoked, TcpNoFlow,
     };
     match verdict {
         Verdict::Forward => false,
@@ -407,6 +477,7 @@ pub fn is_denial(verdict: Verdict) -> bool {
         Verdict::Drop(reason) => matches!(
             reason,
             Policy
+                | Quarantine
                 | Revoked
                 | TcpNoFlow
                 | IcmpNoFlow
@@ -419,4 +490,4 @@ pub fn is_denial(verdict: Verdict) -> bool {
     }
 }
 
-const _: () = assert!(size_of::<FlowRecord>() <= 192);
+const _: () = assert!(size_of::<FlowRecord>() == 176);

@@ -388,7 +388,10 @@ impl<P: Port, C: Clock> Worker<P, C> {
                             self.counters.events_lost.add(1);
                         }
                     });
-                    self.judge.tell_denied(&self.columns, wire.id, from_inside);
+                }
+                if !is_smooth || self.columns.copied != 0 {
+                    let (columns, received) = (&self.columns, &self.received);
+                    self.judge.tell_frames(columns, received, wire.id, from_inside);
                 }
                 self.clock.passed(Stage::Account);
                 if mode.mode == Mode::Enforce && !is_smooth {

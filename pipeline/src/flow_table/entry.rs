@@ -91,6 +91,14 @@ const INITIATOR_HIGH: u8 = 0x01;
 const MAC_SENSITIVE: u8 = 0x02;
 const PERMITTED: u8 = 0x04;
 const FEW_HOPS: u8 = 0x08;
+/// The first payload of a direction is wanted: the initiator's bit, shifted by one for the responder's.
+const WATCHED: u8 = 0x10;
+/// Every packet that announces something is wanted.
+const ANNOUNCES: u8 = 0x40;
+const BOTH_WATCHED: u8 = WATCHED | WATCHED << 1;
+const ALL_WATCHED: u8 = BOTH_WATCHED | ANNOUNCES;
+/// Packets of a flow after which no first payload is wanted any more.
+const WATCHED_PACKETS: u32 = 8;
 
 impl FlowEntry {
     /// Equals no key.
@@ -198,6 +206,47 @@ impl FlowEntry {
         }
     }
 
+    /// Whether a packet of `direction` needs nothing but to be counted: the flow is permitted, none of
+    /// its packets are wanted, and [`Self::admits_macs`].
+    #[inline]
+    pub(crate) fn rides(&self, direction: Direction, src: Mac, dst: Mac) -> bool {
+        let flags = self.connection.entry_flags & (PERMITTED | MAC_SENSITIVE | ALL_WATCHED);
+        flags == PERMITTED
+            || (flags == PERMITTED | MAC_SENSITIVE && self.admits_macs(direction, src, dst))
+    }
+
+    /// From now on packets of the flow are wanted: the first with a payload of each direction, and
+    /// where some of the flow `announce` something, these.
+    pub(crate) fn watch(&mut self, announce: bool) {
+        self.connection.entry_flags |= if announce { ALL_WATCHED } else { BOTH_WATCHED };
+    }
+
+    /// Whether packets of the flow may be wanted.
+    #[inline]
+    pub(crate) fn is_watched(&self) -> bool {
+        self.connection.entry_flags & ALL_WATCHED != 0
+    }
+
+    /// Whether this packet of a watched flow, which is counted already, is wanted.
+    pub(crate) fn is_wanted(
+        &mut self,
+        direction: Direction,
+        has_payload: bool,
+        announces: impl FnOnce() -> bool,
+    ) -> bool {
+        let flags = &mut self.connection.entry_flags;
+        let bit = WATCHED << direction as u8;
+        let is_first = has_payload && *flags & bit != 0;
+        let is_wanted = is_first || (*flags & ANNOUNCES != 0 && announces());
+        if is_first {
+            *flags &= !bit;
+        }
+        if self.packets_low[0].saturating_add(self.packets_low[1]) >= WATCHED_PACKETS {
+            *flags &= !BOTH_WATCHED;
+        }
+        is_wanted
+    }
+
     /// Records what a policy said about the flow, and the MAC addresses (initiator's, responder's)
     /// that it saw.
     pub fn judged(&mut self, judgement: Judgement, macs: [Mac; 2]) {
@@ -207,7 +256,7 @@ impl FlowEntry {
             *word = (*word & !FOOTPRINT_MASK) | (u64::from(half) & FOOTPRINT_MASK);
         }
         let flags = &mut self.connection.entry_flags;
-        *flags &= INITIATOR_HIGH | FEW_HOPS;
+        *flags &= INITIATOR_HIGH | FEW_HOPS | ALL_WATCHED;
         *flags |= if mac_sensitive { MAC_SENSITIVE } else { 0 };
         *flags |= if permitted { PERMITTED } else { 0 };
     }

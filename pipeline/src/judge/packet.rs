@@ -1,9 +1,12 @@
 //! A packet that is judged by flow, and what its segment does to a connection.
 
+use bulkhead_rules::headers::protocol;
+
 use crate::conntrack::evidence::{has_few_hops, is_checksum_right};
 use crate::conntrack::{Direction, Outcome, flag};
 use crate::flow_table::FlowEntry;
 use crate::parse::{Origin, Parsed};
+use crate::record::is_announcement;
 use crate::verdict::DropReason;
 
 /// A packet that is judged by flow.
@@ -50,6 +53,23 @@ impl Packet<'_> {
             entry.expect_few_hops();
         }
         Ok(outcome)
+    }
+
+    /// Whether it is worth a copy, as a packet of the watched flow of `entry`.
+    pub(super) fn is_wanted_of(&self, entry: &mut FlowEntry, direction: Direction) -> bool {
+        entry.is_wanted(direction, self.has_payload(), || is_announcement(&self.parsed.headers))
+    }
+
+    /// Whether it carries anything for an application.
+    fn has_payload(&self) -> bool {
+        const UDP_HEADER_LEN: u16 = 8;
+        let Parsed { headers, upper_offset, packet_end, tcp, .. } = self.parsed;
+        match headers.protocol {
+            _ if !headers.is_ip() => true,
+            protocol::TCP => tcp.payload_len > 0,
+            protocol::UDP => *packet_end > upper_offset.saturating_add(UDP_HEADER_LEN),
+            _ => packet_end > upper_offset,
+        }
     }
 
     /// Whether the receiver of a TCP segment will take it. A fragment does not show its checksum, and

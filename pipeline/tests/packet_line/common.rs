@@ -7,6 +7,7 @@ use bulkhead_pipeline::counters::{PortCounters, WorkerCounters};
 use bulkhead_pipeline::observe::{self, Observer};
 use bulkhead_pipeline::port::Frame;
 use bulkhead_pipeline::port::loopback::{self, Host, LoopbackPort};
+use bulkhead_pipeline::record::Records;
 use bulkhead_pipeline::snapshot::{Content, Mode, Publisher, WallClock, WirePolicy};
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_pipeline::worker::{VirtualClock, WirePorts, Worker, WorkerConfig};
@@ -80,6 +81,11 @@ impl Gateway {
     /// The same, whose worker hands on what is claimed of addresses.
     pub(crate) fn with_tap(content: Content, config: &WorkerConfig, tap: Tap) -> Self {
         Self::made(content, config, 1, |worker| worker.with_tap(tap))
+    }
+
+    /// The same, whose worker tells what becomes of flows.
+    pub(crate) fn with_records(content: Content, config: &WorkerConfig, records: Records) -> Self {
+        Self::made(content, config, 1, |worker| worker.with_records(records))
     }
 
     /// Moves the clock by milliseconds.
