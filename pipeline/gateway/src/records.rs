@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use bulkhead_pipeline::record::{self, FlowRecord};
+use bulkhead_pipeline::record::{self, CopyKind, Decided, FlowRecord, FrameCopy};
 use bulkhead_pipeline::snapshot::staged::Staged as StagedPolicy;
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_rules::classifier::Scratch;
@@ -21,7 +21,7 @@ use tracing::info;
 
 use crate::control::{self, SocketFile};
 use crate::flow_stream::{
-    End, Event, Flow, Hello, Lost, MacAddress, Message, Side, Staged, VERSION,
+    End, Event, Flow, Frame, FrameKind, Hello, Lost, MacAddress, Message, Side, Staged, VERSION,
 };
 use crate::state::{Gateway, PolicyState};
 
@@ -39,6 +39,9 @@ const SHORT_TURN: Duration = Duration::from_millis(1);
 
 /// Records of one worker that are taken at once.
 const BATCH: usize = 256;
+
+/// Copies of frames of either length, likewise.
+const COPIES: usize = 64;
 
 /// How long readers may take for what there is when the gateway stops.
 const LAST_WORDS: Duration = Duration::from_millis(200);
@@ -161,8 +164,10 @@ impl Drain<'_> {
             self.batch.clear();
             let mut source = worker.records();
             self.batch.extend(std::iter::from_fn(|| source.flow()).take(BATCH));
+            let short: Vec<_> = std::iter::from_fn(|| source.short_copy()).take(COPIES).collect();
+            let long: Vec<_> = std::iter::from_fn(|| source.long_copy()).take(COPIES).collect();
             drop(source);
-            took_all &= self.batch.len() < BATCH;
+            took_all &= self.batch.len() < BATCH && short.len() < COPIES && long.len() < COPIES;
             let at = self.gateway.now();
             let state = self.gateway.policy();
             let publisher = state.publisher.as_ref();
@@ -175,6 +180,12 @@ impl Drain<'_> {
                 }
                 self.log.append(&self.message);
             }
+            for copy in &short {
+                self.log.append(&frame(copy, &state, self.gateway));
+            }
+            for copy in &long {
+                self.log.append(&frame(copy, &state, self.gateway));
+            }
         }
         self.tell_lost();
         self.log.close_chunk();
@@ -183,12 +194,17 @@ impl Drain<'_> {
 
     /// Tells what the workers have lost since the last time.
     fn tell_lost(&mut self) {
-        let workers = self.gateway.workers().iter();
-        let flows = workers.map(|worker| worker.records().counters().lost_in_all()).sum::<u64>();
-        let more = flows.saturating_sub(self.lost.flows);
-        if more > 0 {
-            self.lost.flows = flows;
-            self.log.append(&Message::Lost(Lost { flows: more, frames: 0 }));
+        let mut lost = Lost::default();
+        for worker in self.gateway.workers() {
+            let source = worker.records();
+            lost.flows += source.counters().lost_in_all();
+            lost.frames += source.copy_counters().lost.value();
+        }
+        let flows = lost.flows.saturating_sub(self.lost.flows);
+        let frames = lost.frames.saturating_sub(self.lost.frames);
+        if flows > 0 || frames > 0 {
+            self.lost = lost;
+            self.log.append(&Message::Lost(Lost { flows, frames }));
         }
     }
 }
@@ -238,6 +254,31 @@ fn word_of(
     }
     let rule = staged.content.policy.rule_name(word.rule).to_owned();
     Staged { allowed: word.permitted, rule }
+}
+
+fn frame<const BYTES: usize>(
+    copy: &FrameCopy<BYTES>,
+    state: &PolicyState,
+    gateway: &Gateway,
+) -> Message {
+    let Decided { unix_ms, wire, from_inside, verdict, rule, epoch } = copy.about;
+    let wire = gateway.config.wires.get(usize::from(wire.0));
+    let mut name = String::new();
+    write_rule(&mut name, rule, epoch, state);
+    Message::Frame(Box::new(Frame {
+        kind: match copy.kind {
+            CopyKind::Denied => FrameKind::Denied,
+            CopyKind::FirstPayload => FrameKind::FirstPayload,
+            CopyKind::Announcement => FrameKind::Announcement,
+        },
+        unix_ms,
+        wire: wire.map_or_else(String::new, |wire| wire.name.clone()),
+        from: side(from_inside),
+        rule: rule.map(|_| name),
+        reason: reason(verdict),
+        len: copy.len,
+        bytes: copy.bytes().to_vec(),
+    }))
 }
 
 /// The name of a rule in the policy that decided; nothing where no rule did.

@@ -6,6 +6,7 @@ use bulkhead_pipeline::bindings::ObservationKind;
 use bulkhead_pipeline::bindings::table::ConflictKind;
 use bulkhead_pipeline::counters::{ByPhase, PortCounters, Volume, WorkerCounters};
 use bulkhead_pipeline::observe::Fate;
+use bulkhead_pipeline::record::{CopyKind, Event};
 use bulkhead_pipeline::verdict::DropReason;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -41,6 +42,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     flows(gateway, &mut families);
     fragments(gateway, &mut families);
     bindings(gateway, &mut families);
+    records(gateway, &mut families);
     histograms(gateway, &mut families);
     workflow(gateway, &mut families);
     {
@@ -154,6 +156,65 @@ fn bindings(gateway: &Gateway, families: &mut Families) {
     for &kind in ConflictKind::ALL {
         family.add(&[("kind", kind.label())], table.conflict_count(kind) as f64);
     }
+}
+
+fn records(gateway: &Gateway, families: &mut Families) {
+    let (mut told, mut lost) = ([0; Event::ALL.len()], [0; Event::ALL.len()]);
+    let (mut copied, mut limited) = ([0; CopyKind::ALL.len()], [0; CopyKind::ALL.len()]);
+    let (mut copies_lost, mut packets_lost) = (0, 0);
+    for worker in gateway.workers() {
+        let source = worker.records();
+        for (nth, &event) in Event::ALL.iter().enumerate() {
+            told[nth] += source.counters().told(event).value();
+            lost[nth] += source.counters().lost(event).value();
+        }
+        for (nth, &kind) in CopyKind::ALL.iter().enumerate() {
+            copied[nth] += source.copy_counters().told(kind).value();
+            limited[nth] += source.copy_counters().limited(kind).value();
+        }
+        copies_lost += source.copy_counters().lost.value();
+        packets_lost += source.counters().denied_packets_lost.value();
+    }
+    for (name, help, counts) in [
+        ("flow_records_total", "Flow records that workers handed over, by event.", told),
+        ("flow_records_lost_total", "Flow records that found a worker's ring full.", lost),
+    ] {
+        let mut family = families.counter(name, help);
+        for (event, count) in Event::ALL.iter().zip(counts) {
+            family.add(&[("event", event.label())], count as f64);
+        }
+    }
+    let help = "Denied packets whose flow records were lost.";
+    families.counter("flow_records_lost_denied_packets_total", help).add(&[], packets_lost as f64);
+    for (name, help, counts) in [
+        ("frame_copies_total", "Copies of frames that workers handed over, by kind.", copied),
+        (
+            "frame_copies_limited_total",
+            "Frames that were not copied because there were too many of their kind in a second.",
+            limited,
+        ),
+    ] {
+        let mut family = families.counter(name, help);
+        for (kind, count) in CopyKind::ALL.iter().zip(counts) {
+            family.add(&[("kind", kind.label())], count as f64);
+        }
+    }
+    let help = "Copies of frames that found a worker's ring full.";
+    families.counter("frame_copies_lost_total", help).add(&[], copies_lost as f64);
+    let stats = &gateway.records;
+    families
+        .gauge("record_readers", "Readers of the stream of flow records.")
+        .add(&[], stats.readers.load(Relaxed) as f64);
+    families
+        .counter("record_readers_refused_total", "Readers that came when there were four already.")
+        .add(&[], stats.readers_refused.load(Relaxed) as f64);
+    families
+        .gauge("record_backlog_bytes", "Bytes of records that are kept for readers.")
+        .add(&[], stats.log_bytes.load(Relaxed) as f64);
+    let help = "Messages that readers lost because they were slow, or not there for too long.";
+    let mut family = families.counter("record_readers_lost_total", help);
+    family.add(&[("message", "flow")], stats.flows_lost.load(Relaxed) as f64);
+    family.add(&[("message", "frame")], stats.frames_lost.load(Relaxed) as f64);
 }
 
 /// Calls `each` with wire, port and counters summed over workers by `read`.
