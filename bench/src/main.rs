@@ -36,6 +36,9 @@ enum Command {
     /// Measure the whole packet path in one process, without a NIC: known flows, new ones, both, and
     /// a flood, with the cycles of every stage.
     Pipeline(pipeline::Options),
+    /// Measure what flow records cost the packet path, beside a worker that tells nothing, and how many
+    /// are lost at 100,000 new flows a second.
+    Records(pipeline::records::RecordOptions),
     /// Mount attacks on workers in memory: crafted collisions, policies of many masks, a full table, a
     /// greedy host; measure what established flows notice of them.
     Attacks(attacks::Options),
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
         Command::Attacks(options) => attacks::run(&options),
         Command::Learn(options) => learn::run(&options).map(|()| 0),
         Command::Pipeline(options) => pipeline::run(&options),
+        Command::Records(options) => pipeline::records::run(&options),
         Command::Forwarding(options) => forwarding::run(&options).map(|()| 0),
         Command::Rfc2544(options) => rfc2544::run(&options),
         Command::Rfc9411(options) => rfc9411::run(&options).map(|()| 0),

@@ -29,6 +29,7 @@ use crate::tsc;
 
 mod instructions;
 pub(crate) mod memory;
+pub mod records;
 mod report;
 pub(crate) mod rig;
 pub(crate) mod traffic;
@@ -69,6 +70,23 @@ pub struct Options {
     /// Write table and figures to this folder as well.
     #[arg(long)]
     record: Option<PathBuf>,
+}
+
+impl Options {
+    /// Those of a case by itself.
+    fn for_records(seed: u64) -> Self {
+        Self {
+            cases: Vec::new(),
+            workers: 1,
+            rounds: 1,
+            packets: 1,
+            seed,
+            instructions: false,
+            count_only: false,
+            json: false,
+            record: None,
+        }
+    }
 }
 
 /// What a packet does to the flow table.

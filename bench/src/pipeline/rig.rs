@@ -9,6 +9,7 @@ use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::frames::MIN_FRAME_LEN;
 use bulkhead_pipeline::observe::{self, ByFate};
 use bulkhead_pipeline::port::{Burst, MAX_BURST, Port};
+use bulkhead_pipeline::record::{self, Event, RecordConfig, RecordSource};
 use bulkhead_pipeline::snapshot::Reader;
 use bulkhead_pipeline::worker::{Clock, MonotonicClock, Stage, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
@@ -67,6 +68,8 @@ pub(super) struct Rig<'a> {
     case: &'a Case,
     flows: &'a [Flow],
     worker: Worker<MemoryPort, StageClock>,
+    /// The other end of its records, where it tells any.
+    source: Option<RecordSource>,
     counters: Arc<WorkerCounters>,
     spare: Vec<Slot>,
     random: Random,
@@ -118,6 +121,7 @@ impl<'a> Rig<'a> {
             case,
             flows,
             worker,
+            source: None,
             counters,
             spare: Slot::pool(BLOCK),
             random: Random::new(seed),
@@ -125,6 +129,47 @@ impl<'a> Rig<'a> {
             profile,
             stopped: Stopped::default(),
             cherished: 0,
+        }
+    }
+
+    /// The same, whose worker tells what becomes of flows. Before anything else.
+    pub(super) fn recording(self, config: &RecordConfig) -> Self {
+        let (records, source) = record::channel(config);
+        Self { worker: self.worker.with_records(records), source: Some(source), ..self }
+    }
+
+    /// The other end of the records, for a thread that empties it.
+    pub(super) fn take_source(&mut self) -> Option<RecordSource> {
+        self.source.take()
+    }
+
+    /// Flow records that were told, and that were lost.
+    pub(super) fn records_told(&self) -> (u64, u64) {
+        self.source.as_ref().map_or((0, 0), |source| {
+            let counters = source.counters();
+            let told = Event::ALL.iter().map(|&event| counters.told(event).value()).sum();
+            (told, counters.lost_in_all())
+        })
+    }
+
+    /// Opens a block of new flows. Returns how many.
+    pub(super) fn open_block(&mut self) -> usize {
+        self.fill();
+        self.run();
+        self.collect();
+        BLOCK
+    }
+
+    /// Ends the worker: every flow is told to be over.
+    pub(super) fn stop(&mut self) {
+        self.worker.shut_down();
+    }
+
+    /// Empties the rings of records.
+    fn take_records(&mut self) {
+        if let Some(source) = &mut self.source {
+            while source.flow().is_some() {}
+            while source.short_copy().is_some() || source.long_copy().is_some() {}
         }
     }
 
@@ -309,6 +354,7 @@ impl<'a> Rig<'a> {
 
     /// Takes the frames back.
     fn collect(&mut self) {
+        self.take_records();
         let Some((inside, outside)) = self.worker.ports_mut(0) else { return };
         for port in [inside, outside] {
             let (released, sent) = port.drain();
@@ -335,6 +381,7 @@ impl<'a> Rig<'a> {
             }
             self.profile.ahead_ns.fetch_add(SWEEP_NS / steps + 1, Relaxed);
             self.worker.poll();
+            self.take_records();
         }
     }
 }
