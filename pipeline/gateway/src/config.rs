@@ -15,7 +15,6 @@ use bulkhead_pipeline::bindings::TableConfig;
 use bulkhead_pipeline::conntrack::Timeouts;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
 pub use bulkhead_pipeline::parse::Tunnels;
-use bulkhead_pipeline::record::RecordConfig;
 pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
 use bulkhead_rules::syntax::parse_addresses;
@@ -25,8 +24,10 @@ use crate::workflow::lockdown::Bounds;
 
 mod document;
 mod lockdown;
+mod records;
 
 use document::{Document, Spanned};
+pub use records::{Export, Records};
 
 /// The most bytes that a configuration file may have.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -72,6 +73,8 @@ pub struct Config {
     pub records: Records,
     /// When a lockdown is refused.
     pub lockdown: Bounds,
+    /// What becomes of them in other programs.
+    pub export: Export,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -194,17 +197,6 @@ pub struct Bindings {
     pub table: TableConfig,
     /// Whether enforcing wires drop what contradicts it.
     pub guard: bool,
-}
-
-/// Flow records.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Records {
-    /// The Unix socket on which they are told; [`None`] for `records-socket = "off"`.
-    pub socket: Option<PathBuf>,
-    /// How each worker makes them.
-    pub worker: RecordConfig,
-    /// Bytes of records that are kept for readers that are slow or yet to come.
-    pub log_bytes: usize,
 }
 
 /// The metrics endpoint.
@@ -373,6 +365,7 @@ impl Checker<'_> {
             bindings: self.bindings(document.bindings),
             records,
             lockdown: self.lockdown(document.lockdown),
+            export: self.export(document.export),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),
@@ -662,29 +655,6 @@ impl Checker<'_> {
                 age_ms: u64::try_from(age.as_millis()).unwrap_or(default.age_ms),
             },
             guard: table.guard.unwrap_or(true),
-        }
-    }
-
-    /// The socket is beside the control socket unless the file says otherwise.
-    fn records(
-        &mut self,
-        table: document::Records,
-        socket: Option<Spanned<String>>,
-        control_socket: &Path,
-    ) -> Records {
-        let default = RecordConfig::default();
-        let is_off = socket.as_ref().is_some_and(|socket| socket.get_ref() == "off");
-        let beside = control_socket.with_file_name("records.sock");
-        Records {
-            socket: (!is_off).then(|| match socket {
-                Some(socket) => self.path(Some(socket), ""),
-                None => beside,
-            }),
-            worker: RecordConfig {
-                ring: self.number("ring", table.ring, default.ring, 64..=1 << 20),
-                interval_s: self.number("interval-s", table.interval_s, 60, 1..=86_400),
-            },
-            log_bytes: self.number("backlog-mib", table.backlog_mib, 16, 1..=1024) << 20,
         }
     }
 

@@ -17,6 +17,8 @@
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
 //! keep records of them.
 //!
+//! [`export`] is what becomes of them in other programs: JSON, IPFIX, captures.
+//!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
 //! without a running gateway.
 //! [`diagnostic`] is how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
@@ -38,6 +40,7 @@ pub mod diff;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod explain;
+pub mod export;
 pub mod flow_stream;
 pub mod launch;
 pub mod link;

@@ -31,6 +31,7 @@ pub(super) struct Document {
     pub(super) records: Records,
     #[serde(default)]
     pub(super) lockdown: Lockdown,
+    pub(super) export: Export,
     #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
@@ -110,6 +111,21 @@ pub(super) struct Records {
     pub(super) interval_s: Option<Spanned<i64>>,
     pub(super) ring: Option<Spanned<i64>>,
     pub(super) backlog_mib: Option<Spanned<i64>>,
+    pub(super) copies: Option<bool>,
+    pub(super) denied_copies_per_second: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Export {
+    pub(super) json: Option<Spanned<String>>,
+    pub(super) json_mib: Option<Spanned<i64>>,
+    pub(super) json_files: Option<Spanned<i64>>,
+    pub(super) ipfix: Option<Vec<Spanned<String>>>,
+    pub(super) ipfix_domain: Option<Spanned<i64>>,
+    pub(super) pcapng: Option<Spanned<String>>,
+    pub(super) pcapng_mib: Option<Spanned<i64>>,
+    pub(super) pcapng_files: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]
