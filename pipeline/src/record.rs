@@ -490,4 +490,4 @@ pub fn is_denial(verdict: Verdict) -> bool {
     }
 }
 
-const _: () = assert!(size_of::<FlowRecord>() == 176);
+const _: () = assert!(size_of::<FlowRecord>() == 144);
