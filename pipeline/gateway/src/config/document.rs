@@ -31,6 +31,7 @@ pub(super) struct Document {
     pub(super) records: Records,
     #[serde(default)]
     pub(super) lockdown: Lockdown,
+    #[serde(default)]
     pub(super) export: Export,
     #[serde(default)]
     pub(super) metrics: Metrics,
