@@ -1,6 +1,7 @@
 //! What a rule can see of a frame.
 
 use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// A 48-bit IEEE 802 MAC address in transmission order.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -122,6 +123,15 @@ impl Headers {
     /// Whether the addresses, protocol and ports mean anything.
     pub fn is_ip(&self) -> bool {
         self.ether_type == ETHER_IPV4 || self.ether_type == ETHER_IPV6
+    }
+
+    /// The destination address of an IP packet.
+    pub fn dst_address(&self) -> Option<IpAddr> {
+        match self.ether_type {
+            ETHER_IPV4 => Some(Ipv4Addr::from(self.dst as u32).into()),
+            ETHER_IPV6 => Some(Ipv6Addr::from(self.dst).into()),
+            _ => None,
+        }
     }
 
     /// The same with the fields cleared that mean nothing in such a frame, see the type's

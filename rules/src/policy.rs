@@ -20,7 +20,7 @@ use crate::headers::{Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 use crate::syntax::{Diagnostic, Source};
 
-pub use bindings::{Bindings, BoundAddress, Holder, Link, NamedDevice};
+pub use bindings::{Bindings, BoundAddress, Holder, Link, NamedDevice, is_routed};
 pub use limits::Limits;
 pub use pages::{Pages, PagesIter};
 
@@ -82,6 +82,9 @@ pub struct EndpointBox {
     /// Set where the addresses are bound to a MAC address and stand for it beyond the links of its
     /// host, which are these: then only destinations match, on other links. See [`Bindings`].
     pub beyond: Option<Arc<[Link]>>,
+    /// Bound addresses of the MAC addresses that the box leaves out, ascending: no destinations, but
+    /// where another host has the address. See [`Bindings`].
+    pub except_bound: Arc<[BoundAddress]>,
 }
 
 impl EndpointBox {
@@ -92,7 +95,10 @@ impl EndpointBox {
 
     /// Whether addresses are all that the box asks for.
     pub fn is_plain(&self) -> bool {
-        self.macs.is_any() && self.vlans.is_any() && self.beyond.is_none()
+        self.macs.is_any()
+            && self.vlans.is_any()
+            && self.beyond.is_none()
+            && self.except_bound.is_empty()
     }
 
     /// Whether the source with this address and MAC, in a frame with this EtherType and these tags,
@@ -103,11 +109,18 @@ impl EndpointBox {
 
     /// Whether a frame's destination meets every condition.
     pub fn receives(&self, h: &Headers) -> bool {
-        let is_beyond = |links: &Arc<[Link]>| {
-            links.binary_search(&Link { wire: h.wire, tags: h.tags }).is_err()
-        };
-        self.beyond.as_ref().is_none_or(is_beyond)
+        let link = Link { wire: h.wire, tags: h.tags };
+        self.beyond.as_ref().is_none_or(|links| links.binary_search(&link).is_err())
             && self.holds(h.ether_type, h.dst, h.dst_mac, h.tags)
+            && (self.except_bound.is_empty() || !self.leaves_out(link, h))
+    }
+
+    /// Whether a frame goes to an address of a host that the box leaves out.
+    fn leaves_out(&self, link: Link, h: &Headers) -> bool {
+        let Some(address) = h.dst_address() else { return false };
+        let first = self.except_bound.partition_point(|bound| bound.address < address);
+        let mut same = self.except_bound[first..].iter().take_while(|b| b.address == address);
+        same.any(|bound| !bound.is_namesake(link, h.dst_mac))
     }
 
     fn holds(&self, ether_type: u16, addr: u128, mac: Mac, tags: VlanTags) -> bool {

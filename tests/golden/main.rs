@@ -2,21 +2,24 @@
 //! every engine.
 //!
 //! A file is a list of `[[policy]]` tables: `name`, the policy's `text`, optionally the gateway's
-//! `wires`, the instant `now` (else [`NOW`]; a packet can say `at …` itself), `synchronised = false`
+//! `wires`, the addresses that are `bound` (`MAC ADDRESS` and where the host has it, as packets say
+//! it: `wire cell vlan 30`), the instant `now` (else [`NOW`]; a packet can say `at …` itself), `synchronised = false`
 //! for an untrusted clock, and `cases`: pairs of a packet in words (as for `bulkhead explain`) and
 //! the expected verdict with the name of the rule, such as `"allow hmi-to-plc"` or `"deny default"`.
 
 mod worker;
 
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bulkhead_rules::classifier::{MAX_BATCH, Scratch};
 use bulkhead_rules::compile::{Limits, compile};
-use bulkhead_rules::headers::{Headers, PolicyTime, WireId};
+use bulkhead_rules::headers::{Headers, Mac, PolicyTime, WireId};
 use bulkhead_rules::oracle;
 use bulkhead_rules::packet::Packet;
-use bulkhead_rules::policy::{Action, LoadOptions, Policy, RuleId};
+use bulkhead_rules::policy::{Action, Bindings, BoundAddress, Link, LoadOptions, Policy, RuleId};
 use bulkhead_rules::syntax::Source;
 use serde::Deserialize;
 
@@ -82,6 +85,8 @@ struct Golden {
     name: String,
     text: String,
     wires: Option<Vec<Arc<str>>>,
+    #[serde(default)]
+    bound: Vec<String>,
     now: Option<String>,
     #[serde(default = "yes")]
     synchronised: bool,
@@ -97,12 +102,28 @@ impl Golden {
         let source = Source::new(self.name.as_str(), self.text.as_str());
         let options = LoadOptions { wires: self.wires.clone(), ..LoadOptions::default() };
         match Policy::load(&[source], &options) {
-            Ok(loaded) => loaded.policy,
+            Ok(loaded) => self.bind(&loaded.policy),
             Err(diagnostics) => {
                 let shown: Vec<String> = diagnostics.iter().map(ToString::to_string).collect();
                 panic!("{}", shown.join("\n"))
             }
         }
+    }
+
+    fn bind(&self, policy: &Policy) -> Policy {
+        let mut by_mac: BTreeMap<Mac, Vec<BoundAddress>> = BTreeMap::new();
+        for words in &self.bound {
+            let mut parts = words.splitn(3, ' ');
+            let mut part = || parts.next().unwrap_or_default();
+            let (mac, address, place) = (part(), part(), part());
+            let address: IpAddr = address.parse().unwrap_or_else(|e| panic!("{words}: {e}"));
+            let frame = format!("eth/0x8892 {mac} -> {mac} {place}");
+            let (headers, _) = self.query(policy, &frame);
+            let links = [Link { wire: headers.wire, tags: headers.tags }].into();
+            let bound = BoundAddress { address, links, namesakes: Arc::default() };
+            by_mac.entry(headers.src_mac).or_default().push(bound);
+        }
+        policy.bound(&Arc::new(Bindings::new(by_mac, HashMap::new()))).0
     }
 
     fn query(&self, policy: &Policy, words: &str) -> Query {

@@ -10,11 +10,13 @@
 //! The table knows neither clock nor I/O: whoever owns it says what time it is, in milliseconds of any
 //! clock that never goes back.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::cell::OnceCell;
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use bulkhead_rules::headers::{Mac, VlanTags, WireId};
-use bulkhead_rules::policy::{Bindings, BoundAddress, Holder, Link};
+use bulkhead_rules::policy::{Bindings, BoundAddress, Holder, Link, is_routed};
 
 use super::dhcp::INFINITE_S;
 use super::{Observation, ObservationKind};
@@ -359,32 +361,37 @@ impl BindingTable {
         for (network, mac) in self.places.iter().filter_map(lives).filter(|key| is_named(&key.1)) {
             seen.entry(mac).or_default().push(network);
         }
-        let mut claimed: HashMap<IpAddr, Vec<Network>> = HashMap::new();
-        for (network, address) in self.bindings.keys() {
-            claimed.entry(*address).or_default().push(*network);
+        let mut claimed: HashMap<IpAddr, Vec<(Network, Mac)>> = HashMap::new();
+        for ((network, address), binding) in &self.bindings {
+            claimed.entry(*address).or_default().push((*network, binding.mac));
         }
-        let links = |networks: &mut dyn Iterator<Item = &Network>| {
-            let links = networks.flat_map(|network| {
-                wires(network.group).iter().map(|&wire| Link { wire, tags: network.tags })
-            });
-            let mut links: Vec<Link> = links.collect();
-            links.sort_unstable();
-            links.dedup();
-            links
+        let hosts = OnceCell::new();
+        let links = |network: Network| {
+            wires(network.group).iter().map(move |&wire| Link { wire, tags: network.tags })
         };
-        let mut by_mac: BTreeMap<Mac, BTreeMap<IpAddr, Vec<Link>>> = BTreeMap::new();
+        let mut by_mac: BTreeMap<Mac, BTreeMap<IpAddr, BoundAddress>> = BTreeMap::new();
         for ((_, address), binding) in self.bindings.iter().filter(|(_, b)| is_named(&b.mac)) {
             let addresses = by_mac.entry(binding.mac).or_default();
             addresses.entry(*address).or_insert_with(|| {
-                let seen = seen.get(&binding.mac).into_iter().flatten();
-                links(&mut seen.chain(claimed.get(address).into_iter().flatten()))
+                let seen = seen.get(&binding.mac).into_iter().flatten().copied();
+                let claimed = claimed.get(address).map_or(&[][..], Vec::as_slice);
+                let networks = seen.chain(claimed.iter().map(|claim| claim.0));
+                let others = claimed.iter().filter(|claim| claim.1 != binding.mac);
+                let others = others.filter(|claim| {
+                    let hosts = hosts.get_or_init(|| self.hosts_of_one_address());
+                    hosts.contains(&(claim.0, claim.1, address.is_ipv4()))
+                });
+                let namesakes =
+                    others.flat_map(|&(network, mac)| links(network).map(move |l| (l, mac)));
+                BoundAddress {
+                    address: *address,
+                    links: ascending(networks.flat_map(links)),
+                    namesakes: ascending(namesakes),
+                }
             });
         }
-        let by_mac = by_mac.into_iter().map(|(mac, addresses)| {
-            let bound = addresses.into_iter();
-            let bound = bound.map(|(address, links)| BoundAddress { address, links: links.into() });
-            (mac, bound.collect())
-        });
+        let by_mac = by_mac.into_iter();
+        let by_mac = by_mac.map(|(mac, addresses)| (mac, addresses.into_values().collect()));
         // Who of all others has an address decides nothing, and addresses pass between hosts by design:
         // in clusters, through proxies, when a machine is replaced.
         let is_held = |binding: &Binding| holds && is_named(&binding.mac);
@@ -396,6 +403,22 @@ impl BindingTable {
             }
         }
         Bindings::new(by_mac.collect(), holders)
+    }
+
+    /// The hosts that have one address of a family (IPv4: true) on a network, as no router has that
+    /// answers for others there: if it is to be heard, it has one of its own.
+    fn hosts_of_one_address(&self) -> HashSet<(Network, Mac, bool)> {
+        let (mut hosts, mut others) = (HashSet::new(), HashSet::new());
+        for ((network, address), binding) in
+            self.bindings.iter().filter(|(key, _)| is_routed(key.1))
+        {
+            let host = (*network, binding.mac, address.is_ipv4());
+            if !hosts.insert(host) {
+                others.insert(host);
+            }
+        }
+        hosts.retain(|host| !others.contains(host));
+        hosts
     }
 
     /// A host says that an address is its own.
@@ -692,6 +715,13 @@ impl BindingTable {
         let claim = *claim;
         self.conflicts.push_back(Conflict { kind, claim, holder, count, at_ms: now_ms });
     }
+}
+
+fn ascending<T: Ord>(all: impl Iterator<Item = T>) -> Arc<[T]> {
+    let mut all: Vec<T> = all.collect();
+    all.sort_unstable();
+    all.dedup();
+    all.into()
 }
 
 #[cfg(test)]

@@ -108,4 +108,5 @@ fn box_bytes(b: &EndpointBox) -> usize {
         + size_of_val(b.addrs.v6.ranges())
         + size_of_val(b.macs.named())
         + size_of_val(b.vlans.named())
+        + size_of_val(&*b.except_bound)
 }

@@ -412,7 +412,9 @@ fn tests_only(kind: Kind, b: &EndpointBox) -> bool {
     match kind {
         Kind::Address => true,
         Kind::AddressAndMore => false,
-        Kind::Mac => b.addrs.is_any() && b.vlans.is_any() && b.beyond.is_none(),
+        Kind::Mac => {
+            b.addrs.is_any() && b.vlans.is_any() && b.beyond.is_none() && b.except_bound.is_empty()
+        }
     }
 }
 

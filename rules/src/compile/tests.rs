@@ -17,8 +17,8 @@ use crate::oracle;
 use crate::policy::edit::tests::policy_text;
 use crate::policy::edit::{Delta, Edit, Place, RandomEdits};
 use crate::policy::{
-    Action, Endpoint, EndpointBox, EndpointId, Link, Location, Parts, Policy, Rule, RuleId,
-    ServiceId, ServiceSet, ServiceTerm,
+    Action, BoundAddress, Endpoint, EndpointBox, EndpointId, Link, Location, Parts, Policy, Rule,
+    RuleId, ServiceId, ServiceSet, ServiceTerm,
 };
 use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 use crate::syntax::document::{self, Addresses, Member, Selector, Sides, Term, Terms};
@@ -84,24 +84,49 @@ fn vlans() -> impl Strategy<Value = VlanSet> {
 }
 
 fn plain_box(addrs: AddrSet) -> EndpointBox {
-    EndpointBox { addrs, macs: MacSet::any(), vlans: VlanSet::any(), beyond: None }
+    EndpointBox {
+        addrs,
+        macs: MacSet::any(),
+        vlans: VlanSet::any(),
+        beyond: None,
+        except_bound: Arc::default(),
+    }
 }
 
-/// The links of a bound address, for boxes that have such.
-fn links() -> impl Strategy<Value = Option<Arc<[Link]>>> + Clone {
-    vec((0..3u16, select(TAGS.to_vec())), 0..3).prop_map(|links| {
-        let link = |(wire, tags)| Link { wire: WireId(wire), tags };
-        let mut links: Vec<Link> = links.into_iter().map(link).collect();
-        links.sort_unstable();
-        Some(links.into())
-    })
+fn link() -> impl Strategy<Value = Link> + Clone {
+    (0..3u16, select(TAGS.to_vec())).prop_map(|(wire, tags)| Link { wire: WireId(wire), tags })
 }
 
-fn endpoint(beyond: impl Strategy<Value = Option<Arc<[Link]>>>) -> impl Strategy<Value = Endpoint> {
+fn ascending<T: Ord>(mut all: Vec<T>) -> Arc<[T]> {
+    all.sort_unstable();
+    all.into()
+}
+
+/// What bound addresses do to a box: the links beyond which it holds, and what it leaves out.
+type Bound = (Option<Arc<[Link]>>, Arc<[BoundAddress]>);
+
+fn bound() -> impl Strategy<Value = Bound> + Clone {
+    let address = prop_oneof![
+        edge(u32::MAX.into()).prop_map(|a| IpAddr::V4((a as u32).into())),
+        edge(u128::MAX).prop_map(|a| IpAddr::V6(a.into())),
+    ];
+    let namesakes = vec((link(), select(MACS.to_vec())), 0..3).prop_map(ascending);
+    let one = (address, namesakes).prop_map(|(address, namesakes)| BoundAddress {
+        address,
+        links: Arc::default(),
+        namesakes,
+    });
+    let links = vec(link(), 0..3).prop_map(ascending);
+    (proptest::option::weighted(0.25, links), vec(one, 0..6).prop_map(ascending))
+}
+
+fn endpoint(bound: impl Strategy<Value = Bound>) -> impl Strategy<Value = Endpoint> {
     let plain = addrs().prop_map(plain_box);
-    let any_box = (addrs(), macs(), vlans(), beyond);
-    let any_box =
-        any_box.prop_map(|(addrs, macs, vlans, beyond)| EndpointBox { addrs, macs, vlans, beyond });
+    let any_box = (addrs(), macs(), vlans(), bound);
+    let any_box = any_box.prop_map(|(addrs, macs, vlans, (beyond, except_bound))| {
+        let except_bound = if macs.is_any() { Arc::default() } else { except_bound };
+        EndpointBox { addrs, macs, vlans, beyond, except_bound }
+    });
     vec(prop_oneof![plain, any_box], 0..4)
         .prop_map(|boxes| Endpoint { label: "generated".into(), boxes: Arc::new(boxes) })
 }
@@ -155,16 +180,16 @@ fn rule() -> impl Strategy<Value = Rule> {
 
 /// A policy such as a text may be.
 pub(crate) fn policy() -> impl Strategy<Value = Policy> {
-    policy_of(Just(None))
+    policy_of(Just(Bound::default()))
 }
 
 /// One with addresses that are bound to something.
 fn bound_policy() -> impl Strategy<Value = Policy> {
-    policy_of(prop_oneof![3 => Just(None), 1 => links()])
+    policy_of(bound())
 }
 
-fn policy_of(beyond: impl Strategy<Value = Option<Arc<[Link]>>>) -> impl Strategy<Value = Policy> {
-    (vec(rule(), 0..24), vec(endpoint(beyond), 5), vec(service(), 4)).prop_map(
+fn policy_of(bound: impl Strategy<Value = Bound>) -> impl Strategy<Value = Policy> {
+    (vec(rule(), 0..24), vec(endpoint(bound), 5), vec(service(), 4)).prop_map(
         |(rules, endpoints, services)| {
             Policy::new(Parts {
                 default: Action::Deny,

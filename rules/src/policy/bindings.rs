@@ -6,6 +6,11 @@
 //! into a packet, and only on links on which neither the host nor a claim to the address was seen, so
 //! that on its own links nothing but its MAC address will do.
 //!
+//! What a rule leaves out with `except` it leaves out at its bound addresses too, again as
+//! destinations only. To this no link is an exception, or whoever claims the address on a link of his
+//! own would undo what protects its host: only frames to the MAC address of another host that has the
+//! same address there, as where networks reuse addresses, are that host's.
+//!
 //! The same MAC address on a frame with an address that is not bound to it (yet) is the same host
 //! nevertheless: a device that is denied something cannot shake the rule off by taking another address.
 
@@ -34,6 +39,24 @@ pub struct BoundAddress {
     pub address: IpAddr,
     /// The links, ascending, on which the host or any claim to the address was seen.
     pub links: Arc<[Link]>,
+    /// The other hosts that have the address, each on a link of its own, ascending. Routers, which may
+    /// answer for any address, are none.
+    pub namesakes: Arc<[(Link, Mac)]>,
+}
+
+impl BoundAddress {
+    /// Whether another host with this MAC address has the address on the link.
+    pub fn is_namesake(&self, link: Link, mac: Mac) -> bool {
+        self.namesakes.binary_search(&(link, mac)).is_ok()
+    }
+}
+
+/// Whether packets to the address pass routers, so that it means the same host on other links.
+pub fn is_routed(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(a) => !a.is_link_local(),
+        IpAddr::V6(a) => !a.is_unicast_link_local(),
+    }
 }
 
 /// Who has an address on a link.
@@ -90,23 +113,40 @@ impl Bindings {
         here.chain(there).copied()
     }
 
-    /// The boxes, and those that bound addresses add to them.
+    /// The boxes without what bound addresses take from them, and those that they add.
     pub(super) fn extend(&self, boxes: Arc<Vec<EndpointBox>>) -> Arc<Vec<EndpointBox>> {
+        if self.by_mac.is_empty() {
+            return boxes;
+        }
         let beyond = self.beyond(&boxes);
-        if beyond.is_empty() {
+        let except: Vec<(usize, Arc<[BoundAddress]>)> = (boxes.iter().enumerate())
+            .map(|(place, b)| (place, self.except(b)))
+            .filter(|(_, bound)| !bound.is_empty())
+            .collect();
+        if beyond.is_empty() && except.is_empty() {
             return boxes;
         }
         let mut all = Arc::unwrap_or_clone(boxes);
+        for (place, bound) in except {
+            all[place].except_bound = bound;
+        }
         all.extend(beyond);
         Arc::new(all)
+    }
+
+    /// The bound addresses, ascending, of the MAC addresses that the box leaves out.
+    fn except(&self, b: &EndpointBox) -> Arc<[BoundAddress]> {
+        let FiniteSet::AllBut(macs) = &b.macs else { return Arc::default() };
+        let bound = macs.iter().flat_map(|&mac| self.of(mac));
+        let bound = bound.filter(|one| is_routed(one.address) && contains(&b.addrs, one.address));
+        let mut bound: Vec<BoundAddress> = bound.cloned().collect();
+        bound.sort_unstable();
+        bound.into()
     }
 
     fn beyond(&self, boxes: &[EndpointBox]) -> Vec<EndpointBox> {
         // One box for all that are seen alike: of thousands of devices, most are.
         let mut alike: BTreeMap<(&Arc<[Link]>, usize), Ranges> = BTreeMap::new();
-        if self.by_mac.is_empty() {
-            return Vec::new();
-        }
         let mut vlans: Vec<&VlanSet> = Vec::new();
         for (b, macs) in boxes.iter().filter_map(|b| Some((b, named(b)?))) {
             let place = vlans.iter().position(|known| **known == b.vlans).unwrap_or_else(|| {
@@ -114,7 +154,7 @@ impl Bindings {
                 vlans.len() - 1
             });
             for bound in macs.iter().flat_map(|&mac| self.of(mac)) {
-                if contains(&b.addrs, bound.address) {
+                if is_routed(bound.address) && contains(&b.addrs, bound.address) {
                     alike.entry((&bound.links, place)).or_default().push(bound.address);
                 }
             }
@@ -125,6 +165,7 @@ impl Bindings {
                 macs: FiniteSet::any(),
                 vlans: vlans[vlans_place].clone(),
                 beyond: Some(Arc::clone(links)),
+                except_bound: Arc::default(),
             };
         alike.into_iter().map(to_box).collect()
     }
@@ -147,11 +188,12 @@ impl Policy {
             return (policy, delta);
         }
         for (id, endpoint) in (0u32..).zip(self.endpoints.iter()) {
-            let mut macs = endpoint.boxes.iter().filter_map(named).flatten();
+            let mut macs = endpoint.boxes.iter().flat_map(|b| b.macs.named());
             if !macs.any(|mac| differing.binary_search(mac).is_ok()) {
                 continue;
             }
-            let own = endpoint.boxes.iter().filter(|b| b.beyond.is_none()).cloned();
+            let own = endpoint.boxes.iter().filter(|b| b.beyond.is_none());
+            let own = own.map(|b| EndpointBox { except_bound: Arc::default(), ..b.clone() });
             let boxes = bindings.extend(Arc::new(own.collect()));
             if boxes != endpoint.boxes {
                 let changed = Endpoint { label: endpoint.label.clone(), boxes };
@@ -267,8 +309,11 @@ rules:
     fn bound(all: &[(Mac, [u8; 4], &[Link])]) -> Arc<Bindings> {
         let mut by_mac: BTreeMap<Mac, Vec<BoundAddress>> = BTreeMap::new();
         for &(mac, address, links) in all {
-            let address = BoundAddress { address: address.into(), links: links.into() };
-            by_mac.entry(mac).or_default().push(address);
+            let (address, links) = (address.into(), links.into());
+            let namesakes = all.iter().filter(|one| IpAddr::from(one.1) == address && one.0 != mac);
+            let of_one = |one: &(Mac, [u8; 4], &[Link])| (one.2[0], one.0);
+            let namesakes = namesakes.map(of_one).collect();
+            by_mac.entry(mac).or_default().push(BoundAddress { address, links, namesakes });
         }
         Arc::new(Bindings::new(by_mac, HashMap::new()))
     }
@@ -296,7 +341,11 @@ rules:
 
     impl Judged {
         fn new() -> Self {
-            let policy = Policy::parse(POLICY).unwrap_or_else(|errors| panic!("{errors:?}"));
+            Self::of(POLICY)
+        }
+
+        fn of(text: &str) -> Self {
+            let policy = Policy::parse(text).unwrap_or_else(|errors| panic!("{errors:?}"));
             let compiler = Compiler::new(&policy, &Limits::default()).expect("it compiles");
             Self { policy, compiler }
         }
@@ -376,6 +425,82 @@ rules:
         assert_eq!(delta.endpoints.len(), 1, "only the group has the new member");
         let to_router = syn(OFFICE, HMI, (PLC, [10, 0, 0, 1]), 502);
         assert_eq!(edited.rule_name(oracle::classify(&edited, &to_router, NOW)), "work");
+    }
+
+    const WITH_EXCEPTIONS: &str = "
+version: 1
+devices:
+  plc: {mac: '02:00:00:00:00:07'}
+  pinned: {mac: '02:00:00:00:00:08', ip: 10.0.0.8}
+groups:
+  others: {in: [10.0.0.0/8, 'fd00::/8'], except: [plc, pinned]}
+rules:
+  - {name: work, from: any, to: others, service: tcp/502, action: allow}
+  - {name: report, from: {in: any, except: [plc]}, to: any, service: tcp/443, action: allow}
+";
+
+    #[test]
+    fn an_exception_leaves_a_device_out_at_its_bound_addresses_on_every_link() {
+        let mut judged = Judged::of(WITH_EXCEPTIONS);
+        let to = |link, mac, last| syn(link, HMI, (mac, [10, 0, 0, last]), 502);
+        assert_eq!(judged.rule(&to(OFFICE, ROUTER, 7)), "work", "nobody knows whose it is");
+        assert_eq!(judged.rule(&to(CELL, PLC, 7)), "default");
+        assert_eq!(judged.bind(&bound(&[(PLC, [10, 0, 0, 7], &[CELL])])), 2);
+        for link in [OFFICE, CELL] {
+            assert_eq!(judged.rule(&to(link, ROUTER, 7)), "default");
+            assert_eq!(judged.rule(&to(link, ROUTER, 6)), "work");
+        }
+        // Anybody can write the device's address into a packet as the source.
+        let forged = syn(OFFICE, (ROUTER, [10, 0, 0, 7]), HMI, 443);
+        assert_eq!(judged.rule(&forged), "report");
+        // A claim on another link makes the address that host's, not the router's.
+        judged.bind(&bound(&[
+            (PLC, [10, 0, 0, 7], &[CELL, OFFICE]),
+            (HMI.0, [10, 0, 0, 7], &[OFFICE]),
+        ]));
+        assert_eq!(judged.rule(&to(OFFICE, ROUTER, 7)), "default");
+        assert_eq!(judged.rule(&to(OFFICE, HMI.0, 7)), "work");
+        assert_eq!(judged.rule(&to(CELL, HMI.0, 7)), "default");
+        // It is left out where it goes, and nowhere else.
+        judged.bind(&bound(&[(PLC, [10, 0, 0, 99], &[CELL])]));
+        assert_eq!(judged.rule(&to(OFFICE, ROUTER, 7)), "work");
+        assert_eq!(judged.rule(&to(OFFICE, ROUTER, 99)), "default");
+        judged.bind(&Arc::default());
+        assert_eq!(judged.rule(&to(OFFICE, ROUTER, 99)), "work");
+    }
+
+    #[test]
+    fn an_exception_of_a_device_with_addresses_is_of_those() {
+        let pinned = Mac([2, 0, 0, 0, 0, 8]);
+        let mut judged = Judged::of(WITH_EXCEPTIONS);
+        let both = [(pinned, [10, 0, 0, 8], &[CELL][..]), (pinned, [10, 0, 0, 66], &[CELL])];
+        judged.bind(&bound(&both));
+        let to = |last| syn(OFFICE, HMI, (ROUTER, [10, 0, 0, last]), 502);
+        assert_eq!(judged.rule(&to(8)), "default");
+        assert_eq!(judged.rule(&to(66)), "work");
+    }
+
+    #[test]
+    fn edits_of_members_keep_what_is_left_out() {
+        let bindings = bound(&[(PLC, [10, 0, 0, 7], &[CELL])]);
+        let (policy, _) = Policy::parse(WITH_EXCEPTIONS).unwrap().bound(&bindings);
+        let group = Arc::from("others");
+        let edit = Edit::AddMember { group, member: Member::Mac(ROUTER) };
+        let (edited, _) = policy.edited(&edit).unwrap_or_else(|errors| panic!("{errors:?}"));
+        let to_plc = syn(OFFICE, HMI, (Mac([2, 0, 0, 0, 0, 2]), [10, 0, 0, 7]), 502);
+        assert_eq!(edited.rule_name(oracle::classify(&edited, &to_plc, NOW)), "default");
+    }
+
+    #[test]
+    fn what_no_router_forwards_is_the_hosts_of_the_link() {
+        let mut judged = Judged::of(&WITH_EXCEPTIONS.replace("10.0.0.0/8", "169.254.0.0/16"));
+        judged.bind(&bound(&[(PLC, [169, 254, 0, 7], &[CELL])]));
+        let to = |mac| syn(OFFICE, HMI, (mac, [169, 254, 0, 7]), 502);
+        assert_eq!(judged.rule(&to(ROUTER)), "work");
+        assert_eq!(judged.rule(&to(PLC)), "default");
+        let mut judged = Judged::new();
+        judged.bind(&bound(&[(PLC, [169, 254, 0, 7], &[CELL])]));
+        assert_eq!(judged.rule(&to(ROUTER)), "default");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Unions and differences of boxes, what they may cost, and their normal form.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use super::normal::join;
 use super::{EndpointBox, Limits};
@@ -285,6 +286,7 @@ impl Union {
                 macs: FiniteSet::any(),
                 vlans: VlanSet::any(),
                 beyond: None,
+                except_bound: Arc::default(),
             });
         }
         if !self.macs.is_empty() {
@@ -294,6 +296,7 @@ impl Union {
                 macs,
                 vlans: VlanSet::any(),
                 beyond: None,
+                except_bound: Arc::default(),
             });
         }
         normalise(boxes)
@@ -324,7 +327,7 @@ pub(super) fn device_box(device: &Device) -> EndpointBox {
         .vlans
         .as_ref()
         .map_or(VlanSet::any(), |tags| FiniteSet::only(tags.value.iter().copied()));
-    EndpointBox { addrs, macs, vlans, beyond: None }
+    EndpointBox { addrs, macs, vlans, beyond: None, except_bound: Arc::default() }
 }
 
 /// Pushes what is left of `piece` outside of `hole`, up to three disjoint boxes; tells whether
@@ -347,7 +350,13 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
     let outside_addrs = piece.addrs.intersection(&hole.addrs.complement());
     if !outside_addrs.is_empty() {
         let (macs, vlans) = (macs.clone(), vlans.clone());
-        out.push(EndpointBox { addrs: outside_addrs, macs, vlans, beyond: None });
+        out.push(EndpointBox {
+            addrs: outside_addrs,
+            macs,
+            vlans,
+            beyond: None,
+            except_bound: Arc::default(),
+        });
     }
     if !outside_vlans.is_empty() {
         out.push(EndpointBox {
@@ -355,6 +364,7 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
             macs,
             vlans: outside_vlans,
             beyond: None,
+            except_bound: Arc::default(),
         });
     }
     if !outside_macs.is_empty() {
@@ -363,6 +373,7 @@ fn pierce(piece: EndpointBox, hole: &EndpointBox, out: &mut Vec<EndpointBox>) ->
             macs: outside_macs,
             vlans: piece.vlans,
             beyond: None,
+            except_bound: Arc::default(),
         });
     }
     true
@@ -380,7 +391,7 @@ fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
             |b| ((b.macs, b.vlans), b.addrs),
             |(macs, vlans), parts: Vec<AddrSet>| {
                 let addrs = join_addrs(&parts);
-                EndpointBox { addrs, macs, vlans, beyond: None }
+                EndpointBox { addrs, macs, vlans, beyond: None, except_bound: Arc::default() }
             },
         );
         let before = by_addrs.len();
@@ -392,6 +403,7 @@ fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
                 macs: FiniteSet::union_all(parts),
                 vlans,
                 beyond: None,
+                except_bound: Arc::default(),
             },
         );
         boxes = join(
@@ -402,6 +414,7 @@ fn normalise(mut boxes: Vec<EndpointBox>) -> Vec<EndpointBox> {
                 macs,
                 vlans: FiniteSet::union_all(parts),
                 beyond: None,
+                except_bound: Arc::default(),
             },
         );
         if boxes.len() == before {

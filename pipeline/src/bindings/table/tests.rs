@@ -203,11 +203,28 @@ fn the_policy_hears_of_the_hosts_that_it_names_and_of_every_link_of_theirs() {
     let told = table.bindings(&[A], true, |group| WIRES[usize::from(group)]);
     let link = |wire| Link { wire: WireId(wire), tags: VlanTags::UNTAGGED };
     let links = [link(0), link(1), link(2)];
-    assert_eq!(told.of(A), [BoundAddress { address: ip(1), links: links.into() }]);
+    let namesakes = [(link(1), Mac([2, 0, 0, 0, 0, 0xc]))];
+    let bound = BoundAddress { address: ip(1), links: links.into(), namesakes: namesakes.into() };
+    assert_eq!(told.of(A), [bound]);
     assert!(told.of(B).is_empty());
     let held = |wire, last| told.holder(link(wire), ip(last)).map(|holder| holder.mac);
     assert_eq!((held(0, 1), held(2, 1), held(0, 2), held(1, 1)), (Some(A), Some(A), None, None));
     assert!(table.bindings(&[A], false, |_| &[]).holds_nobody());
+}
+
+#[test]
+fn a_router_that_answers_for_an_address_does_not_have_it() {
+    let mut table = table();
+    table.observe(&arp(A, 1), 0, 0);
+    // Whoever says so in its name is none either, once the router's own address is known.
+    table.observe(&arp(B, 1), 1, 0);
+    let namesakes = |table: &BindingTable| {
+        let told = table.bindings(&[A], false, |_| &[WireId(1)]);
+        told.of(A).iter().map(|bound| bound.namesakes.len()).sum::<usize>()
+    };
+    assert_eq!(namesakes(&table), 1);
+    table.observe(&arp(B, 9), 1, 0);
+    assert_eq!(namesakes(&table), 0);
 }
 
 #[test]

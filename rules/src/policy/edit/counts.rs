@@ -1,5 +1,7 @@
 //! Plain host sets, of addresses of both families and of frames that are not IP, as they are edited.
 
+use std::sync::Arc;
+
 use super::cover::Cover;
 use crate::policy::boxes::Union;
 use crate::policy::{EndpointBox, EndpointChange, EndpointId};
@@ -137,7 +139,13 @@ impl Counts {
 
 /// The addresses as an endpoint's box.
 pub(super) fn plain(addrs: AddrSet) -> EndpointBox {
-    EndpointBox { addrs, macs: FiniteSet::any(), vlans: VlanSet::any(), beyond: None }
+    EndpointBox {
+        addrs,
+        macs: FiniteSet::any(),
+        vlans: VlanSet::any(),
+        beyond: None,
+        except_bound: Arc::default(),
+    }
 }
 
 /// A set of addresses in pieces.
