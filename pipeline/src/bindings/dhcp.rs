@@ -29,9 +29,9 @@ pub enum Message<A> {
 /// Addresses, and for how many seconds each is leased.
 pub type Leases<A> = ArrayVec<(A, u32), MAX_ADDRESSES>;
 
-/// A DHCPv4 message with the hardware address of the client that it is from or to; [`None`] where it
-/// is none of Ethernet, is malformed, or says nothing about addresses.
-pub fn parse_v4(message: &[u8]) -> Option<(Mac, Message<Ipv4Addr>)> {
+/// A DHCPv4 message with its transaction identifier and the hardware address of the client that it is
+/// from or to; [`None`] where it is none of Ethernet, is malformed, or says nothing about addresses.
+pub fn parse_v4(message: &[u8]) -> Option<(Mac, u32, Message<Ipv4Addr>)> {
     const REQUEST: u8 = 1;
     const REPLY: u8 = 2;
     const DECLINE: u8 = 4;
@@ -46,6 +46,7 @@ pub fn parse_v4(message: &[u8]) -> Option<(Mac, Message<Ipv4Addr>)> {
         let bytes: [u8; 4] = head[at..at + 4].try_into().unwrap_or_default();
         Ipv4Addr::from(bytes)
     };
+    let xid = u32::from_be_bytes([head[4], head[5], head[6], head[7]]);
     let client = Mac([head[28], head[29], head[30], head[31], head[32], head[33]]);
     let found = V4Options::read(options)?;
     let one = |address: Ipv4Addr, lease_s| {
@@ -60,11 +61,12 @@ pub fn parse_v4(message: &[u8]) -> Option<(Mac, Message<Ipv4Addr>)> {
         (REQUEST, _) => Message::Client,
         _ => return None,
     };
-    Some((client, said))
+    Some((client, xid, said))
 }
 
-/// A DHCPv6 message; [`None`] where it is malformed, a relay's, or says nothing about addresses.
-pub fn parse_v6(message: &[u8]) -> Option<Message<Ipv6Addr>> {
+/// A DHCPv6 message with its transaction identifier of 24 bits; [`None`] where it is malformed, a
+/// relay's, or says nothing about addresses.
+pub fn parse_v6(message: &[u8]) -> Option<(u32, Message<Ipv6Addr>)> {
     const SOLICIT: u8 = 1;
     const REQUEST: u8 = 3;
     const REBIND: u8 = 6;
@@ -73,23 +75,25 @@ pub fn parse_v6(message: &[u8]) -> Option<Message<Ipv6Addr>> {
     const DECLINE: u8 = 9;
     const INFORMATION_REQUEST: u8 = 11;
     let (head, options) = message.split_first_chunk::<4>()?;
+    let xid = u32::from_be_bytes([0, head[1], head[2], head[3]]);
     let mut leases = Leases::new();
-    match head[0] {
+    let said = match head[0] {
         REPLY => {
             v6_addresses(options, &mut leases)?;
-            (!leases.is_empty()).then_some(Message::Ack(leases))
+            (!leases.is_empty()).then_some(Message::Ack(leases))?
         }
         RELEASE => {
             v6_addresses(options, &mut leases)?;
-            Some(Message::Release(leases))
+            Message::Release(leases)
         }
         DECLINE => {
             v6_addresses(options, &mut leases)?;
-            Some(Message::Decline(leases))
+            Message::Decline(leases)
         }
-        SOLICIT | REQUEST..=REBIND | INFORMATION_REQUEST => Some(Message::Client),
-        _ => None,
-    }
+        SOLICIT | REQUEST..=REBIND | INFORMATION_REQUEST => Message::Client,
+        _ => return None,
+    };
+    Some((xid, said))
 }
 
 /// The fixed fields, and the magic cookie before the options.
@@ -180,10 +184,12 @@ mod tests {
     use super::*;
 
     const CLIENT: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    const XID: u32 = 0x0102_0304;
 
     fn v4(op: u8, ciaddr: [u8; 4], yiaddr: [u8; 4], options: &[u8]) -> Vec<u8> {
         let mut message = vec![0; V4_HEAD_LEN];
         message[..3].copy_from_slice(&[op, 1, 6]);
+        message[4..8].copy_from_slice(&XID.to_be_bytes());
         message[12..16].copy_from_slice(&ciaddr);
         message[16..20].copy_from_slice(&yiaddr);
         message[28..34].copy_from_slice(&CLIENT.0);
@@ -200,13 +206,13 @@ mod tests {
     fn version_4_acknowledgements_releases_and_declines_are_read() {
         let ack = v4(2, [0; 4], [10, 0, 0, 9], &[0, 53, 1, 5, 51, 4, 0, 0, 14, 16, 255, 99]);
         let address = Ipv4Addr::new(10, 0, 0, 9);
-        assert_eq!(parse_v4(&ack), Some((CLIENT, Message::Ack(lease(address, 3600)))));
+        assert_eq!(parse_v4(&ack), Some((CLIENT, XID, Message::Ack(lease(address, 3600)))));
         let release = v4(1, [10, 0, 0, 9], [0; 4], &[53, 1, 7]);
-        assert_eq!(parse_v4(&release), Some((CLIENT, Message::Release(lease(address, 0)))));
+        assert_eq!(parse_v4(&release), Some((CLIENT, XID, Message::Release(lease(address, 0)))));
         let decline = v4(1, [0; 4], [0; 4], &[53, 1, 4, 50, 4, 10, 0, 0, 9, 255]);
-        assert_eq!(parse_v4(&decline), Some((CLIENT, Message::Decline(lease(address, 0)))));
+        assert_eq!(parse_v4(&decline), Some((CLIENT, XID, Message::Decline(lease(address, 0)))));
         let discover = v4(1, [0; 4], [0; 4], &[53, 1, 1, 255]);
-        assert_eq!(parse_v4(&discover), Some((CLIENT, Message::Client)));
+        assert_eq!(parse_v4(&discover), Some((CLIENT, XID, Message::Client)));
     }
 
     #[test]
@@ -268,10 +274,10 @@ mod tests {
         ];
         let all: Leases<_> =
             [(address(1), 60), (address(2), INFINITE_S), (address(3), 90)].into_iter().collect();
-        assert_eq!(parse_v6(&v6(7, &options)), Some(Message::Ack(all.clone())));
-        assert_eq!(parse_v6(&v6(8, &options)), Some(Message::Release(all.clone())));
-        assert_eq!(parse_v6(&v6(9, &options)), Some(Message::Decline(all)));
-        assert_eq!(parse_v6(&v6(1, &options)), Some(Message::Client));
+        assert_eq!(parse_v6(&v6(7, &options)), Some((0x01_0203, Message::Ack(all.clone()))));
+        assert_eq!(parse_v6(&v6(8, &options)), Some((0x01_0203, Message::Release(all.clone()))));
+        assert_eq!(parse_v6(&v6(9, &options)), Some((0x01_0203, Message::Decline(all))));
+        assert_eq!(parse_v6(&v6(1, &options)), Some((0x01_0203, Message::Client)));
     }
 
     #[test]
@@ -286,7 +292,7 @@ mod tests {
     #[test]
     fn more_addresses_than_are_heeded_do_no_harm() {
         let many: Vec<(u8, u32)> = (0..20).map(|last| (last, 60)).collect();
-        let Some(Message::Ack(leases)) = parse_v6(&v6(7, &[association(3, 12, &many)])) else {
+        let Some((_, Message::Ack(leases))) = parse_v6(&v6(7, &[association(3, 12, &many)])) else {
             panic!("an acknowledgement")
         };
         assert_eq!(leases.len(), MAX_ADDRESSES);

@@ -57,8 +57,6 @@ pub struct Observation {
     /// On which side the MAC address is by this frame: for [`ObservationKind::DhcpAck`] the one that
     /// the frame goes to, else the one that it came from.
     pub inside: bool,
-    /// Whether the frame went to this MAC address alone, where a server sent it.
-    pub is_unicast: bool,
     /// Of whom it speaks.
     pub mac: Mac,
     /// The address; unspecified in [`ObservationKind::DhcpClient`].
@@ -67,6 +65,8 @@ pub struct Observation {
     pub kind: ObservationKind,
     /// For how many seconds the address is leased; zero where it is not.
     pub lease_s: u32,
+    /// The transaction of a DHCP message: that of a server's answer is the client's. Zero elsewhere.
+    pub xid: u32,
 }
 
 /// The claims of one frame.
@@ -115,11 +115,11 @@ impl Context<'_> {
             wire: headers.wire,
             tags: headers.tags,
             inside: self.from_inside,
-            is_unicast: false,
             mac: headers.src_mac,
             address,
             kind,
             lease_s: 0,
+            xid: 0,
         }
     }
 
@@ -160,17 +160,19 @@ impl Context<'_> {
         let message = datagram.get(8..len)?;
         let to_client = matches!(headers.dst_port, 68 | 546);
         if headers.ether_type == ETHER_IPV4 {
-            let (client, said) = dhcp::parse_v4(message)?;
+            let (client, xid, said) = dhcp::parse_v4(message)?;
             let is_own = to_client || client == headers.src_mac;
-            return is_own.then(|| self.said(client, said, to_client, is_server_side)).flatten();
+            let said = || self.said((client, xid), said, to_client, is_server_side);
+            return is_own.then(said).flatten();
         }
         let client = if to_client { headers.dst_mac } else { headers.src_mac };
-        self.said(client, dhcp::parse_v6(message)?, to_client, is_server_side)
+        let (xid, said) = dhcp::parse_v6(message)?;
+        self.said((client, xid), said, to_client, is_server_side)
     }
 
     fn said<A: Into<IpAddr> + Copy>(
         &self,
-        client: Mac,
+        (client, xid): (Mac, u32),
         said: Message<A>,
         to_client: bool,
         is_server_side: bool,
@@ -179,12 +181,11 @@ impl Context<'_> {
             return None;
         }
         let each = |leases: Leases<A>, kind: ObservationKind| -> Observations {
-            let is_unicast = self.parsed.headers.dst_mac == client;
             // What a server sends goes to where its client is.
             let inside = self.from_inside != to_client;
             let claim = |(address, lease_s): (A, u32)| {
                 let of_sender = self.of_sender(address.into(), kind);
-                Observation { mac: client, inside, is_unicast, lease_s, ..of_sender }
+                Observation { mac: client, inside, lease_s, xid, ..of_sender }
             };
             leases.into_iter().map(claim).filter(|claim| is_possible(claim.address)).collect()
         };
@@ -197,7 +198,7 @@ impl Context<'_> {
             (Message::Client, false) => {
                 let unspecified = IpAddr::V4(Ipv4Addr::UNSPECIFIED);
                 let seen = self.of_sender(unspecified, ObservationKind::DhcpClient);
-                Some([seen].into_iter().collect())
+                Some([Observation { xid, ..seen }].into_iter().collect())
             }
             _ => None,
         }
@@ -248,11 +249,11 @@ mod tests {
                     wire: WireId(3),
                     tags: VlanTags::single(30),
                     inside: false,
-                    is_unicast: false,
                     mac: HOST,
                     address,
                     kind: ObservationKind::Arp,
-                    lease_s: 0
+                    lease_s: 0,
+                    xid: 0,
                 }]
             );
         }
@@ -283,6 +284,7 @@ mod tests {
     fn dhcp(op: u8, client: Mac, options: &[u8]) -> Vec<u8> {
         let mut message = vec![0; 240];
         message[..3].copy_from_slice(&[op, 1, 6]);
+        message[7] = 5;
         message[12..16].copy_from_slice(&[10, 0, 0, 9]);
         message[16..20].copy_from_slice(&[10, 0, 0, 9]);
         message[28..34].copy_from_slice(&client.0);
@@ -299,13 +301,13 @@ mod tests {
     #[test]
     fn a_server_is_believed_on_its_side_only_and_places_its_client_on_the_other() {
         let ack = dhcp(2, HOST, &[53, 1, 5, 51, 4, 0, 0, 0, 60, 255]);
-        for (to, is_unicast) in [(HOST, true), (EVERYBODY, false)] {
+        for to in [HOST, EVERYBODY] {
             let frame = datagram(OTHER, to, (67, 68), &ack);
             assert!(observed(&frame, true).is_empty(), "servers are outside");
             let all = observed(&frame, false);
             assert_eq!(all.len(), 1);
             assert_eq!((all[0].mac, all[0].inside, all[0].lease_s), (HOST, true, 60));
-            assert_eq!((all[0].is_unicast, all[0].kind), (is_unicast, ObservationKind::DhcpAck));
+            assert_eq!((all[0].kind, all[0].xid), (ObservationKind::DhcpAck, 5));
         }
         let relayed = datagram(OTHER, HOST, (67, 67), &ack);
         assert!(observed(&relayed, false).is_empty());
@@ -321,6 +323,7 @@ mod tests {
         let request = datagram(HOST, EVERYBODY, (68, 67), &dhcp(1, HOST, &[53, 1, 3, 255]));
         let nothing = IpAddr::from([0, 0, 0, 0]);
         assert_eq!(claimed(&request), Some((HOST, nothing, ObservationKind::DhcpClient)));
+        assert_eq!(observed(&request, true)[0].xid, 5);
     }
 
     #[test]

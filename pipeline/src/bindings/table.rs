@@ -7,6 +7,10 @@
 //! address does not live: from the other side of the wire, or from the inside of another one. A host
 //! moves there once it was silent for long enough, or as soon as a DHCP server answers it there.
 //!
+//! A lease counts where it answers a request: the host has asked a moment ago, in the same transaction
+//! and from where it is. Who can speak from the servers' side alone gives nobody an address. A lease may
+//! be heard before its request, by another worker: it waits for that, but not long.
+//!
 //! The table knows neither clock nor I/O: whoever owns it says what time it is, in milliseconds of any
 //! clock that never goes back.
 
@@ -98,11 +102,14 @@ pub enum ConflictKind {
     Side,
     /// The MAC address is on the inside of another wire.
     Wire,
+    /// A lease that its host has not asked for.
+    Unasked,
 }
 
 impl ConflictKind {
     /// Every kind, in the order of their numbers.
-    pub const ALL: &'static [Self] = &[Self::Address, Self::Policy, Self::Side, Self::Wire];
+    pub const ALL: &'static [Self] =
+        &[Self::Address, Self::Policy, Self::Side, Self::Wire, Self::Unasked];
 
     /// Its name in metrics and logs.
     pub fn label(self) -> &'static str {
@@ -111,6 +118,7 @@ impl ConflictKind {
             Self::Policy => "policy",
             Self::Side => "side",
             Self::Wire => "wire",
+            Self::Unasked => "unasked",
         }
     }
 }
@@ -126,8 +134,10 @@ pub enum Outcome {
     Released,
     /// It contradicts what holds, and changes nothing.
     Conflict(ConflictKind),
-    /// A lease for a host of which nobody knows where it is, or the end of one that nobody knows.
+    /// The end of a lease that nobody knows.
     Unknown,
+    /// A lease that nobody has asked for yet. It has no effect unless the request comes at once.
+    Waits,
     /// There is no room.
     Full,
 }
@@ -153,16 +163,57 @@ const REMEMBERED: usize = 64;
 /// How long a host waits, at most, for the answer of a DHCP server.
 const DHCP_PATIENCE_MS: u64 = 30_000;
 
+/// How long a lease waits for the request that it answers.
+const REQUEST_IS_LATE_MS: u64 = 500;
+
+/// Leases that may wait so.
+const WAITING_LEASES: usize = 1024;
+
+/// Requests of a host that an answer is known by. Of each transaction one, the oldest ones go.
+const REQUESTS: usize = 4;
+
 /// Where a MAC address lives on a network.
 #[derive(Clone, Copy, Debug)]
 struct Place {
     inside: bool,
     /// [`None`] where it does not live, and has asked a DHCP server only.
     seen_ms: Option<u64>,
-    /// When it asked a DHCP server last.
-    requested_ms: Option<u64>,
-    /// From which side a DHCP server was asked in its name although it lives elsewhere, and when.
-    asked: Option<(bool, u64)>,
+    /// What was asked of DHCP servers in its name, from wherever.
+    requests: [Option<Request>; REQUESTS],
+}
+
+/// A request to DHCP servers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+struct Request {
+    xid: u32,
+    inside: bool,
+    at_ms: u64,
+}
+
+impl Place {
+    fn ask(&mut self, request: Request) {
+        let is_same = |known: &Request| (known.xid, known.inside) == (request.xid, request.inside);
+        let place = self.requests.iter().position(|known| known.as_ref().is_some_and(is_same));
+        let oldest = || {
+            // What others ask in its name does not take the place of what it asks itself.
+            let value = |known: &Request| (known.inside == self.inside, known.at_ms);
+            let values = self.requests.iter().map(|known| known.as_ref().map(value));
+            values.enumerate().min_by_key(|&(_, value)| value).map_or(0, |(place, _)| place)
+        };
+        self.requests[place.unwrap_or_else(oldest)] = Some(request);
+    }
+
+    /// The requests of the last moments.
+    fn recent(&self, now_ms: u64) -> impl Iterator<Item = &Request> {
+        let is_recent =
+            move |request: &&Request| now_ms <= request.at_ms.saturating_add(DHCP_PATIENCE_MS);
+        self.requests.iter().flatten().filter(is_recent)
+    }
+
+    /// Whether it has asked from where it lives.
+    fn has_asked(&self, now_ms: u64) -> bool {
+        self.seen_ms.is_some() && self.recent(now_ms).any(|request| request.inside == self.inside)
+    }
 }
 
 /// All bindings.
@@ -184,6 +235,8 @@ pub struct BindingTable {
     renewals: u64,
     /// MAC addresses that rules name, ascending: others give way to them.
     named: Vec<Mac>,
+    /// Leases without a request so far, and since when, the oldest first.
+    waiting: VecDeque<(Network, Observation, u64)>,
     /// When there last was no room, and silent hosts were looked for.
     swept_ms: Option<u64>,
 }
@@ -204,6 +257,7 @@ impl BindingTable {
             changes: 0,
             renewals: 0,
             named: Vec::new(),
+            waiting: VecDeque::new(),
             swept_ms: None,
         }
     }
@@ -213,10 +267,7 @@ impl BindingTable {
         let network = Network { group, tags: claim.tags };
         let outcome = match claim.kind {
             ObservationKind::DhcpAck => self.lease(network, claim, now_ms),
-            ObservationKind::DhcpClient => match self.settle(network, claim, now_ms) {
-                Ok(()) => Outcome::Renewed,
-                Err(outcome) => outcome,
-            },
+            ObservationKind::DhcpClient => self.ask(network, claim, now_ms),
             ObservationKind::DhcpRelease | ObservationKind::DhcpDecline => {
                 self.give_back(network, claim, now_ms)
             }
@@ -224,13 +275,17 @@ impl BindingTable {
                 self.announce(network, claim, now_ms)
             }
         };
+        self.count(outcome, network, claim, now_ms);
+        outcome
+    }
+
+    fn count(&mut self, outcome: Outcome, network: Network, claim: &Observation, now_ms: u64) {
         match outcome {
             Outcome::Conflict(kind) => self.remember(kind, network, claim, now_ms),
             Outcome::Full => self.refused += 1,
             Outcome::Renewed => self.renewals += 1,
-            _ => {}
+            Outcome::Bound | Outcome::Released | Outcome::Unknown | Outcome::Waits => {}
         }
-        outcome
     }
 
     /// Tells which MAC addresses rules name, ascending: where the table is full, what other hosts only
@@ -264,6 +319,7 @@ impl BindingTable {
         let over = self.bindings.iter().filter(|(_, binding)| is_over(binding));
         let over: Vec<(Network, IpAddr)> = over.map(|(key, _)| *key).collect();
         over.iter().for_each(|key| self.remove(*key));
+        self.give_up_waiting(now_ms, WAITING_LEASES);
         self.forget_places(now_ms, self.config.age_ms);
         over.len()
     }
@@ -463,11 +519,53 @@ impl BindingTable {
         }
     }
 
+    /// A client asks for a lease, or talks about one. What has answered it already has waited for it.
+    fn ask(&mut self, network: Network, claim: &Observation, now_ms: u64) -> Outcome {
+        let outcome = match self.settle(network, claim, now_ms) {
+            Ok(()) => Outcome::Renewed,
+            Err(outcome) => outcome,
+        };
+        let answers = |(on, lease, _): &(Network, Observation, u64)| {
+            (*on, lease.mac, lease.xid) == (network, claim.mac, claim.xid)
+        };
+        while let Some(nth) = self.waiting.iter().position(answers) {
+            let Some((_, lease, since_ms)) = self.waiting.remove(nth) else { break };
+            let is_late = now_ms > since_ms.saturating_add(REQUEST_IS_LATE_MS);
+            let leased = match self.place_of_client(network, &lease, now_ms) {
+                Some(inside) if !is_late => self.lease_to(network, inside, &lease, now_ms),
+                _ => Outcome::Conflict(ConflictKind::Unasked),
+            };
+            self.count(leased, network, &lease, now_ms);
+        }
+        outcome
+    }
+
     /// A server leases an address. It does not know where its client is; the client's own frames do.
     fn lease(&mut self, network: Network, claim: &Observation, now_ms: u64) -> Outcome {
-        let Some(inside) = self.place_of_client(network, claim, now_ms) else {
-            return Outcome::Unknown;
-        };
+        if let Some(inside) = self.place_of_client(network, claim, now_ms) {
+            return self.lease_to(network, inside, claim, now_ms);
+        }
+        self.give_up_waiting(now_ms, WAITING_LEASES - 1);
+        self.waiting.push_back((network, *claim, now_ms));
+        Outcome::Waits
+    }
+
+    /// Counts leases that nobody has asked for, and keeps so many others.
+    fn give_up_waiting(&mut self, now_ms: u64, most: usize) {
+        let is_over = |since_ms: u64| now_ms > since_ms.saturating_add(REQUEST_IS_LATE_MS);
+        while self.waiting.front().is_some_and(|w| is_over(w.2)) || self.waiting.len() > most {
+            let Some((network, claim, _)) = self.waiting.pop_front() else { break };
+            self.remember(ConflictKind::Unasked, network, &claim, now_ms);
+        }
+    }
+
+    fn lease_to(
+        &mut self,
+        network: Network,
+        inside: bool,
+        claim: &Observation,
+        now_ms: u64,
+    ) -> Outcome {
         if self.fixed.get(&claim.address).is_some_and(|macs| !macs.contains(&claim.mac)) {
             return Outcome::Conflict(ConflictKind::Policy);
         }
@@ -500,24 +598,23 @@ impl BindingTable {
         }
     }
 
-    /// On which side the client of a lease is; [`None`] where that is not known. It is where it lives,
-    /// unless it asked from elsewhere, the answer goes there, and it did not ask where it lives: then
-    /// the answer would be its own, and the one who asked elsewhere another host.
+    /// On which side the client of a lease is that has asked for it; [`None`] where none has. It is
+    /// where it lives, unless it asked from elsewhere, the answer goes there, and it did not ask where
+    /// it lives: then the answer would be its own, and the one who asked elsewhere another host.
     fn place_of_client(&self, network: Network, claim: &Observation, now_ms: u64) -> Option<bool> {
-        let is_recent = |at_ms: u64| now_ms <= at_ms.saturating_add(DHCP_PATIENCE_MS);
-        let place = self.places.get(&(network, claim.mac));
+        let place = self.places.get(&(network, claim.mac))?;
         let home = self.homes.get(&claim.mac);
         let home = home.and_then(|home| self.places.get(&(home.0, claim.mac)));
-        let mut lived = place.into_iter().chain(home);
-        let asked_itself = lived.any(|place| place.requested_ms.is_some_and(is_recent));
-        let Some(place) = place else {
-            let lives_elsewhere = home.is_some() && claim.inside;
-            return (claim.is_unicast && !lives_elsewhere).then_some(claim.inside);
+        let asked_itself = place.has_asked(now_ms) || home.is_some_and(|p| p.has_asked(now_ms));
+        let asked_from = |inside: bool| {
+            let mut recent = place.recent(now_ms);
+            recent.any(|request| request.xid == claim.xid && request.inside == inside)
         };
-        let asked = place
-            .asked
-            .filter(|&(inside, at_ms)| is_recent(at_ms) && inside == claim.inside && !asked_itself);
-        asked.map(|asked| asked.0).or_else(|| place.seen_ms.map(|_| place.inside))
+        let lives = |inside: bool| place.seen_ms.is_some() && place.inside == inside;
+        if !asked_itself && !lives(claim.inside) && asked_from(claim.inside) {
+            return Some(claim.inside);
+        }
+        (place.seen_ms.is_some() && asked_from(place.inside)).then_some(place.inside)
     }
 
     /// A host that now lives on the inside of this group has left that of any other.
@@ -584,28 +681,30 @@ impl BindingTable {
                 }
                 self.leave_home(network, claim.mac, claim.inside);
                 self.place(network, claim.mac, claim.inside, now_ms);
-                if claim.kind == ObservationKind::DhcpClient {
-                    let place = self.places.get_mut(&(network, claim.mac));
-                    place.into_iter().for_each(|place| place.requested_ms = Some(now_ms));
-                }
+                self.note_request(network, claim, now_ms);
                 return Ok(());
             }
         };
         // Where it asks a server it may be, if the server answers.
-        if claim.kind == ObservationKind::DhcpClient {
-            let asked = Some((claim.inside, now_ms));
-            if place.is_some() || self.has_room_for_place(claim.mac, now_ms) {
-                let inside = claim.inside;
-                let new = Place { inside, seen_ms: None, requested_ms: None, asked };
-                self.places.entry((network, claim.mac)).or_insert(new).asked = asked;
-            }
+        let asks = claim.kind == ObservationKind::DhcpClient;
+        if asks && (place.is_some() || self.has_room_for_place(claim.mac, now_ms)) {
+            self.note_request(network, claim, now_ms);
         }
         Err(Outcome::Conflict(kind))
     }
 
+    fn note_request(&mut self, network: Network, claim: &Observation, now_ms: u64) {
+        let Observation { xid, inside, .. } = *claim;
+        if claim.kind == ObservationKind::DhcpClient {
+            let nowhere = Place { inside, seen_ms: None, requests: [None; REQUESTS] };
+            let place = self.places.entry((network, claim.mac)).or_insert(nowhere);
+            place.ask(Request { xid, inside, at_ms: now_ms });
+        }
+    }
+
     fn place(&mut self, network: Network, mac: Mac, inside: bool, now_ms: u64) {
-        let requested_ms = self.places.get(&(network, mac)).and_then(|place| place.requested_ms);
-        let new = Place { inside, seen_ms: Some(now_ms), requested_ms, asked: None };
+        let requests = self.places.get(&(network, mac)).map_or([None; REQUESTS], |p| p.requests);
+        let new = Place { inside, seen_ms: Some(now_ms), requests };
         let before = self.places.insert((network, mac), new).filter(|p| p.seen_ms.is_some());
         self.changes += u64::from(before.is_none_or(|before| before.inside != inside));
         if inside {
@@ -666,7 +765,7 @@ impl BindingTable {
         let before = self.places.len();
         let is_recent = |seen_ms: u64| now_ms < seen_ms.saturating_add(idle_ms);
         self.places.retain(|key, place| {
-            let asks = place.asked.is_some_and(|(_, at_ms)| is_recent(at_ms));
+            let asks = place.requests.iter().flatten().any(|request| is_recent(request.at_ms));
             place.seen_ms.is_some_and(is_recent) || asks || counts.contains_key(key)
         });
         let places = &self.places;

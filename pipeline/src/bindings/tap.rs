@@ -224,11 +224,11 @@ mod tests {
             wire: WireId(0),
             tags: VlanTags::UNTAGGED,
             inside: true,
-            is_unicast: false,
             mac: Mac([2, 0, a, b, c, d]),
             address: IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + host)),
             kind,
             lease_s: 0,
+            xid: 0,
         }
     }
 

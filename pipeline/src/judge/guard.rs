@@ -28,7 +28,10 @@ pub(super) fn neighbour(frame: &[u8], parsed: &Parsed, moment: &Moment<'_>) -> O
         return Some(DropReason::RouterSide);
     }
     let bindings = moment.snapshot.content.policy.bindings();
-    if bindings.holds_nobody() {
+    // Without a source a solicitation asks whether anybody has the address, before it is taken: who has
+    // it must hear that, to say so.
+    let asks = parsed.kind == Kind::NeighbourDiscovery && parsed.headers.src == 0;
+    if bindings.holds_nobody() || asks {
         return None;
     }
     let claims = observe(frame, parsed, moment.wire, moment.from_inside);

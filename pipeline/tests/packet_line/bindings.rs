@@ -1,6 +1,6 @@
 //! From an announcement on the wire to the rules that follow it: worker, tap, table, publication.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use bulkhead_pipeline::bindings::table::{Network, Outcome};
@@ -171,4 +171,31 @@ fn who_takes_an_address_before_its_device_does_not_cut_it_off() {
     assert!(!followed.reaches(HOME), "nor does anybody reach the other for it");
     let syn = FrameBuilder::new().macs(PLC, ROUTER).vlan(30).ip(HOME, HMI);
     assert!(followed.gateway.passes_out(&syn.tcp(1, 443, flag::SYN).build()));
+}
+
+#[test]
+fn who_asks_whether_an_address_is_taken_is_heard_by_who_has_it() {
+    const ADDRESS: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 7);
+    let solicited = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 7);
+    let all_nodes = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let neighbour = |mac, kind, from: Ipv6Addr, to: Ipv6Addr| {
+        let frame = FrameBuilder::new().macs(mac, ROUTER).vlan(30).ip(from, to).hop_limit(255);
+        frame.icmp(kind, 0, 0).payload(&ADDRESS.octets()).build()
+    };
+    let probe = |mac| neighbour(mac, 135, Ipv6Addr::UNSPECIFIED, solicited);
+    let claim = |mac| neighbour(mac, 136, ADDRESS, all_nodes);
+    let mut followed = Followed::new(Mode::Enforce);
+    assert!(followed.gateway.passes_out(&probe(PLC)));
+    assert_eq!(followed.follow(), [Outcome::Bound]);
+    assert!(followed.gateway.passes_in(&probe(FORGER)), "it asks");
+    assert!(matches!(followed.follow()[..], [Outcome::Conflict(_)]), "and people hear of it");
+    assert!(followed.gateway.passes_out(&claim(PLC)), "the answer: it is taken");
+    assert!(!followed.gateway.passes_in(&claim(FORGER)), "it says that it has it");
+    assert!(followed.gateway.passes_in(&arp_probe(FORGER)));
+}
+
+/// RFC 5227: the sender has no address yet.
+fn arp_probe(mac: Mac) -> Vec<u8> {
+    let frame = FrameBuilder::new().macs(mac, Mac([0xff; 6])).vlan(30);
+    frame.arp(1, Ipv4Addr::UNSPECIFIED, HOME).build()
 }

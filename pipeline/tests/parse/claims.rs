@@ -16,12 +16,12 @@ pub(crate) fn check(message: &[u8]) {
     if message.len() > 1400 {
         return;
     }
-    if let Some((client, said)) = parse_v4(message) {
+    if let Some((client, _, said)) = parse_v4(message) {
         assert_eq!(message[28..34], client.0);
         assert!(matches!(said, Message::Client) || count(&said) == 1);
     }
     let said = parse_v6(message);
-    assert!(said.as_ref().is_none_or(|said| count(said) <= MAX_ADDRESSES));
+    assert!(said.as_ref().is_none_or(|(_, said)| count(said) <= MAX_ADDRESSES));
     let (v4, v6) = (
         ([10, 0, 0, 7], [10, 0, 0, 1]),
         ([0xfe80, 0, 0, 0, 0, 0, 0, 7], [0xfe80, 0, 0, 0, 0, 0, 0, 1]),

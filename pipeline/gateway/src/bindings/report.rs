@@ -190,6 +190,7 @@ fn in_words(gateway: &Gateway, conflict: &Conflict) -> String {
         (ConflictKind::Policy, _) => "the policy gives it to another device".to_owned(),
         (ConflictKind::Side, _) => format!("{mac} is on the other side"),
         (ConflictKind::Wire, _) => format!("{mac} is inside another wire"),
+        (ConflictKind::Unasked, _) => format!("{mac} has not asked for it"),
     };
     if address.is_unspecified() {
         return format!("{mac} speaks ({by}) on the {place}, but {known}");

@@ -17,11 +17,11 @@ fn claim(kind: ObservationKind, mac: Mac, last: u8) -> Observation {
         wire: WireId(0),
         tags: VlanTags::UNTAGGED,
         inside: true,
-        is_unicast: false,
         mac,
         address: ip(last),
         kind,
         lease_s: if kind == ObservationKind::DhcpAck { 10 } else { 0 },
+        xid: 0,
     }
 }
 
@@ -111,15 +111,65 @@ fn conflict(kind: ConflictKind) -> Outcome {
 #[test]
 fn a_lease_needs_a_client_whose_place_is_known() {
     let mut table = table();
-    assert_eq!(table.observe(&ack(A, 1), 0, 0), Outcome::Unknown, "broadcast over every wire");
-    let unicast = Observation { is_unicast: true, ..ack(A, 1) };
-    assert_eq!(table.observe(&unicast, 0, 0), Outcome::Bound);
+    assert_eq!(table.observe(&ack(A, 1), 0, 0), Outcome::Waits, "broadcast over every wire");
+    assert_eq!(table.observe(&arp(A, 2), 0, 0), Outcome::Bound);
+    assert_eq!(table.observe(&ack(A, 1), 0, 0), Outcome::Waits, "it has not asked");
+    assert_eq!(table.observe(&asks(A), 0, 0), Outcome::Renewed);
+    assert_eq!(holder(&table, 1), Some(A), "another worker heard the request");
     // A wire that the client's broadcast crossed inwards: it is outside there.
     assert_eq!(table.observe(&from_outside(asks(A)), 1, 0), Outcome::Renewed);
     assert_eq!(table.observe(&ack(A, 1), 1, 0), Outcome::Bound);
     let there = Network { group: 1, ..NETWORK };
     assert!(table.get(NETWORK, ip(1)).is_some_and(|b| b.inside));
     assert!(table.get(there, ip(1)).is_some_and(|b| !b.inside));
+}
+
+fn transaction(xid: u32, claim: Observation) -> Observation {
+    Observation { xid, ..claim }
+}
+
+#[test]
+fn a_lease_without_a_request_moves_nobody() {
+    let mut table = table();
+    table.observe(&transaction(7, asks(A)), 0, 0);
+    assert_eq!(table.observe(&transaction(7, ack(A, 1)), 0, 1), Outcome::Bound);
+    let bound = table.get(NETWORK, ip(1)).copied();
+    // Neither in another transaction, nor long after the request, nor for what somebody else has asked
+    // from elsewhere.
+    assert_eq!(table.observe(&transaction(8, ack(A, 66)), 0, 2), Outcome::Waits);
+    let late_ms = 1 + DHCP_PATIENCE_MS;
+    assert_eq!(table.observe(&transaction(7, ack(A, 66)), 0, late_ms), Outcome::Waits);
+    table.observe(&arp(A, 3), 0, late_ms);
+    table.observe(&from_outside(transaction(9, asks(A))), 0, late_ms);
+    assert_eq!(table.observe(&transaction(9, ack(A, 66)), 0, late_ms), Outcome::Waits);
+    assert_eq!(holder(&table, 66), None);
+    // The request after a lease makes it right only if it comes at once.
+    table.observe(&transaction(8, asks(A)), 0, late_ms + REQUEST_IS_LATE_MS + 1);
+    assert_eq!(holder(&table, 66), None);
+    table.expire(late_ms + REQUEST_IS_LATE_MS + 2);
+    assert_eq!(table.conflict_count(ConflictKind::Unasked), 3);
+    assert_eq!((bound.map(|b| b.mac), table.waiting.len()), (Some(A), 0));
+}
+
+#[test]
+fn what_others_ask_in_a_hosts_name_does_not_hide_what_it_asks() {
+    let mut table = table();
+    table.observe(&arp(A, 2), 0, 0);
+    table.observe(&transaction(7, asks(A)), 0, 0);
+    for xid in 100..200 {
+        table.observe(&from_outside(transaction(xid, asks(A))), 0, 1);
+    }
+    assert_eq!(table.observe(&transaction(7, ack(A, 1)), 0, 2), Outcome::Bound);
+}
+
+#[test]
+fn leases_that_wait_are_few() {
+    let mut table = table();
+    for n in 0..3000 {
+        table.observe(&transaction(n, ack(A, 1)), 0, 0);
+    }
+    assert_eq!(table.waiting.len(), WAITING_LEASES);
+    assert_eq!(table.conflict_count(ConflictKind::Unasked), 3000 - WAITING_LEASES as u64);
 }
 
 #[test]
@@ -158,7 +208,7 @@ fn the_answer_to_a_host_does_not_move_it_to_who_asked_in_its_name() {
     table.observe(&asks(A), 1, 101);
     table.observe(&from_outside(asks(A)), 0, 101);
     // The answer is a broadcast and crosses both wires.
-    assert_eq!(table.observe(&ack(A, 1), 1, 102), Outcome::Unknown);
+    assert_eq!(table.observe(&ack(A, 1), 1, 102), Outcome::Waits);
     assert_eq!(table.observe(&ack(A, 1), 0, 102), Outcome::Renewed);
     let held = table.get(NETWORK, ip(1)).unwrap();
     assert_eq!((held.mac, held.inside, held.origin), (A, true, Origin::Dhcp));
@@ -287,7 +337,8 @@ fn a_renewal_is_told_to_who_keeps_bindings() {
     assert_eq!(table.get(NETWORK, ip(1)).unwrap().expires_ms, Some(1500));
 }
 
-/// What an attacker may do: anything but speak for a DHCP server, or as the device from its place.
+/// What attackers may do: anything but speak as the device from its place. Those who speak for DHCP
+/// servers do not know in which transactions these were asked.
 fn attack() -> impl Strategy<Value = (Observation, u16)> {
     let kinds = prop_oneof![
         4 => Just(ObservationKind::Arp),
@@ -295,13 +346,16 @@ fn attack() -> impl Strategy<Value = (Observation, u16)> {
         2 => Just(ObservationKind::DhcpClient),
         1 => Just(ObservationKind::DhcpRelease),
         1 => Just(ObservationKind::DhcpDecline),
+        2 => Just(ObservationKind::DhcpAck),
     ];
     let macs = prop_oneof![Just(A), Just(B), (0..3u8).prop_map(|n| Mac([2, 0, 0, 0, 2, n]))];
     (kinds, macs, 1..4u8, any::<bool>(), 0..3u16).prop_filter_map(
         "the device itself",
         |(kind, mac, last, inside, group)| {
-            let claim = Observation { inside, ..claim(kind, mac, last) };
-            (mac != A || !inside || group != 0).then_some((claim, group))
+            let of_server = kind.is_of_server();
+            let xid = if of_server { 67 } else { 66 };
+            let claim = Observation { inside, xid, ..claim(kind, mac, last) };
+            (mac != A || !inside || group != 0 || of_server).then_some((claim, group))
         },
     )
 }
