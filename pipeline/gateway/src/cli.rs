@@ -7,6 +7,12 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
+use crate::devices::{self, DevicesArgs};
+use crate::drift::{self, DriftArgs};
+use crate::explain_rule::{self, ExplainRuleArgs};
+use crate::learning::{self, LearnArgs};
+use crate::map::{self, MapArgs};
+use crate::propose::{self, ProposeArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, RollbackArgs, StageArgs,
@@ -14,7 +20,7 @@ use crate::workflow::commands::{
 use crate::{bindings, broken_pipe, check, control, diff, explain, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
-pub(crate) const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
+pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
 
 /// Exit codes of every command, for scripts. The command-line parser itself exits with 2.
 pub mod exit {
@@ -68,6 +74,18 @@ enum Command {
     Reach(ReachArgs),
     /// Say what a policy would have done to the traffic of captures
     Replay(ReplayArgs),
+    /// Keep records of who talks to whom: the learning process, beside the gateway
+    Learn(LearnArgs),
+    /// Show who talks to whom, from the communication store
+    Map(MapArgs),
+    /// List who is there, from the communication store
+    Devices(DevicesArgs),
+    /// Propose a policy learnt from the communication store
+    Propose(ProposeArgs),
+    /// Say why a rule is proposed
+    ExplainRule(ExplainRuleArgs),
+    /// Say what was denied since the wires enforce, and what to make of it
+    Drift(DriftArgs),
     /// Show what the running gateway does
     Status(SocketArgs),
     /// Take the policy files as they are now into force, or learn why not
@@ -278,7 +296,12 @@ pub struct BindingsArgs {
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
     let command = Cli::parse().command;
-    if !matches!(command, Command::Run(_)) {
+    let serves = match &command {
+        Command::Run(_) => true,
+        Command::Learn(args) => !args.status,
+        _ => false,
+    };
+    if !serves {
         broken_pipe::ends_this_process();
     }
     let code = match command {
@@ -288,6 +311,12 @@ pub fn main() -> ExitCode {
         Command::Diff(args) => diff::main(&args),
         Command::Reach(args) => reach::main(&args),
         Command::Replay(args) => replay::main(&args),
+        Command::Learn(args) => learning::main(&args),
+        Command::Map(args) => map::main(&args),
+        Command::Devices(args) => devices::main(&args),
+        Command::Propose(args) => propose::main(&args),
+        Command::ExplainRule(args) => explain_rule::main(&args),
+        Command::Drift(args) => drift::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),
         Command::Bindings(args) => bindings::report::main(&args),

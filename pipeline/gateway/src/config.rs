@@ -23,10 +23,12 @@ use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::workflow::lockdown::Bounds;
 
 mod document;
+mod learn;
 mod lockdown;
 mod records;
 
 use document::{Document, Spanned};
+pub use learn::LearnConfig;
 pub use records::{Export, Records};
 
 /// The most bytes that a configuration file may have.
@@ -75,6 +77,8 @@ pub struct Config {
     pub lockdown: Bounds,
     /// What becomes of them in other programs.
     pub export: Export,
+    /// What the learning process keeps.
+    pub learn: LearnConfig,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -366,6 +370,7 @@ impl Checker<'_> {
             records,
             lockdown: self.lockdown(document.lockdown),
             export: self.export(document.export),
+            learn: self.learn(document.learn_dir, document.learn),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),

@@ -16,6 +16,8 @@
 //!
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
 //! keep records of them.
+//! [`learning`] is a process of its own, `bulkhead learn`, and what reads its store; [`map`],
+//! [`devices`], [`propose`], [`explain_rule`] and [`drift`] are the commands that do.
 //!
 //! [`export`] is what becomes of them in other programs: JSON, IPFIX, captures.
 //!
@@ -35,18 +37,24 @@ pub mod clock;
 pub mod config;
 pub mod control;
 pub mod cores;
+pub mod devices;
 pub mod diagnostic;
 pub mod diff;
 #[cfg(feature = "dpdk")]
 mod dpdk;
+pub mod drift;
 pub mod explain;
+pub mod explain_rule;
 pub mod export;
 pub mod flow_stream;
 pub mod launch;
+pub mod learning;
 pub mod link;
 pub mod log;
+pub mod map;
 pub mod notice;
 pub mod policy_files;
+pub mod propose;
 pub mod reach;
 pub mod records;
 pub mod reload;

@@ -42,6 +42,21 @@ pub fn start(args: &RunArgs, gateway: &Arc<Gateway>) {
     let _ = tracing_subscriber::registry().with(lines.with_filter(limit)).try_init();
 }
 
+/// Starts the log of a process beside the gateway's.
+pub fn start_plain(level: Level, format: LogFormat) {
+    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines: Box<dyn Layer<Registry> + Send + Sync> = match format {
+        LogFormat::Json => lines.json().flatten_event(true).with_target(false).boxed(),
+        LogFormat::Text => {
+            let terminal = std::io::IsTerminal::is_terminal(&std::io::stderr());
+            lines.with_target(false).with_ansi(terminal).boxed()
+        }
+    };
+    let lines = lines.with_filter(from_command_line(level));
+    // A second start (tests run several in one process) keeps the first log.
+    let _ = tracing_subscriber::registry().with(lines).try_init();
+}
+
 /// Lets each place in the code write so many lines a second, and counts the others.
 struct RateLimit {
     level: LevelFilter,

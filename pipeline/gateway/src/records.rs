@@ -211,14 +211,27 @@ impl Drain<'_> {
 
 /// Says in names what a worker said in numbers.
 fn write_flow(flow: &mut Flow, record: &FlowRecord, state: &PolicyState, gateway: &Gateway) {
+    let wire = gateway.config.wires.get(usize::from(record.headers.wire.0));
+    replace(&mut flow.wire, wire.map_or("", |wire| wire.name.as_str()));
+    write_numbers(flow, record);
+    write_rule(&mut flow.rule, record.rule, record.epoch, state);
+}
+
+/// What a worker said, on this wire, where no gateway runs.
+pub(crate) fn flow_of(record: &FlowRecord, wire: &str, rule: &str) -> Flow {
+    let mut flow = Flow { wire: wire.to_owned(), rule: rule.to_owned(), ..blank() };
+    write_numbers(&mut flow, record);
+    flow
+}
+
+/// Everything but names.
+fn write_numbers(flow: &mut Flow, record: &FlowRecord) {
     let headers = &record.headers;
     let [client_packets, server_packets] = record.packets;
     let [client_bytes, server_bytes] = record.bytes;
     flow.event = event(record.event);
     flow.first_ms = record.first_ms;
     flow.last_ms = record.last_ms;
-    let wire = gateway.config.wires.get(usize::from(headers.wire.0));
-    replace(&mut flow.wire, wire.map_or("", |wire| wire.name.as_str()));
     flow.client_side = side(record.client_inside);
     flow.vlan = [headers.tags.outer, headers.tags.inner];
     flow.ether_type = headers.ether_type;
@@ -234,7 +247,6 @@ fn write_flow(flow: &mut Flow, record: &FlowRecord, state: &PolicyState, gateway
     flow.end = record.ending.map(end);
     flow.allowed = record.verdict == Verdict::Forward;
     flow.reason = reason(record.verdict);
-    write_rule(&mut flow.rule, record.rule, record.epoch, state);
     flow.epoch = record.epoch;
     flow.enforced = record.enforced;
 }

@@ -10,6 +10,7 @@
 //!
 //! Read on in [`inputs`], [`sides`], [`engine`] and [`report`]; [`flows`] judges recorded flows.
 
+pub mod copies;
 pub mod engine;
 pub mod flows;
 pub mod inputs;
@@ -244,7 +245,7 @@ fn add_capture(
 
 /// How many flows a capture may hold, by its size: none is shorter than a record of 64 bytes. What
 /// is compressed, and what is no regular file, may hold more.
-fn flows_of(path: &Path, compressed: bool) -> usize {
+pub fn flows_of(path: &Path, compressed: bool) -> usize {
     const COMPRESSION: u64 = 16;
     const MAX_FLOWS: usize = 1 << 20;
     let bytes = match fs::metadata(path) {
@@ -297,7 +298,7 @@ fn open_outputs(args: &ReplayArgs, inputs: &[Input]) -> Result<Outputs, Refusal>
     }
     let denied = writers.pop().flatten();
     let allowed = writers.pop().flatten();
-    Ok(Outputs { allowed, denied, flows_left: MAX_BLOCKED_FLOWS })
+    Ok(Outputs { allowed, denied, flows_left: MAX_BLOCKED_FLOWS, copies: None })
 }
 
 fn empty_report(args: &ReplayArgs, candidate: &Candidate) -> Report {

@@ -22,6 +22,10 @@ pub struct Confidence {
     pub denied: f64,
     /// The same as measured with one block held out, which is what is certain: at most so much.
     pub held_out: f64,
+    /// The share of the block that fared best when held out.
+    pub least: f64,
+    /// The share of the block that fared worst.
+    pub most: f64,
     /// Hours that were learnt from; below 24 the prediction means little.
     pub hours: u32,
 }
@@ -39,6 +43,7 @@ pub fn predict(store: &Store, options: &Options) -> Option<Confidence> {
     };
     let held_out = |blocks: u32| {
         let (mut denied, mut all) = (0, 0);
+        let mut shares: Vec<f64> = Vec::new();
         for chosen in choices(blocks) {
             let chosen = (0..BLOCKS).filter(|at| chosen >> at & 1 == 1);
             let out = chosen.fold(0, |bits, at| bits | block(at));
@@ -46,12 +51,17 @@ pub fn predict(store: &Store, options: &Options) -> Option<Confidence> {
             let (some, total) = denied_in(&proposal, store, out);
             denied += some;
             all += total;
+            if total > 0 {
+                shares.push(some as f64 / total as f64);
+            }
         }
-        denied as f64 / all.max(1) as f64
+        (denied as f64 / all.max(1) as f64, shares)
     };
-    let (one, two) = (held_out(1), held_out(2));
+    let ((one, shares), (two, _)) = (held_out(1), held_out(2));
     let denied = extrapolate(one, two);
-    Some(Confidence { denied, held_out: one, hours: store.hours() })
+    let least = shares.iter().copied().reduce(f64::min).unwrap_or(one);
+    let most = shares.iter().copied().reduce(f64::max).unwrap_or(one);
+    Some(Confidence { denied, held_out: one, least, most, hours: store.hours() })
 }
 
 /// All ways to choose so many of the blocks, a bit for each.

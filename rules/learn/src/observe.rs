@@ -90,6 +90,46 @@ impl fmt::Display for Service {
     }
 }
 
+/// A text that is no service as it is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NoService;
+
+impl fmt::Display for NoService {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("not a service such as tcp/502, udp/1024-65535, icmp/8, ip/47 or eth/0x8892")
+    }
+}
+
+impl std::error::Error for NoService {}
+
+impl std::str::FromStr for Service {
+    type Err = NoService;
+
+    /// Reads what [`fmt::Display`] writes.
+    fn from_str(text: &str) -> Result<Self, NoService> {
+        let (kind, value) = text.split_once('/').ok_or(NoService)?;
+        let number = |text: &str| text.parse::<u16>().map_err(|_| NoService);
+        let byte = |text: &str| text.parse::<u8>().map_err(|_| NoService);
+        if let Some(&protocol) = PortProtocol::ALL.iter().find(|p| p.label() == kind) {
+            return match value.split_once('-') {
+                None => Ok(Self::Port(protocol, number(value)?)),
+                Some((first, "65535")) => Ok(Self::Dynamic(protocol, number(first)?)),
+                Some(_) => Err(NoService),
+            };
+        }
+        match kind {
+            "icmp" => Ok(Self::Icmp { v6: false, kind: byte(value)? }),
+            "icmpv6" => Ok(Self::Icmp { v6: true, kind: byte(value)? }),
+            "ip" => Ok(Self::Ip(byte(value)?)),
+            "eth" => {
+                let digits = value.strip_prefix("0x").ok_or(NoService)?;
+                u16::from_str_radix(digits, 16).map(Self::Ether).map_err(|_| NoService)
+            }
+            _ => Err(NoService),
+        }
+    }
+}
+
 /// How much is known of who opened a flow.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Opening {
@@ -144,4 +184,28 @@ pub struct HostFacts {
     pub vlan: Option<VlanTags>,
     /// The wire that it is on.
     pub wire: Option<Arc<str>>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn services_are_read_as_they_are_written() {
+        for service in [
+            Service::Port(PortProtocol::Tcp, 502),
+            Service::Port(PortProtocol::Sctp, 0),
+            Service::Dynamic(PortProtocol::Udp, 49_152),
+            Service::Icmp { v6: false, kind: 8 },
+            Service::Icmp { v6: true, kind: 128 },
+            Service::Ip(47),
+            Service::Ether(0x8892),
+            Service::Ether(0x42),
+        ] {
+            assert_eq!(service.to_string().parse(), Ok(service));
+        }
+        for wrong in ["", "tcp", "tcp/", "tcp/65536", "tcp/1-2", "gre/1", "eth/8892", "icmp/256"] {
+            assert_eq!(wrong.parse::<Service>(), Err(NoService), "{wrong}");
+        }
+    }
 }

@@ -52,6 +52,8 @@ pub struct Context<'c> {
     pub confidence: Option<Confidence>,
     /// Names of devices, groups and rules that other files define.
     pub taken: Option<&'c BTreeSet<Arc<str>>>,
+    /// Seconds that one of the store's hours stands for, where it is not one; 0 where it is.
+    pub period_s: u32,
 }
 
 /// Writes a proposal. `is_by_hand` says of an edge whether a rule that a person wrote permits it
@@ -78,7 +80,7 @@ pub fn write(
             rules.push(rule);
         }
     }
-    let head = head(store, proposal, context.confidence, repeated.iter().filter(|r| **r).count());
+    let head = head(store, proposal, context, repeated.iter().filter(|r| **r).count());
     let document = Document {
         version: Some(Spanned::unplaced(1)),
         devices: writer.devices.into_values().collect(),
@@ -245,7 +247,8 @@ impl<'w> Writer<'w> {
         };
         let wanted = format!("{prefix}-{}-to-{}", label(&from), label(&to));
         let name = fresh(&wanted, &mut self.rule_names);
-        let reason = explanation.map(|explanation| reason(rule.kind, explanation));
+        let period_s = self.context.period_s;
+        let reason = explanation.map(|explanation| reason(rule.kind, explanation, period_s));
         Some(RuleText {
             name: Spanned::unplaced(name),
             sides: Sides::Directed { from: Some(from), to: Some(to) },
@@ -268,10 +271,11 @@ impl<'w> Writer<'w> {
 /// 2001:2::/48.
 const BENCHMARKING: u128 = 0x2001_0002 << 96;
 
-fn reason(kind: Kind, explanation: &Explanation) -> String {
+fn reason(kind: Kind, explanation: &Explanation, period_s: u32) -> String {
     let Explanation { witnesses, unused, hours, .. } = explanation;
+    let hours = periods(*hours, period_s);
     let mut text = format!(
-        "origin learned; {witnesses} edges seen over {hours} hours; \
+        "origin learned; {witnesses} edges seen over {hours}; \
          {unused} permitted pairs that nobody used"
     );
     if kind == Kind::Exception {
@@ -280,24 +284,30 @@ fn reason(kind: Kind, explanation: &Explanation) -> String {
     text
 }
 
-fn head(
-    store: &Store,
-    proposal: &Proposal,
-    confidence: Option<Confidence>,
-    by_hand: usize,
-) -> String {
+/// So many hours, or other periods.
+fn periods(count: u32, period_s: u32) -> String {
+    match period_s {
+        0 | 3600 => format!("{count} hours"),
+        seconds => format!("{count} periods of {seconds} s"),
+    }
+}
+
+fn head(store: &Store, proposal: &Proposal, context: Context<'_>, by_hand: usize) -> String {
     let exceptions = proposal.rules.iter().filter(|rule| rule.kind == Kind::Exception).count();
     let mut head = format!(
-        "# Proposed by learning from {} hours: {} hosts, {} edges.\n",
-        store.hours(),
+        "# Proposed by learning from {}: {} hosts, {} edges.\n",
+        periods(store.hours(), context.period_s),
         store.hosts().len(),
         proposal.witnesses.len(),
     );
-    match confidence {
+    match context.confidence {
         Some(confidence) => head.push_str(&format!(
-            "# Expected to deny {:.4} % of what is used today ({:.4} % with a quarter of the time held out).\n",
+            "# Expected to deny {:.4} % of what is used today: {:.4} % with a quarter of the time held\n\
+             # out, from {:.4} % to {:.4} % by which quarter.\n",
             confidence.denied * 100.0,
             confidence.held_out * 100.0,
+            confidence.least * 100.0,
+            confidence.most * 100.0,
         )),
         None => head.push_str("# Too little was seen to say what this would deny.\n"),
     }

@@ -78,7 +78,7 @@ fn written(store: &Store, proposal: &Proposal) -> String {
     let explanations = explain::explain(store, proposal, &options);
     let names = names::name(store, proposal, &names::Known::new());
     let confidence = confidence::predict(store, &options);
-    let context = Context { names: &names, confidence, taken: None };
+    let context = Context { names: &names, confidence, ..Context::default() };
     text::write(store, proposal, &explanations, context, |_, _, _| false).to_string()
 }
 

@@ -10,6 +10,7 @@ pub(super) struct Document {
     pub(super) state_dir: Option<Spanned<String>>,
     pub(super) control_socket: Option<Spanned<String>>,
     pub(super) records_socket: Option<Spanned<String>>,
+    pub(super) learn_dir: Option<Spanned<String>>,
     pub(super) log_level: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<i64>>,
     pub(super) workers: Option<Spanned<i64>>,
@@ -33,6 +34,8 @@ pub(super) struct Document {
     pub(super) lockdown: Lockdown,
     #[serde(default)]
     pub(super) export: Export,
+    #[serde(default)]
+    pub(super) learn: Learn,
     #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
@@ -134,6 +137,14 @@ pub(super) struct Export {
 pub(super) struct Lockdown {
     pub(super) max_denied_ratio: Option<Spanned<f64>>,
     pub(super) min_staged_s: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Learn {
+    pub(super) retention_days: Option<Spanned<i64>>,
+    pub(super) max_rows: Option<Spanned<i64>>,
+    pub(super) max_mib: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

@@ -14,6 +14,7 @@ use bulkhead_pipeline::port::capture::{
     Assign, CaptureError, CaptureHandler, CaptureReader, CaptureWriter, LinkType, MAX_FRAME_BYTES,
     Record, Session, Settled, Side, wire,
 };
+use bulkhead_pipeline::record::{self, FlowRecord, RecordConfig, RecordSource};
 use bulkhead_pipeline::snapshot::{self, Content, Mode, Publisher, WallClock, WirePolicy};
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_pipeline::worker::{Clock, WirePorts, Worker, WorkerConfig};
@@ -21,6 +22,7 @@ use bulkhead_rules::classifier::Classifier;
 use bulkhead_rules::headers::{Headers, Mac, WireId};
 use bulkhead_rules::policy::{Policy, RuleId};
 
+use super::copies::Copies;
 use super::report::{self, BlockedFlow, Counts, Volume};
 use super::sides::{Inside, Sides};
 
@@ -36,6 +38,10 @@ const HASH_SEED: [u64; 4] =
     [0x243f_6a88_85a3_08d3, 0x1319_8a2e_0370_7344, 0xa409_3822_299f_31d0, 0x082e_fa98_ec4e_6c89];
 /// Answers of reject rules a second.
 const ANSWERS_PER_SECOND: u32 = 1000;
+/// Seconds between two records of a flow that goes on: few, because captures are short.
+const RECORD_INTERVAL_S: u32 = 1;
+/// Records that one poll may give beside one for each flow, which end with the capture.
+const MAX_RECORDS_OF_POLL: usize = 4096;
 /// Polls without a frame after which a capture that has not ended counts as stuck.
 const MAX_IDLE_POLLS: u32 = 16;
 
@@ -63,6 +69,8 @@ pub struct Outputs {
     pub denied: Option<CaptureWriter>,
     /// Blocked flows that may still be kept.
     pub flows_left: usize,
+    /// Takes copies of frames as a gateway's records have them, where the worker is to make records.
+    pub copies: Option<Copies>,
 }
 
 /// What a capture gave.
@@ -76,6 +84,8 @@ pub struct Outcome {
     pub blocked: Vec<BlockedFlow>,
     /// Blocked packets of flows that were too many to keep.
     pub packets_of_more_flows: u64,
+    /// The worker's records of flows, where they were asked for.
+    pub records: Vec<FlowRecord>,
     /// Why the capture ended early.
     pub error: Option<CaptureError>,
 }
@@ -109,6 +119,7 @@ impl Engine {
         outputs: &mut Outputs,
         progress: &mut dyn FnMut(u64),
     ) -> Result<Outcome, Stopped> {
+        let with_records = outputs.copies.is_some();
         let collector = Collector::new(self, std::mem::take(outputs));
         let (inside, outside, session) = wire(reader, collector);
         let base_ms = session.next_arrival_ns().unwrap_or(0) / 1_000_000;
@@ -125,11 +136,25 @@ impl Engine {
             observe::channel(1).0,
             clock.clone(),
         );
+        let mut source = None;
+        if with_records {
+            let ring = flows + MAX_RECORDS_OF_POLL;
+            let config = RecordConfig { ring, interval_s: RECORD_INTERVAL_S };
+            let (records, end) = record::channel(&config);
+            worker = worker.with_records(records);
+            source = Some(end);
+        }
+        let mut records = Vec::new();
+        let mut take = |source: &mut Option<RecordSource>| {
+            let source = source.as_mut().into_iter();
+            records.extend(source.flat_map(|end| std::iter::from_fn(|| end.flow())));
+        };
         let mut idle_polls = 0;
         while let Some(arrival_ns) = session.next_arrival_ns() {
             session.advance(arrival_ns);
             clock.advance(arrival_ns.saturating_sub(base_ms * 1_000_000));
             idle_polls = if worker.poll() > 0 { 0 } else { idle_polls + 1 };
+            take(&mut source);
             if idle_polls == MAX_IDLE_POLLS {
                 return Err(unbalanced("the worker takes no frames although some are waiting"));
             }
@@ -139,11 +164,15 @@ impl Engine {
         }
         // The answers to the last burst leave with the next one.
         worker.poll();
+        take(&mut source);
+        // What is open ends here: there is room in the ring for all of it.
         worker.shut_down();
+        take(&mut source);
         drop(worker);
         let hits = publisher.rule_totals();
         let hits = hits.iter().map(|(_, total)| total.enforced + total.observed).collect();
-        self.finish(name, &session, &counters.wires[0], hits, outputs)
+        let outcome = self.finish(name, &session, &counters.wires[0], hits, outputs)?;
+        Ok(Outcome { records, ..outcome })
     }
 
     fn finish(
@@ -174,6 +203,7 @@ impl Engine {
             hits,
             blocked,
             packets_of_more_flows: collector.packets_of_more_flows,
+            records: Vec::new(),
             error,
         })
     }
@@ -406,6 +436,9 @@ impl CaptureHandler for Collector {
                 self.output_failed = true;
                 return Err(error);
             }
+        }
+        if let (Some(copies), Some(judgement)) = (&mut self.outputs.copies, &frame.judgement) {
+            copies.note(frame, &judgement.parsed);
         }
         if let Some(judgement) = &frame.judgement {
             let reason = match judgement.verdict {

@@ -1,0 +1,44 @@
+//! `[learn]`: what the learning process keeps, and for how long.
+
+use std::path::PathBuf;
+
+use super::Checker;
+use super::document::{self, Spanned};
+use crate::learning::database::Retention;
+
+/// What `bulkhead learn` is told.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct LearnConfig {
+    /// The folder of the communication store.
+    pub folder: PathBuf,
+    /// What the store keeps.
+    pub retention: Retention,
+}
+
+/// Where the store is unless told otherwise.
+const FOLDER: &str = "/var/lib/bulkhead/learn";
+
+impl Default for LearnConfig {
+    fn default() -> Self {
+        Self { folder: PathBuf::from(FOLDER), retention: Retention::default() }
+    }
+}
+
+impl Checker<'_> {
+    pub(super) fn learn(
+        &mut self,
+        folder: Option<Spanned<String>>,
+        table: document::Learn,
+    ) -> LearnConfig {
+        let default = Retention::default();
+        let mib = default.bytes >> 20;
+        LearnConfig {
+            folder: self.path(folder, FOLDER),
+            retention: Retention {
+                days: self.number("retention-days", table.retention_days, default.days, 1..=3650),
+                rows: self.number("max-rows", table.max_rows, default.rows, 1000..=1_000_000_000),
+                bytes: self.number::<u64>("max-mib", table.max_mib, mib, 16..=1 << 20) << 20,
+            },
+        }
+    }
+}

@@ -1,0 +1,231 @@
+//! `bulkhead propose`: a policy learnt from the communication store, with its evidence.
+//!
+//! It goes to standard output, or into the learner's own file: a file that a person wrote is never
+//! touched, and nothing is written that `bulkhead check` would refuse. What somebody has to decide
+//! comes last, as exceptions, and `bulkhead lockdown` waits for it.
+
+use std::fs;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use bulkhead_learn::learn::Kind;
+use clap::Args;
+use serde_json::{Value, json};
+
+use crate::cli::exit;
+use crate::learning::model::Model;
+use crate::learning::proposal::{self, Learned, Surroundings};
+use crate::learning::report::{Reader, Refusal, StoreArgs};
+
+/// What `propose` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "Rules of the policy's other files are not repeated. Names of groups stay from one \
+    proposal to the next. Exceptions (what one member of a role does and its fellows do not) come \
+    last and wait for --approve, or for a person to write a rule of their own.\n\
+    Exit codes: 0 proposed, 1 refused (a file that a person wrote, a policy that would not fit), \
+    4 the store or a file cannot be read."
+)]
+pub struct ProposeArgs {
+    /// The store and the time that is learnt from
+    #[command(flatten)]
+    pub store: StoreArgs,
+    /// The policy: a file or a folder; without it, the one that the configuration names
+    #[arg(long, short, value_name = "POLICY")]
+    pub policy: Option<PathBuf>,
+    /// Write the proposal into this file, commonly 80-learned.yaml in the policy's folder
+    #[arg(long, short, value_name = "FILE")]
+    pub out: Option<PathBuf>,
+    /// Approve the exception with this name; repeatable
+    #[arg(long, value_name = "RULE")]
+    pub approve: Vec<String>,
+    /// Print JSON: rules with their evidence, exceptions, what makes no rule, what is expected
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Proposes. Returns the exit code.
+pub fn main(args: &ProposeArgs) -> u8 {
+    match propose(args) {
+        Ok(learned) => {
+            if args.json {
+                println!("{:#}", report(&learned, args.out.as_deref()));
+            } else if args.out.is_none() {
+                print!("{}", learned.text);
+            } else {
+                print!("{}", summary(&learned));
+            }
+            exit::OK
+        }
+        Err(Refusal { message, code }) => {
+            eprintln!("{message}");
+            code
+        }
+    }
+}
+
+/// Learns what the command line asks for: the learner's file is where it is written, or in the
+/// policy's folder.
+///
+/// # Errors
+///
+/// See [`Refusal`].
+pub fn learn(
+    store: &StoreArgs,
+    policy: Option<&Path>,
+    out: Option<&Path>,
+    approve: &[String],
+) -> Result<(Learned, Surroundings), Refusal> {
+    let reader = Reader::open(store)?;
+    // With a store and a policy (or none) there need not be a configuration.
+    let config = (store.config.exists()).then_some(store.config.as_path());
+    let learned = match (out, policy) {
+        (Some(out), _) => Some(out.to_owned()),
+        (None, Some(policy)) if policy.is_dir() => Some(policy.join(proposal::FILE)),
+        (None, Some(_)) => None,
+        (None, None) => configured_folder(config)?.map(|folder| folder.join(proposal::FILE)),
+    };
+    let around = Surroundings::read(config, policy, learned.as_deref())?;
+    let model = Model::read(&reader)?;
+    Ok((proposal::learn(model, &around, approve)?, around))
+}
+
+fn configured_folder(config: Option<&Path>) -> Result<Option<PathBuf>, Refusal> {
+    let Some(config) = config else { return Ok(None) };
+    let config = crate::config::Config::load(config)
+        .map_err(|error| Refusal { message: error.to_string(), code: exit::REFUSED })?;
+    Ok(Some(config.policy).filter(|policy| policy.is_dir()))
+}
+
+fn propose(args: &ProposeArgs) -> Result<Learned, Refusal> {
+    if let Some(out) = &args.out {
+        proposal::may_write(out)?;
+    }
+    let (learned, around) =
+        learn(&args.store, args.policy.as_deref(), args.out.as_deref(), &args.approve)?;
+    let text = learned.text.to_string();
+    let name = args.out.as_ref().map_or(proposal::FILE.to_owned(), |out| out.display().to_string());
+    around.check(&name, &text)?;
+    if let Some(out) = &args.out {
+        write(out, &text)
+            .map_err(|e| Refusal::unavailable(format!("cannot write {}: {e}", out.display())))?;
+    }
+    Ok(learned)
+}
+
+/// Puts the whole text in the file's place, or nothing: a gateway that watches the folder never sees
+/// half of it.
+fn write(path: &Path, text: &str) -> std::io::Result<()> {
+    let name = path.file_name().ok_or(std::io::ErrorKind::InvalidInput)?;
+    // A name that no gateway reads, whatever happens.
+    let mut hidden = std::ffi::OsString::from(".");
+    hidden.push(name);
+    hidden.push(".new");
+    let hidden = path.with_file_name(hidden);
+    let mut file = fs::File::create(&hidden)?;
+    file.write_all(text.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&hidden, path)
+}
+
+fn summary(learned: &Learned) -> String {
+    let rules = learned.text.document.rules.len();
+    let waiting: Vec<&str> = learned.unreviewed().map(|name| &**name).collect();
+    let mut text = format!("{rules} rules");
+    if let Some(confidence) = learned.confidence {
+        text.push_str(&format!(
+            "; expected to deny {:.3} % of what is used today ({:.3} % to {:.3} %)",
+            confidence.denied * 100.0,
+            confidence.least * 100.0,
+            confidence.most * 100.0,
+        ));
+    }
+    text.push('\n');
+    for name in waiting {
+        text.push_str(&format!("to approve: {name}\n"));
+    }
+    text
+}
+
+fn report(learned: &Learned, out: Option<&Path>) -> Value {
+    let model = &learned.model;
+    let label = |host| model.label(host);
+    let triple = |&(client, server, service): &(_, _, bulkhead_learn::observe::Service)| json!({"client": label(client), "server": label(server), "service": service.to_string()});
+    let rules: Vec<Value> = learned
+        .proposal
+        .rules
+        .iter()
+        .zip(&learned.explanations)
+        .zip(&learned.text.rules)
+        .filter_map(|((rule, why), name)| {
+            let name = name.as_ref()?;
+            Some(json!({
+                "name": &**name,
+                "kind": kind(rule.kind),
+                "clients": learned.proposal.hosts(&rule.clients).len(),
+                "servers": learned.proposal.hosts(&rule.servers).len(),
+                "services": rule.services.iter().map(ToString::to_string).collect::<Vec<_>>(),
+                "witnesses": why.witnesses,
+                "unused": why.unused,
+                "periods": why.hours,
+                "saved-bits": why.saved,
+                "approved": learned.approved.contains(name),
+            }))
+        })
+        .collect();
+    let templates =
+        learned.text.document.rules.iter().filter(|rule| {
+            !learned.text.rules.iter().flatten().any(|name| *name == rule.name.value)
+        });
+    let doubtful: Vec<Value> = learned
+        .proposal
+        .doubtful
+        .iter()
+        .map(|edge| {
+            let mut value = triple(&(edge.client, edge.server, edge.service));
+            value["periods"] = json!(edge.hours);
+            value["why"] = json!(edge.doubt.label());
+            value
+        })
+        .collect();
+    let losses = model.store.losses();
+    json!({
+        "file": out.map(|out| out.display().to_string()),
+        "policy": learned.text.to_string(),
+        "learnt-from": {
+            "hosts": model.store.hosts().len(),
+            "edges": model.store.edges().len(),
+            "periods": model.store.hours(),
+            "period-s": model.period_s,
+        },
+        "rules": rules,
+        "templates": templates.map(|rule| rule.name.value.to_string()).collect::<Vec<_>>(),
+        "unreviewed": learned.unreviewed().map(ToString::to_string).collect::<Vec<_>>(),
+        "makes-no-rule": doubtful,
+        "unknown-direction": model.store.held_back(),
+        "broadcasts-left-out": learned.templates_left_out,
+        "without-address": learned.text.nameless,
+        "expected-denials": learned.confidence.map(|confidence| json!({
+            "share": confidence.denied,
+            "least": confidence.least,
+            "most": confidence.most,
+            "held-out": confidence.held_out,
+            "periods": confidence.hours,
+        })),
+        "no-room": {
+            "hosts": losses.hosts,
+            "edges": losses.edges,
+            "unknown-direction": losses.held_back,
+            "too-old": losses.too_old,
+        },
+    })
+}
+
+/// The word for a kind of rule.
+pub fn kind(kind: Kind) -> &'static str {
+    match kind {
+        Kind::Roles => "roles",
+        Kind::Mesh => "mesh",
+        Kind::Exception => "exception",
+    }
+}
