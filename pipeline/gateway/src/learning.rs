@@ -40,6 +40,7 @@ use tracing::error;
 
 use crate::cli::{CONFIG_PATH, Level, LogFormat, exit};
 use crate::config::{Config, LearnConfig};
+use crate::export::Exports;
 use crate::replay::sides::Inside;
 use service::{Settings, Shared};
 
@@ -88,7 +89,7 @@ pub fn main(args: &LearnArgs) -> u8 {
     if let (Some(folder), [_, ..]) = (&args.dir, args.from_capture.as_slice()) {
         return import(args, folder);
     }
-    let settings = match settings(args) {
+    let (settings, mut exports) = match settings(args) {
         Ok(settings) => settings,
         Err(message) => {
             eprintln!("{message}");
@@ -109,7 +110,7 @@ pub fn main(args: &LearnArgs) -> u8 {
     let status = Shared::default();
     socket::serve(&settings.folder, &status);
     crate::notice::ready("learning");
-    let ran = service::run(&settings, &status, &stop, |_| {});
+    let ran = service::run(&settings, &status, &stop, &mut exports);
     crate::notice::stopping();
     match ran {
         Ok(()) => exit::OK,
@@ -148,10 +149,11 @@ fn import(args: &LearnArgs, folder: &Path) -> u8 {
 
 /// What the command line says, and else the configuration. Where it says everything there need not
 /// be a configuration.
-fn settings(args: &LearnArgs) -> Result<Settings, String> {
-    let (socket, learn) = match (&args.socket, &args.dir) {
+fn settings(args: &LearnArgs) -> Result<(Settings, Exports), String> {
+    let (socket, learn, exports) = match (&args.socket, &args.dir) {
         (Some(socket), Some(dir)) if !args.config.exists() => {
-            (socket.clone(), LearnConfig { folder: dir.clone(), ..LearnConfig::default() })
+            let learn = LearnConfig { folder: dir.clone(), ..LearnConfig::default() };
+            (socket.clone(), learn, Exports::default())
         }
         (socket, dir) => {
             let config = Config::load(&args.config).map_err(|error| error.to_string())?;
@@ -160,16 +162,17 @@ fn settings(args: &LearnArgs) -> Result<Settings, String> {
                  learn from",
             )?;
             let folder = dir.clone().unwrap_or(config.learn.folder);
-            (socket, LearnConfig { folder, ..config.learn })
+            (socket, LearnConfig { folder, ..config.learn }, Exports::new(&config.export))
         }
     };
-    Ok(Settings {
+    let settings = Settings {
         socket,
         folder: learn.folder,
         retention: learn.retention,
         limits: ingest::Limits::default(),
         interval: Duration::from_secs(1),
-    })
+    };
+    Ok((settings, exports))
 }
 
 /// A time for people: UTC, to the second.

@@ -291,7 +291,7 @@ fn one(addresses: Addresses) -> Option<HostKey> {
 }
 
 /// Whether a policy permits an edge wherever it was seen.
-fn is_permitted(
+pub fn is_permitted(
     policy: &Policy,
     model: &Model,
     client: HostId,

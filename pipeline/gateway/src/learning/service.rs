@@ -21,6 +21,7 @@ use tracing::{error, info, warn};
 use super::database::{Database, Kind, Retention, StoreError};
 use super::ingest::{Batch, Counters, Ingest, Limits};
 use crate::candidate::unix_now_ms;
+use crate::export::Exports;
 use crate::flow_stream::{self, Message, StreamError};
 
 /// Messages that may wait between reader and summing. When they do, the gateway's own queue fills,
@@ -86,6 +87,8 @@ pub struct Status {
     pub trouble: Option<String>,
     /// Damaged stores that were set aside.
     pub set_aside: Vec<String>,
+    /// What became of the records in each export.
+    pub exports: Vec<ExportStatus>,
     /// Where the store is.
     pub store: String,
     /// Sums of edges that the writer has.
@@ -94,6 +97,18 @@ pub struct Status {
     /// The counters that went to the store last.
     #[serde(skip)]
     told: Counters,
+}
+
+/// What became of the records in one export.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
+pub struct ExportStatus {
+    /// Which one.
+    pub name: String,
+    /// Records that were written or sent.
+    pub written: u64,
+    /// Records that were not.
+    pub lost: u64,
 }
 
 /// The status, shared with who shows it.
@@ -113,7 +128,7 @@ pub fn run(
     settings: &Settings,
     status: &Shared,
     stop: &Arc<AtomicBool>,
-    mut tap: impl FnMut(&Message),
+    exports: &mut Exports,
 ) -> Result<(), StoreError> {
     with(status, |status| {
         status.store = settings.folder.join(super::database::FILE).display().to_string();
@@ -129,8 +144,8 @@ pub fn run(
         let busy = &writer_is_busy;
         scope.spawn(move || writer.run(&batches, busy));
         // Both ends of the queues go with it, so that the other two come to an end as well.
-        Summing { settings, ingest: &mut ingest, to_write, busy, status, stop }
-            .run(messages, &mut tap);
+        Summing { settings, ingest: &mut ingest, exports, to_write, busy, status, stop }
+            .run(messages);
     });
     Ok(())
 }
@@ -273,6 +288,7 @@ impl io::Read for Patient<'_> {
 struct Summing<'s> {
     settings: &'s Settings,
     ingest: &'s mut Ingest,
+    exports: &'s mut Exports,
     to_write: Sender<(Batch, Counters)>,
     busy: &'s AtomicBool,
     status: &'s Shared,
@@ -280,14 +296,14 @@ struct Summing<'s> {
 }
 
 impl Summing<'_> {
-    fn run(mut self, messages: Receiver<Told>, tap: &mut impl FnMut(&Message)) {
+    fn run(mut self, messages: Receiver<Told>) {
         let mut next = Instant::now() + self.settings.interval;
         let mut lost = (Reminder::default(), 0);
         while !self.stop.load(Relaxed) {
             let left = next.saturating_duration_since(Instant::now());
             match messages.recv_timeout(left.min(PATIENCE.0)) {
                 Ok(Told::Message(message)) => {
-                    tap(&message);
+                    self.exports.write(&message);
                     self.ingest.add(&message);
                 }
                 Ok(Told::Broken) | Err(RecvTimeoutError::Timeout) => {}
@@ -301,10 +317,11 @@ impl Summing<'_> {
         // What the reader had read already.
         for told in messages.try_iter().take(QUEUE) {
             if let Told::Message(message) = told {
-                tap(&message);
+                self.exports.write(&message);
                 self.ingest.add(&message);
             }
         }
+        self.exports.tend(Instant::now());
         show(self.ingest, self.status);
         let last = (self.ingest.take_batch(), self.ingest.counters);
         if self.to_write.send_timeout(last, FAREWELL).is_err() {
@@ -314,6 +331,10 @@ impl Summing<'_> {
 
     fn tick(&mut self, (reminder, told): &mut (Reminder, u64)) {
         show(self.ingest, self.status);
+        self.exports.tend(Instant::now());
+        let sinks = self.exports.counts().into_iter();
+        let sinks = sinks.map(|(name, c)| ExportStatus { name, written: c.written, lost: c.lost });
+        with(self.status, |status| status.exports = sinks.collect());
         let counters = self.ingest.counters;
         let all = counters.flows_lost + counters.flows_dropped;
         if all > *told && reminder.is_due() {

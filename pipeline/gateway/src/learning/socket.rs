@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use tracing::warn;
 
-use super::service::{Shared, Status};
+use super::service::{ExportStatus, Shared, Status};
 use super::time_text;
 use crate::cli::exit;
 
@@ -130,6 +130,10 @@ fn text(status: &Status) -> String {
         status.edges_waiting,
         status.edges_pruned,
     );
+    for export in &status.exports {
+        let ExportStatus { name, written, lost } = export;
+        text.push_str(&format!("export     {name}: {written} records, {lost} lost\n"));
+    }
     for aside in &status.set_aside {
         text.push_str(&format!("set aside  {aside} (was damaged)\n"));
     }

@@ -139,7 +139,9 @@ impl Engine {
         let mut source = None;
         if with_records {
             let ring = flows + MAX_RECORDS_OF_POLL;
-            let config = RecordConfig { ring, interval_s: RECORD_INTERVAL_S };
+            let interval_s = RECORD_INTERVAL_S;
+            let config =
+                RecordConfig { ring, interval_s, copies: false, ..RecordConfig::default() };
             let (records, end) = record::channel(&config);
             worker = worker.with_records(records);
             source = Some(end);

@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use bulkhead_gateway::learning::captures;
+use bulkhead_gateway::learning::model::Model;
+use bulkhead_gateway::learning::proposal::{self, Surroundings};
 use bulkhead_gateway::learning::report::{Range, Reader};
+use bulkhead_rules::policy::Policy;
 
 mod invariants;
 
@@ -48,6 +51,59 @@ fn applications_of_the_captures_are_recognised() {
         let found = applications(&folder.join(captures));
         let wanted = (application.to_owned(), service.to_owned());
         assert!(found.contains(&wanted), "{captures}: {found:?}");
+    }
+}
+
+/// The edges of a capture's second half that the policy denies which its first half gave.
+fn denied_of_second_half(capture: &Path) -> (usize, Vec<String>) {
+    let store = tempfile::tempdir().unwrap();
+    captures::import(&[capture.to_owned()], &[], store.path()).unwrap();
+    let mut reader = Reader::open_path(store.path(), Range::ALL).unwrap();
+    let mut ends = (i64::MAX, i64::MIN);
+    reader
+        .edges(|edge| {
+            ends = (ends.0.min(edge.seen.first_ms), ends.1.max(edge.seen.last_ms));
+        })
+        .unwrap();
+    let middle = (ends.0 + ends.1) / 2;
+    reader.range = Range { until_ms: middle, ..Range::ALL };
+    let around = Surroundings::default();
+    let learned = proposal::learn(Model::read(&reader).unwrap(), &around, &[]).unwrap();
+    let text = learned.text.to_string();
+    around.check("80-learned.yaml", &text).unwrap_or_else(|e| panic!("{}\n{text}", e.message));
+    let policy = Policy::parse(&text).unwrap_or_else(|e| panic!("{}", e[0]));
+    reader.range = Range { since_ms: middle, ..Range::ALL };
+    let later = Model::read(&reader).unwrap();
+    let edges = later.store.edges();
+    let denied = edges
+        .iter()
+        .filter(|edge| {
+            let (client, server) = (edge.client, edge.server);
+            !proposal::is_permitted(&policy, &later, client, server, edge.service)
+        })
+        .map(|edge| {
+            let (client, server) = (later.label(edge.client), later.label(edge.server));
+            format!("{} {client} -> {server}", edge.service)
+        });
+    (edges.len(), denied.collect())
+}
+
+/// What is learnt from the first half of a capture of several hosts, tested on its second half. What
+/// is denied there was not seen before, or once only.
+#[test]
+fn captures_of_plants_are_learnt_by_halves() {
+    let Some(folder) = data("captures_of_plants_are_learnt_by_halves") else { return };
+    let tools = "ICS-Security-Tools/pcaps";
+    for (capture, most) in [
+        (format!("{tools}/ModbusTCP/ModbusTCP.pcap"), 0),
+        (format!("{tools}/ModbusTCP/mb2.pcap"), 2),
+        (format!("{tools}/EthernetIP/EthernetIP-CIP.pcap"), 0),
+        ("icsnpp-bacnet/testing/traces/bacnet_example.pcap".to_owned(), 0),
+        ("zeek/testing/btest/Traces/modbus/modbusBig.pcap".to_owned(), 0),
+    ] {
+        let (edges, denied) = denied_of_second_half(&folder.join(&capture));
+        println!("{capture}: {} of {edges} edges denied {denied:?}", denied.len());
+        assert!(edges > 0 && denied.len() <= most, "{capture}: {denied:#?}");
     }
 }
 
