@@ -126,12 +126,16 @@ pub fn replay(args: &ReplayArgs) -> Result<FlowsReport, Refusal> {
     Ok(judge.report(args))
 }
 
-/// A line of a record: the flow itself, or the message in which it came.
+/// A line of a record: the flow itself, the message in which it came, or a word about something else.
 #[derive(Deserialize)]
 #[serde(untagged)]
 enum Line {
     Flow(Box<Flow>),
     Message(Message),
+    Typed {
+        #[serde(rename = "type")]
+        kind: String,
+    },
 }
 
 struct Judge<'p> {
@@ -184,13 +188,19 @@ impl<'p> Judge<'p> {
             match serde_json::from_slice::<Line>(&line) {
                 Ok(Line::Flow(flow) | Line::Message(Message::Flow(flow))) => self.judge(&flow),
                 Ok(Line::Message(_)) => {}
-                Err(error) => {
-                    self.report.malformed += 1;
-                    let place = || format!("{}:{number}: {error}", path.display());
-                    self.report.first_malformed.get_or_insert_with(place);
+                Ok(Line::Typed { kind }) if kind != "flow" => {}
+                Ok(Line::Typed { .. }) => {
+                    self.is_malformed(path, number, "a flow without its fields")
                 }
+                Err(error) => self.is_malformed(path, number, error),
             }
         }
+    }
+
+    fn is_malformed(&mut self, path: &Path, line: u64, why: impl std::fmt::Display) {
+        self.report.malformed += 1;
+        let place = || format!("{}:{line}: {why}", path.display());
+        self.report.first_malformed.get_or_insert_with(place);
     }
 
     fn judge(&mut self, flow: &Flow) {
@@ -415,16 +425,18 @@ mod tests {
             record(plc, hmi, (502, 6), true, false),
             message,
             "{\"lost\":{\"flows\":1,\"frames\":0}}".to_owned(),
+            "{\"type\":\"lost\",\"flows\":1,\"frames\":0}".to_owned(),
+            "{\"type\":\"flow\",\"event\":\"started\"}".to_owned(),
             "nonsense".to_owned(),
             String::new(),
         ];
         let report = replayed(lines.join("\n").as_bytes());
         assert_eq!((report.flows, report.permitted, report.denied), (6, 2, 1), "{report:?}");
-        assert_eq!((report.newly_denied, report.newly_permitted, report.malformed), (2, 1, 1));
+        assert_eq!((report.newly_denied, report.newly_permitted, report.malformed), (2, 1, 2));
         let [kind] = &report.newly_denied_flows[..] else { panic!("{report:?}") };
         assert_eq!((kind.count, kind.was.as_str(), kind.rule.as_str()), (2, "old", "default"));
         assert_eq!(kind.nearest.as_deref(), Some("work, but for its service"));
-        assert!(report.first_malformed.is_some_and(|first| first.contains(":9: ")));
+        assert!(report.first_malformed.is_some_and(|first| first.contains(":10: ")));
     }
 
     #[test]

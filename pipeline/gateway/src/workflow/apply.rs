@@ -127,7 +127,7 @@ impl Reloader {
         let what = format!("{} observe: every frame is forwarded there", changed.join(", "));
         self.entered(draft(order, What::Mode, &what), &active, &active)?;
         let findings = self.versioned(&mut standing, &active, &order.who, "observe", None);
-        let findings = findings.into_iter().collect();
+        let findings = findings.into_iter().chain(self.mixed(&standing)).collect();
         let staging = self.renewed();
         let report = self.put(Next { candidate: active, standing, staging, staged: None });
         Ok(ChangeReport { done: true, what, findings, ..report })
@@ -183,6 +183,7 @@ impl Reloader {
         }
         let mut findings = candidate.warnings.clone();
         findings.extend(self.versioned(&mut standing, &candidate, &order.who, "lockdown", None));
+        findings.extend(self.mixed(&standing));
         let staged = Some(None);
         let report = self.put(Next { candidate, standing, staging: Staging::Drop, staged });
         Ok(ChangeReport { done: true, what, findings, obstacles, ..report })
@@ -373,7 +374,16 @@ impl Reloader {
         let (staging, staged) = match self.staged() {
             None => (Staging::Keep, None),
             Some(base) => match self.made(&base, &mut standing.overlay.clone()) {
-                Ok(candidate) => self.to_stage(candidate, base),
+                Ok(candidate) => {
+                    let (staging, staged) = self.to_stage(candidate, base);
+                    // It is the same policy: how long it has been seen to do no harm still counts.
+                    let since = self.gateway.policy().staged.as_ref().map(|staged| staged.since);
+                    let goes_on = |mut staged: StagedState| {
+                        staged.since = since.unwrap_or(staged.since);
+                        staged
+                    };
+                    (staging, staged.map(|staged| staged.map(goes_on)))
+                }
                 Err(_) => {
                     let why = "what was staged makes no sense with this and is staged no longer";
                     findings.push(Finding::warning("unstaged", why.to_owned()));
@@ -521,6 +531,26 @@ impl Reloader {
             }
         }
         Ok(changed)
+    }
+
+    /// Warns of a wire that observes beside an enforcing one that is redundant with it: what the one
+    /// drops may take the other.
+    fn mixed(&self, standing: &Standing) -> Option<Finding> {
+        let config = &self.gateway.config;
+        let of = |wanted: Mode| {
+            let all = standing.modes.iter().enumerate();
+            all.filter(move |(_, mode)| **mode == wanted).map(|(wire, _)| wire)
+        };
+        let pairs = of(Mode::Observe).flat_map(|one| of(Mode::Enforce).map(move |two| (one, two)));
+        let mut mixed = pairs.filter(|&(one, two)| config.group_of(one) == config.group_of(two));
+        let (one, two) = mixed.next()?;
+        let (one, two) = (config.wires.get(one)?, config.wires.get(two)?);
+        let message = format!(
+            "{} observes and {}, which is redundant with it, enforces: what the one drops may take the \
+             other",
+            one.name, two.name
+        );
+        Some(Finding::warning("mixed-modes", message))
     }
 
     /// Where another policy than the files' is about to stand: until they change.
