@@ -1,7 +1,7 @@
 //! The staged policy's word on what the policy in force has just judged: see
 //! [`crate::snapshot::staged`].
 
-use bulkhead_rules::headers::Headers;
+use bulkhead_rules::headers::{Headers, protocol};
 use bulkhead_rules::policy::RuleId;
 
 use super::{Judge, Moment};
@@ -49,7 +49,22 @@ impl Judge {
         moment: &Moment<'_>,
     ) {
         let Some(staged) = moment.snapshot.staged() else { return };
-        let word = staged.ask(headers, moment.at, &mut self.scratch);
+        let permitted = moment.permits(rule);
+        let mut asked = *headers;
+        let mut word = staged.ask(&asked, moment.at, &mut self.scratch);
+        // Of a connection whose beginning was not seen, and of a datagram that no rule let through, nobody
+        // knows which end opened it: it is enough that one of the two ways is permitted.
+        let is_certain = index.is_none_or(|index| {
+            let (entry, is_tcp) = (self.flows.entry(index), headers.protocol == protocol::TCP);
+            entry.is_opening_seen() && (permitted || is_tcp)
+        });
+        if !word.permitted && !is_certain {
+            let backward = headers.reversed();
+            let other = staged.ask(&backward, moment.at, &mut self.scratch);
+            if other.permitted {
+                (asked, word) = (backward, other);
+            }
+        }
         let live = index.map(|index| {
             let entry = self.flows.entry(index);
             let ways = [Direction::FromInitiator, Direction::FromResponder];
@@ -59,10 +74,9 @@ impl Judge {
                 bytes: ways.map(|way| entry.bytes(way)).iter().sum(),
             }
         });
-        let permitted = moment.permits(rule);
         let difference = Difference {
             unix_ms: moment.at.unix_ms,
-            headers: *headers,
+            headers: asked,
             passes: permitted || moment.observes(rule),
             rule,
             permitted,
