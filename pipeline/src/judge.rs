@@ -71,6 +71,11 @@ impl Moment<'_> {
         self.snapshot.content.classifier.action(rule) == Action::Allow
     }
 
+    /// Whether the initiator of a flow is inside, by a packet of this direction.
+    fn has_initiator_inside(&self, direction: Direction) -> bool {
+        (direction == FROM_INITIATOR) == self.from_inside
+    }
+
     /// What a flow's entry is to say of a permitted flow.
     fn judgement(&self, answer: Answer) -> Judgement {
         let Answer { rule, footprint } = answer;
@@ -489,6 +494,7 @@ impl Judge {
                 // What proves nothing does not move the flow to other MAC addresses either.
                 if let (Some((judgement, macs)), Outcome::InState) = (moved, outcome) {
                     entry.judged(judgement, macs);
+                    entry.initiator_is(moment.has_initiator_inside(direction));
                 }
                 if entry.is_watched() && packet.is_wanted_of(entry, direction) {
                     self.copied |= 1 << place;
@@ -678,7 +684,7 @@ impl Judge {
         if !self.budget.take(self.sources[place], moment.now_ns) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
-        let client_inside = moment.from_inside == (direction == FROM_INITIATOR);
+        let client_inside = moment.has_initiator_inside(direction);
         let new =
             NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
         let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
@@ -751,6 +757,10 @@ impl Judge {
     /// where they are forbidden, or the sender has another's address, the flow of the right ones lives
     /// on. Where they are permitted the judgement is returned, for the flow to rest on once the packet
     /// has passed.
+    ///
+    /// With the right MAC addresses a packet comes from the side on which its sender is, or somebody else
+    /// has sent it. A router that sends packets back by the wire that they came by lets each cross the
+    /// wire in both ways, but the second time with its own address as the source.
     #[inline]
     fn check_macs(
         &mut self,
@@ -760,11 +770,15 @@ impl Judge {
         moment: &Moment<'_>,
     ) -> Result<Option<OtherMacs>, (Verdict, Option<RuleId>)> {
         let (entry, headers) = (self.flows.entry(index), &parsed.headers);
-        let direction = entry.direction(sender);
-        if entry.admits_macs(direction, headers.src_mac, headers.dst_mac) {
+        let (direction, macs) = (entry.direction(sender), [headers.src_mac, headers.dst_mac]);
+        if entry.admits(direction, macs, moment.from_inside) {
             return Ok(None);
         }
-        self.judge_other_macs(index, direction, parsed, moment)
+        if !entry.has_macs(direction, macs[0], macs[1]) {
+            return self.judge_other_macs(index, direction, parsed, moment);
+        }
+        let is_forged = moment.wire.fixed_sides;
+        if is_forged { Err((Verdict::Drop(DropReason::FlowSide), None)) } else { Ok(None) }
     }
 
     #[cold]

@@ -87,6 +87,9 @@ pub struct WirePolicy {
     /// Where DHCP servers are: what servers send to clients comes from there only, whatever the
     /// policy permits.
     pub dhcp_servers: Sides,
+    /// Whether every host stays on its side of the wire for as long as its flows live: what comes with
+    /// the MAC addresses of a flow from the other side is not its flow's then.
+    pub fixed_sides: bool,
     /// The tunnels whose inner packets are judged in place of the outer ones, where there are any.
     pub tunnels: Option<Arc<Tunnels>>,
     /// So many of the policy's rules, from the first one on, keep out what they deny even where the
@@ -99,8 +102,17 @@ impl WirePolicy {
     pub const fn new(mode: Mode, grace_until_ns: u64) -> Self {
         let (routers, dhcp_servers) = (Sides::OUTSIDE, Sides::OUTSIDE);
         let (tcp, tunnels) = (TcpPickup::Loose, None);
-        let quarantine_rules = 0;
-        Self { mode, grace_until_ns, tcp, routers, dhcp_servers, tunnels, quarantine_rules }
+        let (fixed_sides, quarantine_rules) = (true, 0);
+        Self {
+            mode,
+            grace_until_ns,
+            tcp,
+            routers,
+            dhcp_servers,
+            fixed_sides,
+            tunnels,
+            quarantine_rules,
+        }
     }
 
     /// Whether a TCP connection may be taken up in its middle at `now_ns`.

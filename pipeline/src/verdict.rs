@@ -88,6 +88,7 @@ drop_reasons! {
     DhcpServerSide, "dhcp_server_side", "An answer of a DHCP server from a side of the wire on which, by `dhcp-servers`, there is none.";
     AddressConflict, "address_conflict", "An ARP, neighbour discovery or DHCP message in which a host claims an address that is bound to another one, or to the other side of the wire.";
     AddressSpoofed, "address_spoofed", "A packet that would open a flow where rules name MAC addresses, or move one to others, from an address that is bound to another host, or to the other side of the wire.";
+    FlowSide, "flow_side", "A packet of a flow whose verdict rests on MAC addresses, with these, from the other side of the wire than its sender is on.";
     FlowTableFull, "flow_table_full", "A permitted flow that the flow table had no room for.";
     FlowSourceLimit, "flow_source_limit", "A source that holds as many flows as one source may.";
     NewFlowRate, "new_flow_rate", "A packet that would open a flow, from a source that opens more in a second, or floods with what is denied, than `new-flows-per-source` lets it.";

@@ -105,6 +105,8 @@ pub struct Wire {
     pub routers: Sides,
     /// Where DHCP servers are, which may answer.
     pub dhcp_servers: Sides,
+    /// Whether hosts stay on their side of the wire.
+    pub fixed_sides: bool,
     /// The tunnels whose inner packets are judged, where there are any.
     pub tunnels: Option<Arc<Tunnels>>,
     /// The redundancy group: wires that name the same one are judged by one state, so that what goes
@@ -452,6 +454,7 @@ impl Checker<'_> {
             );
             let routers = self.sides(table.routers);
             let dhcp_servers = self.sides(table.dhcp_servers);
+            let fixed_sides = table.fixed_sides.unwrap_or(table.redundancy_group.is_none());
             let tunnels = self.tunnels(
                 table.judge_inner,
                 table.tunnel_endpoints,
@@ -467,6 +470,7 @@ impl Checker<'_> {
                 tcp,
                 routers,
                 dhcp_servers,
+                fixed_sides,
                 tunnels,
                 redundancy_group: self.redundancy_group(table.redundancy_group, &mut groups),
                 link_propagation: table.link_propagation.unwrap_or(true),

@@ -351,6 +351,7 @@ impl Gateway {
                 tcp: wire.tcp,
                 routers: wire.routers,
                 dhcp_servers: wire.dhcp_servers,
+                fixed_sides: wire.fixed_sides,
                 tunnels: wire.tunnels.clone(),
                 quarantine_rules,
                 ..WirePolicy::new(mode, grace_until_ns)

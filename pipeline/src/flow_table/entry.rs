@@ -95,6 +95,9 @@ const FEW_HOPS: u8 = 0x08;
 const WATCHED: u8 = 0x10;
 /// Every packet that announces something is wanted.
 const ANNOUNCES: u8 = 0x40;
+/// Whether the initiator's packets, with the MAC addresses that the verdict rests on, come from the
+/// inside.
+const SIDE: u8 = 0x80;
 const BOTH_WATCHED: u8 = WATCHED | WATCHED << 1;
 const ALL_WATCHED: u8 = BOTH_WATCHED | ANNOUNCES;
 /// Packets of a flow after which no first payload is wanted any more.
@@ -123,6 +126,7 @@ impl FlowEntry {
             ..Self::VACANT
         };
         entry.connection.entry_flags = INITIATOR_HIGH * new.initiator as u8;
+        entry.initiator_is(new.client_inside);
         if matches!(new.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
             entry.connection.attempt_or_icmp = new.headers.dst_port;
         }
@@ -185,6 +189,26 @@ impl FlowEntry {
         }
     }
 
+    /// Notes on which side the initiator is.
+    pub fn initiator_is(&mut self, inside: bool) {
+        let flags = &mut self.connection.entry_flags;
+        *flags = *flags & !SIDE | if inside { SIDE } else { 0 };
+    }
+
+    /// Whether a packet of `direction` comes from the side on which its sender is.
+    pub fn is_from_its_side(&self, direction: Direction, from_inside: bool) -> bool {
+        let of_initiator = self.connection.entry_flags & SIDE != 0;
+        (direction == Direction::FromInitiator) == (from_inside == of_initiator)
+    }
+
+    /// Whether a packet of `direction` carries the MAC addresses that the flow was judged with.
+    pub fn has_macs(&self, direction: Direction, src: Mac, dst: Mac) -> bool {
+        match direction {
+            Direction::FromInitiator => self.macs == [src, dst],
+            Direction::FromResponder => self.macs == [dst, src],
+        }
+    }
+
     /// The headers with which the flow was opened: what a newer policy has to judge.
     pub fn initiator_headers(&self) -> Headers {
         let [src_mac, dst_mac] = self.macs;
@@ -197,22 +221,24 @@ impl FlowEntry {
     /// true where the verdict rests on none.
     #[inline]
     pub fn admits_macs(&self, direction: Direction, src: Mac, dst: Mac) -> bool {
-        if self.connection.entry_flags & MAC_SENSITIVE == 0 {
-            return true;
-        }
-        match direction {
-            Direction::FromInitiator => self.macs == [src, dst],
-            Direction::FromResponder => self.macs == [dst, src],
-        }
+        self.connection.entry_flags & MAC_SENSITIVE == 0 || self.has_macs(direction, src, dst)
+    }
+
+    /// Whether a packet of `direction` carries the MAC addresses that the verdict rests on, and comes
+    /// from the side on which its sender is. Always true where the verdict rests on none.
+    #[inline]
+    pub fn admits(&self, direction: Direction, [src, dst]: [Mac; 2], from_inside: bool) -> bool {
+        self.connection.entry_flags & MAC_SENSITIVE == 0
+            || (self.has_macs(direction, src, dst) && self.is_from_its_side(direction, from_inside))
     }
 
     /// Whether a packet of `direction` needs nothing but to be counted: the flow is permitted, none of
-    /// its packets are wanted, and [`Self::admits_macs`].
+    /// its packets are wanted, and [`Self::admits`].
     #[inline]
-    pub(crate) fn rides(&self, direction: Direction, src: Mac, dst: Mac) -> bool {
+    pub(crate) fn rides(&self, direction: Direction, macs: [Mac; 2], from_inside: bool) -> bool {
         let flags = self.connection.entry_flags & (PERMITTED | MAC_SENSITIVE | ALL_WATCHED);
         flags == PERMITTED
-            || (flags == PERMITTED | MAC_SENSITIVE && self.admits_macs(direction, src, dst))
+            || (flags == PERMITTED | MAC_SENSITIVE && self.admits(direction, macs, from_inside))
     }
 
     /// From now on packets of the flow are wanted: the first with a payload of each direction, and
@@ -256,7 +282,7 @@ impl FlowEntry {
             *word = (*word & !FOOTPRINT_MASK) | (u64::from(half) & FOOTPRINT_MASK);
         }
         let flags = &mut self.connection.entry_flags;
-        *flags &= INITIATOR_HIGH | FEW_HOPS | ALL_WATCHED;
+        *flags &= INITIATOR_HIGH | FEW_HOPS | ALL_WATCHED | SIDE;
         *flags |= if mac_sensitive { MAC_SENSITIVE } else { 0 };
         *flags |= if permitted { PERMITTED } else { 0 };
     }

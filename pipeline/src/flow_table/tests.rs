@@ -248,15 +248,15 @@ fn an_entry_counts_and_remembers_what_judged_it() {
     let index = insert(&mut table, &there, 10 * SECOND).unwrap();
     let [a, b, c] = [1, 2, 3].map(|last| Mac([2, 0, 0, 0, 0, last]));
     let entry = table.entry_mut(index);
-    assert!(entry.admits_macs(Direction::FromInitiator, c, c), "no rule tests a MAC address");
+    assert!(entry.admits(Direction::FromInitiator, [c, c], true), "no rule tests a MAC address");
     assert_eq!(entry.footprint(), Footprint { src: 4095, dst: 77 });
     let again = judgement(RuleId(9), 2);
     entry.judged(Judgement { permitted: false, mac_sensitive: true, ..again }, [a, b]);
     assert_eq!((entry.rule(), entry.epoch(), entry.is_permitted()), (RuleId(9), 2, false));
-    assert!(entry.admits_macs(Direction::FromInitiator, a, b));
-    assert!(entry.admits_macs(Direction::FromResponder, b, a));
-    assert!(!entry.admits_macs(Direction::FromResponder, a, b));
-    assert!(!entry.admits_macs(Direction::FromInitiator, c, b));
+    assert!(entry.admits(Direction::FromInitiator, [a, b], true));
+    assert!(entry.admits(Direction::FromResponder, [b, a], false));
+    assert!(!entry.admits(Direction::FromResponder, [a, b], false));
+    assert!(!entry.admits(Direction::FromInitiator, [c, b], true));
     assert_eq!(entry.direction(FlowKey::of(&there, 0).1), Direction::FromInitiator);
 
     entry.count(Direction::FromInitiator, 1500, true, 12 * SECOND);
@@ -277,6 +277,27 @@ fn an_entry_counts_and_remembers_what_judged_it() {
     assert!(near(entry.silent_ns(20 * SECOND), 7 * SECOND));
     assert!(near(entry.age_ns(20 * SECOND), 10 * SECOND));
     assert_eq!(entry.silent_ns(SECOND), 0, "time that runs backwards stands still");
+}
+
+#[test]
+fn a_packet_with_the_right_macs_comes_from_the_side_of_its_sender() {
+    let parsed = udp(1, 2, 3, 4);
+    let (key, initiator) = FlowKey::of(&parsed, 0);
+    let (client, server) = (parsed.headers.src_mac, parsed.headers.dst_mac);
+    for (inside, from_inside, sensitive) in
+        (0..8).map(|bits| (bits & 1 == 0, bits & 2 == 0, bits & 4 == 0))
+    {
+        let judgement = Judgement { mac_sensitive: sensitive, ..judgement(RuleId(7), 1) };
+        let new = NewFlow { client_inside: inside, judgement, ..new_flow(&parsed, initiator) };
+        let mut entry = FlowEntry::new(&key, new, 0);
+        let is_right = !sensitive || from_inside == inside;
+        assert_eq!(entry.admits(Direction::FromInitiator, [client, server], from_inside), is_right);
+        let is_right = !sensitive || from_inside != inside;
+        assert_eq!(entry.admits(Direction::FromResponder, [server, client], from_inside), is_right);
+        entry.judged(judgement, [client, server]);
+        entry.initiator_is(!inside);
+        assert_eq!(entry.admits(Direction::FromInitiator, [client, server], from_inside), is_right);
+    }
 }
 
 #[test]

@@ -80,7 +80,7 @@ impl Judge {
             };
             let headers = &columns.parsed[place].headers;
             let direction = entry.direction(self.senders[place]);
-            if entry.rides(direction, headers.src_mac, headers.dst_mac) {
+            if entry.rides(direction, [headers.src_mac, headers.dst_mac], moment.from_inside) {
                 entry.connection_mut().note(direction);
                 entry.count(direction, columns.len[place] as usize, true, moment.now_ns);
                 columns.verdict[place] = Verdict::Forward;

@@ -80,10 +80,12 @@ impl Judge {
             Err(decided) => return decided,
         };
         let entry = self.flows.entry_mut(index);
+        let direction = entry.direction(owner.sender);
         if let Some((judgement, macs)) = moved {
             entry.judged(judgement, macs);
+            entry.initiator_is(moment.has_initiator_inside(direction));
         }
-        entry.count(entry.direction(owner.sender), len, true, moment.now_ns);
+        entry.count(direction, len, true, moment.now_ns);
         (Verdict::Forward, None)
     }
 

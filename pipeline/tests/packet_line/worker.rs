@@ -5,6 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use crate::common::{Gateway, content, received};
 use bulkhead_pipeline::conntrack::{Phase, flag};
+use bulkhead_pipeline::counters::PortCounters;
 use bulkhead_pipeline::frames::{DEFAULT_DST_MAC, DEFAULT_SRC_MAC, FrameBuilder};
 use bulkhead_pipeline::parse::parse;
 use bulkhead_pipeline::snapshot::{Content, EditedContent, Mode, TcpPickup};
@@ -551,4 +552,45 @@ rules:
     assert_eq!(gateway.hits("never"), u64::from(denied));
     assert!(!gateway.passes_out(&udp(other, 2, PLC, 502)), "a flood has spent it, too");
     assert!(gateway.passes_out(&udp(other, 1, PLC, 502)));
+}
+
+#[test]
+fn nobody_rides_a_flow_that_rests_on_macs_from_the_other_side_of_the_wire() {
+    let (hmi, plc, router) = (Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2]), Mac([2; 6]));
+    let text =
+        PLANT.replace("hmi: [10.20.0.11]", "hmi: ['02:00:00:00:00:01', '02:02:02:02:02:02']");
+    for fixed_sides in [true, false] {
+        let mut content = content(&text, Mode::Enforce, 0);
+        content.wires[0].fixed_sides = fixed_sides;
+        let mut gateway = Gateway::with(content, &WorkerConfig::default());
+        let frame = |macs: (Mac, Mac)| FrameBuilder::new().macs(macs.0, macs.1);
+        let there = |macs, port| frame(macs).ip(HMI, PLC).udp(port, 502).build();
+        let back = |macs, port| frame(macs).ip(PLC, HMI).udp(502, port).build();
+        assert!(gateway.passes_out(&there((hmi, plc), 1)));
+        assert!(gateway.passes_in(&back((plc, hmi), 1)));
+        // With all that is right but where they come from.
+        assert_eq!(gateway.passes_in(&there((hmi, plc), 1)), !fixed_sides);
+        assert_eq!(gateway.passes_out(&back((plc, hmi), 1)), !fixed_sides);
+        assert!(
+            gateway.passes_out(&there((hmi, plc), 1)) && gateway.passes_in(&back((plc, hmi), 1))
+        );
+        // Segments likewise, and later fragments.
+        let syn = frame((hmi, plc)).ip(HMI, PLC).tcp(40_001, 502, flag::SYN).build();
+        assert!(gateway.passes_out(&syn) && gateway.passes_in(&syn) != fixed_sides);
+        let big = frame((hmi, plc)).ip(HMI, PLC).udp(1, 502).payload_len(2000);
+        let parts = big.build_fragments(7, 1000);
+        assert!(gateway.passes_out(&parts[0]) && gateway.passes_in(&parts[1]) != fixed_sides);
+        let wire = &gateway.worker.counters().wires[0];
+        let of_side = |side: &PortCounters| side.dropped.of(DropReason::FlowSide).packets.value();
+        let expected = if fixed_sides { (1, 3) } else { (0, 0) };
+        assert_eq!((of_side(&wire.inside), of_side(&wire.outside)), expected);
+        // A router sends back by the same wire, with its own address.
+        assert!(gateway.passes_out(&there((hmi, router), 2)));
+        for _ in 0..2 {
+            assert!(gateway.passes_in(&there((router, plc), 2)));
+            assert!(gateway.passes_out(&back((plc, router), 2)));
+            assert!(gateway.passes_in(&back((router, hmi), 2)));
+            assert!(gateway.passes_out(&there((hmi, router), 2)));
+        }
+    }
 }

@@ -54,6 +54,7 @@ pub(super) struct Wire {
     pub(super) tcp: Option<Spanned<String>>,
     pub(super) routers: Option<Spanned<String>>,
     pub(super) dhcp_servers: Option<Spanned<String>>,
+    pub(super) fixed_sides: Option<bool>,
     pub(super) judge_inner: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) tunnel_endpoints: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) vxlan_port: Option<Spanned<i64>>,

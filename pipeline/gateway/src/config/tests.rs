@@ -159,6 +159,15 @@ fn routers_and_dhcp_servers_are_outside_unless_the_file_says_otherwise() {
 }
 
 #[test]
+fn hosts_stay_on_their_side_but_where_wires_are_redundant() {
+    let is_fixed = |lines: &str| parse(&format!("{MINIMAL}{lines}")).unwrap().wires[0].fixed_sides;
+    assert!(is_fixed("") && !is_fixed("fixed-sides = false"));
+    let group = "redundancy-group = \"ring\"\n";
+    let two = format!("{group}[[wire]]\nname = \"b\"\ninside = \"c\"\noutside = \"d\"\n{group}");
+    assert!(!is_fixed(&two) && is_fixed(&format!("fixed-sides = true\n{two}")));
+}
+
+#[test]
 fn a_wire_says_which_tunnels_it_looks_into() {
     let tunnels = |lines: &str| {
         let wire = parse(&format!("{MINIMAL}{lines}")).unwrap().wires.remove(0);
