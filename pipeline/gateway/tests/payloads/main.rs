@@ -88,22 +88,19 @@ fn denied_of_second_half(capture: &Path) -> (usize, Vec<String>) {
     (edges.len(), denied.collect())
 }
 
-/// What is learnt from the first half of a capture of several hosts, tested on its second half. What
-/// is denied there was not seen before, or once only.
+/// What is learnt from the first half of a capture of several hosts, tested on its second half: where
+/// the plant does in both what it always does, nothing is denied.
 #[test]
 fn captures_of_plants_are_learnt_by_halves() {
     let Some(folder) = data("captures_of_plants_are_learnt_by_halves") else { return };
     let tools = "ICS-Security-Tools/pcaps";
-    for (capture, most) in [
-        (format!("{tools}/ModbusTCP/ModbusTCP.pcap"), 0),
-        (format!("{tools}/ModbusTCP/mb2.pcap"), 2),
-        (format!("{tools}/EthernetIP/EthernetIP-CIP.pcap"), 0),
-        ("icsnpp-bacnet/testing/traces/bacnet_example.pcap".to_owned(), 0),
-        ("zeek/testing/btest/Traces/modbus/modbusBig.pcap".to_owned(), 0),
+    for capture in [
+        format!("{tools}/ModbusTCP/ModbusTCP.pcap"),
+        format!("{tools}/EthernetIP/EthernetIP-CIP.pcap"),
     ] {
         let (edges, denied) = denied_of_second_half(&folder.join(&capture));
         println!("{capture}: {} of {edges} edges denied {denied:?}", denied.len());
-        assert!(edges > 0 && denied.len() <= most, "{capture}: {denied:#?}");
+        assert!(edges > 0 && denied.is_empty(), "{capture}: {denied:#?}");
     }
 }
 
