@@ -5,6 +5,7 @@ use std::net::Ipv4Addr;
 use std::sync::Arc;
 
 use bulkhead_pipeline::frames::FrameBuilder;
+use bulkhead_pipeline::record::{self, RecordConfig};
 use bulkhead_pipeline::snapshot::staged::{Difference, StagedPolicy, StagedTotals, Staging, Tally};
 use bulkhead_pipeline::snapshot::{Content, Mode, WirePolicy};
 use bulkhead_pipeline::verdict::DropReason;
@@ -112,6 +113,36 @@ fn answers_of_what_observing_wires_let_through_are_no_flows_of_their_own() {
     assert!(gateway.passes_in(&reply(123)));
     assert_eq!(counts(&tally), [3, 3, 1, 0, 0, 5]);
     assert_eq!(differences(&tally)[0].headers.src_port, 123);
+}
+
+#[test]
+fn a_forbidden_flow_that_is_followed_is_asked_about_once() {
+    let nothing = content("version: 1\ndefault: deny\n", Mode::Observe, 0);
+    let (records, _source) = record::channel(&RecordConfig::default());
+    let mut gateway = Gateway::with_records(nothing, &WorkerConfig::default(), records);
+    let reply = |port: u16| {
+        let (from, to) = (Ipv4Addr::new(10, 0, 1, 1), Ipv4Addr::new(10, 0, 0, 1));
+        FrameBuilder::new().ip(from, to).udp(port, 1000).payload(&[7; 18]).build()
+    };
+    // One session is known from its beginning, one from its answer, and one nobody will permit.
+    assert!(gateway.passes_out(&udp(1, 1000, 80)) && gateway.passes_in(&reply(80)));
+    assert!(gateway.passes_in(&reply(53)) && gateway.passes_out(&udp(1, 1000, 53)));
+    assert!(gateway.passes_out(&udp(1, 1000, 22)));
+    let tally = stage(&mut gateway, STAGED);
+    for _ in 0..3 {
+        assert!(gateway.passes_in(&reply(80)) && gateway.passes_in(&reply(53)));
+        assert!(gateway.passes_out(&udp(1, 1000, 22)));
+    }
+    let [flows, passing, cut, cut_permitted, opened, _] = counts(&tally);
+    assert_eq!([flows, passing, cut, cut_permitted, opened], [3, 3, 1, 0, 0]);
+    let [cut] = &differences(&tally)[..] else { panic!("one") };
+    assert_eq!((cut.headers.dst_port, cut.live.map(|live| live.packets)), (22, Some(1)));
+    // New ones, too, and once.
+    for _ in 0..3 {
+        assert!(gateway.passes_out(&udp(2, 1000, 80)) && gateway.passes_out(&udp(2, 1000, 53)));
+    }
+    let [flows, passing, cut, ..] = counts(&tally);
+    assert_eq!([flows, passing, cut], [5, 5, 2]);
 }
 
 #[test]

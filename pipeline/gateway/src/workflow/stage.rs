@@ -208,7 +208,7 @@ impl Flows {
         (seen.last, seen.rule) = (difference, rule.to_owned());
         seen.count += 1;
         let age = |live: &Option<Live>| live.map_or(0, |live| live.age_ns);
-        if age(&difference.live) > age(&seen.live) {
+        if difference.live.is_some() && age(&difference.live) >= age(&seen.live) {
             seen.live = difference.live;
         }
     }
