@@ -373,13 +373,19 @@ impl Records {
         let enforced = self.moment.is_enforcing(wire);
         for (place, frame) in frames.iter().enumerate().take(columns.count) {
             let (verdict, parsed) = (columns.verdict[place], &columns.parsed[place]);
+            let is_copied = columns.is_copied(place);
+            let is_denied = is_denial(verdict)
+                && parsed.kind.is_judged_by_flow()
+                && !columns.is_recorded(place);
+            if !is_copied && !is_denied {
+                continue;
+            }
             let announces = is_announcement(&parsed.headers);
-            if columns.is_copied(place) {
+            if is_copied {
                 let kind = if announces { CopyKind::Announcement } else { CopyKind::FirstPayload };
                 self.copy(kind, columns, place, from_inside, frame.bytes());
             }
-            let denied = is_denial(verdict) && parsed.kind.is_judged_by_flow();
-            if !denied || columns.is_recorded(place) {
+            if !is_denied {
                 continue;
             }
             let attempt = Attempt {

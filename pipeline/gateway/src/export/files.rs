@@ -104,19 +104,16 @@ impl Files {
         &mut self.waiting
     }
 
-    /// A record was appended. Returns whether its file is full, so that the next record begins another.
-    pub(super) fn appended(&mut self) -> bool {
+    /// A record was appended. Where its file is full now, the next record begins another.
+    pub(super) fn appended(&mut self) {
         self.waiting_records += 1;
         let in_file = self.open.as_ref().map_or(0, |open| open.bytes);
         if in_file + self.waiting.len() as u64 >= self.ring.most_bytes {
             self.write();
             self.close();
-            return true;
-        }
-        if self.waiting.len() >= BUFFER_BYTES {
+        } else if self.waiting.len() >= BUFFER_BYTES {
             self.write();
         }
-        self.open.is_none() && self.waiting.is_empty()
     }
 
     /// Writes what has waited for long enough.
