@@ -469,6 +469,12 @@ impl Judge {
             return self.open(packet, moment);
         };
         let sender = self.senders[place];
+        if moment.wire.mode == Mode::Enforce && !self.flows.entry(index).is_permitted() {
+            // It was followed while the wire observed: where it enforces there is no such flow.
+            self.flows.remove(index, Ending::Revoked);
+            self.is_moved = true;
+            return self.open(packet, moment);
+        }
         let answer = self.asked.about_initiator(place);
         if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
             return (verdict, Some(rule));

@@ -11,7 +11,6 @@ use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
-use bulkhead_pipeline::record::{self, RecordConfig};
 use bulkhead_pipeline::snapshot::{Mode, Reader};
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_pipeline::worker::{WirePorts, Worker, WorkerConfig};
@@ -715,12 +714,7 @@ fn workers(
             let counters = Arc::new(WorkerCounters::new(nature.wires.into()));
             let recorder = observe::channel(1).0;
             let clock = SimClock(ledger.clone());
-            let mut worker = Worker::new(config, wires, reader, counters, recorder, clock);
-            // In half of the worlds forbidden flows are followed where wires observe. Nobody reads what
-            // is told of them.
-            if seed % 2 == 0 {
-                worker = worker.with_records(record::channel(&RecordConfig::default()).0);
-            }
+            let worker = Worker::new(config, wires, reader, counters, recorder, clock);
             if nature.workers > 1 { worker.with_peers(peers) } else { worker }
         })
         .collect()

@@ -116,7 +116,7 @@ impl Judge {
     }
 
     /// A packet of a flow that is forbidden and followed. What passes is the wire's decision, not the
-    /// flow's: the verdict is the policy's.
+    /// flow's: the verdict is the policy's. The rule decided once, about the packet that opened it.
     #[cold]
     pub(super) fn ride_forbidden(
         &mut self,
@@ -143,7 +143,7 @@ impl Judge {
         entry.count(direction, bytes.len(), proves, moment.now_ns);
         self.recorded |= 1 << place;
         self.look_at(index, direction, packet);
-        (moment.forbidden(rule, DropReason::Policy), Some(rule))
+        (moment.forbidden(rule, DropReason::Policy), None)
     }
 
     /// Whether a packet of a forbidden flow stands for another one, which the policy may permit: with

@@ -32,13 +32,13 @@ impl Judge {
         let Some(index) = self.flows.find(hash, &key, moment.now_ns) else {
             return (Verdict::Drop(DropReason::IcmpNoFlow), None);
         };
+        if !self.flows.entry(index).is_permitted() {
+            return (Verdict::Drop(DropReason::IcmpNoFlow), None);
+        }
         if let Err((_, rule)) = self.judge_again(index, None, moment) {
             return (Verdict::Drop(DropReason::Revoked), Some(rule));
         }
         let entry = self.flows.entry_mut(index);
-        if !entry.is_permitted() {
-            return (Verdict::Drop(DropReason::IcmpNoFlow), None);
-        }
         let towards = entry.direction(sender).opposite();
         entry.count(towards, bytes.len(), false, moment.now_ns);
         (Verdict::Forward, None)
@@ -68,11 +68,11 @@ impl Judge {
         let Some(index) = self.flows.find(hash, &owner.flow, moment.now_ns) else {
             return (Verdict::Drop(DropReason::FragmentOrphan), None);
         };
-        if let Err((_, rule)) = self.judge_again(index, None, moment) {
-            return (Verdict::Drop(DropReason::Revoked), Some(rule));
-        }
         if !self.flows.entry(index).is_permitted() {
             return (Verdict::Drop(DropReason::FragmentOrphan), None);
+        }
+        if let Err((_, rule)) = self.judge_again(index, None, moment) {
+            return (Verdict::Drop(DropReason::Revoked), Some(rule));
         }
         let moved = match self.check_macs(index, owner.sender, parsed, moment) {
             Ok(moved) => moved,
