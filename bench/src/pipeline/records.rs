@@ -174,7 +174,6 @@ fn losses(options: &RecordOptions) -> io::Result<Losses> {
                     thread::sleep(Duration::from_micros(200));
                 }
             }
-            rig.stop();
             ended.store(true, Relaxed);
             (opened, began.elapsed().as_secs_f64())
         });

@@ -160,11 +160,6 @@ impl<'a> Rig<'a> {
         BLOCK
     }
 
-    /// Ends the worker: every flow is told to be over.
-    pub(super) fn stop(&mut self) {
-        self.worker.shut_down();
-    }
-
     /// Empties the rings of records.
     fn take_records(&mut self) {
         if let Some(source) = &mut self.source {
