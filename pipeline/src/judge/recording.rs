@@ -172,7 +172,7 @@ impl Judge {
                 direction != FROM_INITIATOR
                     && matches!(phase, Phase::UdpUnanswered | Phase::OtherUnanswered)
             }
-            Kind::Tcp | _ => false,
+            _ => false,
         };
         is_first_back && {
             let answer = self.classify_one(&headers, moment);

@@ -262,7 +262,7 @@ fn a_collector_reads_what_is_sent_over_udp() {
     let address = free_port(Transport::Udp);
     let port = address.port().to_string();
     let mut collector = Command::new("nfcapd")
-        .args(["-b", "127.0.0.1", "-p", &port, "-w".as_ref()])
+        .args(["-b", "127.0.0.1", "-p", &port, "-w"])
         .arg(dir.path())
         .stdout(Stdio::null())
         .stderr(Stdio::null())
