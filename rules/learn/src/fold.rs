@@ -23,6 +23,16 @@ pub struct Costs {
     pub slack: u64,
 }
 
+impl Costs {
+    /// The same for a site of so many hosts and services. To write a rule takes some
+    /// `4 + 2 log n + log P` bits: where there is little to choose from a rule is cheap, and pairs that
+    /// nobody used are not worth permitting to save one. Beyond a few hundred hosts nothing changes.
+    pub(crate) fn for_size(self, hosts: usize, services: usize) -> Self {
+        let bits = 4 + 2 * hosts.max(1).ilog2() + services.max(1).ilog2();
+        Self { rule: self.rule.min(2 * bits), ..self }
+    }
+}
+
 /// Rules up to which each is compared with each for folding that costs something.
 const COMPARED: usize = 1_500;
 

@@ -103,7 +103,8 @@ pub fn learn_slots(store: &Store, slots: u64, options: &Options) -> Proposal {
     drop(admitted);
     let (meshes, rest) = mesh::find(&links, order.len());
     let roles = roles::find(order.len(), &rest, options.roles);
-    let folded = fold::fold(&roles, &rest, &meshes, options.rules);
+    let rules = options.rules.for_size(order.len(), services.len());
+    let folded = fold::fold(&roles, &rest, &meshes, rules);
     propose(&order, &services, &links, &roles, folded, &doubted)
 }
 
