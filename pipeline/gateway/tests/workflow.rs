@@ -230,6 +230,18 @@ fn a_grant_ends_in_the_worker_and_guardrails_outrank_it() {
 }
 
 #[test]
+fn a_quarantine_stands_in_the_way_of_no_grant_but_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    // A frame of the engineer's address with this MAC address would be denied: that is no reason.
+    change(&running, quarantine("02:00:00:00:66:66"));
+    change(&running, grant("tcp/22", 60));
+    change(&running, quarantine("10.20.0.11"));
+    let refused = try_change(&running, grant("tcp/24", 60), false);
+    assert!(!refused.done && refused.what.contains("quarantine"), "{refused:?}");
+}
+
+#[test]
 fn a_grant_that_a_new_policy_does_not_admit_keeps_nobody_out() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), "enforce", &policy(502));

@@ -455,15 +455,42 @@ impl Reloader {
         made.map_err(|found| ChangeReport::wrong("this cannot be granted", found))
     }
 
-    /// Refuses a grant of which a rule before it would keep something out.
+    /// Refuses a grant of which a rule before it would keep something out. A quarantine does not count:
+    /// a packet of whoever is in it is no packet of those that something is granted to, unless all are.
     fn reaches(
         &self,
         base: &Base,
         overlay: &Overlay,
-        [from, to, service]: [&String; 3],
+        granted: [&String; 3],
     ) -> Result<(), Refusal> {
+        let free = Overlay { quarantines: Vec::new(), ..overlay.clone() };
+        if let Some(broken) = self.broken(base, &free, granted, "reach")? {
+            return Err(ChangeReport::refused(format!(
+                "something of it would be denied all the same, by a rule before it; narrow it, or \
+                 --force to grant what is left: {broken}"
+            )));
+        }
+        if !overlay.quarantines.is_empty()
+            && self.broken(base, overlay, granted, "not-reach")?.is_none()
+        {
+            return Err(ChangeReport::refused(
+                "nothing of it would pass: one side is in quarantine; `bulkhead quarantine --release` \
+                 ends that",
+            ));
+        }
+        Ok(())
+    }
+
+    /// How the assertion that these do, or do not, reach those fails; [`None`] where it holds.
+    fn broken(
+        &self,
+        base: &Base,
+        overlay: &Overlay,
+        [from, to, service]: [&String; 3],
+        must: &str,
+    ) -> Result<Option<String>, Refusal> {
         let question = format!(
-            "version: 1\nassert:\n  - from: {}\n    to: {}\n    service: {}\n    must: reach\n",
+            "version: 1\nassert:\n  - from: {}\n    to: {}\n    service: {}\n    must: {must}\n",
             written(from),
             written(to),
             written(service)
@@ -481,14 +508,7 @@ impl Reloader {
         let results = check_assertions(&policy, now);
         let result = results.iter().find(|result| result.assertion == last);
         let failure = result.filter(|r| r.failure.as_ref().is_some_and(|f| f.at == now));
-        match failure {
-            None => Ok(()),
-            Some(result) => Err(ChangeReport::refused(format!(
-                "something of it would be denied all the same, by a rule before it; narrow it, or \
-                 --force to grant what is left: {}",
-                result.describe(&policy)
-            ))),
-        }
+        Ok(failure.map(|result| result.describe(&policy).to_string()))
     }
 
     fn entered(&self, draft: Draft, before: &Candidate, after: &Candidate) -> Result<(), Refusal> {
