@@ -169,6 +169,7 @@ fn settings(args: &LearnArgs) -> Result<(Settings, Exports), String> {
         socket,
         folder: learn.folder,
         retention: learn.retention,
+        period_s: learn.period_s,
         limits: ingest::Limits::default(),
         interval: Duration::from_secs(1),
     };

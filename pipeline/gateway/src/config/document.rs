@@ -143,6 +143,7 @@ pub(super) struct Lockdown {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Learn {
+    pub(super) period_s: Option<Spanned<i64>>,
     pub(super) retention_days: Option<Spanned<i64>>,
     pub(super) max_rows: Option<Spanned<i64>>,
     pub(super) max_mib: Option<Spanned<i64>>,

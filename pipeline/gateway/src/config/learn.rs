@@ -5,12 +5,15 @@ use std::path::PathBuf;
 use super::Checker;
 use super::document::{self, Spanned};
 use crate::learning::database::Retention;
+use crate::learning::service::PERIOD_S;
 
 /// What `bulkhead learn` is told.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct LearnConfig {
     /// The folder of the communication store.
     pub folder: PathBuf,
+    /// Seconds of one period of observation, which learning calls an hour.
+    pub period_s: u32,
     /// What the store keeps.
     pub retention: Retention,
 }
@@ -20,7 +23,8 @@ const FOLDER: &str = "/var/lib/bulkhead/learn";
 
 impl Default for LearnConfig {
     fn default() -> Self {
-        Self { folder: PathBuf::from(FOLDER), retention: Retention::default() }
+        let folder = PathBuf::from(FOLDER);
+        Self { folder, period_s: PERIOD_S, retention: Retention::default() }
     }
 }
 
@@ -34,6 +38,7 @@ impl Checker<'_> {
         let mib = default.bytes >> 20;
         LearnConfig {
             folder: self.path(folder, FOLDER),
+            period_s: self.number("period-s", table.period_s, PERIOD_S, 1..=86_400),
             retention: Retention {
                 days: self.number("retention-days", table.retention_days, default.days, 1..=3650),
                 rows: self.number("max-rows", table.max_rows, default.rows, 1000..=1_000_000_000),

@@ -53,6 +53,8 @@ pub struct Settings {
     pub folder: PathBuf,
     /// What the store keeps.
     pub retention: Retention,
+    /// Seconds of a period of a store that is begun; one that is there keeps its own.
+    pub period_s: u32,
     /// What may wait in memory.
     pub limits: Limits,
     /// How often a batch is stored.
@@ -134,7 +136,8 @@ pub fn run(
         status.store = settings.folder.join(super::database::FILE).display().to_string();
     });
     let (database, open) = first_open(settings, status)?;
-    let mut ingest = Ingest::new(PERIOD_S, settings.limits, open);
+    let period_s = database.as_ref().map_or(settings.period_s, Database::period_s);
+    let mut ingest = Ingest::new(period_s, settings.limits, open);
     let (to_sum, messages) = bounded(QUEUE);
     let (to_write, batches) = bounded::<(Batch, Counters)>(1);
     let writer_is_busy = AtomicBool::new(false);
@@ -177,7 +180,8 @@ fn first_open(
 }
 
 fn open(settings: &Settings, status: &Shared) -> Result<Database, StoreError> {
-    let (database, aside) = Database::open(&settings.folder, PERIOD_S, settings.retention)?;
+    let (database, aside) =
+        Database::open(&settings.folder, settings.period_s, settings.retention)?;
     if let Some(aside) = aside {
         let aside = aside.display().to_string();
         error!(
