@@ -129,6 +129,20 @@ reserve_huge_pages 512 || warn "The gateway runs on ordinary pages, where it can
 # because they measure.
 run "The gateway, end to end" "$E2E" --show-output --test-threads 1
 
+# The plant of the quickstart, and its story from watching to lockdown, by the binaries built here. Each
+# expectation is a test; where namespaces are not permitted a run in memory takes its place.
+run_quickstart() {
+    local folder status=0
+    folder=$(dirname "$(dirname "$E2E")")
+    deploy/quickstart.sh --binaries "$folder" 2>&1 | tee "$ONE" | grep -aE --line-buffered '^== |WRONG$|^error'
+    status=${PIPESTATUS[0]}
+    sed -i -E 's/^All ([0-9]+) expectations met.*/&\ntest result: ok. \1 passed; 0 failed;/
+        s/^error: ([0-9]+) of ([0-9]+) expectations.*/&\ntest result: FAILED. 0 passed; \1 failed;/' "$ONE"
+    record "The quickstart" "$status"
+}
+head_line "The quickstart, and its story"
+if [ -z "$(why_no_namespaces)" ]; then run_quickstart; else say "SKIPPED: the quickstart: $(why_no_namespaces)" | tee -a "$LOG"; fi
+
 # One line for each test that could not run: `SKIPPED: what: why`.
 SKIPS=$(grep -ahE '^ *SKIPPED:? ' "$LOG" | sed -E 's/^ *SKIPPED:? /  /')
 SKIPPED=$(printf '%s' "$SKIPS" | grep -c .)
