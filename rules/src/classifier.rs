@@ -441,16 +441,21 @@ impl Classifier {
         self.rules
     }
 
+    /// Heap bytes of the tables whose entries edits take and give back.
+    pub(crate) fn tables_bytes(&self) -> usize {
+        self.src.size_bytes()
+            + self.dst.size_bytes()
+            + self.pairs.buckets.size_bytes()
+            + self.pairs.marks.size_bytes()
+            + self.lines.size_bytes()
+    }
+
     /// Heap bytes that the compiled form takes.
     pub fn size_bytes(&self) -> usize {
         size_of_val(&**self.actions)
             + size_of_val(&**self.ranks)
-            + self.src.size_bytes()
-            + self.dst.size_bytes()
+            + self.tables_bytes()
             + self.services.size_bytes()
-            + self.pairs.buckets.size_bytes()
-            + self.pairs.marks.size_bytes()
-            + self.lines.size_bytes()
             + size_of_val(&**self.wide_rules)
             + size_of_val(&**self.checks)
             + self.checks.iter().flatten().map(|check| check.size_bytes()).sum::<usize>()

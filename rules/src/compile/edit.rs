@@ -143,6 +143,9 @@ impl Compiler {
             self.add_rule(policy, id, &mut touched, &mut budget)?;
         }
         self.finish(policy, delta, &touched, &mut budget)?;
+        if self.is_overgrown(policy.rules().len()) {
+            return Err(Whole::Needed);
+        }
         self.spent.bytes = budget.spent_bytes();
         Ok(touched)
     }

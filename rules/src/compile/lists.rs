@@ -21,6 +21,10 @@ use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
 use crate::policy::{Action, EndpointId, Policy, Rule, RuleId};
 
+/// Rules, and bytes of tables, that are too few to be worth compiling a policy as a whole for.
+const FEW_RULES: usize = 64;
+const SMALL_BYTES: u128 = 1 << 14;
+
 /// A policy's compiled form, and what it takes to keep it up to date.
 #[derive(Debug)]
 pub struct Compiler {
@@ -45,10 +49,19 @@ pub struct Compiler {
     pub(super) places: ListPlaces,
     /// What the budget was charged for all of it, and in that for what is made anew as a whole.
     pub(super) spent: Spent,
+    /// What the tables took when they were compiled as a whole, and for how many rules.
+    pub(super) compact: Compact,
     pub(super) out: Classifier,
     pub(super) copies: Copies,
     /// Whether the tables hold what [`Self::policy`] says: not after an edit that failed halfway.
     pub(super) is_sound: bool,
+}
+
+/// Tables without a free entry.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Compact {
+    bytes: usize,
+    rules: usize,
 }
 
 /// How edits were compiled.
@@ -175,6 +188,7 @@ impl Compiler {
             boxes: HashMap::new(),
             places: ListPlaces::default(),
             spent,
+            compact: Compact::default(),
             out,
             copies: Copies::default(),
             is_sound: true,
@@ -188,6 +202,8 @@ impl Compiler {
             }
             budget.error(exceeded, "listing its rules", costs)
         })?;
+        compiler.compact =
+            Compact { bytes: compiler.out.tables_bytes(), rules: policy.rules().len() };
         // Edits drop what is crossed out, and so may a compilation.
         compiler.spent.bytes = budget.spent_bytes();
         if compiler.plan.crossed {
@@ -519,6 +535,16 @@ impl Compiler {
         }
         self.places.entries > 3 * self.out.pairs.homes as usize + 64
             || self.wide_rules.len() > 2 * self.places.wide_planned + 1024
+    }
+
+    /// Whether edits have left the tables a fifth larger than so many rules need by the last whole
+    /// compilation: entries that are given back are taken again, but where the shapes of lists drift
+    /// they pile up.
+    pub(super) fn is_overgrown(&self, rules: usize) -> bool {
+        let Compact { bytes, rules: planned } = self.compact;
+        let rules = (rules + FEW_RULES) as u128;
+        let needed = bytes as u128 * rules / (planned + FEW_RULES) as u128;
+        self.out.tables_bytes() as u128 > needed * 6 / 5 + SMALL_BYTES
     }
 
     fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {
