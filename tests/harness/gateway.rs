@@ -103,6 +103,10 @@ impl Settings {
              grace-s = {}\nclock = \"trusted\"\n{}\n[metrics]\nlisten = \"{METRICS}\"\n",
             self.policy_path, self.grace_s, self.extra
         );
+        // What waits for a reader of records is bounded: by little, so that memory tells of leaks.
+        if !self.extra.contains("[records]") {
+            text.push_str("[records]\nbacklog-mib = 1\n");
+        }
         for wire in 0..rig.wires() {
             let inside = self.driver.port(2 * wire, &format!("in{wire}"));
             let outside = self.driver.port(2 * wire + 1, &format!("out{wire}"));
