@@ -31,6 +31,7 @@ mod guard;
 mod inserted;
 mod look_up;
 mod packet;
+mod quarantine;
 mod recording;
 mod related;
 mod staged;
@@ -369,6 +370,9 @@ impl Judge {
             };
             columns.verdict[place] = self.first_fragment(place, parsed, verdict, moment);
             columns.decided_by[place] = decided_by;
+        }
+        if moment.has_quarantine() {
+            self.hold_quarantined(columns, moment);
         }
         (columns.recorded, columns.copied) = (self.recorded, self.copied);
     }

@@ -35,8 +35,8 @@ impl Judge {
         if !self.flows.entry(index).is_permitted() {
             return (Verdict::Drop(DropReason::IcmpNoFlow), None);
         }
-        if let Err((_, rule)) = self.judge_again(index, None, moment) {
-            return (Verdict::Drop(DropReason::Revoked), Some(rule));
+        if let Err((verdict, rule)) = self.judge_again(index, None, moment) {
+            return (without_answer(verdict), Some(rule));
         }
         let entry = self.flows.entry_mut(index);
         let towards = entry.direction(sender).opposite();
@@ -71,8 +71,8 @@ impl Judge {
         if !self.flows.entry(index).is_permitted() {
             return (Verdict::Drop(DropReason::FragmentOrphan), None);
         }
-        if let Err((_, rule)) = self.judge_again(index, None, moment) {
-            return (Verdict::Drop(DropReason::Revoked), Some(rule));
+        if let Err((verdict, rule)) = self.judge_again(index, None, moment) {
+            return (without_answer(verdict), Some(rule));
         }
         let moved = match self.check_macs(index, owner.sender, parsed, moment) {
             Ok(moved) => moved,
@@ -111,5 +111,13 @@ impl Judge {
             Ok(()) => Verdict::Forward,
             Err(reason) => Verdict::Drop(reason),
         }
+    }
+}
+
+/// What becomes of a packet that goes the way of a flow that a newer policy forbids, with this verdict.
+fn without_answer(verdict: Verdict) -> Verdict {
+    match verdict {
+        Verdict::Drop(DropReason::Quarantine) => verdict,
+        _ => Verdict::Drop(DropReason::Revoked),
     }
 }

@@ -13,6 +13,7 @@ mod faults;
 mod fragments;
 mod guards;
 mod handover;
+mod quarantine;
 mod records;
 mod reload;
 mod staged;
