@@ -42,6 +42,7 @@ impl Checker<'_> {
             retention: Retention {
                 days: self.number("retention-days", table.retention_days, default.days, 1..=3650),
                 rows: self.number("max-rows", table.max_rows, default.rows, 1000..=1_000_000_000),
+                facts: default.facts,
                 bytes: self.number::<u64>("max-mib", table.max_mib, mib, 16..=1 << 20) << 20,
             },
         }

@@ -37,6 +37,21 @@ const OPEN_FLOW_MS: i64 = 8 * 24 * 3_600_000;
 /// The most bytes of one page of the file.
 const PAGE_BYTES: u64 = 4096;
 
+/// The most names of one subject: who announces more is known by the last ones.
+const MAX_NAMES: u64 = 16;
+
+/// So many facts of a kind may be kept in the smallest file.
+const MIN_FACTS: u64 = 1000;
+
+/// The tables of facts, and their keys.
+const FACTS: [(&str, &str); 5] = [
+    ("endpoints", "mac, address"),
+    ("names", "subject, source, name"),
+    ("leases", "mac, address"),
+    ("routers", "mac"),
+    ("services", "server, service, application"),
+];
+
 /// How long the store keeps what.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Retention {
@@ -44,13 +59,16 @@ pub struct Retention {
     pub days: u32,
     /// The most rows of edges.
     pub rows: u64,
+    /// The most facts of each kind: endpoints, names, leases, routers, services. Those that were seen
+    /// last stay. In a small file it is one for each page, so that they leave room for edges.
+    pub facts: u64,
     /// The most bytes of the file; beyond it, the oldest periods go.
     pub bytes: u64,
 }
 
 impl Default for Retention {
     fn default() -> Self {
-        Self { days: 90, rows: 20_000_000, bytes: 4 << 30 }
+        Self { days: 90, rows: 20_000_000, facts: 1_000_000, bytes: 4 << 30 }
     }
 }
 
@@ -243,11 +261,22 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// See [`StoreError`]; nothing is written then. Where the file has the size that it may have,
-    /// the oldest periods are forgotten first.
+    /// See [`StoreError`]; nothing is written then. Where there is no room, facts beyond their bounds
+    /// are forgotten, and where the file has the size that it may have, then the oldest periods.
     pub fn store(&mut self, batch: &Batch, counters: &Counters) -> Result<(), StoreError> {
         match self.try_store(batch, counters) {
-            Err(error) if error.kind == Kind::Full && self.is_at_its_limit() => {
+            Err(error) if error.kind == Kind::Full => {
+                // Who announces much must not drive out what others have done. Without room to forget
+                // in, nothing is forgotten.
+                if self.bound_facts().is_ok_and(|pruned| pruned != Pruned::default()) {
+                    match self.try_store(batch, counters) {
+                        Err(again) if again.kind == Kind::Full => {}
+                        done => return done,
+                    }
+                }
+                if !self.is_at_its_limit() {
+                    return Err(error);
+                }
                 // A period at a time, until there is room.
                 loop {
                     let Some(oldest) = self.oldest_period()? else { return Err(error) };
@@ -291,17 +320,19 @@ impl Database {
     /// See [`StoreError`].
     pub fn prune(&mut self, now_ms: i64) -> Result<Pruned, StoreError> {
         let cutoff_ms = now_ms.saturating_sub(i64::from(self.retention.days) * 86_400_000);
-        let mut pruned = Pruned::default();
+        let mut pruned = self.bound_facts()?;
         while let Some(oldest) = self.oldest_period()? {
             let is_old = oldest.saturating_add(i64::from(self.period_s)) <= cutoff_ms / 1000;
             if !is_old && self.rows()? <= self.retention.rows {
                 break;
             }
-            pruned.edges += self.forget_period(oldest)?;
+            let edges = self.forget_period(oldest)?;
+            pruned.edges += edges;
+            self.pending.edges += edges;
         }
         let forget = || -> rusqlite::Result<u64> {
             let mut facts = 0;
-            for table in ["endpoints", "names", "leases", "routers", "services"] {
+            for (table, _) in FACTS {
                 let text = format!("DELETE FROM {table} WHERE last_ms < ?1");
                 facts += self.connection.execute(&text, [cutoff_ms])? as u64;
             }
@@ -311,7 +342,19 @@ impl Database {
             self.connection.execute_batch("PRAGMA incremental_vacuum(10000)")?;
             Ok(facts)
         };
-        pruned.facts = forget().map_err(|error| StoreError::of(&self.path, &error))?;
+        let facts = forget().map_err(|error| StoreError::of(&self.path, &error))?;
+        self.known.clear();
+        pruned.facts += facts;
+        self.pending.facts += facts;
+        Ok(pruned)
+    }
+
+    /// Forgets the oldest facts beyond their bounds, and with endpoints what refers to them: their
+    /// numbers may be given anew. All or nothing.
+    fn bound_facts(&mut self) -> Result<Pruned, StoreError> {
+        let most = self.retention.facts.min((self.retention.bytes / PAGE_BYTES).max(MIN_FACTS));
+        let pruned = forget_beyond(&mut self.connection, signed(most));
+        let pruned = pruned.map_err(|error| StoreError::of(&self.path, &error))?;
         self.known.clear();
         self.pending.edges += pruned.edges;
         self.pending.facts += pruned.facts;
@@ -510,6 +553,36 @@ fn write(
     drop(wires);
     counters(&transaction)?;
     transaction.commit()
+}
+
+fn forget_beyond(connection: &mut Connection, most: i64) -> rusqlite::Result<Pruned> {
+    let transaction = connection.transaction()?;
+    let mut pruned = Pruned::default();
+    let of_one = "DELETE FROM names WHERE (subject, source, name) IN (SELECT subject, source, name \
+                  FROM (SELECT subject, source, name, row_number() OVER (PARTITION BY subject \
+                  ORDER BY last_ms DESC) AS nth FROM names) WHERE nth > ?1)";
+    pruned.facts += transaction.execute(of_one, [signed(MAX_NAMES)])? as u64;
+    for (table, key) in FACTS {
+        let text = format!("SELECT count(*) FROM {table}");
+        let rows: i64 = transaction.query_row(&text, [], |row| row.get(0))?;
+        if rows <= most {
+            continue;
+        }
+        let text = format!(
+            "DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} ORDER BY last_ms LIMIT ?1)"
+        );
+        pruned.facts += transaction.execute(&text, [rows - most])? as u64;
+        if table == "endpoints" {
+            let known = "(SELECT id FROM endpoints)";
+            let text = format!("DELETE FROM services WHERE server NOT IN {known}");
+            pruned.facts += transaction.execute(&text, [])? as u64;
+            let text =
+                format!("DELETE FROM edges WHERE client NOT IN {known} OR server NOT IN {known}");
+            pruned.edges += transaction.execute(&text, [])? as u64;
+        }
+    }
+    transaction.commit()?;
+    Ok(pruned)
 }
 
 fn write_endpoints(

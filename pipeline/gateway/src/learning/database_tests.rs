@@ -1,5 +1,6 @@
 use super::*;
 use crate::flow_stream::{Event, Flow, MacAddress, Message};
+use crate::learning::announce::NameSource;
 use crate::learning::ingest::{Ingest, Limits};
 
 const DAY_MS: i64 = 86_400_000;
@@ -146,6 +147,63 @@ fn a_full_file_forgets_its_oldest_periods_for_new_ones() {
     let pruned = number(folder.path(), "SELECT value FROM counters WHERE name = 'edges-pruned'");
     let kept = number(folder.path(), "SELECT count(*) FROM edges");
     assert_eq!(pruned + kept, 200 * 100, "nothing is forgotten uncounted");
+}
+
+/// A batch of names that a host announced, the later ones later.
+fn names(host: u8, numbers: std::ops::Range<u32>) -> Batch {
+    let name = |number: u32| {
+        let of = Subject::Mac(Mac([2, 0, 0, 0, 9, host]));
+        let (name, source) = (format!("{number:0>200}"), NameSource::Mdns);
+        let at_ms = 1000 + i64::from(number);
+        (Fact::Name { of, name, source }, Seen { first_ms: at_ms, last_ms: at_ms })
+    };
+    Batch { facts: numbers.map(name).collect(), ..Batch::default() }
+}
+
+#[test]
+fn facts_go_by_their_number_and_are_counted() {
+    let folder = folder();
+    let retention = Retention { facts: 20, ..Retention::default() };
+    let (mut database, _) = open(folder.path(), retention);
+    // 40 clients of one server, the later ones later, and two hosts of many names.
+    let flows: Vec<Message> =
+        (0..40).map(|client| flow(client, 100_000 + i64::from(client))).collect();
+    let (batch, counters) = batch(&flows);
+    database.store(&batch, &counters).unwrap_or_else(|e| panic!("{e}"));
+    for (host, numbers) in [(1, 0..64), (2, 64..74)] {
+        database.store(&names(host, numbers), &counters).unwrap_or_else(|e| panic!("{e}"));
+    }
+    let pruned = database.prune(200_000).unwrap_or_else(|e| panic!("{e}"));
+    // Of 64 names 16 stay, of these and the other ten the 20 last ones; of 41 endpoints 20.
+    assert_eq!(pruned, Pruned { edges: 21, facts: 48 + 6 + 21 });
+    let number = |query: &str| number(folder.path(), query);
+    assert_eq!(number("SELECT count(*) FROM names"), 20);
+    assert_eq!(number("SELECT min(CAST(name AS INTEGER)) FROM names"), 54);
+    assert_eq!(number("SELECT count(*) FROM endpoints"), 20);
+    assert_eq!(number("SELECT count(*) FROM edges"), 19);
+    assert_eq!(number("SELECT count(*) FROM communication"), 19, "each knows its two ends");
+    database.store(&Batch::default(), &counters).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!(number("SELECT value FROM counters WHERE name = 'facts-pruned'"), 75);
+    assert_eq!(number("SELECT value FROM counters WHERE name = 'edges-pruned'"), 21);
+}
+
+#[test]
+fn announcements_do_not_drive_out_what_others_have_done() {
+    let folder = folder();
+    let retention = Retention { bytes: 256 * PAGE_BYTES, ..Retention::default() };
+    let (mut database, _) = open(folder.path(), retention);
+    let (batch, counters) = batch(&[flow(1, 5_000), flow(2, 3_600_000 * 5)]);
+    database.store(&batch, &counters).unwrap_or_else(|e| panic!("{e}"));
+    // Five times what the file has room for.
+    for nth in 0..200 {
+        let announced = names(1, nth * 100..nth * 100 + 100);
+        database.store(&announced, &counters).unwrap_or_else(|e| panic!("batch {nth}: {e}"));
+    }
+    let number = |query: &str| number(folder.path(), query);
+    assert_eq!(number("SELECT count(*) FROM edges"), 2);
+    let kept = number("SELECT count(*) FROM names");
+    let pruned = number("SELECT value FROM counters WHERE name = 'facts-pruned'");
+    assert_eq!(kept + pruned, 200 * 100, "nothing is forgotten uncounted");
 }
 
 #[test]

@@ -445,13 +445,17 @@ impl<'w> Writer<'w> {
             Some(database) => database,
             None => self.database.insert(open(self.settings, self.status)?),
         };
-        database.store(batch, counters)?;
+        // Before the batch, so that one for which there is no room does not keep it from making some.
         if Instant::now() >= self.next_pruning {
             self.next_pruning = Instant::now() + PRUNING;
-            let pruned = database.prune(unix_now_ms().unwrap_or(0))?;
-            with(self.status, |status| status.edges_pruned += pruned.edges);
+            match database.prune(unix_now_ms().unwrap_or(0)) {
+                Ok(pruned) => with(self.status, |status| status.edges_pruned += pruned.edges),
+                // The batch shows whether there is room for it.
+                Err(error) if error.kind() == Kind::Full => {}
+                Err(error) => return Err(error),
+            }
         }
-        Ok(())
+        database.store(batch, counters)
     }
 }
 
