@@ -362,7 +362,12 @@ impl Reloader {
         let (candidate, base) = match made {
             Ok(made) => made,
             Err(why) => {
-                error!("{why}: the policy's files are tried in its place");
+                let detail = format!(
+                    "version {version}, which stood in the place of the policy's files, cannot be in \
+                     force: {why}; the files are tried in its place"
+                );
+                error!("{detail}");
+                gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Start, detail));
                 return false;
             }
         };
@@ -477,12 +482,15 @@ impl Reloader {
     /// stands in their place, whether they have not changed since and nobody asks for them.
     fn is_in_force(&self, hash: PolicyHash, trigger: Trigger) -> bool {
         let state = self.gateway.policy();
+        if state.current.is_none() || state.fallback {
+            return false;
+        }
         if let Some(pinned) = &state.standing.pinned {
             let is_asked_for = matches!(trigger, Trigger::Command | Trigger::Signal);
             return !is_asked_for && pinned.files == Some(hash.to_string());
         }
         let base = state.standing.base.as_ref();
-        !state.fallback && state.current.is_some() && base.is_some_and(|base| base.hash == hash)
+        base.is_some_and(|base| base.hash == hash)
     }
 
     /// Publishes to the workers, or, where they do not run yet, leaves the policy for their start.

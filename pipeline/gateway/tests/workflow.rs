@@ -283,6 +283,24 @@ fn a_quarantine_holds_at_once_on_an_observing_wire_and_over_a_restart() {
 }
 
 #[test]
+fn a_quarantine_leaves_others_as_they_are() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    let long = "2001:db8:1234:5678:9abc:def0:1234:567";
+    let devices: Vec<String> = (0..3).map(|last| format!("{long}{last}")).collect();
+    for device in &devices {
+        change(&running, quarantine(device));
+    }
+    // Another way to write it is the same device.
+    change(&running, quarantine(&devices[0].to_ascii_uppercase()));
+    assert_eq!(exceptions(&running).quarantines.len(), 3);
+    change(&running, Change::Release { device: devices[0].clone() });
+    let left = exceptions(&running).quarantines;
+    let left: Vec<&str> = left.iter().map(|quarantine| quarantine.device.as_str()).collect();
+    assert_eq!(left, [&devices[1], &devices[2]]);
+}
+
+#[test]
 fn a_rollback_stands_until_the_files_change() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), "enforce", &policy(502));
@@ -310,6 +328,26 @@ fn a_rollback_stands_until_the_files_change() {
     assert!(!running.passes(40_006, 503));
     assert!(running.reload().outcome.is_success());
     assert!(running.passes(40_007, 503));
+}
+
+#[test]
+fn a_version_that_is_gone_leaves_the_files_in_force() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    running.write_policy(&policy(22));
+    assert!(running.reload().outcome.is_success());
+    change(&running, Change::Rollback { version: Some(1) });
+    assert!(running.passes(40_000, 502));
+    running.stop().0.unwrap();
+    fs::remove_dir_all(dir.path().join("state/history")).unwrap();
+    let running = Running::start(dir.path(), "enforce", AT_ONCE);
+    running.wait_ready();
+    assert!(running.passes(40_001, 22) && !running.passes(40_002, 502));
+    assert!(!history(&running).pinned);
+    running.stop().0.unwrap();
+    let entries = audit(dir.path());
+    let told = |entry: &&Entry| entry.detail.starts_with("version 3, which stood");
+    assert!(entries.iter().any(|entry| told(&entry)), "{entries:?}");
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tracing::{info, warn};
 
 use super::history::History;
 use super::lockdown::obstacles;
-use super::overlay::{Grant, MAX_EXCEPTIONS, Overlay, Quarantine, rule_name, written};
+use super::overlay::{Grant, MAX_EXCEPTIONS, Overlay, Quarantine, written};
 use super::stage::{StageReport, StagedState};
 use super::standing::{self, Base, Pinned, Standing, modes_of};
 use super::{Change, ChangeReport, Order, PolicyTexts, hosts};
@@ -300,9 +300,8 @@ impl Reloader {
         let hosts = hosts::of(&self.gateway, policy.as_deref(), device);
         let hosts = hosts.map_err(ChangeReport::refused)?;
         let quarantines = &mut standing.overlay.quarantines;
-        let prefix = rule_name("quarantine", device);
         // Another call for the same device says anew what it may do.
-        quarantines.retain(|other| rule_name("quarantine", &other.device) != prefix);
+        quarantines.retain(|other| !hosts::is_same(&other.device, device));
         if quarantines.len() >= MAX_EXCEPTIONS {
             return Err(ChangeReport::refused("too many devices are in quarantine"));
         }
@@ -329,7 +328,7 @@ impl Reloader {
         let mut standing = self.gateway.policy().standing.clone();
         let quarantines = &mut standing.overlay.quarantines;
         let before = quarantines.len();
-        quarantines.retain(|quarantine| quarantine.device != device);
+        quarantines.retain(|quarantine| !hosts::is_same(&quarantine.device, device));
         if quarantines.len() == before {
             let why = format!("`{device}` is not in quarantine: `bulkhead grants` lists who is");
             return Err(ChangeReport::refused(why));

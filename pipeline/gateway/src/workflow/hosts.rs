@@ -41,6 +41,14 @@ pub fn of(gateway: &Gateway, policy: Option<&Policy>, device: &str) -> Result<Ve
     ))
 }
 
+/// Whether two words name the same device: addresses may be written in more than one way.
+pub fn is_same(one: &str, two: &str) -> bool {
+    if let (Ok(one), Ok(two)) = (one.parse::<IpAddr>(), two.parse::<IpAddr>()) {
+        return one == two;
+    }
+    one == two || is_mac(one) && one.eq_ignore_ascii_case(two)
+}
+
 /// The address, and whoever has it: changing the address is no way out.
 fn of_address(gateway: &Gateway, address: IpAddr) -> Vec<String> {
     let followed = gateway.bindings();

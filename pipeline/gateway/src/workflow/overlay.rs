@@ -10,15 +10,17 @@
 
 use std::fs;
 use std::io::{self, Write};
+use std::net::Ipv4Addr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
 
 use bulkhead_rules::syntax::Source;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::audit::Who;
-use crate::policy_files::{PolicyFiles, short_name};
+use crate::policy_files::{PolicyFiles, PolicyHash, short_name};
 
 const FILE: &str = "exceptions.json";
 
@@ -190,15 +192,23 @@ impl Overlay {
     }
 }
 
-/// A name for a rule about `what`: letters, digits and `-`, of a length that the language takes.
+/// A name for a rule about `what`, which leaves room for a last word as long as `-essentials`: letters,
+/// digits and `-`. Where that cannot be `what` itself, a hash keeps it apart from others like it.
 pub fn rule_name(prefix: &str, what: &str) -> String {
-    const LONGEST: usize = 48;
-    let mut name = format!("{prefix}-");
-    for c in what.to_ascii_lowercase().chars().take(LONGEST - name.len()) {
-        let is_plain = c.is_ascii_lowercase() || c.is_ascii_digit();
-        name.push(if is_plain { c } else { '-' });
+    /// Of the 63 that a name may have.
+    const LONGEST: usize = 63 - "-essentials".len();
+    const HASH_DIGITS: usize = 8;
+    let plain = |c: char| if c.is_ascii_lowercase() || c.is_ascii_digit() { c } else { '-' };
+    let whole = format!("{prefix}-{}", what.to_ascii_lowercase());
+    let mut name: String = whole.chars().map(plain).collect();
+    // Nothing else that has a name in the policy starts with a digit.
+    let is_told = name == format!("{prefix}-{what}") || what.parse::<Ipv4Addr>().is_ok();
+    if is_told && name.len() <= LONGEST && !name.ends_with('-') {
+        return name;
     }
-    name.trim_end_matches('-').to_owned()
+    name.truncate(LONGEST - HASH_DIGITS - 1);
+    let hash = PolicyHash(Sha256::digest(what).into()).to_string();
+    format!("{}-{}", name.trim_end_matches('-'), &hash[..HASH_DIGITS])
 }
 
 /// A value as the policy's language has it: lists and maps as they are; whatever else it is, one value.
@@ -310,6 +320,20 @@ mod tests {
         assert_eq!(names(&overlay, &one), [&quarantined[..], &expected[..]].concat());
         let over = Overlay::default().over(&one, 0);
         assert_eq!(over.hash(), one.hash(), "without exceptions it is the same policy");
+    }
+
+    #[test]
+    fn rules_of_different_devices_have_different_names() {
+        assert_eq!(rule_name("quarantine", "plc-7"), "quarantine-plc-7");
+        let long = "2001:db8:1234:5678:9abc:def0:1234:5678";
+        let mut devices = vec!["10.0.0.66".to_owned(), "fd00::1".to_owned(), "fd00--1".to_owned()];
+        devices.extend(["plc", "plc-", "PLC", "-"].map(str::to_owned));
+        devices.extend((0..50).map(|last| format!("{long}{last}")));
+        devices.extend((0..50).map(|last| format!("{}{last}", "d".repeat(61))));
+        let quarantines = devices.into_iter().map(|device| Quarantine { device, ..quarantine() });
+        let overlay = Overlay { grants: Vec::new(), quarantines: quarantines.collect() };
+        let names = names(&overlay, &files(&[("p.yaml", "version: 1\ndefault: deny\n")]));
+        assert_eq!(names.len() as u32, overlay.quarantine_rules());
     }
 
     #[test]
