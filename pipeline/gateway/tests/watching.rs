@@ -1,0 +1,190 @@
+//! What `deploy` gives an operator to watch a gateway with asks only for series that there are.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod common;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::{fs, io};
+
+use bulkhead_gateway::control::client::ask;
+use bulkhead_gateway::control::{Answer, Ask};
+use bulkhead_gateway::workflow::{Change, PolicyTexts};
+use common::{Running, policy};
+
+/// The labels of each series of a metric, by the metric's name.
+type Exposed = BTreeMap<String, Vec<BTreeMap<String, String>>>;
+
+/// What is asked of one metric: its name, and by label the values of which at least one must exist.
+type Wanted = (String, Vec<(String, Vec<String>)>);
+
+fn deploy(file: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(file)
+}
+
+/// Everything that a gateway can expose, a staged policy's figures included.
+fn exposed() -> Exposed {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let running = Running::start(dir.path(), "enforce", "");
+    running.wait_ready();
+    let files = vec![("/home/somebody/new.yaml".to_owned(), policy(503))];
+    let policy = PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files };
+    let change = Change::Stage { policy };
+    let answer = ask(&running.socket(), Ask::Change { change, reason: None, force: false });
+    assert!(matches!(&answer, Ok(Answer::Change(report)) if report.done), "{answer:?}");
+    let text = bulkhead_gateway::telemetry::render(&running.gateway).unwrap();
+    let mut all = Exposed::new();
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
+        let (series, _) = line.rsplit_once(' ').unwrap();
+        let (name, matchers) = split_series(series);
+        all.entry(name).or_default().push(
+            matchers.into_iter().map(|(label, mut values)| (label, values.remove(0))).collect(),
+        );
+    }
+    all
+}
+
+/// A series or a selector: its name, and by label the values between `|`.
+fn split_series(series: &str) -> Wanted {
+    let (name, rest) = series.split_once('{').unwrap_or((series, ""));
+    let mut matchers = Vec::new();
+    for part in rest.trim_end_matches('}').split("\",") {
+        let Some((label, value)) = part.split_once("=~\"").or_else(|| part.split_once("=\""))
+        else {
+            continue;
+        };
+        let values = value.trim_end_matches('"').split('|').map(str::to_owned).collect();
+        matchers.push((label.trim().to_owned(), values));
+    }
+    (name.to_owned(), matchers)
+}
+
+/// The gateway's metrics that `text` names, with what is asked of their labels.
+fn wanted(text: &str) -> Vec<Wanted> {
+    let is_of_name = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_';
+    let mut all = Vec::new();
+    for (at, _) in text.match_indices("bulkhead_") {
+        if text[..at].ends_with(is_of_name) {
+            continue;
+        }
+        let rest = &text[at..];
+        let end = rest.find(|c| !is_of_name(c)).unwrap_or(rest.len());
+        let selector = match rest[end..].strip_prefix('{') {
+            Some(inner) => &rest[..end + 1 + inner.find('}').unwrap_or(0) + 1],
+            None => &rest[..end],
+        };
+        all.push(split_series(selector));
+    }
+    all
+}
+
+/// What `wanted` asks for and `exposed` has not.
+fn missing(exposed: &Exposed, wanted: &Wanted) -> Option<String> {
+    let (name, matchers) = wanted;
+    let Some(series) = exposed.get(name) else { return Some(format!("no metric {name}")) };
+    for (label, values) in matchers.iter().filter(|(label, _)| label != "instance") {
+        for value in values.iter().filter(|value| !value.contains('$')) {
+            // The test's gateway has its own wires and rules.
+            let is_free = matches!(label.as_str(), "wire" | "rule" | "worker" | "hash" | "source");
+            let found = series
+                .iter()
+                .any(|labels| labels.get(label).is_some_and(|known| is_free || known == value));
+            if !found {
+                return Some(format!("no {name} with {label}=\"{value}\""));
+            }
+        }
+    }
+    None
+}
+
+/// The texts of all queries in a dashboard.
+fn queries(value: &serde_json::Value, into: &mut BTreeSet<String>) {
+    match value {
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                match value {
+                    serde_json::Value::String(text) if key == "expr" || key == "query" => {
+                        into.insert(text.clone());
+                    }
+                    other => queries(other, into),
+                }
+            }
+        }
+        serde_json::Value::Array(items) => items.iter().for_each(|item| queries(item, into)),
+        _ => {}
+    }
+}
+
+fn assert_all_there(exposed: &Exposed, place: &str, text: &str) -> usize {
+    let all = wanted(text);
+    let missing: Vec<String> = all.iter().filter_map(|one| missing(exposed, one)).collect();
+    assert!(missing.is_empty(), "{place}: {missing:#?}");
+    all.len()
+}
+
+#[test]
+fn a_series_that_is_not_there_is_found() {
+    let mut exposed = Exposed::new();
+    let labels = BTreeMap::from([("reason".to_owned(), "policy".to_owned())]);
+    exposed.insert("bulkhead_x_total".to_owned(), vec![labels]);
+    let lacks = |text: &str| wanted(text).iter().filter_map(|one| missing(&exposed, one)).count();
+    assert_eq!(lacks("rate(bulkhead_x_total{reason=\"policy\"}[5m]) > bulkhead_x_total"), 0);
+    assert_eq!(
+        lacks("rate(bulkhead_x_total{instance=~\"$instance\",reason=~\"policy|none\"}[5m])"),
+        1
+    );
+    assert_eq!(lacks("bulkhead_y"), 1);
+    assert_eq!(lacks("bulkhead_x_total{side=\"a\"}"), 1);
+}
+
+#[test]
+fn alerts_dashboard_and_guide_name_series_that_exist() {
+    let exposed = exposed();
+    let alerts = fs::read_to_string(deploy("alerts.yml")).unwrap();
+    assert!(assert_all_there(&exposed, "alerts.yml", &alerts) > 20);
+    let tests = fs::read_to_string(deploy("alerts.test.yml")).unwrap();
+    assert_all_there(&exposed, "alerts.test.yml", &tests);
+    let guide = fs::read_to_string(deploy("README.md")).unwrap();
+    assert!(assert_all_there(&exposed, "README.md", &guide) > 3);
+    let dashboard = fs::read_to_string(deploy("dashboards/bulkhead.json")).unwrap();
+    let dashboard: serde_json::Value = serde_json::from_str(&dashboard).unwrap();
+    let mut found = BTreeSet::new();
+    queries(&dashboard, &mut found);
+    let asked: usize =
+        found.iter().map(|query| assert_all_there(&exposed, "bulkhead.json", query)).sum();
+    assert!(found.len() > 40 && asked > 40, "{} queries, {asked} series", found.len());
+}
+
+#[test]
+fn every_alert_has_a_runbook_and_a_test() {
+    let alerts = fs::read_to_string(deploy("alerts.yml")).unwrap();
+    let tests = fs::read_to_string(deploy("alerts.test.yml")).unwrap();
+    let rules: Vec<&str> = alerts.split("- alert: ").skip(1).collect();
+    assert!(rules.len() > 10);
+    for rule in rules {
+        let name = rule.lines().next().unwrap();
+        assert!(rule.contains("runbook:") && rule.contains("summary:"), "{name}");
+        assert!(rule.contains("severity:"), "{name}");
+        assert!(tests.contains(name), "{name} is in no test");
+    }
+}
+
+#[test]
+fn promtool_accepts_the_alerts_and_their_tests() {
+    for arguments in [["check", "rules", "alerts.yml"], ["test", "rules", "alerts.test.yml"]] {
+        let [one, two, file] = arguments;
+        match Command::new("promtool").args([one, two]).arg(deploy(file)).output() {
+            Ok(output) => {
+                let said = String::from_utf8_lossy(&output.stderr).into_owned();
+                assert!(output.status.success(), "{file}: {said}");
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), io::ErrorKind::NotFound, "{error}");
+                let _ = writeln!(io::stderr(), "SKIPPED promtool {one} {two}: not installed");
+            }
+        }
+    }
+}
