@@ -26,6 +26,17 @@ use crate::state::Gateway;
 /// How often `stage --watch` asks.
 const WATCH_INTERVAL: Duration = Duration::from_secs(2);
 
+/// What every change is told.
+#[derive(Args, Clone, Debug)]
+pub struct OrderArgs {
+    /// Why, for the audit log
+    #[arg(long, value_name = "TEXT")]
+    pub reason: Option<String>,
+    /// The gateway
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
 /// What `stage` is told.
 #[derive(Args, Clone, Debug)]
 #[command(
@@ -50,12 +61,9 @@ pub struct StageArgs {
     /// The most flows that are listed
     #[arg(long, value_name = "COUNT", default_value_t = 30)]
     pub limit: usize,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// What `observe` is told.
@@ -64,12 +72,9 @@ pub struct ObserveArgs {
     /// The wires; all of them without any
     #[arg(value_name = "WIRE")]
     pub wires: Vec<String>,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// What `lockdown` is told.
@@ -90,12 +95,9 @@ pub struct LockdownArgs {
     /// Do it although something stands in the way
     #[arg(long, requires = "reason")]
     pub force: bool,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// What `rollback` is told.
@@ -108,12 +110,9 @@ pub struct RollbackArgs {
     /// The number of the version, as `history` shows it; the one before without it
     #[arg(value_name = "VERSION")]
     pub version: Option<u64>,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// What `grant` is told.
@@ -124,7 +123,7 @@ pub struct RollbackArgs {
     guardrails deny stays denied.")]
 pub struct GrantArgs {
     /// The side that opens
-    #[arg(long, value_name = "HOSTS", required_unless_present = "revoke")]
+    #[arg(long, value_name = "HOSTS", required_unless_present = "revoke", requires = "reason")]
     pub from: Option<String>,
     /// The side that is opened to
     #[arg(long, value_name = "HOSTS", required_unless_present = "revoke")]
@@ -141,12 +140,9 @@ pub struct GrantArgs {
     /// Grant it although a rule before it denies some of it
     #[arg(long)]
     pub force: bool,
-    /// Why; a grant needs one
-    #[arg(long, value_name = "TEXT", required_unless_present = "revoke")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// What `quarantine` is told.
@@ -166,12 +162,9 @@ pub struct QuarantineArgs {
     /// Let it out
     #[arg(long)]
     pub release: bool,
-    /// Why, for the audit log
-    #[arg(long, value_name = "TEXT")]
-    pub reason: Option<String>,
-    /// The gateway
+    /// Who is asked, and why
     #[command(flatten)]
-    pub socket: SocketArgs,
+    pub order: OrderArgs,
 }
 
 /// The versions that are kept.
@@ -224,13 +217,11 @@ impl Exceptions {
 /// Stages a policy, or shows or ends what is staged. Returns the exit code.
 pub fn stage(args: &StageArgs) -> u8 {
     if args.drop {
-        return change(&args.socket, Change::Unstage {}, args.reason.clone(), false);
+        return change(&args.order, Change::Unstage {}, false);
     }
     if let Some(path) = &args.policy {
         return match texts(path) {
-            Ok(policy) => {
-                change(&args.socket, Change::Stage { policy }, args.reason.clone(), false)
-            }
+            Ok(policy) => change(&args.order, Change::Stage { policy }, false),
             Err(error) => unavailable(&error),
         };
     }
@@ -247,7 +238,7 @@ pub fn stage(args: &StageArgs) -> u8 {
 /// Lets wires observe. Returns the exit code.
 pub fn observe(args: &ObserveArgs) -> u8 {
     let wires = args.wires.clone();
-    change(&args.socket, Change::Observe { wires }, args.reason.clone(), false)
+    change(&args.order, Change::Observe { wires }, false)
 }
 
 /// Locks down. Returns the exit code.
@@ -257,13 +248,13 @@ pub fn lockdown(args: &LockdownArgs) -> u8 {
         Err(error) => return unavailable(&error),
     };
     let wires = args.wires.clone();
-    change(&args.socket, Change::Lockdown { wires, policy }, args.reason.clone(), args.force)
+    change(&args.order, Change::Lockdown { wires, policy }, args.force)
 }
 
 /// Goes back to an earlier version. Returns the exit code.
 pub fn rollback(args: &RollbackArgs) -> u8 {
     let version = args.version;
-    change(&args.socket, Change::Rollback { version }, args.reason.clone(), false)
+    change(&args.order, Change::Rollback { version }, false)
 }
 
 /// Makes or ends a grant. Returns the exit code.
@@ -279,7 +270,7 @@ pub fn grant(args: &GrantArgs) -> u8 {
         } => Change::Grant { from, to, service, for_s },
         _ => return unavailable("say --from, --to, --service and --for"),
     };
-    change(&args.socket, wanted, args.reason.clone(), args.force)
+    change(&args.order, wanted, args.force)
 }
 
 /// Puts a device in quarantine, or lets it out. Returns the exit code.
@@ -289,7 +280,7 @@ pub fn quarantine(args: &QuarantineArgs) -> u8 {
         true => Change::Release { device },
         false => Change::Quarantine { device, allow },
     };
-    change(&args.socket, wanted, args.reason.clone(), false)
+    change(&args.order, wanted, false)
 }
 
 /// Lists the versions that are kept. Returns the exit code.
@@ -326,8 +317,9 @@ pub fn grants(args: &SocketArgs) -> u8 {
     }
 }
 
-fn change(args: &SocketArgs, change: Change, reason: Option<String>, force: bool) -> u8 {
-    let order = Ask::Change { change, reason, force };
+fn change(args: &OrderArgs, change: Change, force: bool) -> u8 {
+    let order = Ask::Change { change, reason: args.reason.clone(), force };
+    let args = &args.socket;
     match socket(args).and_then(|socket| ask(&socket, order)) {
         Ok(Answer::Change(report)) => {
             if args.json {
@@ -343,11 +335,11 @@ fn change(args: &SocketArgs, change: Change, reason: Option<String>, force: bool
 }
 
 fn show_staged(args: &StageArgs) -> u8 {
-    let answer =
-        socket(&args.socket).and_then(|socket| ask(&socket, Ask::Staged { limit: args.limit }));
+    let answer = socket(&args.order.socket)
+        .and_then(|socket| ask(&socket, Ask::Staged { limit: args.limit }));
     match answer {
         Ok(Answer::Staged(report)) => {
-            if args.socket.json {
+            if args.order.socket.json {
                 print_json(&report)
             } else {
                 print!("{}", stage_text(&report))
