@@ -7,12 +7,12 @@
 //! damaged one is not used.
 
 use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, symlink};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, symlink};
 use std::path::{Path, PathBuf};
 
 use crate::config::Limits;
-use crate::policy_files::{PolicyFiles, short_name};
+use crate::policy_files::PolicyFiles;
 
 const LINK: &str = "accepted";
 const FOLDER_PREFIX: &str = "accepted-";
@@ -32,10 +32,13 @@ pub fn keep(state_dir: &Path, files: &PolicyFiles) -> io::Result<()> {
     let name = format!("{FOLDER_PREFIX}{}", files.hash());
     let folder = state_dir.join(&name);
     if !is_whole(&folder, files) {
-        write_folder(state_dir, &folder, files)?;
+        files.write(&folder)?;
     }
     let link = state_dir.join(format!("{LINK}.new"));
-    remove_if_there(fs::remove_file(&link))?;
+    match fs::remove_file(&link) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
     symlink(&name, &link)?;
     fs::rename(&link, path(state_dir))?;
     File::open(state_dir)?.sync_all()?;
@@ -66,21 +69,6 @@ fn is_whole(folder: &Path, files: &PolicyFiles) -> bool {
     PolicyFiles::read(folder, &limits).is_ok_and(|kept| kept.hash() == files.hash())
 }
 
-fn write_folder(state_dir: &Path, folder: &Path, files: &PolicyFiles) -> io::Result<()> {
-    let unfinished = state_dir.join(format!("{FOLDER_PREFIX}unfinished"));
-    remove_if_there(fs::remove_dir_all(&unfinished))?;
-    remove_if_there(fs::remove_dir_all(folder))?;
-    fs::DirBuilder::new().mode(0o750).create(&unfinished)?;
-    for source in &files.sources {
-        let path = unfinished.join(short_name(source));
-        let mut kept = File::options().write(true).create_new(true).mode(0o640).open(path)?;
-        kept.write_all(source.text.as_bytes())?;
-        kept.sync_all()?;
-    }
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, folder)
-}
-
 /// Earlier policies are of no more use; one that cannot be removed does no harm.
 fn remove_others(state_dir: &Path, name: &str) {
     for entry in fs::read_dir(state_dir).into_iter().flatten().flatten() {
@@ -89,13 +77,6 @@ fn remove_others(state_dir: &Path, name: &str) {
         if kept.starts_with(FOLDER_PREFIX) && kept != name {
             let _ = fs::remove_dir_all(entry.path());
         }
-    }
-}
-
-fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        _ => Ok(()),
     }
 }
 

@@ -6,8 +6,8 @@
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use bulkhead_rules::syntax::Source;
@@ -52,6 +52,32 @@ impl PolicyFiles {
         Ok(Self { sources, left_out })
     }
 
+    /// Writes them as a folder of ordinary files, `place`, in the place of whatever is there. After a
+    /// power cut the folder is there as a whole or not at all.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says; nothing is there then.
+    pub fn write(&self, place: &Path) -> io::Result<()> {
+        let mut unfinished = place.as_os_str().to_owned();
+        unfinished.push(".unfinished");
+        let unfinished = PathBuf::from(unfinished);
+        for old in [place, &unfinished] {
+            remove_if_there(old)?;
+        }
+        fs::DirBuilder::new().mode(0o750).create(&unfinished)?;
+        for source in &self.sources {
+            let path = unfinished.join(short_name(source));
+            let mut kept = File::options().write(true).create_new(true).mode(0o640).open(path)?;
+            kept.write_all(source.text.as_bytes())?;
+            kept.sync_all()?;
+        }
+        File::open(&unfinished)?.sync_all()?;
+        fs::rename(&unfinished, place)?;
+        // The new name is on the disk once the folder above is.
+        File::open(place.parent().unwrap_or(Path::new(".")))?.sync_all()
+    }
+
     /// The hash by which the policy is known: SHA-256 over short names and texts.
     pub fn hash(&self) -> PolicyHash {
         let mut hasher = Sha256::new();
@@ -72,6 +98,18 @@ pub fn short_name(source: &Source) -> String {
     let name = Path::new(&*source.name).file_name().unwrap_or_default().to_string_lossy();
     let name = name.trim_start_matches('.');
     if is_policy_name(Path::new(name)) { name.to_owned() } else { format!("{name}.yaml") }
+}
+
+/// Removes a folder and what is in it. That there is none is no error.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn remove_if_there(folder: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(folder) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// The SHA-256 of a policy's files.
@@ -333,6 +371,23 @@ mod tests {
         }
         let error = PolicyFiles::read(dir.path(), &limits()).unwrap_err().to_string();
         assert!(error.contains("more than 10 entries"), "{error}");
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_whatever_was_there() {
+        let dir = tempfile::tempdir().unwrap();
+        let place = dir.path().join("kept");
+        let source = |name: &str, text: &str| Source::new(name, text);
+        let two = vec![source("/etc/p/00-a.yaml", "a"), source("/etc/p/.80-b", "b")];
+        let one = vec![source("/etc/p/00-a.yaml", "c")];
+        fs::create_dir(dir.path().join("kept.unfinished")).unwrap();
+        fs::write(dir.path().join("kept.unfinished/00-a.yaml"), "half of it").unwrap();
+        for sources in [two, one] {
+            let files = PolicyFiles { sources, left_out: Vec::new() };
+            files.write(&place).unwrap();
+            assert_eq!(PolicyFiles::read(&place, &limits()).unwrap().hash(), files.hash());
+        }
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
     }
 
     #[test]

@@ -5,9 +5,9 @@
 //! last version of a text its folder.
 
 use std::collections::{BTreeMap, HashSet};
-use std::fs::{self, File};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 use super::overlay::write_whole;
 use crate::audit::Who;
 use crate::config::Limits;
-use crate::policy_files::{PolicyFiles, short_name};
+use crate::policy_files::PolicyFiles;
 
 const FOLDER: &str = "history";
 const INDEX: &str = "versions.json";
@@ -109,7 +109,10 @@ impl History {
         version.number = self.versions.last().map_or(1, |last| last.number + 1);
         let folder = state_dir.join(FOLDER);
         fs::DirBuilder::new().recursive(true).mode(0o750).create(&folder)?;
-        keep_text(&folder, files, &version.hash)?;
+        let place = text_folder(&folder, &version.hash);
+        if !place.is_dir() {
+            files.write(&place)?;
+        }
         let number = version.number;
         self.versions.push(version);
         self.shorten();
@@ -166,28 +169,6 @@ impl History {
 
 fn text_folder(folder: &Path, hash: &str) -> PathBuf {
     folder.join(format!("{TEXT_PREFIX}{hash}"))
-}
-
-fn keep_text(folder: &Path, files: &PolicyFiles, hash: &str) -> io::Result<()> {
-    let place = text_folder(folder, hash);
-    if place.is_dir() {
-        return Ok(());
-    }
-    let unfinished = folder.join("unfinished");
-    match fs::remove_dir_all(&unfinished) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    fs::DirBuilder::new().mode(0o750).create(&unfinished)?;
-    for source in &files.sources {
-        let path = unfinished.join(short_name(source));
-        let mut kept = File::options().write(true).create_new(true).mode(0o640).open(path)?;
-        kept.write_all(source.text.as_bytes())?;
-        kept.sync_all()?;
-    }
-    File::open(&unfinished)?.sync_all()?;
-    fs::rename(&unfinished, place)?;
-    File::open(folder)?.sync_all()
 }
 
 #[cfg(test)]
