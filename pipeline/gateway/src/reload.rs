@@ -187,12 +187,22 @@ pub struct Reloader {
     pub(crate) gateway: Arc<Gateway>,
     seen: Option<Signature>,
     watch: Option<Watch>,
+    /// What is in force and could not be kept.
+    pub(crate) unkept: Option<Unkept>,
+}
+
+/// What is to be said of a version once it can be kept.
+pub(crate) struct Unkept {
+    pub(crate) who: Who,
+    pub(crate) by: String,
+    pub(crate) brought_back: Option<u64>,
+    pub(crate) tried: Instant,
 }
 
 impl Reloader {
     /// A reloader that has not read anything yet.
     pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, seen: None, watch: None }
+        Self { gateway, seen: None, watch: None, unkept: None }
     }
 
     /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one.
@@ -209,7 +219,10 @@ impl Reloader {
         let mut standing = self.gateway.policy().standing.clone();
         let kept = accepted::read(&config.state_dir, &config.limits).and_then(|files| {
             let made = standing::make(&self.gateway, &files, &mut standing.overlay);
-            Ok((files, made.map_err(|found| first_message(&found))?))
+            let wrong = |found: Vec<Finding>| {
+                format!("the last accepted policy no longer is one: {}", first_message(&found))
+            };
+            Ok((files, made.map_err(wrong)?))
         });
         match kept {
             Ok((files, candidate)) => {
@@ -254,6 +267,8 @@ impl Reloader {
                 Err(RecvTimeoutError::Timeout) => {
                     self.gateway.audit.catch_up();
                     self.tell_of_expired_grants();
+                    self.take_up_unread_exceptions();
+                    self.keep_again();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {
                         self.reload(Trigger::File, &Who::thing("file"));
                         self.watch(sender);
@@ -356,7 +371,10 @@ impl Reloader {
             let version = history.version(version).ok_or_else(gone)?;
             let files = History::files(&config.state_dir, version, &config.limits)?;
             let made = standing::make(&gateway, &files, &mut standing.overlay);
-            let candidate = made.map_err(|found| first_message(&found))?;
+            let wrong = |found: Vec<Finding>| {
+                format!("it no longer is a policy: {}", first_message(&found))
+            };
+            let candidate = made.map_err(wrong)?;
             Ok((candidate, Base::new(files, version.source.clone())))
         });
         let (candidate, base) = match made {
@@ -425,9 +443,11 @@ impl Reloader {
                 report.cost = Some(candidate.cost);
                 report.findings = candidate.warnings.iter().take(MAX_FINDINGS).cloned().collect();
                 if let Some(pinned) = standing.pinned.take() {
-                    let version = pinned.version;
-                    let message =
-                        format!("version {version} stood in the place of the files until now");
+                    let what = match pinned.version {
+                        0 => "a policy that could not be kept".to_owned(),
+                        version => format!("version {version}"),
+                    };
+                    let message = format!("{what} stood in the place of the files until now");
                     report.findings.push(Finding::warning("superseded", message));
                 }
                 let source = path.display().to_string();
@@ -573,9 +593,8 @@ impl Reloader {
     }
 }
 
-fn first_message(found: &[Finding]) -> String {
-    let message = found.first().map_or("it was refused", |finding| finding.message.as_str());
-    format!("the last accepted policy no longer is one: {message}")
+fn first_message(found: &[Finding]) -> &str {
+    found.first().map_or("it was refused", |finding| finding.message.as_str())
 }
 
 fn log(report: &ReloadReport) {

@@ -5,6 +5,7 @@ mod common;
 
 use std::fs;
 use std::io::{BufReader, Write};
+use std::os::unix::fs::symlink;
 use std::os::unix::net::UnixStream;
 use std::path::Path;
 use std::thread;
@@ -348,6 +349,59 @@ fn a_version_that_is_gone_leaves_the_files_in_force() {
     let entries = audit(dir.path());
     let told = |entry: &&Entry| entry.detail.starts_with("version 3, which stood");
     assert!(entries.iter().any(|entry| told(&entry)), "{entries:?}");
+}
+
+#[test]
+fn a_lockdown_that_the_history_cannot_take_survives_a_restart() {
+    for breaks in [
+        |state: &Path| fs::write(state.join("history/versions.json"), "[").unwrap(),
+        |state: &Path| {
+            fs::remove_dir_all(state.join("history")).unwrap();
+            fs::write(state.join("history"), "no folder").unwrap();
+        },
+    ] {
+        let dir = tempfile::tempdir().unwrap();
+        let running = start(dir.path(), "observe", &policy(502));
+        breaks(&dir.path().join("state"));
+        stage(&running, &policy(503));
+        let report = try_change(&running, lockdown(), true);
+        assert!(report.done && report.findings.iter().any(|f| f.code == "not-kept"), "{report:?}");
+        assert!(running.passes(40_000, 503) && !running.passes(40_001, 22));
+        running.stop().0.unwrap();
+        // The version that was kept before is not what was locked down: the files are in force.
+        let running = Running::start(dir.path(), "observe", AT_ONCE);
+        running.wait_ready();
+        let mode = "bulkhead_wire_mode{wire=\"line3\",mode=\"enforce\"}";
+        assert_eq!(running.metric(mode), Some(1.0));
+        assert!(running.passes(40_002, 502) && !running.passes(40_003, 22));
+    }
+}
+
+#[test]
+fn exceptions_that_cannot_be_read_now_are_neither_lost_nor_written_over() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    change(&running, grant("tcp/24", 3600));
+    change(&running, quarantine("10.20.0.11"));
+    running.stop().0.unwrap();
+    // A link to itself is an error of the file system, and no damage.
+    let (file, away) = (dir.path().join("state/exceptions.json"), dir.path().join("away"));
+    fs::rename(&file, &away).unwrap();
+    symlink(&file, &file).unwrap();
+    let running = Running::start(dir.path(), "enforce", AT_ONCE);
+    running.wait_ready();
+    assert!(running.passes(40_000, 502), "nobody knows of the quarantine");
+    let report = change(&running, grant("tcp/22", 3600));
+    assert!(report.findings.iter().any(|finding| finding.code == "not-kept"), "{report:?}");
+    assert!(running.passes(40_001, 22));
+    assert!(fs::symlink_metadata(&file).unwrap().is_symlink(), "it was written over");
+    fs::remove_file(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    wait("the quarantine holds again", || !running.passes(40_002, 502));
+    let names: Vec<_> = exceptions(&running).grants.into_iter().map(|grant| grant.name).collect();
+    assert_eq!(names.len(), 2, "{names:?}");
+    change(&running, Change::Release { device: "10.20.0.11".to_owned() });
+    assert!(running.passes(40_003, 22) && running.passes(40_004, 24));
 }
 
 #[test]

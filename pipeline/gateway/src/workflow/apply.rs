@@ -4,16 +4,17 @@
 //! where it cannot be entered into the audit log; what tightens goes on.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::snapshot::staged::{StagedPolicy, Staging};
 use bulkhead_rules::analyze::check_assertions;
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::syntax::Source;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::history::History;
 use super::lockdown::obstacles;
-use super::overlay::{Grant, MAX_EXCEPTIONS, Overlay, Quarantine, written};
+use super::overlay::{Grant, MAX_EXCEPTIONS, NotRead, Overlay, Quarantine, written};
 use super::stage::{StageReport, StagedState};
 use super::standing::{self, Base, Pinned, Standing, modes_of};
 use super::{Change, ChangeReport, Order, PolicyTexts, hosts};
@@ -22,10 +23,13 @@ use crate::bindings;
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::Mode;
 use crate::policy_files::PolicyFiles;
-use crate::reload::Reloader;
+use crate::reload::{Reloader, Unkept};
 
 /// The longest grant: what is needed for longer belongs in the policy.
 pub const LONGEST_GRANT_S: u64 = 30 * 86_400;
+
+/// How often it is tried to keep what could not be kept.
+const KEEP_INTERVAL: Duration = Duration::from_secs(60);
 
 type Made = Result<ChangeReport, Refusal>;
 type Refusal = Box<ChangeReport>;
@@ -75,15 +79,57 @@ impl Reloader {
         }
         let over: Vec<Grant> = grants.iter().filter(|grant| grant.is_over(now)).cloned().collect();
         grants.retain(|grant| !grant.is_over(now));
-        let overlay = state.standing.overlay.clone();
+        let standing = state.standing.clone();
         drop(state);
         for grant in over {
             let detail = format!("the time of {} is over", in_words(&grant));
             gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Expired, detail));
         }
-        if let Err(error) = overlay.keep(&gateway.config.state_dir) {
+        if let Err(error) = standing.keep_overlay(&gateway.config.state_dir) {
             warn!("the grants that are left could not be kept: {error}");
         }
+    }
+
+    /// Takes up the exceptions of an earlier run once they can be read.
+    pub(crate) fn take_up_unread_exceptions(&mut self) {
+        let mut standing = self.gateway.policy().standing.clone();
+        if !standing.overlay_is_unread {
+            return;
+        }
+        let state_dir = &self.gateway.config.state_dir;
+        match Overlay::read(state_dir) {
+            Err(NotRead::Unreadable(_)) => return,
+            Err(error @ NotRead::Damaged(_)) => {
+                Overlay::set_aside(state_dir);
+                error!("{error}; quarantines and grants of earlier runs are lost");
+            }
+            Ok(kept) => standing.overlay.take_in(kept),
+        }
+        standing.overlay_is_unread = false;
+        let what = format!(
+            "the exceptions of an earlier run were read: {} grants and {} quarantines hold",
+            standing.overlay.grants.len(),
+            standing.overlay.quarantines.len()
+        );
+        warn!("{what}");
+        self.gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, what));
+        let base = standing.base.clone();
+        let findings = match base.map(|base| self.made(&base, &mut standing.overlay)) {
+            Some(Ok(candidate)) => self.put_exceptions(candidate, standing).findings,
+            None => self.put_unused(standing),
+            Some(Err(mut why)) => {
+                why.findings.extend(self.put_unused(standing));
+                why.findings
+            }
+        };
+        findings.iter().for_each(|finding| warn!("{}", finding.rendered));
+    }
+
+    /// Keeps what no policy holds, or none yet.
+    fn put_unused(&mut self, standing: Standing) -> Vec<Finding> {
+        let findings = self.kept(&standing);
+        self.gateway.policy().standing = standing;
+        findings
     }
 
     fn stage(&mut self, order: &Order, texts: &PolicyTexts) -> Made {
@@ -246,9 +292,7 @@ impl Reloader {
         if grants.len() >= MAX_EXCEPTIONS {
             return refused("there are too many grants: `bulkhead grant --revoke NAME` ends one");
         }
-        let is_free = |name: &String| grants.iter().all(|grant| grant.name != *name);
-        let mut names = (1_u64..).map(|number| format!("grant-{number}"));
-        let name = names.find(is_free).unwrap_or_default();
+        let name = standing.overlay.free_name();
         let for_ms = i64::try_from(for_s).unwrap_or(i64::MAX).saturating_mul(1000);
         let grant = Grant {
             name: name.clone(),
@@ -348,8 +392,7 @@ impl Reloader {
         let Some(base) = standing.base.clone() else {
             // It holds from the first policy on.
             self.gateway.audit.enter_anyway(draft(order, what, &said));
-            let findings = self.kept(&standing.overlay);
-            self.gateway.policy().standing.overlay = standing.overlay;
+            let findings = self.put_unused(standing);
             return Ok(ChangeReport {
                 done: true,
                 what: said,
@@ -369,7 +412,7 @@ impl Reloader {
     /// Publishes other exceptions, under the staged policy too.
     fn put_exceptions(&mut self, candidate: Candidate, standing: Standing) -> ChangeReport {
         let mut findings = candidate.warnings.clone();
-        findings.extend(self.kept(&standing.overlay));
+        findings.extend(self.kept(&standing));
         let (staging, staged) = match self.staged() {
             None => (Staging::Keep, None),
             Some(base) => match self.made(&base, &mut standing.overlay.clone()) {
@@ -395,8 +438,8 @@ impl Reloader {
     }
 
     /// Keeps the exceptions for the next start.
-    fn kept(&self, overlay: &Overlay) -> Vec<Finding> {
-        let kept = overlay.keep(&self.gateway.config.state_dir);
+    fn kept(&self, standing: &Standing) -> Vec<Finding> {
+        let kept = standing.keep_overlay(&self.gateway.config.state_dir);
         let not_kept = |error| format!("this holds, but a restart will not know it: {error}");
         kept.err().map(|error| Finding::warning("not-kept", not_kept(error))).into_iter().collect()
     }
@@ -582,7 +625,7 @@ impl Reloader {
 
     /// Adds what is about to be in force to the history.
     pub(crate) fn versioned(
-        &self,
+        &mut self,
         standing: &mut Standing,
         candidate: &Candidate,
         who: &Who,
@@ -591,15 +634,29 @@ impl Reloader {
     ) -> Option<Finding> {
         let rules = candidate.policy.rule_count();
         let added = standing::add_version(&self.gateway, standing, rules, who, by, brought_back);
-        if let Some(pinned) = &mut standing.pinned {
-            if pinned.version != standing.version {
-                pinned.version = standing.version;
-                if let Err(error) = standing.keep(&self.gateway.config) {
-                    warn!("a restart will not know what is in force: {error}");
-                }
-            }
-        }
+        let (who, by, tried) = (who.clone(), by.to_owned(), Instant::now());
+        let unkept = Unkept { who, by, brought_back, tried };
+        self.unkept = added.is_err().then_some(unkept);
         added.err().map(|error| Finding::warning("not-kept", error))
+    }
+
+    /// Tries again, now and then, to keep what is in force and could not be kept.
+    pub(crate) fn keep_again(&mut self) {
+        let Some(unkept) = self.unkept.take_if(|unkept| unkept.tried.elapsed() > KEEP_INTERVAL)
+        else {
+            return;
+        };
+        let (mut standing, current) = {
+            let state = self.gateway.policy();
+            let current = state.current.as_ref().map(|current| current.candidate.clone());
+            (state.standing.clone(), current)
+        };
+        let Some(candidate) = current else { return };
+        let Unkept { who, by, brought_back, .. } = unkept;
+        if self.versioned(&mut standing, &candidate, &who, &by, brought_back).is_none() {
+            info!(version = standing.version, "what is in force is kept now");
+        }
+        self.gateway.policy().standing = standing;
     }
 }
 

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::overlay::write_whole;
+use super::overlay::{NotRead, read_kept, write_whole};
 use crate::audit::Who;
 use crate::config::Limits;
 use crate::policy_files::PolicyFiles;
@@ -68,12 +68,12 @@ impl History {
     ///
     /// What is wrong with the list.
     pub fn read(state_dir: &Path) -> Result<Self, String> {
-        let path = state_dir.join(FOLDER).join(INDEX);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| format!("{} is damaged: {error}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
+        match read_kept(&state_dir.join(FOLDER), INDEX) {
+            Ok(kept) => Ok(kept.unwrap_or_default()),
+            Err(error @ NotRead::Damaged(_)) => {
+                Err(format!("{error}; move it away to begin a new history"))
+            }
+            Err(error) => Err(error.to_string()),
         }
     }
 
@@ -83,8 +83,12 @@ impl History {
     }
 
     /// The version to go back to from `number`: the one before it, or before the one that it brought
-    /// back, so that going back again goes further back.
+    /// back, so that going back again goes further back. From 0, which was not kept, to the last one
+    /// that was.
     pub fn before(&self, number: u64) -> Option<&Version> {
+        if number == 0 {
+            return self.versions.last();
+        }
         let of = self.version(number).and_then(|version| version.brought_back).unwrap_or(number);
         self.versions.iter().rev().find(|version| version.number < of)
     }
@@ -238,6 +242,7 @@ mod tests {
         let number = history.add(dir.path(), &files, back).unwrap();
         assert_eq!((number, history.before(number).unwrap().number), (4, 1));
         assert_eq!(history.before(1), None);
+        assert_eq!(history.before(0).unwrap().number, 4, "what is in force was not kept");
     }
 
     #[test]

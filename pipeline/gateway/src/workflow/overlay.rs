@@ -8,6 +8,7 @@
 //! what it denies by name stays denied. They may use the policy's names. A grant that no longer makes
 //! sense beside the files is left out and reported: it must not keep a person's change out.
 
+use std::fmt;
 use std::fs;
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
@@ -16,6 +17,7 @@ use std::path::Path;
 
 use bulkhead_rules::syntax::Source;
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -137,15 +139,9 @@ impl Overlay {
     ///
     /// # Errors
     ///
-    /// What is wrong with the file.
-    pub fn read(state_dir: &Path) -> Result<Self, String> {
-        let path = state_dir.join(FILE);
-        match fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes)
-                .map_err(|error| format!("{} is damaged: {error}", path.display())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Self::default()),
-            Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-        }
+    /// What is wrong with the file, or that it cannot be read.
+    pub fn read(state_dir: &Path) -> Result<Self, NotRead> {
+        read_kept(state_dir, FILE).map(Option::unwrap_or_default)
     }
 
     /// Sets aside a file that cannot be read.
@@ -163,9 +159,34 @@ impl Overlay {
         write_whole(state_dir, FILE, &serde_json::to_vec_pretty(self)?)
     }
 
+    /// A name that no grant has.
+    pub fn free_name(&self) -> String {
+        let is_free = |name: &String| self.grants.iter().all(|grant| grant.name != *name);
+        let mut names = (1_u64..).map(|number| format!("grant-{number}"));
+        names.find(is_free).unwrap_or_default()
+    }
+
     /// Whether there is nothing.
     pub fn is_empty(&self) -> bool {
         self.grants.is_empty() && self.quarantines.is_empty()
+    }
+
+    /// Takes in what was kept by an earlier run and is only known now. A device that was put in
+    /// quarantine since then is as it was put there last.
+    pub fn take_in(&mut self, kept: Self) {
+        for mut grant in kept.grants {
+            if self.grants.iter().any(|other| other.name == grant.name) {
+                grant.name = self.free_name();
+            }
+            self.grants.push(grant);
+        }
+        for quarantine in kept.quarantines {
+            if self.quarantines.iter().all(|other| other.device != quarantine.device) {
+                self.quarantines.push(quarantine);
+            }
+        }
+        self.grants.sort_by_key(|grant| grant.since_unix_ms);
+        self.quarantines.sort_by_key(|quarantine| quarantine.since_unix_ms);
     }
 
     /// The rules, from the policy's first one on, that are quarantines.
@@ -216,6 +237,38 @@ pub fn written(value: &str) -> String {
     let value: String =
         value.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     if value.starts_with(['[', '{']) { value } else { quoted(&value) }
+}
+
+/// Why what an earlier run has kept is not known.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum NotRead {
+    /// The file makes no sense, whenever it is read.
+    Damaged(String),
+    /// It could not be read this time: what it holds must not be written over.
+    Unreadable(String),
+}
+
+impl fmt::Display for NotRead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (Self::Damaged(why) | Self::Unreadable(why)) = self;
+        f.write_str(why)
+    }
+}
+
+/// Reads what [`write_whole`] has written of a value; [`None`] where there is no such file.
+///
+/// # Errors
+///
+/// What is wrong with the file, or that it cannot be read.
+pub fn read_kept<T: DeserializeOwned>(folder: &Path, name: &str) -> Result<Option<T>, NotRead> {
+    let path = folder.join(name);
+    match fs::read(&path) {
+        Ok(bytes) => serde_json::from_slice(&bytes)
+            .map(Some)
+            .map_err(|error| NotRead::Damaged(format!("{} is damaged: {error}", path.display()))),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(NotRead::Unreadable(format!("cannot read {}: {error}", path.display()))),
+    }
 }
 
 /// Writes a file so that after a power cut there is the old one or the new one.
@@ -356,7 +409,8 @@ mod tests {
         overlay.keep(dir.path()).unwrap_or_else(|e| panic!("{e}"));
         assert_eq!(Overlay::read(dir.path()), Ok(overlay));
         fs::write(dir.path().join(FILE), "{").unwrap_or_else(|e| panic!("{e}"));
-        assert!(Overlay::read(dir.path()).is_err_and(|error| error.contains("damaged")));
+        let damaged = |read: &NotRead| matches!(read, NotRead::Damaged(_));
+        assert!(Overlay::read(dir.path()).is_err_and(|error| damaged(&error)));
         Overlay::set_aside(dir.path());
         assert_eq!(Overlay::read(dir.path()), Ok(Overlay::default()));
     }

@@ -1,7 +1,6 @@
 //! What stands: the policy's files, the modes of the wires, exceptions; and how it survives a restart.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -10,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use super::history::{History, Version};
-use super::overlay::{Overlay, write_whole};
+use super::overlay::{NotRead, Overlay, read_kept, write_whole};
 use crate::audit::{Draft, What, Who};
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::{Config, Mode, mode_label};
@@ -41,7 +40,7 @@ impl Base {
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct Pinned {
-    /// The version.
+    /// The version; 0 where it could not be kept. A restart then finds the files.
     pub version: u64,
     /// The hash of the files that lay there; absent where they could not be read.
     pub files: Option<String>,
@@ -58,8 +57,10 @@ pub struct Standing {
     pub overlay: Overlay,
     /// Set where a version stands in the place of the files.
     pub pinned: Option<Pinned>,
-    /// The version in force; 0 where none was kept yet.
+    /// The version in force; 0 where it is not kept.
     pub version: u64,
+    /// Whether exceptions of an earlier run lie in a file that could not be read yet.
+    pub overlay_is_unread: bool,
 }
 
 /// What of it is kept.
@@ -81,7 +82,24 @@ impl Standing {
             overlay: Overlay::default(),
             pinned: None,
             version: 0,
+            overlay_is_unread: false,
         }
+    }
+
+    /// Keeps the exceptions for the next start.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says: of the file that is there too, where it could not be read.
+    pub fn keep_overlay(&self, state_dir: &Path) -> Result<(), String> {
+        if self.overlay_is_unread {
+            return Err(
+                "the exceptions of an earlier run cannot be read, and are not written over; \
+                        `bulkhead audit` says why"
+                    .to_owned(),
+            );
+        }
+        self.overlay.keep(state_dir).map_err(|error| error.to_string())
     }
 
     /// Keeps modes and version for the next start.
@@ -94,8 +112,9 @@ impl Standing {
         let wires = config.wires.iter().zip(&self.modes);
         let commanded = wires.filter(|(wire, mode)| wire.mode != **mode);
         let modes = commanded.map(|(wire, &mode)| (wire.name.clone(), mode_label(mode).to_owned()));
-        let kept =
-            Kept { modes: modes.collect(), pinned: self.pinned.clone(), version: self.version };
+        // A version that is not kept can stand in for nothing.
+        let pinned = self.pinned.clone().filter(|pinned| pinned.version != 0);
+        let kept = Kept { modes: modes.collect(), pinned, version: self.version };
         write_whole(&config.state_dir, FILE, &serde_json::to_vec_pretty(&kept)?)
     }
 }
@@ -126,7 +145,7 @@ pub fn modes_of(
 pub fn restore(gateway: &Gateway) {
     let config = &gateway.config;
     let mut standing = Standing::new(config);
-    match read(&config.state_dir) {
+    match read_kept::<Kept>(&config.state_dir, FILE) {
         Ok(None) => {}
         Ok(Some(kept)) => {
             standing.modes = modes_of(config, &kept.modes, &standing.modes);
@@ -136,7 +155,9 @@ pub fn restore(gateway: &Gateway) {
                 warn!("{FILE} cannot be written: {error}");
             }
         }
-        Err(error) => damaged(gateway, &error),
+        Err(error) => {
+            damaged(gateway, &format!("{error}; modes are those of the configuration"));
+        }
     }
     for (wire, &mode) in config.wires.iter().zip(&standing.modes) {
         if wire.mode != mode {
@@ -151,9 +172,25 @@ pub fn restore(gateway: &Gateway) {
     }
     match Overlay::read(&config.state_dir) {
         Ok(overlay) => standing.overlay = overlay,
-        Err(error) => {
+        Err(error @ NotRead::Damaged(_)) => {
             Overlay::set_aside(&config.state_dir);
-            damaged(gateway, &format!("{error}; quarantines and grants of earlier runs are lost"));
+            damaged(
+                gateway,
+                &format!(
+                    "{error}; quarantines and grants of earlier runs are lost: what is left of them was \
+                     set aside beside it"
+                ),
+            );
+        }
+        Err(error @ NotRead::Unreadable(_)) => {
+            standing.overlay_is_unread = true;
+            damaged(
+                gateway,
+                &format!(
+                    "{error}; quarantines and grants of earlier runs do not hold until it can be read, \
+                     which is tried again all the time"
+                ),
+            );
         }
     }
     for quarantine in &standing.overlay.quarantines {
@@ -165,17 +202,6 @@ pub fn restore(gateway: &Gateway) {
 fn damaged(gateway: &Gateway, error: &str) {
     error!("{error}");
     gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, error));
-}
-
-fn read(state_dir: &Path) -> Result<Option<Kept>, String> {
-    let path = state_dir.join(FILE);
-    match fs::read(&path) {
-        Ok(bytes) => serde_json::from_slice(&bytes).map(Some).map_err(|error| {
-            format!("{} is damaged: {error}; modes are those of the configuration", path.display())
-        }),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(format!("cannot read {}: {error}", path.display())),
-    }
 }
 
 /// Makes the policy of `base` with what the tool adds. Grants that make no sense beside it are
@@ -234,8 +260,12 @@ pub fn make(
     Ok(candidate)
 }
 
-/// Adds what is about to be in force to the history. Where it cannot be kept it is in force all the
-/// same: the error says so.
+/// Adds what is about to be in force to the history, and keeps what stands for the next start. It is in
+/// force all the same where that fails: the error says what a restart will not know.
+///
+/// # Errors
+///
+/// What could not be kept, why, and what to do.
 pub fn add_version(
     gateway: &Gateway,
     standing: &mut Standing,
@@ -258,12 +288,33 @@ pub fn add_version(
         modes: named_modes(config, &standing.modes),
         brought_back,
     };
-    let not_kept =
-        |error: String| format!("this is in force but not kept for `bulkhead rollback`: {error}");
-    let mut history = History::read(&config.state_dir).map_err(not_kept)?;
-    let added = history.add(&config.state_dir, &base.files, version);
-    standing.version = added.map_err(|error| not_kept(error.to_string()))?;
-    standing
-        .keep(config)
-        .map_err(|error| format!("this is in force, but a restart will not know it: {error}"))
+    let added = History::read(&config.state_dir).and_then(|mut history| {
+        let added = history.add(&config.state_dir, &base.files, version);
+        added.map_err(|error| format!("the history in {}: {error}", config.state_dir.display()))
+    });
+    standing.version = *added.as_ref().unwrap_or(&0);
+    if let Some(pinned) = &mut standing.pinned {
+        // Nothing but what the history has can stand in for the files at the next start.
+        pinned.version = standing.version;
+    }
+    // The modes above all: a lockdown that a restart forgets is none.
+    let kept = standing.keep(config);
+    let files = match &standing.pinned {
+        Some(_) => ", and a restart takes the policy's files in its place",
+        None => "",
+    };
+    match (added, kept) {
+        (Ok(_), Ok(())) => Ok(()),
+        (Ok(_), Err(error)) => {
+            Err(format!("this is in force, but a restart will not know it: {error}"))
+        }
+        (Err(error), Ok(())) => Err(format!(
+            "this is in force, but not kept for `bulkhead rollback`{files}: {error}; it is tried again \
+             every minute"
+        )),
+        (Err(error), Err(other)) => Err(format!(
+            "this is in force, but neither kept for `bulkhead rollback` ({error}) nor for a restart, \
+             which will not know it ({other})"
+        )),
+    }
 }
