@@ -266,7 +266,7 @@ impl Reloader {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     self.gateway.audit.catch_up();
-                    self.tell_of_expired_grants();
+                    self.end_expired_grants();
                     self.take_up_unread_exceptions();
                     self.keep_again();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {

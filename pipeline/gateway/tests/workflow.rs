@@ -231,6 +231,32 @@ fn a_grant_ends_in_the_worker_and_guardrails_outrank_it() {
 }
 
 #[test]
+fn a_grant_that_is_over_is_gone_even_for_a_clock_that_is_set_back() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    let name = change(&running, grant("tcp/22", 1)).name.unwrap();
+    let rules = || {
+        let state = running.gateway.policy();
+        let policy = &state.publisher.as_ref().unwrap().current().content.policy;
+        policy.order().map(|rule| policy.rule_name(rule).to_owned()).collect::<Vec<_>>()
+    };
+    assert!(running.passes(40_000, 22) && rules().contains(&name));
+    wait("the end of the grant is entered", || whats(dir.path()).contains(&"expired".to_owned()));
+    wait("the workers judge without it", || !rules().contains(&name));
+    {
+        let mut state = running.gateway.policy();
+        let publisher = state.publisher.as_mut().unwrap();
+        let mut content = publisher.current().content.clone();
+        content.clock.offset_ms -= 3_600_000;
+        publisher.publish(content);
+    }
+    assert!(!running.passes(40_001, 22) && running.passes(40_002, 502));
+    let entries = audit(dir.path());
+    let expired = entries.iter().find(|entry| entry.what == "expired").unwrap();
+    assert!(expired.policy_before != expired.policy_after, "{expired:?}");
+}
+
+#[test]
 fn a_quarantine_stands_in_the_way_of_no_grant_but_its_own() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), "enforce", &policy(502));

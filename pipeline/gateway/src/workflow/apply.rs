@@ -68,26 +68,40 @@ impl Reloader {
         report
     }
 
-    /// Tells of grants whose time is over: the workers have ended them already.
-    pub fn tell_of_expired_grants(&mut self) {
+    /// Tells of grants whose time is over, and puts the policy in force without them. The workers have
+    /// ended them already, but would not know it any more if the clock were set back.
+    pub fn end_expired_grants(&mut self) {
         let now = unix_now_ms().unwrap_or_default();
-        let gateway = &self.gateway;
-        let mut state = gateway.policy();
-        let grants = &mut state.standing.overlay.grants;
-        if !grants.iter().any(|grant| grant.is_over(now)) {
+        let mut standing = self.gateway.policy().standing.clone();
+        let (over, left): (Vec<Grant>, Vec<Grant>) =
+            standing.overlay.grants.drain(..).partition(|grant| grant.is_over(now));
+        if over.is_empty() {
             return;
         }
-        let over: Vec<Grant> = grants.iter().filter(|grant| grant.is_over(now)).cloned().collect();
-        grants.retain(|grant| !grant.is_over(now));
-        let standing = state.standing.clone();
-        drop(state);
+        standing.overlay.grants = left;
+        let before = self.gateway.policy().current.as_ref().map(|c| c.candidate.clone());
+        let base = standing.base.clone();
+        let made = base.map(|base| self.made(&base, &mut standing.overlay));
+        let after = made.as_ref().and_then(|made| made.as_ref().ok());
+        let policies = (before.as_ref().and_then(effective), after.and_then(effective));
         for grant in over {
             let detail = format!("the time of {} is over", in_words(&grant));
-            gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Expired, detail));
+            let draft = Draft::new(Who::gateway(), What::Expired, detail);
+            self.gateway.audit.enter_anyway(draft.policies(policies.0.clone(), policies.1.clone()));
         }
-        if let Err(error) = standing.keep_overlay(&gateway.config.state_dir) {
-            warn!("the grants that are left could not be kept: {error}");
-        }
+        let findings = match made {
+            Some(Ok(candidate)) => self.put_exceptions(candidate, standing).findings,
+            None => self.put_unused(standing),
+            Some(Err(why)) => {
+                error!(
+                    "without what was granted the policy is not sound: {}; the grant has ended, but a \
+                     clock that is set back would open it again until the policy is mended",
+                    why.findings.first().map_or(why.what.as_str(), |f| f.message.as_str())
+                );
+                self.put_unused(standing)
+            }
+        };
+        findings.iter().for_each(|finding| warn!("{}", finding.rendered));
     }
 
     /// Takes up the exceptions of an earlier run once they can be read.
