@@ -86,6 +86,9 @@ enum Command {
     ExplainRule(ExplainRuleArgs),
     /// Say what was denied since the wires enforce, and what to make of it
     Drift(DriftArgs),
+    /// Say whether this machine is fit to be a gateway, and what to do about it
+    #[cfg(feature = "dpdk")]
+    Doctor(DoctorArgs),
     /// Show what the running gateway does
     Status(SocketArgs),
     /// Take the policy files as they are now into force, or learn why not
@@ -268,6 +271,21 @@ pub struct ReachArgs {
     pub json: bool,
 }
 
+/// What `doctor` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "It changes nothing. Exit codes: 0 fit, perhaps with advice; 1 there are problems, or the \
+    configuration is wrong; 4 the configuration cannot be read."
+)]
+pub struct DoctorArgs {
+    /// The configuration whose ports, cores and memory are looked at
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub config: PathBuf,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How `status` and `reload` find the gateway.
 #[derive(Args, Clone, Debug)]
 pub struct SocketArgs {
@@ -317,6 +335,8 @@ pub fn main() -> ExitCode {
         Command::Propose(args) => propose::main(&args),
         Command::ExplainRule(args) => explain_rule::main(&args),
         Command::Drift(args) => drift::main(&args),
+        #[cfg(feature = "dpdk")]
+        Command::Doctor(args) => crate::doctor::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Reload(args) => control::client::reload(&args),
         Command::Bindings(args) => bindings::report::main(&args),

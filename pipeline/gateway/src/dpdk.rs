@@ -30,14 +30,7 @@ impl Backend for Dpdk {
     fn open(&self, config: &Config) -> Result<Vec<OpenWire<DpdkPort>>, String> {
         set_log_sink(log_line);
         let names = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
-        let names: Vec<PortName> = names.map(|name| PortName::parse(name)).collect();
-        let mut queues = names.len() * config.workers;
-        if config.workers > 1 {
-            // What workers hand each other is at most a ring more for each queue, of about four.
-            queues += queues.div_ceil(4);
-        }
-        let queues = u32::try_from(queues).unwrap_or(u32::MAX);
-        let pool = MempoolConfig::for_queues(queues, descriptors(config), config.mtu);
+        let pool = pool_of(config);
         let eal = EalConfig {
             huge_pages: match config.dpdk.huge_pages {
                 HugePages::Auto => bulkhead_dpdk::HugePages::Auto,
@@ -45,7 +38,7 @@ impl Backend for Dpdk {
                 HugePages::Never => bulkhead_dpdk::HugePages::Never,
             },
             memory_bytes: pool.memory_bytes(),
-            pci: names.iter().any(PortName::is_pci),
+            pci: names.into_iter().any(|name| PortName::parse(name).is_pci()),
         };
         let eal = Eal::init(&eal).map_err(|error| error.to_string())?;
         info!(
@@ -102,6 +95,22 @@ impl Device for DpdkDevice {
     fn driver_counters(&self) -> DriverCounters {
         self.counters().unwrap_or_default()
     }
+}
+
+/// Bytes that the packets of a gateway of this configuration lie in.
+pub(crate) fn packet_memory(config: &Config) -> u64 {
+    pool_of(config).memory_bytes()
+}
+
+/// The pool from which all ports of `config` take their buffers.
+fn pool_of(config: &Config) -> MempoolConfig {
+    let mut queues = 2 * config.wires.len() * config.workers;
+    if config.workers > 1 {
+        // What workers hand each other is at most a ring more for each queue, of about four.
+        queues += queues.div_ceil(4);
+    }
+    let queues = u32::try_from(queues).unwrap_or(u32::MAX);
+    MempoolConfig::for_queues(queues, descriptors(config), config.mtu)
 }
 
 /// Opens ports for the gateway's configuration.

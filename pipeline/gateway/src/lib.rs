@@ -41,6 +41,8 @@ pub mod devices;
 pub mod diagnostic;
 pub mod diff;
 #[cfg(feature = "dpdk")]
+pub mod doctor;
+#[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod drift;
 pub mod explain;
