@@ -4,12 +4,13 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
 use crate::devices::{self, DevicesArgs};
 use crate::drift::{self, DriftArgs};
 use crate::explain_rule::{self, ExplainRuleArgs};
+use crate::generate::{self, CompletionShell};
 use crate::learning::{self, LearnArgs};
 use crate::map::{self, MapArgs};
 use crate::propose::{self, ProposeArgs};
@@ -113,6 +114,12 @@ enum Command {
     Quarantine(QuarantineArgs),
     /// Show who changed what, or check that this log is whole
     Audit(AuditArgs),
+    /// Print a shell's completions
+    Completions(CompletionsArgs),
+    /// Write man pages
+    Manual(ManualArgs),
+    /// Print the version, and what this build can do
+    Version(VersionArgs),
 }
 
 /// What `run` is told.
@@ -286,6 +293,30 @@ pub struct DoctorArgs {
     pub json: bool,
 }
 
+/// What `completions` is told.
+#[derive(Args, Clone, Debug)]
+pub struct CompletionsArgs {
+    /// The shell
+    #[arg(value_name = "SHELL", value_enum)]
+    pub shell: CompletionShell,
+}
+
+/// What `manual` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ManualArgs {
+    /// The folder that the pages go to
+    #[arg(long, value_name = "FOLDER")]
+    pub out: PathBuf,
+}
+
+/// What `version` is told.
+#[derive(Args, Clone, Debug)]
+pub struct VersionArgs {
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
 /// How `status` and `reload` find the gateway.
 #[derive(Args, Clone, Debug)]
 pub struct SocketArgs {
@@ -309,6 +340,12 @@ pub struct BindingsArgs {
     /// Let go of this address first, on every network: whoever claims it next has it
     #[arg(long, value_name = "ADDRESS")]
     pub forget: Option<IpAddr>,
+}
+
+/// The command line as it is declared, for pages and completions.
+#[cfg(test)]
+pub(crate) fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs the command of this process.
@@ -349,14 +386,15 @@ pub fn main() -> ExitCode {
         Command::Grants(args) => commands::grants(&args),
         Command::Quarantine(args) => commands::quarantine(&args),
         Command::Audit(args) => audit::main(&args),
+        Command::Completions(args) => generate::completions(&args, Cli::command()),
+        Command::Manual(args) => generate::manual(&args, Cli::command()),
+        Command::Version(args) => generate::version(&args),
     };
     ExitCode::from(code)
 }
 
 #[cfg(test)]
 mod tests {
-    use clap::CommandFactory;
-
     use super::*;
 
     #[test]

@@ -49,6 +49,7 @@ pub mod explain;
 pub mod explain_rule;
 pub mod export;
 pub mod flow_stream;
+pub mod generate;
 pub mod launch;
 pub mod learning;
 pub mod link;
