@@ -1,0 +1,218 @@
+//! `deploy/install.sh` on machines made of files: it never takes the way by which somebody is logged in,
+//! overwrites nothing, and writes a configuration that the gateway reads.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::fs;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+use bulkhead_gateway::config::Config;
+
+struct Machine {
+    dir: tempfile::TempDir,
+}
+
+impl Machine {
+    /// Four NICs of two cards on memory node 1, and one, `mgmt`, that carries the default route.
+    fn new() -> Self {
+        let machine = Self { dir: tempfile::tempdir().unwrap() };
+        for (name, address) in [
+            ("mgmt", "0000:01:00.0"),
+            ("p1", "0000:3b:00.0"),
+            ("p2", "0000:3b:00.1"),
+            ("p3", "0000:5e:00.0"),
+            ("p4", "0000:5e:00.1"),
+        ] {
+            machine.nic(name, address);
+        }
+        machine.file("proc/net/route", "Iface Destination Gateway\nmgmt 00000000 0100A8C0\n");
+        machine.file("sys/devices/system/cpu/online", "0-7\n");
+        machine.file("sys/devices/system/node/node1/cpulist", "4-7\n");
+        for tool in ["dpdk-devbind.py", "modprobe"] {
+            machine.tool(tool, "");
+        }
+        machine.tool(
+            "ip",
+            "case \"$*\" in 'route get 10.9.9.9') echo '10.9.9.9 dev p3 src 10.9.9.1';; esac",
+        );
+        machine
+    }
+
+    fn root(&self) -> &Path {
+        self.dir.path()
+    }
+
+    fn file(&self, path: &str, text: &str) {
+        let path = self.root().join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    }
+
+    fn read(&self, path: &str) -> String {
+        fs::read_to_string(self.root().join(path)).unwrap()
+    }
+
+    fn nic(&self, name: &str, address: &str) {
+        let device = format!("sys/devices/pci0000:00/{address}");
+        self.file(&format!("{device}/numa_node"), "1\n");
+        self.file(&format!("sys/class/net/{name}/carrier"), "1\n");
+        symlink(
+            self.root().join(&device),
+            self.root().join(format!("sys/class/net/{name}/device")),
+        )
+        .unwrap();
+        symlink("../drivers/ice", self.root().join(device).join("driver")).unwrap();
+    }
+
+    /// A program that notes how it was called, and prints what `body` does.
+    fn tool(&self, name: &str, body: &str) {
+        let log = self.root().join("called");
+        let text = format!("#!/bin/sh\necho \"{name} $*\" >>{}\n{body}\n", log.display());
+        self.file(&format!("bin/{name}"), &text);
+        let path = self.root().join("bin").join(name);
+        fs::set_permissions(path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    fn install(&self, arguments: &[&str], ssh: Option<&str>) -> Output {
+        let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/install.sh");
+        let path = format!("{}:{}", self.root().join("bin").display(), env!("PATH"));
+        let mut command = Command::new("bash");
+        command.arg(script).arg("--root").arg(self.root()).args(arguments).env("PATH", path);
+        command.env_remove("SSH_CONNECTION");
+        if let Some(client) = ssh {
+            command.env("SSH_CONNECTION", format!("{client} 50000 10.9.9.1 22"));
+        }
+        command.output().unwrap()
+    }
+
+    /// Installs, with this file as the program.
+    fn apply(&self, arguments: &[&str]) -> Output {
+        let mut all = vec!["--apply", "--binary", "/bin/true"];
+        all.extend(arguments);
+        self.install(&all, None)
+    }
+
+    fn called(&self) -> String {
+        fs::read_to_string(self.root().join("called")).unwrap_or_default()
+    }
+
+    fn written(&self) -> Vec<PathBuf> {
+        ["etc", "var", "usr"]
+            .iter()
+            .map(|dir| self.root().join(dir))
+            .filter(|p| p.exists())
+            .collect()
+    }
+}
+
+fn said(output: &Output) -> String {
+    [&output.stdout[..], &output.stderr[..]].map(String::from_utf8_lossy).concat()
+}
+
+#[test]
+fn without_apply_it_proposes_and_changes_nothing() {
+    let machine = Machine::new();
+    let output = machine.install(&[], None);
+    let said = said(&output);
+    assert!(output.status.success(), "{said}");
+    assert!(said.contains("management: never touched"), "{said}");
+    assert!(
+        said.contains("wire wire-1: inside p1, outside p2") && said.contains("Nothing was changed")
+    );
+    assert!(said.contains("wire wire-2: inside p3, outside p4"), "{said}");
+    assert!(said.contains("workers: 2, on the cores 6,7"), "{said}");
+    assert_eq!(machine.written(), Vec::<PathBuf>::new());
+    assert!(!machine.called().contains("dpdk-devbind"));
+}
+
+#[test]
+fn what_it_writes_is_a_configuration_that_observes() {
+    let machine = Machine::new();
+    let output = machine.apply(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = machine.read("etc/bulkhead/gateway.toml");
+    let config =
+        Config::parse("gateway.toml", machine.root(), &text).unwrap_or_else(|e| panic!("{e}"));
+    assert_eq!((config.workers, config.cores), (2, vec![6, 7]));
+    let wires: Vec<_> =
+        config.wires.iter().map(|w| (w.inside.as_str(), w.outside.as_str())).collect();
+    assert_eq!(wires, [("p1", "p2"), ("p3", "p4")]);
+    assert!(text.matches("mode = \"observe\"").count() == 2);
+    assert!(machine.read("etc/sysctl.d/60-bulkhead.conf").starts_with("vm.nr_hugepages = "));
+    assert!(machine.read("etc/bulkhead/policy/10-site.yaml").contains("default: deny"));
+    assert!(machine.root().join("usr/local/bin/bulkhead").exists());
+}
+
+#[test]
+fn the_way_by_which_somebody_is_logged_in_is_never_given_away() {
+    let machine = Machine::new();
+    // By the default route, by the route back to an SSH client, by name, and under a bond.
+    let refused = |arguments: &[&str], ssh: Option<&str>| {
+        let output = machine.install(arguments, ssh);
+        assert!(!output.status.success() && said(&output).contains("how this machine is reached"));
+    };
+    refused(&["--wire", "w=mgmt,p1"], None);
+    refused(&["--wire", "w=p1,p3"], Some("10.9.9.9"));
+    refused(&["--wire", "w=p1,p2", "--management", "p2"], None);
+    machine.file("proc/net/route", "Iface Destination Gateway\nbond0 00000000 0100A8C0\n");
+    machine.file("sys/class/net/bond0/lower_p4", "");
+    refused(&["--wire", "w=p3,p4"], None);
+    let proposed = said(&machine.install(&[], Some("10.9.9.9")));
+    assert!(!proposed.contains("inside p3") && !proposed.contains("outside p3"), "{proposed}");
+    assert_eq!(machine.written(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn nothing_that_is_there_is_written_over() {
+    let machine = Machine::new();
+    machine.file("etc/bulkhead/gateway.toml", "mine");
+    machine.file("etc/bulkhead/policy/50-mine.yaml", "mine");
+    let output = machine.apply(&["--wire", "line=p1,p2"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert_eq!(machine.read("etc/bulkhead/gateway.toml"), "mine");
+    assert!(machine.read("etc/bulkhead/gateway.toml.new").contains("name = \"line\""));
+    assert!(!machine.root().join("etc/bulkhead/policy/10-site.yaml").exists());
+}
+
+#[test]
+fn nics_are_bound_and_given_back() {
+    let machine = Machine::new();
+    let output = machine.apply(&["--vfio", "--wire", "line=p1,p2"]);
+    assert!(output.status.success(), "{}", said(&output));
+    let text = machine.read("etc/bulkhead/gateway.toml");
+    assert!(
+        text.contains("inside = \"0000:3b:00.0\"") && text.contains("outside = \"0000:3b:00.1\"")
+    );
+    assert!(machine.called().contains("dpdk-devbind.py --bind=vfio-pci 0000:3b:00.0"));
+    assert!(!machine.called().contains("0000:01:00.0"), "{}", machine.called());
+    let noted = "0000:3b:00.0 ice p1\n0000:3b:00.1 ice p2\n";
+    assert_eq!(machine.read("var/lib/bulkhead/bound-nics"), noted);
+    let output = machine.install(&["--undo"], None);
+    assert!(output.status.success(), "{}", said(&output));
+    for address in ["0000:3b:00.0", "0000:3b:00.1"] {
+        assert!(machine.called().contains(&format!("dpdk-devbind.py --bind=ice {address}")));
+    }
+    assert!(!machine.root().join("var/lib/bulkhead/bound-nics").exists());
+    assert!(!machine.install(&["--undo"], None).status.success(), "there is nothing left");
+}
+
+#[test]
+fn nonsense_is_refused_before_anything_is_done() {
+    let machine = Machine::new();
+    for (arguments, why) in [
+        (&["--wire", "w=p1,p1"][..], "named twice"),
+        (&["--wire", "w=p1,p9"], "no interface p9"),
+        (&["--wire", "W=p1,p2"], "the name in a-z"),
+        (&["--wire", "w=p1"], "NAME=INSIDE,OUTSIDE"),
+        (&["--workers", "many"], "a number"),
+        (&["--frobnicate"], "unknown argument"),
+        (&["--wire"], "needs a value"),
+        (&["--apply", "--binary", "/nowhere"], "cargo build"),
+    ] {
+        let output = machine.install(arguments, None);
+        let said = said(&output);
+        assert!(!output.status.success() && said.contains(why), "{arguments:?}: {said}");
+    }
+    assert_eq!(machine.written(), Vec::<PathBuf>::new());
+}
