@@ -34,6 +34,7 @@ mod changes;
 pub(crate) mod checks;
 mod choice;
 pub(crate) mod crossed;
+pub(crate) mod prefixes;
 pub(crate) mod services;
 mod several;
 pub(crate) mod store;
@@ -43,6 +44,7 @@ use addresses::AddressMap;
 use checks::Check;
 use choice::{Choice, Found};
 use crossed::{Cross, Crossed, ReadClasses};
+use prefixes::{ReadRows, TakeOut};
 use several::Several;
 use store::Store;
 use tables::{Keys, Line, Pairs, Record, Rows};
@@ -108,8 +110,10 @@ const EMPTY_COLUMN: Column = [[0; LANES]; MAX_BATCH / LANES];
 /// ever see, and [`Classifier::classify`] never allocates.
 #[repr(align(64))]
 pub struct Scratch {
-    /// The addresses of IPv4 that are asked for.
+    /// The addresses of IPv4 that are asked for, or what is taken out of those of IPv6.
     addresses: [Column; 2],
+    /// Where the [`prefixes`] of IPv6 addresses are.
+    rows: [Column; 2],
     /// The classes of the sides.
     classes: [Column; 2],
     /// Where the rows of the service classes begin, or in [`Crossed`] the classes themselves.
@@ -124,6 +128,7 @@ impl Default for Scratch {
     fn default() -> Self {
         Self {
             addresses: [EMPTY_COLUMN; 2],
+            rows: [EMPTY_COLUMN; 2],
             classes: [EMPTY_COLUMN; 2],
             services: EMPTY_COLUMN,
             rules: EMPTY_COLUMN,
@@ -178,6 +183,14 @@ impl Kernel for Pack<'_> {
     }
 }
 
+/// Where frames that are not IPv4 are looked up.
+struct Others<'a> {
+    keys: &'a mut [Column; 2],
+    rows: &'a mut [Column; 2],
+    classes: &'a mut [Column; 2],
+    services: &'a mut Column,
+}
+
 /// Puts the words of addresses in columns, the greatest first, and which are of IPv6, as masks.
 struct Unpack6<'a> {
     headers: &'a [Headers],
@@ -192,10 +205,10 @@ impl Kernel for Unpack6<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { headers, addresses: [src, dst], is_v6 } = self;
         for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
+            let words = lanes.addresses(headers, group * LANES);
             for (place, (src, dst)) in src.iter_mut().zip(dst.iter_mut()).enumerate() {
-                let [s, d] = lanes.address_words(headers, group * LANES, 3 - place);
-                lanes.store(s, &mut src[group]);
-                lanes.store(d, &mut dst[group]);
+                lanes.store(words[3 - place], &mut src[group]);
+                lanes.store(words[7 - place], &mut dst[group]);
             }
             let kind = lanes.fields(headers, group * LANES).kind;
             let ether_type = lanes.and(kind, lanes.splat(0xffff));
@@ -290,12 +303,13 @@ impl Classifier {
         scratch: &mut Scratch,
         out: &mut [RuleId],
     ) -> bool {
-        let Scratch { classes, services, rules, .. } = scratch;
+        let Scratch { addresses, rows, classes, services, rules, .. } = scratch;
         let map = &self.services;
         let others = lanes::run(ReadClasses { crossed, map, headers, classes, services });
         let in_batch = u64::MAX >> (MAX_BATCH - headers.len());
         if others & in_batch != 0 {
-            self.find_others(headers, others & in_batch, 1, classes, services);
+            let columns = Others { keys: addresses, rows, classes: &mut *classes, services };
+            self.find_others(headers, others & in_batch, 1, columns);
         }
         let frames = headers.len();
         let general = lanes::run(Cross { crossed, classes, services, rules, frames });
@@ -312,18 +326,20 @@ impl Classifier {
         out: &mut [RuleId],
     ) {
         let groups = ..headers.len().div_ceil(LANES);
-        let Scratch { addresses, classes, services, choice, pairs, .. } = scratch;
+        let Scratch { addresses, rows, classes, services, choice, pairs, .. } = scratch;
         let map = &self.services;
-        let others = lanes::run(Pack { map, headers, addresses, services });
-        for ((side, addresses), classes) in
-            [&self.src, &self.dst].into_iter().zip(addresses).zip(&mut *classes)
-        {
-            side.map.find4(&addresses[groups], &mut classes[groups]);
+        let in_batch = u64::MAX >> (MAX_BATCH - headers.len());
+        let others = lanes::run(Pack { map, headers, addresses, services }) & in_batch;
+        if others != in_batch {
+            let sides = [&self.src, &self.dst].into_iter().zip(&*addresses).zip(&mut *classes);
+            for ((side, addresses), classes) in sides {
+                side.map.v4.find(&addresses[groups], &mut classes[groups]);
+            }
         }
-        let others = others & u64::MAX >> (MAX_BATCH - headers.len());
         if others != 0 {
             let stride = self.services.rows.stride as u32;
-            self.find_others(headers, others, stride, classes, services);
+            let columns = Others { keys: addresses, rows, classes: &mut *classes, services };
+            self.find_others(headers, others, stride, columns);
         }
         let [src, dst] = classes;
         let found = Found { src: &src[groups], dst: &dst[groups], services: &services[groups] };
@@ -332,26 +348,38 @@ impl Classifier {
 
     /// The classes of frames that are not IPv4, those of services times `scale`.
     #[inline(never)]
-    fn find_others(
-        &self,
-        headers: &[Headers],
-        others: u64,
-        scale: u32,
-        classes: &mut [Column; 2],
-        services: &mut Column,
-    ) {
+    fn find_others(&self, headers: &[Headers], others: u64, scale: u32, columns: Others<'_>) {
+        let Others { keys, rows, classes, services } = columns;
+        let groups = headers.len().div_ceil(LANES);
+        let maps = [&self.src.map, &self.dst.map];
+        let sides = maps.map(|map| map.prefixes6.as_deref());
+        let v6 = lanes::run(TakeOut { headers, sides, keys: &mut *keys });
+        for ((prefixes, keys), rows) in sides.into_iter().zip(keys).zip(&mut *rows) {
+            if let Some(prefixes) = prefixes {
+                prefixes.find(&keys[..groups], &mut rows[..groups]);
+            }
+        }
+        lanes::run(ReadRows { headers, sides, found: rows, classes });
+        if sides.iter().any(Option::is_none) {
+            self.find_in_trees(headers, classes);
+        }
+        for lane in ones(others & !v6) {
+            let of_sides = maps.into_iter().zip(&mut *classes);
+            of_sides.for_each(|(map, column)| column.as_flattened_mut()[lane] = map.non_ip);
+            services.as_flattened_mut()[lane] = self.services.class_of(&headers[lane]) * scale;
+        }
+    }
+
+    /// The classes of IPv6 addresses of the sides without [`prefixes`].
+    #[inline(never)]
+    fn find_in_trees(&self, headers: &[Headers], classes: &mut [Column; 2]) {
         let groups = headers.len().div_ceil(LANES);
         let (mut addresses, mut is_v6) = ([[EMPTY_COLUMN; 4]; 2], EMPTY_COLUMN);
         lanes::run(Unpack6 { headers, addresses: &mut addresses, is_v6: &mut is_v6 });
-        let sides = [&self.src, &self.dst].into_iter().zip(&addresses).zip(&mut *classes);
-        for ((side, addresses), classes) in sides {
+        let sides = [&self.src.map, &self.dst.map].into_iter().zip(&addresses).zip(classes);
+        for ((map, addresses), classes) in sides.filter(|((map, _), _)| map.prefixes6.is_none()) {
             let addresses = addresses.each_ref().map(|column| &column[..groups]);
-            side.map.find6(addresses, &is_v6[..groups], &mut classes[..groups]);
-        }
-        for lane in ones(others).filter(|&lane| !headers[lane].is_ip()) {
-            let of_sides = [&self.src, &self.dst].into_iter().zip(&mut *classes);
-            of_sides.for_each(|(side, column)| column.as_flattened_mut()[lane] = side.map.non_ip);
-            services.as_flattened_mut()[lane] = self.services.class_of(&headers[lane]) * scale;
+            map.find6(addresses, &is_v6[..groups], &mut classes[..groups]);
         }
     }
 
@@ -363,9 +391,9 @@ impl Classifier {
         self.pairs.marks.settle();
         self.lines.settle();
         for side in [&mut self.src, &mut self.dst] {
-            side.map.slots4.settle();
-            side.map.tables4.settle();
-            side.map.nodes4.settle();
+            side.map.v4.slots.settle();
+            side.map.v4.tables.settle();
+            side.map.v4.nodes.settle();
             side.map.nodes6.settle();
             side.records.settle();
             side.keys.settle();
@@ -376,9 +404,9 @@ impl Classifier {
     /// Takes the logs of all tables, see [`Store::take_written`].
     pub(crate) fn take_written(&mut self) -> Written {
         let side = |side: &mut Side| SideWritten {
-            slots4: side.map.slots4.take_written(),
-            tables4: side.map.tables4.take_written(),
-            nodes4: side.map.nodes4.take_written(),
+            slots4: side.map.v4.slots.take_written(),
+            tables4: side.map.v4.tables.take_written(),
+            nodes4: side.map.v4.nodes.take_written(),
             nodes6: side.map.nodes6.take_written(),
             records: side.records.take_written(),
             keys: side.keys.take_written(),
@@ -410,11 +438,12 @@ impl Classifier {
         self.lines.catch_up(&other.lines, &written.lines);
         let sides = [(&mut self.src, &other.src), (&mut self.dst, &other.dst)];
         for ((mine, other), written) in sides.into_iter().zip(&written.sides) {
+            mine.map.prefixes6.clone_from(&other.map.prefixes6);
             mine.map.root6 = other.map.root6;
             mine.map.non_ip = other.map.non_ip;
-            mine.map.slots4.catch_up(&other.map.slots4, &written.slots4);
-            mine.map.tables4.catch_up(&other.map.tables4, &written.tables4);
-            mine.map.nodes4.catch_up(&other.map.nodes4, &written.nodes4);
+            mine.map.v4.slots.catch_up(&other.map.v4.slots, &written.slots4);
+            mine.map.v4.tables.catch_up(&other.map.v4.tables, &written.tables4);
+            mine.map.v4.nodes.catch_up(&other.map.v4.nodes, &written.nodes4);
             mine.map.nodes6.catch_up(&other.map.nodes6, &written.nodes6);
             mine.macs.clone_from(&other.macs);
             mine.records.catch_up(&other.records, &written.records);

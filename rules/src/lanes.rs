@@ -93,6 +93,9 @@ mod header_words {
     pub(super) const PORTS: usize = offset_of!(Headers, src_port) / 4;
     pub(super) const KIND: usize = offset_of!(Headers, ether_type) / 4;
 
+    // The addresses are the first row of eight words.
+    const _: () = assert!(SRC == 0 && DST == 4 && size_of::<Headers>() >= 32);
+
     // What is read as one word has no byte between or behind its fields.
     const _: () = assert!(size_of::<Headers>() == 4 << SHIFT);
     const _: () = assert!(offset_of!(Headers, src_port) == 4 * PORTS);
@@ -161,9 +164,8 @@ pub(crate) trait Lanes: Copy {
     /// The fields of the frames from `first` on, those of the last one where there is none. There
     /// is one at least.
     fn fields(self, headers: &[Headers], first: usize) -> Fields<Self::W>;
-    /// A word of the sources and of the destinations of the same frames, the lowest being 0 and the
-    /// highest 3.
-    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [Self::W; 2];
+    /// The words of the sources of the same frames, the lowest first, and then of the destinations.
+    fn addresses(self, headers: &[Headers], first: usize) -> [Self::W; LANES];
 
     /// All bits of each half of a word where `a`'s is at most `b`'s.
     fn halves_at_most(self, a: Self::W, b: Self::W) -> Self::W;
@@ -172,11 +174,15 @@ pub(crate) trait Lanes: Copy {
     fn count_halves(self, counts: Self::W, mask: Self::W) -> Self::W;
     /// The number of zeros below the lowest bit that is set; anything for zero.
     fn trailing_zeros(self, words: Self::W) -> Self::W;
+    /// The number of zeros above the highest bit that is set; 32 for zero.
+    fn leading_zeros(self, words: Self::W) -> Self::W;
     /// The rows of eight words at `rows`, the last one where there is none, transposed: the first
     /// word of each, the second of each, and so on.
     fn gather_rows(self, table: Words<'_>, rows: Self::W) -> [Self::W; LANES];
     /// Asks for rows of eight words.
     fn prefetch_rows(self, table: Words<'_>, rows: Self::W);
+    /// The bits of `word` that are set in `mask`, side by side from the lowest on.
+    fn take_bits(self, word: u64, mask: u64) -> u64;
     /// `of`, which is below 2^31, times the words as fractions of 2^32.
     fn fraction(self, words: Self::W, of: u32) -> Self::W;
 
@@ -261,9 +267,8 @@ pub(crate) mod tests {
             let words = Words::new(self.table);
             let halves = Halves::new(bytemuck::cast_slice(self.table));
             let fields = lanes.fields(self.headers, self.a[0] as usize % 64);
-            let word = self.b[0] as usize % 4;
-            let [src_word, dst_word] =
-                lanes.address_words(self.headers, self.a[0] as usize % 64, word);
+            let [s0, s1, s2, s3, d0, d1, d2, d3] =
+                lanes.addresses(self.headers, self.a[0] as usize % 64);
             let few = lanes.and(b, lanes.splat(15));
             let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(words, a);
             let odd = lanes.or(a, lanes.splat(1 << 31));
@@ -299,8 +304,16 @@ pub(crate) mod tests {
                 fields.src,
                 fields.dst,
                 fields.ports,
-                src_word,
-                dst_word,
+                s0,
+                s1,
+                s2,
+                s3,
+                d0,
+                d1,
+                d2,
+                d3,
+                lanes.leading_zeros(a),
+                lanes.leading_zeros(few),
                 // Nobody says what the uppermost byte is.
                 lanes.and(fields.kind, lanes.splat(0xff_ffff)),
                 lanes.fraction(a, self.b[0] >> 1),
@@ -320,7 +333,11 @@ pub(crate) mod tests {
                 lanes.store(vector, &mut words);
                 out.push(words);
             }
-            out.push([lanes.bits(mask), lanes.bits(a), 0, 0, 0, 0, 0, 0]);
+            let word = u64::from(self.a[0]) << 32 | u64::from(self.a[1]);
+            let of_mask = u64::from(self.b[0]) << 32 | u64::from(self.b[1]);
+            let taken = lanes.take_bits(word, of_mask);
+            let taken = [taken as u32, (taken >> 32) as u32];
+            out.push([lanes.bits(mask), lanes.bits(a), taken[0], taken[1], 0, 0, 0, 0]);
             out
         }
     }

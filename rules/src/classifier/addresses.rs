@@ -1,13 +1,17 @@
 //! Addresses to the classes of one side, a batch at a time.
 //!
 //! IPv4: a table over the leading 16 bits, where many intervals share those one over the next 8, then
-//! nodes over the trailing 16. IPv6: nodes over the
-//! upper 64 bits, then nodes over the lower 64. A node holds ascending bounds and one target more
-//! than bounds: that of the values below the first bound, and from each bound on. Every node is half
-//! a cache line, or a whole one: most of the slots that need any bound need very few.
+//! nodes over the trailing 16. IPv6: by the bits in which prefixes differ ([`super::prefixes`]), or,
+//! where those are too many and after edits, nodes over the upper 64 bits, then nodes over the lower
+//! 64. A node holds ascending bounds and one target more than bounds: that of the values below the
+//! first bound, and from each bound on. Every node is half a cache line, or a whole one: most of the
+//! slots that need any bound need very few.
+
+use std::sync::Arc;
 
 use bytemuck::{Pod, Zeroable};
 
+use super::prefixes::Prefixes;
 use super::store::Store;
 use crate::lanes::{self, Eight, Kernel, Lanes, Words};
 
@@ -92,21 +96,30 @@ pub(crate) type Table = [Target; 256];
 /// Values of the leading 16 bits of an IPv4 address.
 pub(crate) const SLOTS: usize = 1 << 16;
 
+/// Words to small numbers: IPv4 addresses to their classes, for one.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct WordMap {
+    /// By the upper 16 bits, as far as there are words.
+    pub(crate) slots: Store<Target>,
+    pub(crate) tables: Store<Table>,
+    pub(crate) nodes: Units,
+}
+
 /// The addresses of one side.
 #[derive(Clone, Debug)]
 pub(crate) struct AddressMap {
-    pub(crate) slots4: Store<Target>,
-    pub(crate) tables4: Store<Table>,
-    pub(crate) nodes4: Units,
+    pub(crate) v4: WordMap,
+    /// All of IPv6, if there are any; [`Self::root6`] and its nodes are not kept then.
+    pub(crate) prefixes6: Option<Arc<Prefixes>>,
     pub(crate) root6: Target,
     pub(crate) nodes6: Units,
     /// The class of frames without an address.
     pub(crate) non_ip: u32,
 }
 
-/// Takes every lane of a column of IPv4 addresses to its class.
+/// Takes every lane of a column of words to its number.
 struct Walk<'a> {
-    map: &'a AddressMap,
+    map: &'a WordMap,
     addresses: &'a [Eight],
     found: &'a mut [Eight],
 }
@@ -117,8 +130,8 @@ impl Kernel for Walk<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) {
         let Self { map, addresses, found } = self;
-        let (slots, tables) = (map.slots4.words(), map.tables4.words());
-        let nodes = map.nodes4.words();
+        let (slots, tables) = (map.slots.words(), map.tables.words());
+        let nodes = map.nodes.words();
         let mut nodes_ahead = 0;
         for (group, (address, found)) in addresses.iter().zip(found.iter_mut()).enumerate() {
             let address = lanes.load(address);
@@ -279,14 +292,21 @@ fn is_at_most<L: Lanes>(lanes: L, a: (L::W, L::W), b: (L::W, L::W)) -> L::W {
     lanes.or(is_below, lanes.and(is_equal, lanes.at_most(a.1, b.1)))
 }
 
-impl AddressMap {
-    /// Takes IPv4 addresses to their classes.
-    pub(crate) fn find4(&self, addresses: &[Eight], found: &mut [Eight]) {
-        lanes::run(Walk { map: self, addresses, found });
+impl WordMap {
+    /// Takes words to their numbers.
+    pub(crate) fn find(&self, words: &[Eight], found: &mut [Eight]) {
+        lanes::run(Walk { map: self, addresses: words, found });
     }
 
+    /// Heap bytes.
+    pub(crate) fn size_bytes(&self) -> usize {
+        self.slots.size_bytes() + self.tables.size_bytes() + self.nodes.size_bytes()
+    }
+}
+
+impl AddressMap {
     /// Takes the lanes of `is_v6`, as masks, to the classes of their IPv6 addresses, whose words come
-    /// greatest first.
+    /// greatest first. Not where there are [`Self::prefixes6`].
     pub(crate) fn find6(&self, addresses: [&[Eight]; 4], is_v6: &[Eight], found: &mut [Eight]) {
         lanes::run(Walk6 { map: self, addresses, is_v6, found });
     }
@@ -301,11 +321,14 @@ impl AddressMap {
         words
     }
 
+    /// Heap bytes of what leads IPv6 addresses to their classes.
+    pub(crate) fn bytes6(&self) -> usize {
+        let prefixes = self.prefixes6.iter().map(|prefixes| prefixes.size_bytes());
+        self.nodes6.size_bytes() + prefixes.sum::<usize>()
+    }
+
     /// Heap bytes.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.slots4.size_bytes()
-            + self.tables4.size_bytes()
-            + self.nodes4.size_bytes()
-            + self.nodes6.size_bytes()
+        self.v4.size_bytes() + self.bytes6()
     }
 }

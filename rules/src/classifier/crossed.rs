@@ -100,7 +100,8 @@ impl Grid {
     }
 }
 
-/// Takes frames to their classes, as if all were IPv4. Returns which are not, a bit for each.
+/// Takes frames to their classes, as if all were IPv4 where any of eight is. Returns which are not, a
+/// bit for each.
 pub(super) struct ReadClasses<'a> {
     pub(super) crossed: &'a Crossed,
     pub(super) map: &'a ServiceMap,
@@ -120,10 +121,13 @@ impl Kernel for ReadClasses<'_> {
         let mut others = 0;
         for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
             let fields = lanes.fields(headers, group * LANES);
-            others |= services::other_frames(lanes, fields.kind) << (group * LANES);
+            let of_group = services::other_frames(lanes, fields.kind);
+            others |= of_group << (group * LANES);
             lanes.store(services::classes(lanes, map, &fields), &mut services[group]);
-            lanes.store(src_map.find(lanes, fields.src), &mut src[group]);
-            lanes.store(dst_map.find(lanes, fields.dst), &mut dst[group]);
+            if of_group != u64::from(u8::MAX) {
+                lanes.store(src_map.find(lanes, fields.src), &mut src[group]);
+                lanes.store(dst_map.find(lanes, fields.dst), &mut dst[group]);
+            }
         }
         others
     }

@@ -460,7 +460,7 @@ fn flat_map(map: &AddressMap) -> Option<FlatMap> {
     let mut ids: HashMap<Vec<u32>, u16, BuildHasherDefault<Mixer>> = HashMap::default();
     let (mut intervals, mut of_byte) = (Vec::new(), Vec::new());
     for slot in 0..SLOTS as u32 {
-        intervals_of_slot(map, slot, &mut intervals);
+        intervals_of_slot(&map.v4, slot, &mut intervals);
         if let [(_, class)] = *intervals {
             flat.slots.push(class as u16);
             continue;

@@ -1,7 +1,12 @@
 //! Intervals of addresses to the nodes of an [`AddressMap`], and back.
 
 use super::partition::Coordinate;
-use crate::classifier::addresses::{AddressMap, BOUNDS4, BOUNDS6, SLOTS, Target, Unit, Units};
+use std::sync::Arc;
+
+use super::prefixes;
+use crate::classifier::addresses::{
+    AddressMap, BOUNDS4, BOUNDS6, SLOTS, Target, Unit, Units, WordMap,
+};
 use crate::classifier::store::Store;
 
 /// Places of a table that are free, and how many there are in all.
@@ -135,11 +140,21 @@ impl Bound for u64 {
 /// From so many intervals on a slot gets a table of 1 KiB.
 const TABLE_FROM: usize = 12;
 
+/// Of up to so many intervals an edit makes [`crate::classifier::prefixes`] anew: a fraction of a
+/// millisecond.
+const MOST_REMADE: usize = 1 << 10;
+
+/// The places in a [`WordMap`], and how it is written.
+#[derive(Debug, Default)]
+pub(super) struct WordMapBuilder {
+    tables: Places,
+    free: UnitPlaces,
+}
+
 /// The places in an [`AddressMap`], and how it is written.
 #[derive(Debug, Default)]
 pub(super) struct MapBuilder {
-    tables: Places,
-    free4: UnitPlaces,
+    pub(super) v4: WordMapBuilder,
     free6: UnitPlaces,
     /// All of IPv6: where each interval begins, ascending from zero, and its class.
     cut6: Vec<(u128, u32)>,
@@ -209,50 +224,38 @@ fn go_through<B: Bound>(
     }
 }
 
-/// The intervals of one slot of IPv4 addresses: where each begins, and its class.
-pub(super) fn intervals_of_slot(map: &AddressMap, slot: u32, out: &mut Vec<(u16, u32)>) {
+/// The intervals of one slot: where each begins, and its number.
+pub(super) fn intervals_of_slot(map: &WordMap, slot: u32, out: &mut Vec<(u16, u32)>) {
     out.clear();
     let mut push = |start: u16, target: Target| {
         if out.last().is_none_or(|&(_, class)| class != target.place()) {
             out.push((start, target.place()));
         }
     };
-    let target = *map.slots4.get(slot);
+    let target = *map.slots.get(slot);
     if target.is_table() {
-        for (byte, &target) in map.tables4.get(target.place()).iter().enumerate() {
-            go_through(target, (byte as u16) << 8, &map.nodes4, &mut |_| {}, &mut push);
+        for (byte, &target) in map.tables.get(target.place()).iter().enumerate() {
+            go_through(target, (byte as u16) << 8, &map.nodes, &mut |_| {}, &mut push);
         }
     } else {
-        go_through(target, 0, &map.nodes4, &mut |_| {}, &mut push);
+        go_through(target, 0, &map.nodes, &mut |_| {}, &mut push);
     }
 }
 
-impl MapBuilder {
-    /// A map in which every address is of class `class`.
-    pub(super) fn empty_map(class: u32, non_ip: u32) -> AddressMap {
-        let mut slots4 = Store::default();
-        slots4.grow(SLOTS, Target::class(class));
-        AddressMap {
-            slots4,
-            tables4: Store::default(),
-            nodes4: Units::default(),
-            root6: Target::class(class),
-            nodes6: Units::default(),
-            non_ip,
-        }
-    }
-
-    /// Sets the classes of all IPv4 addresses. `cut` begins with zero. `used` is told of the class of
-    /// each interval of each slot.
-    pub(super) fn set4(
+impl WordMapBuilder {
+    /// Sets the numbers of all words that have so many slots. `cut` begins with zero. `used` is told
+    /// of the number of each interval of each slot.
+    pub(super) fn set(
         &mut self,
-        map: &mut AddressMap,
+        map: &mut WordMap,
+        slots: usize,
         cut: &[(u32, u32)],
         mut used: impl FnMut(u32),
     ) {
         let mut at = 0;
         let mut of_slot = Vec::new();
-        for slot in 0..SLOTS {
+        map.slots.grow(slots, Target::class(0));
+        for slot in 0..slots {
             of_slot.clear();
             of_slot.push((0, Target::class(cut[at].1)));
             let of_this = |next: &&(u32, u32)| next.0 as usize >> 16 <= slot;
@@ -265,14 +268,14 @@ impl MapBuilder {
             }
             of_slot.iter().for_each(|(_, target)| used(target.place()));
             let target = self.slot(map, &of_slot);
-            *map.slots4.get_mut(slot as u32) = target;
+            *map.slots.get_mut(slot as u32) = target;
         }
     }
 
     /// What stands for the intervals of one slot.
-    fn slot(&mut self, map: &mut AddressMap, intervals: &[(u16, Target)]) -> Target {
+    fn slot(&mut self, map: &mut WordMap, intervals: &[(u16, Target)]) -> Target {
         if intervals.len() < TABLE_FROM {
-            return tree(intervals, false, &mut map.nodes4, &mut self.free4);
+            return tree(intervals, false, &mut map.nodes, &mut self.free);
         }
         let mut table = [intervals[0].1; 256];
         let (mut at, mut of_byte) = (0, Vec::new());
@@ -288,17 +291,17 @@ impl MapBuilder {
                 }
                 of_byte.push((start, class));
             }
-            *target = tree(&of_byte, false, &mut map.nodes4, &mut self.free4);
+            *target = tree(&of_byte, false, &mut map.nodes, &mut self.free);
         }
-        Target::table(self.tables.take(&mut map.tables4, table))
+        Target::table(self.tables.take(&mut map.tables, table))
     }
 
-    /// Changes the classes of the IPv4 addresses in `pieces`, ascending and disjoint: to what
-    /// `change` makes of the old class and the piece's flag. `used` is told how many intervals of
-    /// slots a class has more (or fewer) of.
-    pub(super) fn change4(
+    /// Changes the numbers of the words in `pieces`, ascending and disjoint: to what
+    /// `change` makes of the old number and the piece's flag. `used` is told how many intervals of
+    /// slots a number has more (or fewer) of.
+    pub(super) fn change(
         &mut self,
-        map: &mut AddressMap,
+        map: &mut WordMap,
         pieces: &[(u32, u32, bool)],
         change: &mut dyn FnMut(u32, bool) -> u32,
         used: &mut dyn FnMut(u32, i32),
@@ -318,7 +321,7 @@ impl MapBuilder {
 
     fn change_slot(
         &mut self,
-        map: &mut AddressMap,
+        map: &mut WordMap,
         slot: u32,
         pieces: &[(u32, u32, bool)],
         change: &mut dyn FnMut(u32, bool) -> u32,
@@ -331,28 +334,47 @@ impl MapBuilder {
         let targets: Vec<(u16, Target)> =
             new.iter().map(|&(start, class)| (start as u16, Target::class(class))).collect();
         let target = self.slot(map, &targets);
-        *map.slots4.get_mut(slot) = target;
+        *map.slots.get_mut(slot) = target;
     }
 
     /// The intervals of a slot, whose nodes are given back.
-    fn take_slot(&mut self, map: &mut AddressMap, slot: u32) -> Vec<(u32, u32)> {
-        let target = *map.slots4.get(slot);
+    fn take_slot(&mut self, map: &mut WordMap, slot: u32) -> Vec<(u32, u32)> {
+        let target = *map.slots.get(slot);
         let mut out = Vec::new();
         intervals_of_slot(map, slot, &mut out);
-        let mut give_back = |node| self.free4.give_back(node);
+        let mut give_back = |node| self.free.give_back(node);
         if target.is_table() {
             self.tables.give_back(target.place());
-            for &target in map.tables4.get(target.place()) {
-                go_through::<u16>(target, 0, &map.nodes4, &mut give_back, &mut |_, _| {});
+            for &target in map.tables.get(target.place()) {
+                go_through::<u16>(target, 0, &map.nodes, &mut give_back, &mut |_, _| {});
             }
         } else {
-            go_through::<u16>(target, 0, &map.nodes4, &mut give_back, &mut |_, _| {});
+            go_through::<u16>(target, 0, &map.nodes, &mut give_back, &mut |_, _| {});
         }
         out.into_iter().map(|(start, class)| (start.into(), class)).collect()
+    }
+}
+
+impl MapBuilder {
+    /// A map in which every address is of class `class`.
+    pub(super) fn empty_map(class: u32, non_ip: u32) -> AddressMap {
+        let mut v4 = WordMap::default();
+        v4.slots.grow(SLOTS, Target::class(class));
+        let (root6, nodes6) = (Target::class(class), Units::default());
+        AddressMap { v4, prefixes6: None, root6, nodes6, non_ip }
     }
 
     /// Sets the classes of all IPv6 addresses. `cut` begins with zero.
     pub(super) fn set6(&mut self, map: &mut AddressMap, cut: Vec<(u128, u32)>) {
+        map.prefixes6 = prefixes::of_cut(&cut).map(Arc::new);
+        if map.prefixes6.is_none() {
+            self.set_tree6(map, &cut);
+        }
+        self.cut6 = cut;
+    }
+
+    /// Makes the tree of all IPv6 addresses.
+    fn set_tree6(&mut self, map: &mut AddressMap, cut: &[(u128, u32)]) {
         self.free6 = UnitPlaces::default();
         let mut upper: Vec<(u64, Target)> = Vec::new();
         let mut before = cut[0].1;
@@ -380,10 +402,9 @@ impl MapBuilder {
             before = last;
         }
         map.root6 = tree(&upper, false, &mut map.nodes6, &mut self.free6);
-        self.cut6 = cut;
     }
 
-    /// The same as [`Self::change4`] for IPv6 addresses.
+    /// The same as [`WordMapBuilder::change`] for IPv6 addresses.
     pub(super) fn change6(
         &mut self,
         map: &mut AddressMap,
@@ -404,7 +425,12 @@ impl MapBuilder {
         new.iter().for_each(|&(_, class)| used(class, 1));
         let mut cut = std::mem::take(&mut self.cut6);
         cut.splice(first..end, new);
-        self.set6(map, cut);
+        if cut.len() <= MOST_REMADE {
+            return self.set6(map, cut);
+        }
+        map.prefixes6 = None;
+        self.set_tree6(map, &cut);
+        self.cut6 = cut;
     }
 }
 

@@ -3,7 +3,8 @@
 //! Read the modules in the order in which a [`Compiler`] calls them:
 //!
 //! 1. `services`: EtherTypes, protocols and ports to service classes;
-//! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses;
+//! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses,
+//!    those of IPv6 by their `prefixes`;
 //! 3. `plan`: how the rules of each part are listed;
 //! 4. `lists`: each rule where a lookup finds it;
 //! 5. `cross`: small policies crossed out, which is faster to look up;
@@ -20,6 +21,7 @@ mod lists;
 mod map;
 pub(crate) mod partition;
 mod plan;
+mod prefixes;
 pub(crate) mod services;
 mod side;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::collections::HashMap;
 use super::budget::{Budget, Cost, Exceeded};
 use super::map::MapBuilder;
 use super::partition::{Classes, Coordinate, intervals, points};
-use crate::classifier::addresses::AddressMap;
+use crate::classifier::addresses::{AddressMap, SLOTS};
 use crate::classifier::tables::Reach;
 use crate::headers::Mac;
 use crate::policy::{Endpoint, EndpointBox, Policy};
@@ -244,7 +244,7 @@ impl Side {
         macs.values().for_each(|&class| all[class as usize].uses += 1);
         budget.spend(v4.len() + v6.len(), 0)?;
         let mut map = MapBuilder::empty_map(v4[0].1, non_ip);
-        self.map.set4(&mut map, &v4, |class| all[class as usize].uses += 1);
+        self.map.v4.set(&mut map.v4, SLOTS, &v4, |class| all[class as usize].uses += 1);
         v6.iter().for_each(|&(_, class)| all[class as usize].uses += 1);
         self.map.set6(&mut map, v6);
         all[non_ip as usize].uses += 1;
@@ -274,7 +274,7 @@ impl Side {
             |class: u32, is_member: bool| classes.changed(class, part, is_member, &mut moves);
         let mut used = |class: u32, more: i32| uses.borrow_mut().push((class, more));
         let pieces4 = pieces(region.v4.ranges(), members.v4.ranges());
-        self.map.change4(map, &pieces4, &mut change, &mut used);
+        self.map.v4.change(&mut map.v4, &pieces4, &mut change, &mut used);
         let pieces6 = pieces(region.v6.ranges(), members.v6.ranges());
         if !pieces6.is_empty() {
             self.map.change6(map, &pieces6, &mut change, &mut used);
@@ -290,8 +290,8 @@ impl Side {
         }
         moves.left.sort_unstable();
         moves.left.dedup();
-        // A piece begins one interval and ends another at most. Maps do not shrink.
-        moves.bytes = map.size_bytes() - map_bytes
+        // A piece begins one interval and ends another at most.
+        moves.bytes = map.size_bytes().saturating_sub(map_bytes)
             + 2 * pieces4.len() * size_of::<(u32, u32)>()
             + 2 * pieces6.len() * size_of::<(u128, u32)>();
         moves

@@ -13,18 +13,20 @@ pub(crate) struct Avx2(());
 impl Avx2 {
     #[inline(always)]
     pub(crate) fn detect() -> Option<Self> {
-        let has_bits = is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+        let has_bits = is_x86_feature_detected!("bmi1")
+            && is_x86_feature_detected!("bmi2")
+            && is_x86_feature_detected!("lzcnt");
         (is_x86_feature_detected!("avx2") && has_bits).then_some(Self(()))
     }
 
     /// Runs a kernel, compiled for such machines.
     #[inline(always)]
     pub(crate) fn run<K: Kernel>(self, kernel: K) -> K::Output {
-        #[target_feature(enable = "avx2,bmi1,bmi2")]
+        #[target_feature(enable = "avx2,bmi1,bmi2,lzcnt")]
         unsafe fn compiled<K: Kernel>(lanes: Avx2, kernel: K) -> K::Output {
             kernel.run(lanes)
         }
-        // SAFETY: `self` says that the machine has AVX2, BMI1 and BMI2.
+        // SAFETY: `self` says that the machine has AVX2, BMI1, BMI2 and LZCNT.
         // JUSTIFICATION: a lookup is about three times as fast. See `bench/results/classify.md`.
         unsafe { compiled(self, kernel) }
     }
@@ -191,15 +193,25 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [__m256i; 2] {
-        let starts = self.frames(headers, first);
-        // SAFETY: they are.
-        unsafe {
+    fn addresses(self, headers: &[Headers], first: usize) -> [__m256i; LANES] {
+        let last = last_frame(headers) as usize;
+        let frames: [*const Headers; LANES] =
+            std::array::from_fn(|lane| std::ptr::from_ref(&headers[(first + lane).min(last)]));
+        let [a, b, c, d, e, f, g, h] = frames;
+        // SAFETY: as above; the first 32 bytes of a frame are its addresses.
+        let rows = unsafe {
             [
-                self.word_of(headers, starts, header_words::SRC + word % 4),
-                self.word_of(headers, starts, header_words::DST + word % 4),
+                self.load(&*a.cast()),
+                self.load(&*b.cast()),
+                self.load(&*c.cast()),
+                self.load(&*d.cast()),
+                self.load(&*e.cast()),
+                self.load(&*f.cast()),
+                self.load(&*g.cast()),
+                self.load(&*h.cast()),
             ]
-        }
+        };
+        avx2!(transposed(rows))
     }
 
     #[inline(always)]
@@ -243,6 +255,21 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn leading_zeros(self, words: __m256i) -> __m256i {
+        avx2!({
+            // No float is rounded up to the next power of two where only eight bits are left below
+            // the highest.
+            let upper = _mm256_andnot_si256(_mm256_srli_epi32::<8>(words), words);
+            let float = _mm256_castps_si256(_mm256_cvtepi32_ps(upper));
+            // The exponent is 127 above the logarithm; below the sign of what has no zeros, and none
+            // of nothing.
+            let exponent = _mm256_srli_epi32::<23>(float);
+            let zeros = _mm256_subs_epu16(_mm256_set1_epi32(127 + 31), exponent);
+            _mm256_min_epi16(zeros, _mm256_set1_epi32(32))
+        })
+    }
+
+    #[inline(always)]
     fn gather_rows(self, table: Words<'_>, rows: __m256i) -> [__m256i; LANES] {
         let rows = self.min(rows, self.splat(table.last_row()));
         let [a, b, c, d, e, f, g, h] = self.words(rows);
@@ -270,6 +297,11 @@ impl Lanes for Avx2 {
             // SAFETY: the instruction neither faults nor changes memory, wherever it points.
             unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(row as usize).cast()) };
         }
+    }
+
+    #[inline(always)]
+    fn take_bits(self, word: u64, mask: u64) -> u64 {
+        avx2!(_pext_u64(word, mask))
     }
 
     #[inline(always)]

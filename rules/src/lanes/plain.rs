@@ -126,14 +126,15 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
-    fn address_words(self, headers: &[Headers], first: usize, word: usize) -> [Eight; 2] {
+    fn addresses(self, headers: &[Headers], first: usize) -> [Eight; LANES] {
         let last = last_frame(headers) as usize;
-        let of = |address: fn(&Headers) -> u128| {
+        std::array::from_fn(|word| {
             std::array::from_fn(|lane| {
-                (address(&headers[(first + lane).min(last)]) >> (32 * word)) as u32
+                let frame = &headers[(first + lane).min(last)];
+                let address = if word < 4 { frame.src } else { frame.dst };
+                (address >> (32 * (word % 4))) as u32
             })
-        };
-        [of(|h| h.src), of(|h| h.dst)]
+        })
     }
 
     #[inline(always)]
@@ -169,6 +170,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn leading_zeros(self, words: Eight) -> Eight {
+        words.map(u32::leading_zeros)
+    }
+
+    #[inline(always)]
     fn gather_rows(self, table: Words<'_>, rows: Eight) -> [Eight; LANES] {
         let rows = rows.map(|row| table.rows()[row.min(table.last_row()) as usize]);
         std::array::from_fn(|word| rows.map(|row| row[word]))
@@ -177,6 +183,21 @@ impl Lanes for Plain {
     #[inline(always)]
     fn prefetch_rows(self, table: Words<'_>, rows: Eight) {
         rows.iter().filter_map(|&row| table.rows().get(row as usize)).for_each(prefetch);
+    }
+
+    #[inline(always)]
+    fn take_bits(self, word: u64, mut mask: u64) -> u64 {
+        let (mut taken, mut place) = (0, 0);
+        // A run of bits at a time.
+        while mask != 0 {
+            let start = mask.trailing_zeros();
+            let len = (mask >> start).trailing_ones();
+            let run = u64::MAX >> (u64::BITS - len);
+            taken |= (word >> start & run) << place;
+            place += len;
+            mask &= !(run << start);
+        }
+        taken
     }
 
     #[inline(always)]
