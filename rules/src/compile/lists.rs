@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
 use super::copies::Copies;
 use super::cross;
+use super::growth::{Compact, ListPlaces};
 use super::map::Places;
 use super::plan::{Alternative, Plan};
 use super::services;
@@ -20,10 +21,6 @@ use crate::classifier::tables::{
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
 use crate::policy::{Action, EndpointId, Policy, Rule, RuleId};
-
-/// Rules, and bytes of tables, that are too few to be worth compiling a policy as a whole for.
-const FEW_RULES: usize = 64;
-const SMALL_BYTES: u128 = 1 << 14;
 
 /// A policy's compiled form, and what it takes to keep it up to date.
 #[derive(Debug)]
@@ -57,13 +54,6 @@ pub struct Compiler {
     pub(super) is_sound: bool,
 }
 
-/// Tables without a free entry.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Compact {
-    bytes: usize,
-    rules: usize,
-}
-
 /// How edits were compiled.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Edits {
@@ -81,21 +71,6 @@ pub(super) struct Spent {
     pub(super) services: usize,
     /// By the rows of bits.
     pub(super) rows: usize,
-}
-
-/// The places in the classifier's tables.
-#[derive(Debug, Default)]
-pub(super) struct ListPlaces {
-    lines: Places,
-    keys: [Places; 2],
-    overflow: Places,
-    /// Entries of [`Pairs`].
-    entries: usize,
-    /// Marks that are set there, which edits never take back, and how many the compilation set.
-    marks: usize,
-    marks_planned: usize,
-    /// Rules both of whose sides are wide that the plan was made for.
-    wide_planned: usize,
 }
 
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
@@ -202,8 +177,7 @@ impl Compiler {
             }
             budget.error(exceeded, "listing its rules", costs)
         })?;
-        compiler.compact =
-            Compact { bytes: compiler.out.tables_bytes(), rules: policy.rules().len() };
+        compiler.compact = Compact::of(&compiler.out, policy.rules().len());
         // Edits drop what is crossed out, and so may a compilation.
         compiler.spent.bytes = budget.spent_bytes();
         if compiler.plan.crossed {
@@ -524,27 +498,6 @@ impl Compiler {
         rules.sort_unstable();
         rules.dedup();
         self.write_pair(src, dst, &rules);
-    }
-
-    /// Whether the table of pairs has become too small, its marks or the rules with two wide sides
-    /// too many.
-    pub(super) fn is_crowded(&self) -> bool {
-        let marks = self.out.pairs.marks.len() * u32::BITS as usize;
-        if self.places.marks > (marks / 4).max(2 * self.places.marks_planned) {
-            return true;
-        }
-        self.places.entries > 3 * self.out.pairs.homes as usize + 64
-            || self.wide_rules.len() > 2 * self.places.wide_planned + 1024
-    }
-
-    /// Whether edits have left the tables a fifth larger than so many rules need by the last whole
-    /// compilation: entries that are given back are taken again, but where the shapes of lists drift
-    /// they pile up.
-    pub(super) fn is_overgrown(&self, rules: usize) -> bool {
-        let Compact { bytes, rules: planned } = self.compact;
-        let rules = (rules + FEW_RULES) as u128;
-        let needed = bytes as u128 * rules / (planned + FEW_RULES) as u128;
-        self.out.tables_bytes() as u128 > needed * 6 / 5 + SMALL_BYTES
     }
 
     fn write_lines(&mut self, entries: &[(u64, u32)]) -> u32 {

@@ -8,7 +8,8 @@
 //! 3. `plan`: how the rules of each part are listed;
 //! 4. `lists`: each rule where a lookup finds it;
 //! 5. `cross`: small policies crossed out, which is faster to look up;
-//! 6. `edit`: the same again, for what an edit of the policy changed;
+//! 6. `edit`: the same again, for what an edit of the policy changed; `growth` says when that has left
+//!    too much behind;
 //! 7. `copies`: the compiled form as workers read it;
 //!
 //! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
@@ -17,6 +18,7 @@ pub(crate) mod budget;
 mod copies;
 mod cross;
 mod edit;
+mod growth;
 mod lists;
 mod map;
 pub(crate) mod partition;
