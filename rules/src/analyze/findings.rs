@@ -9,7 +9,7 @@ use crate::headers::{Headers, PolicyTime};
 use crate::policy::{Action, Policy, RuleId};
 
 /// Steps that all of it may take: some seconds.
-const WORK: usize = 1_000_000_000;
+const WORK: usize = 400_000_000;
 
 /// Steps for one rule, so that a single one cannot keep all others from being looked at.
 const RULE_WORK: usize = 50_000_000;
@@ -88,6 +88,10 @@ fn search(policy: &Policy, correlations: bool, steps: usize) -> Findings {
     search.gone = vec![false; search.model.rules.len()];
     for place in 0..search.model.rules.len() {
         let id = search.model.rules[place].id;
+        if work.left() == 0 {
+            out.not_analysed.push(id);
+            continue;
+        }
         let found = work.share(RULE_WORK, |work| search.rule(place, work));
         match found {
             Ok(finding) => out.findings.extend(finding),
@@ -200,6 +204,7 @@ impl Search {
             }
             for other in others {
                 let other = other as usize;
+                work.spend(whole.ranges() + self.model.boxes[other].ranges())?;
                 let Some(part) = whole.intersection(&self.model.boxes[other]) else { continue };
                 // Rules with yet other actions need not be looked at: what they take is another
                 // difference, which is found in their own turn.
@@ -323,7 +328,7 @@ impl Search {
     ) -> Result<Option<Region>, TooMuchWork> {
         for at in self.model.rules[rival].boxes.clone() {
             for own in rule.boxes.clone() {
-                work.spend(1)?;
+                work.spend(1 + self.model.boxes[at].ranges() + self.model.boxes[own].ranges())?;
                 let both = self.model.boxes[at].intersection(&self.model.boxes[own]);
                 let Some(both) = both else { continue };
                 let earlier = self.overlapping(&both, &[at, own], 0..rival, work)?;

@@ -71,7 +71,8 @@ impl Model {
                 let matter = Matter::of_rule(rule);
                 let made =
                     universe.regions(place, matter, &times, &mut |d, set| index.intern(d, set));
-                work.spend(8 + 8 * made.len())?;
+                // Sets are copied and looked up.
+                work.spend(8 + made.iter().map(|region| 8 + 4 * region.ranges()).sum::<usize>())?;
                 owners.extend(made.iter().map(|_| rules.len() as u32));
                 boxes.extend(made);
                 rules.push(RuleBoxes { id, action: rule.action, boxes: begin..boxes.len() });

@@ -107,9 +107,19 @@ impl Region {
         self.sets.iter().map(|set| (count(set) as f32).log2()).sum()
     }
 
-    /// What comparing it with another costs.
-    fn cost(&self) -> usize {
-        1 + (self.sets[0].ranges().len() + self.sets[1].ranges().len()).min(64) / 8
+    /// What comparing it with another costs, in steps.
+    pub(super) fn cost(&self, other: &Self) -> usize {
+        // Of two sets the one of fewer ranges is gone through, often not to its end.
+        let of_sets = |d: usize| {
+            let (set, with) = (&self.sets[d], &other.sets[d]);
+            if Arc::ptr_eq(set, with) { 0 } else { set.ranges().len().min(with.ranges().len()) }
+        };
+        1 + (of_sets(0) + of_sets(1)) / 4
+    }
+
+    /// The ranges of its addresses.
+    pub(super) fn ranges(&self) -> usize {
+        self.sets[0].ranges().len() + self.sets[1].ranges().len()
     }
 }
 
@@ -181,8 +191,8 @@ impl Cut<'_> {
             let mut inside = piece;
             for dimension in Dimension::ALL {
                 let set = inside.get(dimension);
+                work.spend(set.ranges().len() + cutter.get(dimension).ranges().len())?;
                 let outside = set.difference(cutter.get(dimension));
-                work.spend(set.ranges().len())?;
                 if outside.is_empty() {
                     continue;
                 }
@@ -207,10 +217,9 @@ impl Cut<'_> {
             let mut left = Left { cutters: Vec::with_capacity(cutters.len()), split: None };
             let mut slices: [Vec<(u32, u32)>; DIMENSIONS] = Default::default();
             let mut least = (u32::MAX, 0.0);
-            let cost = piece.cost();
             for &place in &cutters {
                 let cutter = &self.boxes[place as usize];
-                work.spend(cost)?;
+                work.spend(piece.cost(cutter))?;
                 match piece.position(cutter) {
                     Position::Apart => {}
                     Position::Beyond(0) => {
@@ -239,7 +248,7 @@ impl Cut<'_> {
                 if slices.is_empty() {
                     continue;
                 }
-                work.spend(2 * slices.len())?;
+                work.spend(4 * slices.len() + piece.get(dimension).ranges().len())?;
                 let rest = piece.get(dimension).difference(&RangeSet::<u32>::from_ranges(slices));
                 if rest.is_empty() {
                     return Ok(None);
@@ -267,7 +276,7 @@ impl Cut<'_> {
             Dimension::Time,
         ]) {
             let sets = cutters.iter().map(|&c| self.boxes[c as usize].get(dimension));
-            work.spend(sets.clone().map(|set| set.ranges().len()).sum())?;
+            work.spend(sets.clone().map(|set| 4 * set.ranges().len()).sum())?;
             let class = emptiest(point.get(dimension), sets);
             point = point.with(dimension, Arc::new(RangeSet::<u32>::from_ranges([(class, class)])));
             cutters.retain(|&c| self.boxes[c as usize].get(dimension).contains(class));
