@@ -42,8 +42,9 @@ impl From<Exceeded> for Whole {
 struct Touched {
     classes: [Vec<u32>; 2],
     everything: bool,
-    /// Whether a rule both of whose sides are wide came or went.
-    wide_rules: bool,
+    /// Whether all rows have to be written: a rule both of whose sides are wide came or went, or a
+    /// part that is inverted.
+    rows: bool,
     /// Whether a rule came with a service that no other one has.
     services: bool,
 }
@@ -441,7 +442,7 @@ impl Compiler {
             Some((side, part)) => touched.classes[side].extend(&part.classes),
             None => touched.everything = true,
         }
-        touched.wide_rules |= sides.iter().all(|(_, part)| !part.treatment.is_narrow());
+        touched.rows |= sides.iter().all(|(_, part)| !part.treatment.is_narrow());
     }
 
     /// Brings up to date what is not listed by class.
@@ -477,7 +478,7 @@ impl Compiler {
                 return Ok(());
             }
         }
-        if touched.wide_rules {
+        if touched.rows {
             self.write_rows(budget)?
         } else {
             self.write_new_rows(budget)?

@@ -76,6 +76,8 @@ pub(super) struct Spent {
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
 #[derive(Debug, Default)]
 pub(super) struct WideSets {
+    /// The bits of parts that are inverted: set in the rows that do not name them, and in no other.
+    pub(super) inverted: BTreeSet<u32>,
     ids: HashMap<Box<[u32]>, u32>,
     /// The bits of each row, and how many classes have it.
     rows: Vec<(Box<[u32]>, u32)>,
@@ -582,7 +584,8 @@ impl Compiler {
             let mut words = vec![0; count * stride];
             for (row, words) in words.chunks_exact_mut(stride).enumerate() {
                 if let Some((parts, _)) = self.wide[side].rows.get(row) {
-                    write_row(words, parts, bits, &self.rules_of_parts[side]);
+                    let inverted = &self.wide[side].inverted;
+                    write_row(words, parts, inverted, bits, &self.rules_of_parts[side]);
                 }
             }
             let side = self.side_mut(side);
@@ -634,8 +637,9 @@ impl Compiler {
             self.spent.rows += more * size_of::<u64>();
             for row in new {
                 let mut words = vec![0; stride];
-                let (parts, _) = &self.wide[side].rows[row as usize];
-                write_row(&mut words, parts, bits, &self.rules_of_parts[side]);
+                let WideSets { rows, inverted, .. } = &self.wide[side];
+                let (parts, _) = &rows[row as usize];
+                write_row(&mut words, parts, inverted, bits, &self.rules_of_parts[side]);
                 let start = row as usize * stride;
                 let all = &mut self.side_mut(side).rows.words;
                 all.grow(start + stride, 0);
@@ -728,9 +732,17 @@ fn record_bytes(rules: usize, keys: usize) -> usize {
 }
 
 /// Writes the row of a set of wide parts.
-fn write_row(words: &mut [u64], parts: &[u32], bits: usize, rules_of_parts: &[Vec<u64>]) {
+fn write_row(
+    words: &mut [u64],
+    parts: &[u32],
+    inverted: &BTreeSet<u32>,
+    bits: usize,
+    rules_of_parts: &[Vec<u64>],
+) {
     let (of_parts, of_rules) = words.split_at_mut(bits);
-    for &part in parts {
+    let named = parts.iter().filter(|part| !inverted.contains(part));
+    let unnamed = inverted.iter().filter(|part| parts.binary_search(part).is_err());
+    for &part in named.chain(unnamed) {
         of_parts[(part / 64) as usize] |= 1 << (part % 64);
         or(of_rules, rules_of_parts.get(part as usize));
     }

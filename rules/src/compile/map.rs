@@ -8,6 +8,7 @@ use crate::classifier::addresses::{
     AddressMap, BOUNDS4, BOUNDS6, SLOTS, Target, Unit, Units, WordMap,
 };
 use crate::classifier::store::Store;
+use crate::sets::AddrSet;
 
 /// Places of a table that are free, and how many there are in all.
 #[derive(Clone, Debug, Default)]
@@ -362,6 +363,33 @@ impl MapBuilder {
         v4.slots.grow(SLOTS, Target::class(class));
         let (root6, nodes6) = (Target::class(class), Units::default());
         AddressMap { v4, prefixes6: None, root6, nodes6, non_ip }
+    }
+
+    /// How many intervals begin in `addresses`, and how many do not.
+    pub(super) fn intervals_in(&self, map: &AddressMap, addresses: &AddrSet) -> (usize, usize) {
+        let (mut inside, mut all) = (0, 0);
+        let mut of_slot = Vec::new();
+        let mut ranges = addresses.v4.ranges();
+        for slot in 0..SLOTS as u32 {
+            intervals_of_slot(&map.v4, slot, &mut of_slot);
+            all += of_slot.len();
+            for &(start, _) in &of_slot {
+                let address = slot << 16 | u32::from(start);
+                while let [(_, high), rest @ ..] = ranges {
+                    if *high >= address {
+                        break;
+                    }
+                    ranges = rest;
+                }
+                inside += usize::from(ranges.first().is_some_and(|&(low, _)| low <= address));
+            }
+        }
+        all += self.cut6.len();
+        inside += addresses.v6.ranges().iter().fold(0, |sum, &(low, high)| {
+            let before = self.cut6.partition_point(|&(start, _)| start < low);
+            sum + self.cut6.partition_point(|&(start, _)| start <= high) - before
+        });
+        (inside, all - inside)
     }
 
     /// Sets the classes of all IPv6 addresses. `cut` begins with zero.

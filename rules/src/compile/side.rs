@@ -51,6 +51,10 @@ pub(super) struct Part {
     pub(super) kind: Kind,
     /// Whether being in one of its classes is all that it asks for.
     pub(super) exact: bool,
+    /// Whether the classes that it is a part of are those that it does *not* hold: an edit then adds
+    /// "any but one address" to a policy of 100,000 without a new class for each of them. Such a part
+    /// is wide, and holds no MAC addresses.
+    pub(super) inverted: bool,
     pub(super) treatment: Treatment,
     /// The alternatives that use it.
     pub(super) uses: u32,
@@ -160,6 +164,7 @@ impl Side {
             endpoint,
             kind,
             exact,
+            inverted: false,
             treatment: Treatment::ByClass,
             uses: 0,
             pairs: Vec::new(),
@@ -269,9 +274,10 @@ impl Side {
         let mut moves = Moves::default();
         let map_bytes = map.size_bytes();
         let uses = std::cell::RefCell::new(Vec::new());
-        let classes = &mut self.classes;
-        let mut change =
-            |class: u32, is_member: bool| classes.changed(class, part, is_member, &mut moves);
+        let (classes, inverted) = (&mut self.classes, self.parts[part as usize].inverted);
+        let mut change = |class: u32, is_member: bool| {
+            classes.changed(class, part, is_member != inverted, &mut moves)
+        };
         let mut used = |class: u32, more: i32| uses.borrow_mut().push((class, more));
         let pieces4 = pieces(region.v4.ranges(), members.v4.ranges());
         self.map.v4.change(&mut map.v4, &pieces4, &mut change, &mut used);
@@ -295,6 +301,12 @@ impl Side {
             + 2 * pieces4.len() * size_of::<(u32, u32)>()
             + 2 * pieces6.len() * size_of::<(u128, u32)>();
         moves
+    }
+
+    /// Whether fewer intervals of addresses are outside of `addresses` than in it.
+    pub(super) fn is_most(&self, map: &AddressMap, addresses: &AddrSet) -> bool {
+        let (inside, outside) = self.map.intervals_in(map, addresses);
+        outside < inside
     }
 
     /// Makes `part` hold each MAC address of `changes` or no longer do so.

@@ -205,15 +205,30 @@ impl Compiler {
         } else {
             let addresses = addresses_of(policy, self.part(side, part)).into_owned();
             let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
-            let moves = self.sides[side].change(map, part, &addresses, &addresses);
+            let inverted = self.sides[side].is_most(map, &addresses);
+            self.sides[side].parts[part as usize].inverted = inverted;
+            let moves = if inverted {
+                let others = addresses.complement();
+                self.sides[side].change(map, part, &others, &AddrSet::default())
+            } else {
+                self.sides[side].change(map, part, &addresses, &addresses)
+            };
             touched.classes[side].extend(&moves.left);
             moves
         };
         budget.spend(1, moves.bytes)?;
+        let inverted = self.part(side, part).inverted;
         // All classes that hold a new part are new.
-        let mut treatment = self.plan.treatment(kind, moves.created.len());
+        let mut treatment = match inverted {
+            true => Treatment::Wide(0),
+            false => self.plan.treatment(kind, moves.created.len()),
+        };
         if let Treatment::Wide(bit) = &mut treatment {
             *bit = self.bits[side].take_place();
+            if inverted {
+                self.wide[side].inverted.insert(*bit);
+                touched.rows = true;
+            }
         }
         self.out.is_all_wide &= !treatment.is_narrow();
         self.sides[side].parts[part as usize].treatment = treatment;
@@ -235,12 +250,17 @@ impl Compiler {
             let members = macs_of(old).map(|mac| (mac, false));
             self.move_macs(policy, side, part, members, budget)?;
         } else {
-            let region = side::addresses(old, kind).into_owned();
-            let nothing = AddrSet::default();
-            self.move_addresses(policy, side, part, &region, &nothing, touched, budget)?;
+            let held = side::addresses(old, kind).into_owned();
+            let (region, members) = match self.part(side, part).inverted {
+                // All others are members too: it is a part of no class then.
+                true => (held.complement(), held.complement()),
+                false => (held, AddrSet::default()),
+            };
+            self.move_addresses(policy, side, part, &region, &members, touched, budget)?;
         }
         if let Treatment::Wide(bit) = self.part(side, part).treatment {
             self.bits[side].give_back(bit);
+            touched.rows |= self.wide[side].inverted.remove(&bit);
         }
         Ok(())
     }
