@@ -480,8 +480,8 @@ impl Judge {
             return self.open(packet, moment);
         }
         let answer = self.asked.about_initiator(place);
-        if let Err((verdict, rule)) = self.judge_again(index, answer, moment) {
-            return (verdict, Some(rule));
+        if let Err(decided) = self.judge_again(index, answer, moment) {
+            return decided;
         }
         if !self.flows.entry(index).is_permitted() {
             return self.ride_forbidden(index, packet, moment);
@@ -687,14 +687,15 @@ impl Judge {
         }
         let Opening { answer, headers, initiator, connection, direction, opening_seen } = opening;
         let judgement = moment.judgement(answer);
-        if judgement.mac_sensitive && guard::is_spoofed(parsed.tunnel, &headers, direction, moment)
+        let client_inside = moment.has_initiator_inside(direction);
+        let in_tunnel = parsed.tunnel != 0;
+        if judgement.mac_sensitive && guard::is_spoofed(in_tunnel, &headers, client_inside, moment)
         {
             return (Verdict::Drop(DropReason::AddressSpoofed), None);
         }
         if !self.budget.take(self.sources[place], moment.now_ns) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
-        let client_inside = moment.has_initiator_inside(direction);
         let new =
             NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
         let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
@@ -724,7 +725,7 @@ impl Judge {
         index: FlowIndex,
         answer: Option<Answer>,
         moment: &Moment<'_>,
-    ) -> Result<(), (Verdict, RuleId)> {
+    ) -> Result<(), (Verdict, Option<RuleId>)> {
         if self.is_current(index, moment) {
             return Ok(());
         }
@@ -737,7 +738,7 @@ impl Judge {
         index: FlowIndex,
         answer: Option<Answer>,
         moment: &Moment<'_>,
-    ) -> Result<(), (Verdict, RuleId)> {
+    ) -> Result<(), (Verdict, Option<RuleId>)> {
         let headers = self.flows.entry(index).initiator_headers();
         let answer = answer.unwrap_or_else(|| self.classify_one(&headers, moment));
         let rule = answer.rule;
@@ -756,10 +757,20 @@ impl Judge {
                 return Ok(());
             }
             self.revoked += u64::from(was_permitted);
-            return Err((verdict, rule));
+            return Err((verdict, Some(rule)));
+        }
+        let judgement = moment.judgement(answer);
+        // It may have begun before it was known who has its initiator's address.
+        let entry = self.flows.entry(index);
+        let (in_tunnel, inside) = (entry.key().is_tunnelled(), entry.has_initiator_inside());
+        if judgement.mac_sensitive && guard::is_spoofed(in_tunnel, &headers, inside, moment) {
+            self.flows.remove(index, Ending::Revoked);
+            self.is_moved = true;
+            self.revoked += 1;
+            return Err((Verdict::Drop(DropReason::AddressSpoofed), None));
         }
         let macs = [headers.src_mac, headers.dst_mac];
-        self.flows.entry_mut(index).judged(moment.judgement(answer), macs);
+        self.flows.entry_mut(index).judged(judgement, macs);
         Ok(())
     }
 
@@ -811,7 +822,7 @@ impl Judge {
         if !moment.permits(rule) {
             return Err((moment.forbidden(rule, DropReason::Policy), Some(rule)));
         }
-        if guard::is_spoofed(parsed.tunnel, headers, FROM_INITIATOR, moment) {
+        if guard::is_spoofed(parsed.tunnel != 0, headers, moment.from_inside, moment) {
             return Err((Verdict::Drop(DropReason::AddressSpoofed), None));
         }
         Ok(Some((moment.judgement(answer), macs)))

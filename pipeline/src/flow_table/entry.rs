@@ -195,10 +195,14 @@ impl FlowEntry {
         *flags = *flags & !SIDE | if inside { SIDE } else { 0 };
     }
 
+    /// Whether the initiator is on the inside, by the last of its packets that moved the verdict.
+    pub fn has_initiator_inside(&self) -> bool {
+        self.connection.entry_flags & SIDE != 0
+    }
+
     /// Whether a packet of `direction` comes from the side on which its sender is.
     pub fn is_from_its_side(&self, direction: Direction, from_inside: bool) -> bool {
-        let of_initiator = self.connection.entry_flags & SIDE != 0;
-        (direction == Direction::FromInitiator) == (from_inside == of_initiator)
+        (direction == Direction::FromInitiator) == (from_inside == self.has_initiator_inside())
     }
 
     /// Whether a packet of `direction` carries the MAC addresses that the flow was judged with.

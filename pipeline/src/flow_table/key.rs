@@ -214,6 +214,11 @@ impl FlowKey {
         state.finish()
     }
 
+    /// Whether the flow is one within a tunnel.
+    pub fn is_tunnelled(&self) -> bool {
+        self.tail & TUNNELLED != 0
+    }
+
     /// Whether it is IPv4 in no tunnel.
     #[inline]
     fn is_plain_ipv4(&self) -> bool {

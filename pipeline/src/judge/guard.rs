@@ -13,7 +13,6 @@ use bulkhead_rules::policy::{Holder, Link};
 
 use super::Moment;
 use crate::bindings::observation::observe;
-use crate::conntrack::Direction;
 use crate::parse::{Kind, Parsed};
 use crate::snapshot::WirePolicy;
 use crate::verdict::DropReason;
@@ -61,16 +60,16 @@ pub(super) fn opening(
     }
 }
 
-/// Whether the source in `headers`, which a packet in `direction` opens a flow with or rides one from
-/// other MAC addresses, is bound to another host.
+/// Whether the source in `headers`, with which a flow is opened, or ridden from other MAC addresses, by
+/// a host on this side, is bound to another host.
 pub(super) fn is_spoofed(
-    tunnel: u32,
+    in_tunnel: bool,
     headers: &Headers,
-    direction: Direction,
+    inside: bool,
     moment: &Moment<'_>,
 ) -> bool {
     let bindings = moment.snapshot.content.policy.bindings();
-    if bindings.holds_nobody() || tunnel != 0 {
+    if bindings.holds_nobody() || in_tunnel {
         return false;
     }
     let address = match headers.ether_type {
@@ -78,7 +77,6 @@ pub(super) fn is_spoofed(
         ETHER_IPV6 => IpAddr::V6(Ipv6Addr::from(headers.src)),
         _ => return false,
     };
-    let inside = (direction == Direction::FromInitiator) == moment.from_inside;
     let link = Link { wire: headers.wire, tags: headers.tags };
     bindings.is_of_another(link, address, Holder { mac: headers.src_mac, inside })
 }

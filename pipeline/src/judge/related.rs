@@ -36,7 +36,7 @@ impl Judge {
             return (Verdict::Drop(DropReason::IcmpNoFlow), None);
         }
         if let Err((verdict, rule)) = self.judge_again(index, None, moment) {
-            return (without_answer(verdict), Some(rule));
+            return (without_answer(verdict), rule);
         }
         let entry = self.flows.entry_mut(index);
         let towards = entry.direction(sender).opposite();
@@ -72,7 +72,7 @@ impl Judge {
             return (Verdict::Drop(DropReason::FragmentOrphan), None);
         }
         if let Err((verdict, rule)) = self.judge_again(index, None, moment) {
-            return (without_answer(verdict), Some(rule));
+            return (without_answer(verdict), rule);
         }
         let moved = match self.check_macs(index, owner.sender, parsed, moment) {
             Ok(moved) => moved,

@@ -138,6 +138,24 @@ fn nobody_takes_over_the_flows_of_a_device_whose_address_he_forges() {
 }
 
 #[test]
+fn who_used_an_address_before_its_device_was_known_stops_with_the_binding() {
+    let mut followed = Followed::new(Mode::Enforce);
+    let log = |mac, port| {
+        let frame = FrameBuilder::new().macs(mac, ROUTER).vlan(30).ip(HOME, HMI);
+        frame.udp(port, 514).build()
+    };
+    assert!(followed.gateway.passes_out(&log(FORGER, 1)), "nobody knows better");
+    assert!(followed.gateway.passes_out(&log(PLC, 2)));
+    assert!(followed.gateway.passes_out(&arp(PLC, HOME)));
+    assert_eq!(followed.follow(), [Outcome::Bound]);
+    assert!(!followed.gateway.passes_out(&log(FORGER, 1)), "its flow has ended");
+    assert!(!followed.gateway.passes_out(&log(FORGER, 1)), "and it opens no other");
+    assert!(followed.gateway.passes_out(&log(PLC, 2)));
+    let dropped = &followed.gateway.inside_counters().dropped;
+    assert_eq!(dropped.of(DropReason::AddressSpoofed).packets.value(), 2);
+}
+
+#[test]
 fn an_observing_wire_forwards_what_contradicts_and_says_so() {
     let mut followed = Followed::new(Mode::Observe);
     followed.gateway.passes_out(&arp(PLC, HOME));
