@@ -55,6 +55,9 @@ const LONGEST_REST: Duration = Duration::from_millis(400);
 /// Log lines about conflicts in a second.
 const LINES_PER_SECOND: u32 = 2;
 
+/// How often people are told, at most, that rules do not follow.
+const TOLD_AGAIN: Duration = Duration::from_secs(60);
+
 /// The binding table, and what keeps the policy in step with it.
 pub struct Followed {
     /// The table.
@@ -69,6 +72,10 @@ pub struct Followed {
     compiler: Option<Compiler>,
     /// The same for the staged policy.
     staged: Option<staged::StagedFollowed>,
+    /// How often people are told that rules do not follow.
+    not_followed: Seldom,
+    /// The same for rules of the staged policy.
+    not_followed_staged: Seldom,
     /// [`BindingTable::changes`] when the policy was last brought up to date.
     published: u64,
     /// The same for the file.
@@ -107,6 +114,8 @@ impl Followed {
             named: Vec::new(),
             compiler: None,
             staged: None,
+            not_followed: Seldom::default(),
+            not_followed_staged: Seldom::default(),
             published: 0,
             kept: 0,
             kept_renewals: 0,
@@ -191,7 +200,11 @@ impl Followed {
         (policy, classifier): &(Arc<Policy>, Arc<Classifier>),
     ) -> Option<EditedContent> {
         self.published = self.table.changes();
-        let told = self.told(&self.named);
+        let mut told = self.told(&self.named);
+        if self.compiler.is_none() {
+            // The classifier follows no address then, and the policy says what that does.
+            told = Arc::new(told.without_addresses());
+        }
         if told == *policy.bindings() {
             return None;
         }
@@ -201,7 +214,10 @@ impl Followed {
             Some(compiler) => match compiler.edit(&policy, &delta) {
                 Ok(changes) => (compiler.publish(), changes),
                 Err(error) => {
-                    error!("{error}: rules do not follow what has just changed");
+                    // While it does not fit it is tried again with every change.
+                    if self.not_followed.is_due() {
+                        error!("{error}: rules do not follow what has just changed");
+                    }
                     return None;
                 }
             },
@@ -364,5 +380,68 @@ pub fn restore(gateway: &Gateway) {
             info!(bindings = count, "bindings of the run before hold on");
         }
         Err(error) => warn!("{error}"),
+    }
+}
+
+/// When people were last told of what may happen many times a second.
+#[derive(Default)]
+struct Seldom(Option<Instant>);
+
+impl Seldom {
+    /// Whether they are to be told again, which they then were.
+    fn is_due(&mut self) -> bool {
+        let is_due = self.0.is_none_or(|at| at.elapsed() >= TOLD_AGAIN);
+        if is_due {
+            self.0 = Some(Instant::now());
+        }
+        is_due
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::path::Path;
+
+    use bulkhead_pipeline::bindings::ObservationKind;
+    use bulkhead_rules::compile::{Limits, compile};
+    use bulkhead_rules::headers::VlanTags;
+
+    use super::*;
+
+    const PLC: Mac = Mac([2, 0, 0, 0, 0, 7]);
+    const HOME: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 30, 0, 7));
+
+    #[test]
+    fn where_the_classifier_follows_no_address_the_policy_says_so() {
+        let text = "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"a\"\noutside = \"b\"\n";
+        let config = Config::parse("", Path::new(""), text).expect("it is one");
+        let mut followed = Followed::new(&config);
+        followed.named = vec![PLC];
+        followed.table.prefer(&[PLC]);
+        let (wire, tags, kind) = (WireId(0), VlanTags::UNTAGGED, ObservationKind::Arp);
+        let (mac, address, inside) = (PLC, HOME, true);
+        let claim = Observation { wire, tags, inside, mac, address, kind, lease_s: 0, xid: 0 };
+        assert_eq!(followed.table.observe(&claim, 0, 0), Outcome::Bound);
+        let text = "version: 1\ndevices: {plc: {mac: '02:00:00:00:00:07'}}\nrules:\n  \
+                    - {name: log, from: plc, to: any, service: udp/514, action: allow}\n";
+        let policy = Policy::parse(text).expect("it is one");
+        let classifier = compile(&policy, &Limits::default()).expect("it compiles");
+        let in_force = (Arc::new(policy), Arc::new(classifier));
+        let edited = followed.bring_up_to_date(&in_force).expect("it has changed");
+        let bindings = edited.policy.bindings();
+        assert!(bindings.of(PLC).is_empty());
+        let link = bulkhead_rules::policy::Link { wire, tags };
+        assert_eq!(bindings.holder(link, HOME).map(|holder| holder.mac), Some(PLC));
+        let in_force = (edited.policy, edited.classifier);
+        assert!(followed.bring_up_to_date(&in_force).is_none(), "that was all");
+    }
+
+    #[test]
+    fn what_happens_often_is_told_seldom() {
+        let mut seldom = Seldom::default();
+        assert!(seldom.is_due() && !seldom.is_due());
+        seldom.0 = Instant::now().checked_sub(TOLD_AGAIN);
+        assert!(seldom.0.is_none() || seldom.is_due());
     }
 }

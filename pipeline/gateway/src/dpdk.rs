@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 
 use bulkhead_dpdk::{
-    Device as DpdkDevice, DeviceConfig, DpdkPort, Eal, EalConfig, LinkState, LogLevel, Mempool,
-    MempoolConfig, PortName, register_worker, set_log_sink,
+    Device as DpdkDevice, DeviceConfig, DpdkPort, Eal, EalConfig, ErrorKind, LinkState, LogLevel,
+    Mempool, MempoolConfig, PortName, register_worker, set_log_sink,
 };
 use bulkhead_pipeline::owner::{OwnerRule, SymmetricRss};
 use bulkhead_pipeline::port::DriverCounters;
@@ -89,7 +89,11 @@ impl Device for DpdkDevice {
     }
 
     fn hold_down(&self, down: bool) -> Result<(), String> {
-        self.set_link(!down).map_err(|error| error.to_string())
+        match self.set_link(!down) {
+            // A driver that cannot set the link has never held it.
+            Err(error) if !down && error.kind() == ErrorKind::Unsupported => Ok(()),
+            other => other.map_err(|error| error.to_string()),
+        }
     }
 
     fn driver_counters(&self) -> DriverCounters {

@@ -27,6 +27,8 @@ struct Side {
     held_down: bool,
     /// Until when missing carrier means nothing; [`None`] once the port has had carrier.
     settles: Option<Instant>,
+    /// When to try to release the port again, after the driver refused.
+    retry: Option<Instant>,
 }
 
 /// The state machine of one wire.
@@ -56,7 +58,7 @@ impl WireLink {
     /// A wire whose ports were raised at `now`.
     pub fn new(wire: &Wire, now: Instant) -> Self {
         let configured = wire.link_settling;
-        let side = Side { held_down: false, settles: now.checked_add(configured) };
+        let side = Side { held_down: false, settles: now.checked_add(configured), retry: None };
         Self {
             propagates: wire.link_propagation,
             configured,
@@ -136,9 +138,19 @@ pub fn look_after(
     let carrier = |port: &PortHandle| port.device(|device| device.has_carrier());
     // Ports that are closed have no links to look after.
     let Some((inside, outside)) = carrier(&wire.inside).zip(carrier(&wire.outside)) else { return };
-    let wanted = machine.step(inside, outside, Instant::now());
-    note(config, &config.inside, &wire.inside, inside, wanted.hold_inside);
-    note(config, &config.outside, &wire.outside, outside, wanted.hold_outside);
+    let now = Instant::now();
+    let wanted = machine.step(inside, outside, now);
+    let [retry_inside, retry_outside] =
+        [&mut machine.inside, &mut machine.outside].map(|side| &mut side.retry);
+    note(config, &config.inside, &wire.inside, (inside, wanted.hold_inside), retry_inside, now);
+    note(
+        config,
+        &config.outside,
+        &wire.outside,
+        (outside, wanted.hold_outside),
+        retry_outside,
+        now,
+    );
     for worker in gateway.workers() {
         let served = worker.wires.iter().position(|&served| served == index);
         if let Some(counters) = served.and_then(|place| worker.counters.wires.get(place)) {
@@ -148,8 +160,18 @@ pub fn look_after(
     }
 }
 
+/// How long after a failed release the next one is tried.
+const RELEASE_AGAIN: Duration = Duration::from_secs(5);
+
 /// Notes what became of a port, and holds it or lets it go.
-fn note(config: &Wire, port: &str, handle: &PortHandle, carrier: bool, hold: bool) {
+fn note(
+    config: &Wire,
+    port: &str,
+    handle: &PortHandle,
+    (carrier, hold): (bool, bool),
+    retry: &mut Option<Instant>,
+    now: Instant,
+) {
     let (wire, port) = (config.name.as_str(), port);
     let held = handle.held_down.load(Relaxed);
     if handle.carrier.swap(carrier, Relaxed) != carrier && !held && !hold {
@@ -159,20 +181,38 @@ fn note(config: &Wire, port: &str, handle: &PortHandle, carrier: bool, hold: boo
         }
     }
     if held == hold {
+        *retry = None;
+        return;
+    }
+    if !hold && retry.is_some_and(|at| now < at) {
         return;
     }
     match handle.device(|device| device.hold_down(hold)).unwrap_or(Ok(())) {
         Ok(()) if hold => warn!(wire, port, "taken down: the other port lost its carrier"),
         Ok(()) => info!(wire, port, "released: the other port has carrier again"),
-        Err(error) => error!(wire, port, "{error}"),
+        // A port that cannot be held stays up: trying again ten times a second would help nobody.
+        Err(error) if hold => error!(wire, port, "{error}"),
+        // One that cannot be released would stay down for ever.
+        Err(error) => {
+            error!(wire, port, "{error}; trying again in {} s", RELEASE_AGAIN.as_secs());
+            *retry = now.checked_add(RELEASE_AGAIN);
+            return;
+        }
     }
-    // Also after a failure: trying again ten times a second would help nobody.
+    *retry = None;
     handle.held_down.store(hold, Relaxed);
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, AtomicU32};
+
+    use bulkhead_pipeline::port::DriverCounters;
+
     use super::*;
+    use crate::config::Config;
+    use crate::state::Device;
 
     const UP: Wanted = Wanted { hold_inside: false, hold_outside: false };
     const OUTSIDE_HELD: Wanted = Wanted { hold_inside: false, hold_outside: true };
@@ -187,13 +227,72 @@ mod tests {
         now + Duration::from_secs(seconds)
     }
 
-    fn wire(propagates: bool, begun: Instant) -> WireLink {
+    fn config(propagates: bool) -> Config {
         let text = format!(
             "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"a\"\noutside = \"b\"\n\
              link-propagation = {propagates}\n"
         );
-        let config = crate::config::Config::parse("", std::path::Path::new(""), &text);
-        WireLink::new(&config.unwrap_or_else(|error| panic!("{error}")).wires[0], begun)
+        let config = Config::parse("", std::path::Path::new(""), &text);
+        config.unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    fn wire(propagates: bool, begun: Instant) -> WireLink {
+        WireLink::new(&config(propagates).wires[0], begun)
+    }
+
+    /// A device that refuses to be released so many times.
+    struct Stubborn {
+        refusals: AtomicU32,
+        is_down: Arc<AtomicBool>,
+    }
+
+    impl Device for Stubborn {
+        fn driver(&self) -> String {
+            "stubborn".to_owned()
+        }
+
+        fn start(&self) -> Result<(), String> {
+            Ok(())
+        }
+
+        fn has_carrier(&self) -> bool {
+            !self.is_down.load(Relaxed)
+        }
+
+        fn hold_down(&self, down: bool) -> Result<(), String> {
+            let left = self.refusals.load(Relaxed);
+            if !down && left > 0 {
+                self.refusals.store(left - 1, Relaxed);
+                return Err("not now".to_owned());
+            }
+            self.is_down.store(down, Relaxed);
+            Ok(())
+        }
+
+        fn driver_counters(&self) -> DriverCounters {
+            DriverCounters::default()
+        }
+    }
+
+    #[test]
+    fn a_port_that_cannot_be_released_is_released_again_after_a_while() {
+        let is_down = Arc::new(AtomicBool::new(false));
+        let device = Stubborn { refusals: AtomicU32::new(2), is_down: Arc::clone(&is_down) };
+        let port = PortHandle::new(Box::new(device));
+        let (begun, config) = (Instant::now(), config(true));
+        let mut retry = None;
+        let mut step = |seconds: u64, hold: bool| {
+            let now = later(begun, seconds);
+            note(&config.wires[0], "a", &port, (true, hold), &mut retry, now);
+            (is_down.load(Relaxed), port.held_down.load(Relaxed))
+        };
+        assert_eq!(step(0, true), (true, true));
+        // Refused at once, not asked, refused again, not asked.
+        for seconds in [1, 2, 6, 10] {
+            assert_eq!(step(seconds, false), (true, true), "after {seconds} s");
+        }
+        assert_eq!(step(11, false), (false, false));
+        assert_eq!(step(12, true), (true, true), "and it can be held again");
     }
 
     #[test]

@@ -96,6 +96,12 @@ impl Bindings {
         self.holders.is_empty()
     }
 
+    /// What hosts are held to, without addresses that rules follow.
+    #[must_use]
+    pub fn without_addresses(&self) -> Self {
+        Self { by_mac: BTreeMap::new(), holders: self.holders.clone() }
+    }
+
     /// Who has the address on the link, as far as is known.
     pub fn holder(&self, link: Link, address: IpAddr) -> Option<Holder> {
         self.holders.get(&(link, address)).copied()

@@ -71,7 +71,9 @@ impl Followed {
         }
         let (policy, delta) = staged.latest.policy.bound(&told);
         if let Err(error) = staged.compiler.edit(&policy, &delta) {
-            error!("{error}: the staged policy does not follow what has just changed");
+            if self.not_followed_staged.is_due() {
+                error!("{error}: the staged policy does not follow what has just changed");
+            }
             return None;
         }
         let classifier = staged.compiler.publish();
