@@ -92,13 +92,13 @@ fn open(table: &mut FlowTable, flow: u64) {
     };
     let new = NewFlow {
         initiator,
-        headers: parsed.headers,
+        headers: &parsed.headers,
         judgement,
         connection,
         client_inside: true,
         opening_seen: true,
     };
-    table.insert(table.hash(&key), &key, new, 0).expect("there is room, or it is made");
+    table.insert(table.hash(&key), &key, &new, 0).expect("there is room, or it is made");
 }
 
 /// What an insertion costs that finds both of its sets full and has to make room: the best of many

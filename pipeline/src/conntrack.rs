@@ -306,6 +306,19 @@ impl Connection {
         }
     }
 
+    /// Whether [`Self::of_first`] opens a flow outside of the grace time: cheaper to ask.
+    #[inline]
+    pub fn opens(parsed: &Parsed) -> bool {
+        match parsed.kind {
+            Kind::Tcp => is_bare_syn(&parsed.tcp) && check_flags(&parsed.tcp).is_ok(),
+            Kind::IcmpQuery => {
+                let icmp_type = (parsed.headers.dst_port >> 8) as u8;
+                icmp_query(parsed.headers.protocol, icmp_type).1
+            }
+            _ => true,
+        }
+    }
+
     /// The state after the SYN that opens a connection, data in it included (RFC 7413).
     pub fn open(syn: &TcpSegment) -> Self {
         Self {

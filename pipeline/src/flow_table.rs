@@ -121,6 +121,27 @@ impl Candidate {
     pub const NONE: Self = Self(u32::MAX);
 }
 
+/// Where a flow that was not found has room, as far as was seen, and the hash of its source.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Room {
+    /// A vacant way, if there was one.
+    way: Option<u32>,
+    source: u64,
+}
+
+impl Room {
+    /// It was not looked for. `source` is the initiator's [`FlowTable::host_hash`].
+    pub fn unknown(source: u64) -> Self {
+        Self { way: None, source }
+    }
+
+    /// The initiator's [`FlowTable::host_hash`].
+    #[inline]
+    pub fn source(self) -> u64 {
+        self.source
+    }
+}
+
 /// Where an entry is, until the table next inserts, removes or ages.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct FlowIndex(u32);
@@ -410,15 +431,17 @@ impl FlowTable {
         None
     }
 
-    /// Asks for what [`Self::insert`] will write, and read of the source: for a flow that was not
-    /// found. `source` is the initiator's [`Self::host_hash`].
+    /// Looks for room for a flow that was not found, and asks for what [`Self::insert_in`] will write
+    /// there, and read of the source, its initiator's [`Self::host_hash`].
     #[inline]
-    pub fn prefetch_insertion(&self, hash: FlowHash, source: u64) {
-        match self.vacant_way(hash) {
+    pub fn seek_room(&self, hash: FlowHash, source: u64) -> Room {
+        let way = self.vacant_way(hash);
+        match way {
             Some(index) => self.entries[index].prefetch(),
             None => self.entries[self.part(hash, 0)].iter().for_each(FlowEntry::prefetch_age),
         }
         self.sources.prefetch(source);
+        Room { way: way.map(|index| index as u32), source }
     }
 
     /// Whether the flow with this key is still where it was found.
@@ -449,23 +472,44 @@ impl FlowTable {
         &mut self,
         hash: FlowHash,
         key: &FlowKey,
-        new: NewFlow,
+        new: &NewFlow<'_>,
         now_ns: u64,
     ) -> Result<FlowIndex, InsertError> {
+        let room = Room::unknown(self.host_hash(key, new.initiator));
+        self.insert_in(room, hash, key, new, now_ns)
+    }
+
+    /// The same in the room that [`Self::seek_room`] has found for this flow, unless another one has
+    /// taken it since.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::insert`].
+    #[inline]
+    pub fn insert_in(
+        &mut self,
+        room: Room,
+        hash: FlowHash,
+        key: &FlowKey,
+        new: &NewFlow<'_>,
+        now_ns: u64,
+    ) -> Result<FlowIndex, InsertError> {
+        debug_assert_eq!(room.source, self.host_hash(key, new.initiator));
         let now = tick(now_ns);
-        let entry = FlowEntry::new(key, new, now);
-        let source = entry.source_hash(&self.hasher);
-        if self.sources.count(source) >= self.per_source_limit {
+        if self.sources.count(room.source) >= self.per_source_limit {
             self.counters.refused_source += 1;
             return Err(InsertError::SourceLimit);
         }
-        let Some(index) = self.vacant_way(hash).or_else(|| self.make_room(hash, now)) else {
+        let is_vacant = |index: &usize| self.tags[index / WAYS].0[index % WAYS] == 0;
+        let seen = room.way.map(|way| way as usize).filter(is_vacant);
+        let vacant = seen.or_else(|| self.vacant_way(hash));
+        let Some(index) = vacant.or_else(|| self.make_room(hash, now)) else {
             self.counters.refused_full += 1;
             return Err(InsertError::Full);
         };
         self.tags[index / WAYS].0[index % WAYS] = hash.tag();
-        self.entries[index] = entry;
-        self.sources.increment(source);
+        self.entries[index].begin(key, new, now);
+        self.sources.increment(room.source);
         self.len += 1;
         self.counters.inserted += 1;
         Ok(FlowIndex(index as u32))
@@ -576,7 +620,7 @@ impl FlowTable {
         }
         let source = self.entries[index].source_hash(&self.hasher);
         self.sources.decrement(source);
-        self.entries[index] = FlowEntry::VACANT;
+        self.entries[index].end();
         self.len -= 1;
         true
     }

@@ -15,7 +15,7 @@ use crate::conntrack::evidence::has_few_hops;
 use crate::conntrack::{Connection, Direction, Outcome};
 use crate::counters::WorkerCounters;
 use crate::flow_table::{
-    Candidate, End, FlowHash, FlowIndex, FlowKey, FlowTable, Judgement, NewFlow,
+    Candidate, End, FlowHash, FlowIndex, FlowKey, FlowTable, InsertError, Judgement, NewFlow, Room,
 };
 use crate::fragment::FragmentTable;
 use crate::parse::{Kind, Parsed};
@@ -142,8 +142,8 @@ pub struct Judge {
     hashes: [FlowHash; MAX_BURST],
     candidates: [Candidate; MAX_BURST],
     senders: [End; MAX_BURST],
-    /// The hash of the sender in [`NewFlowBudget`], for frames without a flow.
-    sources: [u64; MAX_BURST],
+    /// For frames without a flow, where one of their senders would go.
+    rooms: [Room; MAX_BURST],
     found: [Option<FlowIndex>; MAX_BURST],
     /// The places whose frames are judged by flow and have none.
     missing: u64,
@@ -215,7 +215,7 @@ impl Judge {
             hashes: [FlowHash::default(); MAX_BURST],
             candidates: [Candidate::NONE; MAX_BURST],
             senders: [sender; MAX_BURST],
-            sources: [0; MAX_BURST],
+            rooms: [Room::default(); MAX_BURST],
             found: [None; MAX_BURST],
             missing: 0,
             aged: 0,
@@ -295,15 +295,14 @@ impl Judge {
         self.batch.len = 0;
         let (mut missed, mut refused) = (0, 0);
         for place in Places(self.missing) {
-            if moment.adopts || Connection::of_first(&columns.parsed[place], None).is_ok() {
+            if moment.adopts || Connection::opens(&columns.parsed[place]) {
                 missed |= 1 << place;
-                self.sources[place] = self.source(place, moment);
-                self.budget.prefetch(self.sources[place]);
-                self.flows.prefetch_insertion(self.hashes[place], self.host(place));
+                self.rooms[place] = self.flows.seek_room(self.hashes[place], self.host(place));
+                self.budget.prefetch(self.source(place, moment));
             }
         }
         for place in Places(missed) {
-            if self.budget.has(self.sources[place], moment.now_ns) {
+            if self.budget.has(self.source(place, moment), moment.now_ns) {
                 self.asked.frames |= 1 << place;
                 self.batch.push(place, columns.parsed[place].headers);
             } else {
@@ -574,13 +573,14 @@ impl Judge {
         }
         self.flows.remove(index, Ending::Replaced);
         self.is_moved = true;
-        self.sources[place] = self.source(place, moment);
+        self.rooms[place] = Room::unknown(self.host(place));
         let initiator = self.senders[place].opposite();
         let connection = Connection::answered(&parsed.tcp);
         let direction = Direction::FromResponder;
         let opening_seen = true;
+        let headers = &headers;
         let opening = Opening { answer, headers, initiator, connection, direction, opening_seen };
-        self.insert(packet, opening, moment)
+        self.insert(packet, &opening, moment)
     }
 
     /// A packet without a flow: it opens one, if it can and may.
@@ -592,8 +592,8 @@ impl Judge {
             Err(DropReason::TcpNoFlow) if moment.adopts => {}
             Err(reason) => return (Verdict::Drop(reason), None),
         }
-        let headers = parsed.headers;
-        if let Some(reason) = guard::opening(&headers, moment.wire, moment.from_inside) {
+        let headers = &parsed.headers;
+        if let Some(reason) = guard::opening(headers, moment.wire, moment.from_inside) {
             return (Verdict::Drop(reason), None);
         }
         if self.asked.is_refused(place) {
@@ -603,8 +603,8 @@ impl Judge {
             Some(answer) => answer,
             None => {
                 // It had a flow when the burst was looked at.
-                self.sources[place] = self.source(place, moment);
-                self.classify_one(&headers, moment)
+                self.rooms[place] = Room::unknown(self.host(place));
+                self.classify_one(headers, moment)
             }
         };
         let rule = answer.rule;
@@ -615,11 +615,11 @@ impl Judge {
                 Opening { answer, headers, initiator, connection, direction, opening_seen };
             if !moment.permits(rule) {
                 let is_tcp = parsed.kind == Kind::Tcp;
-                let denied = self.deny(place, (&headers, is_tcp), rule, moment);
-                self.follow_forbidden(packet, opening, denied.0, moment);
+                let denied = self.deny(place, (headers, is_tcp), rule, moment);
+                self.follow_forbidden(packet, &opening, denied.0, moment);
                 return denied;
             }
-            return self.insert(packet, opening, moment);
+            return self.insert(packet, &opening, moment);
         }
         // From the middle of a connection: taken up in the direction that the policy permits.
         let backward = headers.reversed();
@@ -628,18 +628,18 @@ impl Judge {
         } else {
             let other = self.classify_one(&backward, moment);
             if !moment.permits(other.rule) {
-                let denied = self.deny(place, (&headers, false), rule, moment);
+                let denied = self.deny(place, (headers, false), rule, moment);
                 self.follow_forbidden_middle(packet, answer, denied.0, moment);
                 return denied;
             }
-            (other, backward, sender.opposite(), Direction::FromResponder)
+            (other, &backward, sender.opposite(), Direction::FromResponder)
         };
         match Connection::of_first(parsed, Some(direction)) {
             Ok(connection) => {
                 let opening_seen = false;
                 let opening =
                     Opening { answer, headers, initiator, connection, direction, opening_seen };
-                let decided = self.insert(packet, opening, moment);
+                let decided = self.insert(packet, &opening, moment);
                 self.adopted += u64::from(decided.0 == Verdict::Forward);
                 decided
             }
@@ -656,17 +656,19 @@ impl Judge {
         rule: RuleId,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
-        self.budget.take_share(self.sources[place], moment.now_ns);
+        self.budget.take_share(self.source(place, moment), moment.now_ns);
         if moment.snapshot.staged().is_some() {
             self.ask_staged_of_denied(place, opening, rule, moment);
         }
         (moment.forbidden(rule, DropReason::Policy), Some(rule))
     }
 
-    /// The sender of a frame as its budget is kept: its address in its VLAN, on its side of the wire.
+    /// The sender of a frame without a flow as its budget is kept: its address in its VLAN, on its side
+    /// of the wire.
+    #[inline]
     fn source(&self, place: usize, moment: &Moment<'_>) -> u64 {
         const INSIDE: u64 = 0x9e37_79b9_7f4a_7c15;
-        if moment.from_inside { self.host(place) ^ INSIDE } else { self.host(place) }
+        self.rooms[place].source() ^ if moment.from_inside { INSIDE } else { 0 }
     }
 
     /// The hash of the sender's address in its VLAN.
@@ -678,33 +680,27 @@ impl Judge {
     fn insert(
         &mut self,
         packet: Packet<'_>,
-        opening: Opening,
+        opening: &Opening<'_>,
         moment: &Moment<'_>,
     ) -> (Verdict, Option<RuleId>) {
         let Packet { place, parsed, bytes, .. } = packet;
         if parsed.kind == Kind::Tcp && !packet.is_taken() {
             return (Verdict::Drop(DropReason::TcpChecksum), None);
         }
-        let Opening { answer, headers, initiator, connection, direction, opening_seen } = opening;
+        let &Opening { answer, headers, direction, .. } = opening;
         let judgement = moment.judgement(answer);
-        let client_inside = moment.has_initiator_inside(direction);
-        let in_tunnel = parsed.tunnel != 0;
-        if judgement.mac_sensitive && guard::is_spoofed(in_tunnel, &headers, client_inside, moment)
-        {
+        let (in_tunnel, inside) = (parsed.tunnel != 0, moment.has_initiator_inside(direction));
+        if judgement.mac_sensitive && guard::is_spoofed(in_tunnel, headers, inside, moment) {
             return (Verdict::Drop(DropReason::AddressSpoofed), None);
         }
-        if !self.budget.take(self.sources[place], moment.now_ns) {
+        if !self.budget.take(self.source(place, moment), moment.now_ns) {
             return (Verdict::Drop(DropReason::NewFlowRate), None);
         }
-        let new =
-            NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
-        let inserted = self.flows.insert(self.hashes[place], &self.keys[place], new, moment.now_ns);
+        let inserted = self.give_entry(place, opening, judgement, moment);
         match inserted {
             Ok(index) => {
-                self.is_moved = true;
-                self.inserted.note(self.hashes[place]);
                 if moment.snapshot.staged().is_some() {
-                    self.ask_staged(&headers, answer.rule, None, moment);
+                    self.ask_staged(headers, answer.rule, None, moment);
                 }
                 let entry = self.flows.entry_mut(index);
                 entry.count(direction, bytes.len(), true, moment.now_ns);
@@ -716,6 +712,33 @@ impl Judge {
             }
             Err(error) => (Verdict::Drop(error.into()), None),
         }
+    }
+
+    /// Inserts a flow that the frame in this place opens, for which room was sought if the frame's sender
+    /// is the initiator.
+    #[inline]
+    fn give_entry(
+        &mut self,
+        place: usize,
+        opening: &Opening<'_>,
+        judgement: Judgement,
+        moment: &Moment<'_>,
+    ) -> Result<FlowIndex, InsertError> {
+        let &Opening { headers, initiator, connection, direction, opening_seen, .. } = opening;
+        let client_inside = moment.has_initiator_inside(direction);
+        let new =
+            NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
+        let (hash, key) = (self.hashes[place], &self.keys[place]);
+        let inserted = if initiator == self.senders[place] {
+            self.flows.insert_in(self.rooms[place], hash, key, &new, moment.now_ns)
+        } else {
+            self.flows.insert(hash, key, &new, moment.now_ns)
+        };
+        if inserted.is_ok() {
+            self.is_moved = true;
+            self.inserted.note(hash);
+        }
+        inserted
     }
 
     /// Brings a flow that an older epoch judged up to this one; ends it where it is now forbidden.
@@ -835,9 +858,9 @@ type OtherMacs = (Judgement, [Mac; 2]);
 const FROM_INITIATOR: Direction = Direction::FromInitiator;
 
 /// A flow about to be inserted.
-struct Opening {
+struct Opening<'a> {
     answer: Answer,
-    headers: Headers,
+    headers: &'a Headers,
     initiator: End,
     connection: Connection,
     /// The direction of the packet at hand.

@@ -282,7 +282,7 @@ impl Moment {
             event,
             ending,
             headers,
-            client_inside: entry.is_client_inside(),
+            client_inside: entry.has_initiator_inside(),
             opening_seen: entry.is_opening_seen(),
             answered: entry.connection().is_answered(),
             first_ms: self.unix_ms(entry.age_ns(self.now_ns)),

@@ -192,14 +192,14 @@ fn fill(flows: &[Flow], family: Family, seed: Option<[u64; 4]>) -> Filled {
         };
         let new = NewFlow {
             initiator,
-            headers: parsed.headers,
+            headers: &parsed.headers,
             judgement,
             connection,
             client_inside: true,
             opening_seen: true,
         };
         // What is refused, the table counts.
-        if let Ok(index) = table.insert(hash, &key, new, 0) {
+        if let Ok(index) = table.insert(hash, &key, &new, 0) {
             table.entry_mut(index).connection_mut().note(Direction::FromResponder);
         }
     }

@@ -29,11 +29,11 @@ pub struct Judgement {
 
 /// What a new flow starts with.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct NewFlow {
+pub struct NewFlow<'a> {
     /// The end that opens the flow, as [`FlowKey::of`] returned it for the initiator's packet.
     pub initiator: End,
     /// The headers of the initiator's packet: MAC addresses, wire, ICMP type and code are kept.
-    pub headers: Headers,
+    pub headers: &'a Headers,
     /// What the policy said about these headers.
     pub judgement: Judgement,
     /// The state after the first packet, which is not yet counted: see [`FlowEntry::count`].
@@ -49,7 +49,7 @@ pub struct NewFlow {
 #[repr(C, align(128))]
 pub struct FlowEntry {
     // The first line has all that lookup, ageing and eviction ask for, and the epoch.
-    /// In the upper 16 bits of its tail stand the wire and two flags about how the flow began.
+    /// In the upper 16 bits of its tail stand the wire and a flag about how the flow began.
     key: FlowKey,
     last_seen: u32,
     epoch: u32,
@@ -75,15 +75,13 @@ const _: () = assert!(FOOTPRINTS.is_power_of_two() && FOOTPRINT_BITS == 12);
 /// Of the tail of an entry's key, above [`TAIL_MASK`].
 const WIRE_SHIFT: u32 = 48;
 const WIRE_MASK: u64 = WIRES as u64 - 1;
-const CLIENT_INSIDE: u64 = 1 << 62;
 const OPENING_SEEN: u64 = 1 << 63;
-const _: () = assert!(WIRES.is_power_of_two() && WIRE_MASK << WIRE_SHIFT < CLIENT_INSIDE);
+const _: () = assert!(WIRES.is_power_of_two() && WIRE_MASK << WIRE_SHIFT < OPENING_SEEN);
 const _: () = assert!(TAIL_MASK < 1 << WIRE_SHIFT);
 
 /// What an entry keeps above the tail of its key.
-fn begun(new: &NewFlow) -> u64 {
+fn begun(new: &NewFlow<'_>) -> u64 {
     (u64::from(new.headers.wire.0) & WIRE_MASK) << WIRE_SHIFT
-        | if new.client_inside { CLIENT_INSIDE } else { 0 }
         | if new.opening_seen { OPENING_SEEN } else { 0 }
 }
 
@@ -117,21 +115,25 @@ impl FlowEntry {
         macs: [Mac([0; 6]); 2],
     };
 
-    pub(super) fn new(key: &FlowKey, new: NewFlow, now: u32) -> Self {
-        let mut entry = Self {
-            key: FlowKey { tail: key.tail | begun(&new), ..*key },
-            last_seen: now,
-            created: now,
-            connection: new.connection,
-            ..Self::VACANT
-        };
-        entry.connection.entry_flags = INITIATOR_HIGH * new.initiator as u8;
-        entry.initiator_is(new.client_inside);
+    /// Makes this vacant entry that of a new flow. Where it stands: a flood makes every other copy felt.
+    #[inline]
+    pub(super) fn begin(&mut self, key: &FlowKey, new: &NewFlow<'_>, now: u32) {
+        self.key = FlowKey { tail: key.tail | begun(new), ..*key };
+        (self.last_seen, self.created) = (now, now);
+        (self.volume, self.packets_low) = ([0; 2], [0; 2]);
+        self.connection = new.connection;
+        self.connection.entry_flags = INITIATOR_HIGH * new.initiator as u8;
+        self.connection.entry_packets_high = [0; 2];
+        self.initiator_is(new.client_inside);
         if matches!(new.headers.protocol, protocol::ICMP | protocol::ICMPV6) {
-            entry.connection.attempt_or_icmp = new.headers.dst_port;
+            self.connection.attempt_or_icmp = new.headers.dst_port;
         }
-        entry.judged(new.judgement, [new.headers.src_mac, new.headers.dst_mac]);
-        entry
+        self.judged(new.judgement, [new.headers.src_mac, new.headers.dst_mac]);
+    }
+
+    /// Ends the flow: the entry is that of none. Of the rest nothing is asked any more.
+    pub(super) fn end(&mut self) {
+        self.key = FlowKey::NONE;
     }
 
     #[inline]
@@ -163,11 +165,6 @@ impl FlowEntry {
         FlowKey { tail: self.key.tail & TAIL_MASK, ..self.key }
     }
 
-    /// Whether the initiator is behind the wire's inside port.
-    pub fn is_client_inside(&self) -> bool {
-        self.key.tail & CLIENT_INSIDE != 0
-    }
-
     /// Whether the packet that opens such a flow was seen: not so of a connection that was taken up in
     /// its middle.
     pub fn is_opening_seen(&self) -> bool {
@@ -195,7 +192,8 @@ impl FlowEntry {
         *flags = *flags & !SIDE | if inside { SIDE } else { 0 };
     }
 
-    /// Whether the initiator is on the inside, by the last of its packets that moved the verdict.
+    /// Whether the initiator is behind the wire's inside port: where its first packet came from, or, of a
+    /// verdict that rests on MAC addresses and moved to others since, the packet that moved it.
     pub fn has_initiator_inside(&self) -> bool {
         self.connection.entry_flags & SIDE != 0
     }

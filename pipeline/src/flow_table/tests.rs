@@ -30,10 +30,10 @@ fn udp(src: u128, sport: u16, dst: u128, dport: u16) -> Parsed {
     Parsed { headers, kind: Kind::Other, flow_ports: (sport, dport), ..Parsed::default() }
 }
 
-fn new_flow(parsed: &Parsed, initiator: End) -> NewFlow {
+fn new_flow(parsed: &Parsed, initiator: End) -> NewFlow<'_> {
     NewFlow {
         initiator,
-        headers: parsed.headers,
+        headers: &parsed.headers,
         judgement: judgement(RuleId(7), 1),
         connection: Connection::of_first(parsed, None).unwrap(),
         client_inside: true,
@@ -56,7 +56,7 @@ fn table(capacity: usize) -> FlowTable {
 
 fn insert(table: &mut FlowTable, parsed: &Parsed, now: u64) -> Result<FlowIndex, InsertError> {
     let (key, sender) = FlowKey::of(parsed, 0);
-    table.insert(table.hash(&key), &key, new_flow(parsed, sender), now)
+    table.insert(table.hash(&key), &key, &new_flow(parsed, sender), now)
 }
 
 /// Inserts a flow that both sides have used: it may not be evicted.
@@ -150,7 +150,7 @@ fn a_tag_is_no_proof() {
     assert!(table.find(hash, &known_key, 0).is_some());
     assert_eq!(table.find(hash, &other_key, 0), None);
     // Two flows of one hash live side by side.
-    table.insert(hash, &other_key, new_flow(&known, End::Low), 0).unwrap();
+    table.insert(hash, &other_key, &new_flow(&known, End::Low), 0).unwrap();
     let a = table.find(hash, &known_key, 0).unwrap();
     let b = table.find(hash, &other_key, 0).unwrap();
     assert_ne!(a, b);
@@ -289,7 +289,8 @@ fn a_packet_with_the_right_macs_comes_from_the_side_of_its_sender() {
     {
         let judgement = Judgement { mac_sensitive: sensitive, ..judgement(RuleId(7), 1) };
         let new = NewFlow { client_inside: inside, judgement, ..new_flow(&parsed, initiator) };
-        let mut entry = FlowEntry::new(&key, new, 0);
+        let mut entry = FlowEntry::VACANT;
+        entry.begin(&key, &new, 0);
         let is_right = !sensitive || from_inside == inside;
         assert_eq!(entry.admits(Direction::FromInitiator, [client, server], from_inside), is_right);
         let is_right = !sensitive || from_inside != inside;
@@ -372,13 +373,13 @@ fn a_flow_of_any_phase_lives_for_its_timeout_and_no_longer() {
                 let hash = table.hash(&key);
                 let new = NewFlow {
                     initiator: sender,
-                    headers: parsed.headers,
+                    headers: &parsed.headers,
                     judgement: judgement(RuleId(0), 0),
                     connection,
                     client_inside: false,
                     opening_seen: false,
                 };
-                table.insert(hash, &key, new, began).unwrap();
+                table.insert(hash, &key, &new, began).unwrap();
                 if wait % 2 == 0 {
                     table.age(began + wait, 64);
                     assert_eq!(table.len(), usize::from(lives), "{phase:?} aged after {wait}");

@@ -138,14 +138,14 @@ mod tests {
             let answer = Answer { rule: RuleId(0), ..Answer::DEFAULT };
             let new = NewFlow {
                 initiator,
-                headers: parsed.headers,
+                headers: &parsed.headers,
                 judgement: moment.judgement(answer),
                 connection: Connection::of_first(&parsed, None).expect("it opens a flow"),
                 client_inside: true,
                 opening_seen: true,
             };
             let hash = judge.flows.hash(&key);
-            let index = judge.flows.insert(hash, &key, new, 0).expect("there is room");
+            let index = judge.flows.insert(hash, &key, &new, 0).expect("there is room");
             assert!(judge.is_current(index, &moment));
             let later = judge.enter(other.current(), AT, 0, &WIRE, 0, true);
             assert_eq!(judge.is_current(index, &later), holds, "after {jump} epochs");

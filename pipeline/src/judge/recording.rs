@@ -7,7 +7,7 @@ use super::packet::Packet;
 use super::{Answer, FROM_INITIATOR, Judge, Moment, Opening};
 use crate::burst::Columns;
 use crate::conntrack::{Connection, Direction, Outcome, Phase, is_bare_syn};
-use crate::flow_table::{FlowIndex, Judgement, NewFlow};
+use crate::flow_table::{FlowIndex, Judgement};
 use crate::parse::Kind;
 use crate::port::{Burst, Frame};
 use crate::record::{Ending, Records, is_announcement};
@@ -54,7 +54,7 @@ impl Judge {
     pub(super) fn follow_forbidden(
         &mut self,
         packet: Packet<'_>,
-        opening: Opening,
+        opening: &Opening<'_>,
         verdict: Verdict,
         moment: &Moment<'_>,
     ) {
@@ -64,15 +64,9 @@ impl Judge {
         {
             return;
         }
-        let Opening { answer, headers, initiator, connection, direction, opening_seen } = opening;
-        let judgement = Judgement { permitted: false, ..moment.judgement(answer) };
-        let client_inside = moment.from_inside == (direction == FROM_INITIATOR);
-        let new =
-            NewFlow { initiator, headers, judgement, connection, client_inside, opening_seen };
-        let (hash, key) = (self.hashes[place], &self.keys[place]);
-        if let Ok(index) = self.flows.insert(hash, key, new, moment.now_ns) {
-            self.is_moved = true;
-            self.inserted.note(hash);
+        let judgement = Judgement { permitted: false, ..moment.judgement(opening.answer) };
+        let direction = opening.direction;
+        if let Ok(index) = self.give_entry(place, opening, judgement, moment) {
             self.flows.entry_mut(index).count(direction, bytes.len(), true, moment.now_ns);
             self.begun(index, packet, direction);
             self.recorded |= 1 << place;
@@ -90,11 +84,11 @@ impl Judge {
         let Ok(connection) = Connection::of_first(packet.parsed, Some(FROM_INITIATOR)) else {
             return;
         };
-        let headers = packet.parsed.headers;
+        let headers = &packet.parsed.headers;
         let initiator = self.senders[packet.place];
         let (direction, opening_seen) = (FROM_INITIATOR, false);
         let opening = Opening { answer, headers, initiator, connection, direction, opening_seen };
-        self.follow_forbidden(packet, opening, verdict, moment);
+        self.follow_forbidden(packet, &opening, verdict, moment);
     }
 
     /// Keeps the flow at `index`, which the policy has come to forbid, where it is to be followed.
