@@ -168,6 +168,12 @@ impl Phase {
         )
     }
 
+    /// Whether it is a flow of UDP or ICMP that was answered: its end costs its owner nothing but the
+    /// next packet that opens it again.
+    pub fn is_answered_datagram(self) -> bool {
+        matches!(self, Self::UdpAnswered | Self::IcmpAnswered)
+    }
+
     /// A table, because it is asked with every answer.
     const ANSWERED: [Self; Self::COUNT] = {
         let mut answered = [Self::Closed; Self::COUNT];

@@ -31,7 +31,13 @@
 //! test asserts it; tables of 16 thousand to 4 million entries first refused at 92 to 96 %). When both sets are full, the insertion takes the place of an expired flow, else of
 //! the flow that has been silent longest among those that nobody answered or that are over
 //! ([`Phase::is_evictable`]), out of eight that lie side by side; where these have none, out of the
-//! next eight. An established flow never makes room, unless it is forbidden and only observed. If both sets hold no other, the insertion is
+//! next eight. Where both sets hold no such flow, a source that holds far more than the newcomer's gives
+//! up an answered flow of UDP or ICMP: the one of its that has been silent longest, out of a few. It is
+//! far more where it is over four times what the newcomer's source holds, and sixteen for nothing: so a
+//! few hosts cannot keep all others out by having enough datagrams answered, and among equals nobody
+//! displaces anybody. What is ended so opens again with its initiator's next datagram. An established
+//! connection, and an answered flow of any other protocol, never makes room, unless it is forbidden and
+//! only observed. Where that leaves nothing, the insertion is
 //! refused. No source holds more than a limit, see `SourceCounts`.
 
 mod entry;
@@ -59,6 +65,13 @@ const FEW_WAYS: u32 = WAYS as u32 / 4;
 /// Entries that are looked at together when a flow has to make room for another: a flood makes every
 /// insertion look, and 64 of them, all that may have to go, cost more than all else together.
 const PART: usize = 8;
+/// How many times what the source of a new flow holds, and [`FREE_SHARE`] more, a source holds at least
+/// whose answered datagram flows make room for it.
+const SHARES: u32 = 4;
+/// Flows that nobody has to share.
+const FREE_SHARE: u32 = 16;
+/// Flows whose sources are asked for how many they hold, at most: each is two cache lines.
+const MOST_ASKED: usize = 16;
 /// Parts of two candidate sets.
 const PARTS: usize = 2 * WAYS / PART;
 /// Two sets of 16 bits and 24 bits of set number each make a 64-bit hash.
@@ -503,7 +516,7 @@ impl FlowTable {
         let is_vacant = |index: &usize| self.tags[index / WAYS].0[index % WAYS] == 0;
         let seen = room.way.map(|way| way as usize).filter(is_vacant);
         let vacant = seen.or_else(|| self.vacant_way(hash));
-        let Some(index) = vacant.or_else(|| self.make_room(hash, now)) else {
+        let Some(index) = vacant.or_else(|| self.make_room(hash, room.source, now)) else {
             self.counters.refused_full += 1;
             return Err(InsertError::Full);
         };
@@ -635,9 +648,44 @@ impl FlowTable {
         (ways != 0).then(|| set * WAYS + ways.trailing_zeros() as usize)
     }
 
-    /// Makes room in candidate sets that are full, in the first of their parts that has any.
-    fn make_room(&mut self, hash: FlowHash, now: u32) -> Option<usize> {
-        (0..PARTS).find_map(|nth| self.make_room_in(self.part(hash, nth), now))
+    /// Makes room in candidate sets that are full, in the first of their parts that has any, for a flow
+    /// of this source.
+    fn make_room(&mut self, hash: FlowHash, source: u64, now: u32) -> Option<usize> {
+        let evictable = (0..PARTS).find_map(|nth| self.make_room_in(self.part(hash, nth), now));
+        evictable.or_else(|| self.make_room_of_greedy(hash, source, now))
+    }
+
+    /// The same where no flow is evictable: a source that holds far more than this one gives one up.
+    #[cold]
+    fn make_room_of_greedy(&mut self, hash: FlowHash, source: u64, now: u32) -> Option<usize> {
+        let due = self.sources.count(source).saturating_add(FREE_SHARE).saturating_mul(SHARES);
+        let mut asked = 0;
+        for nth in 0..PARTS {
+            let mut victim: Option<(u32, usize)> = None;
+            for index in self.part(hash, nth) {
+                let entry = &self.entries[index];
+                if !entry.phase().is_answered_datagram() || asked == MOST_ASKED {
+                    continue;
+                }
+                asked += 1;
+                let silent = entry.silent_ticks(now);
+                if victim.is_none_or(|(longest, _)| silent > longest)
+                    && self.sources.count(entry.source_hash(&self.hasher)) > due
+                {
+                    victim = Some((silent, index));
+                }
+            }
+            if let Some((_, index)) = victim {
+                return Some(self.evict(index));
+            }
+        }
+        None
+    }
+
+    fn evict(&mut self, index: usize) -> usize {
+        self.counters.evicted[self.entries[index].phase() as usize] += 1;
+        self.vacate(index, Ending::Evicted);
+        index
     }
 
     /// The `nth` part of the candidate sets that [`Self::make_room`] looks at: which is the first is a
@@ -665,9 +713,7 @@ impl FlowTable {
             }
         }
         let (_, index) = victim?;
-        self.counters.evicted[self.entries[index].connection().phase() as usize] += 1;
-        self.vacate(index, Ending::Evicted);
-        Some(index)
+        Some(self.evict(index))
     }
 }
 

@@ -519,6 +519,45 @@ fn a_table_full_of_answered_flows_refuses() {
 }
 
 #[test]
+fn a_few_hosts_cannot_keep_all_others_out_with_answered_datagrams() {
+    let mut table = table(4096);
+    // Connections of honest hosts; then eight hosts fill what is left.
+    let established = |n: u64| {
+        let mut parsed = nth(n);
+        parsed.headers.protocol = protocol::TCP;
+        parsed
+    };
+    let (_, connection) = flow_in(Phase::Established);
+    for n in 0..400 {
+        let parsed = established(n);
+        let (key, initiator) = FlowKey::of(&parsed, 0);
+        let new = NewFlow { connection, ..new_flow(&parsed, initiator) };
+        table.insert(table.hash(&key), &key, &new, 0).unwrap();
+    }
+    let greedy = |n: u32| udp((n % 8).into(), (n / 8) as u16, 0x0900_0000, 53);
+    let mut taken = 0;
+    for n in 0..16_000 {
+        taken += usize::from(insert_answered(&mut table, &greedy(n), u64::from(n)).is_ok());
+    }
+    assert!(table.len() > 4_050 && taken == table.len() - 400, "{taken} of {}", table.len());
+    assert_eq!(table.counters.evicted, [0; Phase::COUNT], "among equals nobody is displaced");
+    // Hosts of few flows each find room all the same, and never at the cost of each other or of TCP.
+    let newcomer = |n: u32| udp((1000 + n % 40).into(), (n / 40) as u16, 0x0900_0000, 53);
+    for n in 0..800 {
+        insert_answered(&mut table, &newcomer(n), 20 * SECOND).expect("there is room for few");
+    }
+    assert!(table.counters.evicted[Phase::UdpAnswered as usize] > 700);
+    assert!((0..800).all(|n| find(&mut table, &newcomer(n), 20 * SECOND).is_some()));
+    assert!((0..400).all(|n| find(&mut table, &established(n), 20 * SECOND).is_some()));
+    // The greedy have nothing to gain by it.
+    let before = table.counters.evicted;
+    let refused =
+        (16_000..16_800).filter(|&n| insert(&mut table, &greedy(n), 20 * SECOND).is_err());
+    assert!(refused.count() > 700);
+    assert_eq!(table.counters.evicted, before);
+}
+
+#[test]
 fn one_source_holds_no_more_than_its_limit() {
     let mut table = FlowTable::new(&FlowTableConfig { per_source_limit: 100, ..config(4096) });
     let greedy = |port: u16| udp(1, port, 2, 53);
