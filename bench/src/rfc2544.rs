@@ -16,10 +16,12 @@
 //!   that sets a highest rate: 100 % is a quarter more than comes through when the tester floods.
 //!   Where nothing is lost at all that the tester can make, the figure is marked as its limit.
 //! - **A machine that is shared**: a trial that lost frames while the kernel or the hypervisor kept
-//!   one of the two threads from its processor is void and repeated; void trials are counted.
+//!   one of the two threads from its processor is void and repeated, as long as there is time
+//!   (`--minutes`); void trials are counted, and so are the steps that one had to decide.
 
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::port::Port;
@@ -49,16 +51,20 @@ pub struct Options {
     #[arg(long, value_enum, default_value = "memory")]
     over: Over,
     /// How long a trial lasts, in seconds. RFC 2544 asks for 60.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 0.5)]
     seconds: f64,
+    /// About how long all sizes may take together, in minutes: when a size's share of it runs out, void
+    /// trials are repeated no more.
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
     /// Flows that the frames belong to.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u16).range(1..=4096))]
     flows: u16,
     /// The search for the throughput ends when it is known to so many percent.
     #[arg(long, default_value_t = 1.0)]
     resolution_percent: f64,
-    /// How often a trial that the machine disturbed is repeated.
-    #[arg(long, default_value_t = 10)]
+    /// How often a trial is made, at most, where the machine disturbs it.
+    #[arg(long, default_value_t = 4)]
     attempts: usize,
     /// Print one line of JSON for each size.
     #[arg(long)]
@@ -126,10 +132,13 @@ impl Size {
 pub fn run(options: &Options) -> io::Result<u64> {
     let is_positive = |value: f64| value.is_finite() && value > 0.0;
     if !is_positive(options.seconds)
+        || !is_positive(options.minutes)
         || !is_positive(options.resolution_percent)
         || options.attempts == 0
     {
-        return Err(io::Error::other("seconds, resolution and attempts are more than zero"));
+        return Err(io::Error::other(
+            "seconds, minutes, resolution and attempts are more than zero",
+        ));
     }
     let load_before = machine::load();
     let mut report = Report::new(options, load_before)?;
@@ -148,10 +157,14 @@ fn measure<P: Port + Send + 'static>(
 ) -> io::Result<u64> {
     let flows = FlowTableConfig { capacity: 1 << 16, ..FlowTableConfig::default() };
     let config = WorkerConfig { flows, ..WorkerConfig::default() };
-    let mut tester = Tester::new(Rig::start(links, policy()?, config)?, options.flows);
-    for size in &options.sizes {
+    let rig = Rig::start(links, policy()?, config)?;
+    let mut tester = Tester::new(rig, options.flows, options.seconds);
+    let (began, time) = (Instant::now(), Duration::from_secs_f64(options.minutes * 60.0));
+    for (nth, size) in options.sizes.iter().enumerate() {
+        let left = time.saturating_sub(began.elapsed());
+        let share = left / (options.sizes.len() - nth) as u32;
         tester.load(*size)?;
-        let line: Line = Search::new(&mut tester, options, *size).line();
+        let line: Line = Search::new(&mut tester, options, *size, share).line();
         report.add(line)?;
     }
     let wrong = tester.wrongly_dropped();

@@ -19,6 +19,7 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::port::Port;
@@ -44,6 +45,10 @@ pub struct Options {
     /// What carries frames between the tester and the gateway.
     #[arg(long, value_enum, default_value = "memory")]
     over: Over,
+    /// About how long all phases may take together, in minutes: connections are opened to be held for a
+    /// third of it at most, and disturbed phases are repeated as long as there is time.
+    #[arg(long, default_value_t = 5.0)]
+    minutes: f64,
     /// How long each phase lasts, in seconds. RFC 9411 asks for 300.
     #[arg(long, default_value_t = 2.0)]
     seconds: f64,
@@ -56,8 +61,8 @@ pub struct Options {
     /// Rules that no packet matches, in front of the one that permits the connections.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(0..=60_000))]
     rules: u32,
-    /// How often a phase that the machine disturbed is repeated.
-    #[arg(long, default_value_t = 5)]
+    /// How often a phase is run, at most, where the machine disturbs it.
+    #[arg(long, default_value_t = 3)]
     attempts: usize,
     /// Print one line of JSON for each phase.
     #[arg(long)]
@@ -94,8 +99,9 @@ pub fn run(options: &Options) -> io::Result<()> {
                        an attempt at least";
         return Err(io::Error::other(message));
     }
-    if options.seconds.is_nan() || options.seconds <= 0.0 {
-        return Err(io::Error::other("a phase lasts more than zero seconds"));
+    let is_positive = |value: f64| value.is_finite() && value > 0.0;
+    if !is_positive(options.seconds) || !is_positive(options.minutes) {
+        return Err(io::Error::other("a phase lasts more than zero seconds, and all some minutes"));
     }
     let mut report = Report::new(options, machine::load())?;
     match options.over {
@@ -121,8 +127,12 @@ fn measure<P: Port + Send + 'static>(
         over: options.over.name(),
         ..Line::default()
     };
+    let phases = 3 * options.objects.len() + 1;
+    let mut time = Time::new(options, phases);
     // First, while no connection of the other phases is left in the table.
-    let held = tester.hold(options.capacity);
+    time.tell(&format!("opening {} connections", options.capacity));
+    let held = tester.hold(options.capacity, time.for_holding());
+    time.tell(&format!("{} were held", held.open));
     report.add(Line {
         concurrent: Some(held.into()),
         ..line("concurrent-connections", Some(1024))
@@ -130,14 +140,14 @@ fn measure<P: Port + Send + 'static>(
     for &object in &options.objects {
         let load =
             Load { rate: f64::INFINITY, at_once: AT_ONCE, transactions: 1, objects: &[object] };
-        let fastest = sustained(&mut tester, &load, options);
+        let fastest = sustained(&mut tester, &load, options, &mut time);
         report.add(line("connections-per-second", Some(object)).with(&fastest))?;
         let half = Load {
             rate: fastest.connections_per_second() / 2.0,
             at_once: SCHEDULED_AT_ONCE,
             ..load
         };
-        let at_half = sustained(&mut tester, &half, options);
+        let at_half = sustained(&mut tester, &half, options, &mut time);
         let line = line("response-time", Some(object)).with(&at_half);
         report.add(Line {
             first_byte: Some(Percentiles::of(&at_half.first_byte_ns)),
@@ -149,7 +159,7 @@ fn measure<P: Port + Send + 'static>(
     for (objects, object) in sizes.chain([(&MIX[..], None)]) {
         let rate = f64::INFINITY;
         let load = Load { rate, at_once: AT_ONCE, transactions: TRANSACTIONS, objects };
-        let outcome = sustained(&mut tester, &load, options);
+        let outcome = sustained(&mut tester, &load, options, &mut time);
         report.add(line("throughput", object).with(&outcome))?;
     }
     for (reason, count) in tester.drops() {
@@ -164,10 +174,11 @@ fn sustained<P: Port + Send + 'static>(
     tester: &mut Tester<P>,
     load: &Load<'_>,
     options: &Options,
+    time: &mut Time,
 ) -> Outcome {
     let mut best = tester.run(load, options.seconds);
     for _ in 1..options.attempts {
-        if best.failed == 0 || !best.is_disturbed() {
+        if best.failed == 0 || !best.is_disturbed() || !time.has_more_than_enough() {
             break;
         }
         let next = tester.run(load, options.seconds);
@@ -175,7 +186,53 @@ fn sustained<P: Port + Send + 'static>(
             best = next;
         }
     }
+    time.phases -= 1;
+    let what = match load.objects {
+        [bytes] => format!("objects of {bytes} bytes"),
+        _ => "the mix".to_owned(),
+    };
+    time.tell(&format!("{what}: {} connections, {} failed", best.attempted, best.failed));
     best
+}
+
+/// How far the test is.
+struct Time {
+    began: Instant,
+    ends: Instant,
+    /// What one phase takes, the patience at its end included.
+    phase: Duration,
+    /// Phases that are left.
+    phases: usize,
+}
+
+impl Time {
+    fn new(options: &Options, phases: usize) -> Self {
+        let began = Instant::now();
+        let ends = began + Duration::from_secs_f64(options.minutes * 60.0);
+        let phase = Duration::from_secs_f64(options.seconds * 1.1 + tester::PATIENCE_SECONDS);
+        Self { began, ends, phase, phases }
+    }
+
+    /// What is left beside one of each phase.
+    fn spare(&self) -> Duration {
+        let left = self.ends.saturating_duration_since(Instant::now());
+        left.saturating_sub(self.phase * self.phases as u32)
+    }
+
+    /// Opening takes a third of it: each connection is then used, and closed.
+    fn for_holding(&self) -> Duration {
+        self.spare() / 3
+    }
+
+    /// Whether a phase may be repeated.
+    fn has_more_than_enough(&self) -> bool {
+        self.spare() > self.phase
+    }
+
+    fn tell(&self, what: &str) {
+        let (seconds, most) = (self.began.elapsed().as_secs(), self.ends - self.began);
+        eprintln!("{what}; {} phases left, {seconds} s of about {}", self.phases, most.as_secs());
+    }
 }
 
 /// Rules of other networks, then the one that permits the connections.

@@ -32,6 +32,10 @@ pub(super) struct Line {
     pub(super) trials: usize,
     /// Trials that the machine disturbed, and that were repeated where that was allowed.
     pub(super) void_trials: usize,
+    /// Steps of the searches that a void trial decided, because attempts or time had run out.
+    pub(super) undecided: usize,
+    /// What all of it took.
+    pub(super) seconds: f64,
 }
 
 /// Latency at a share of the throughput.
@@ -136,7 +140,8 @@ impl Report {
              the throughput; 100 % is a quarter more than comes through when the tester \
              floods. A throughput marked `+` is the tester's limit and not the gateway's, and a burst so \
              marked the longest that was tried. `void` trials lost \
-             frames while the machine kept a thread from its processor, and were repeated. What \
+             frames while the machine kept a thread from its processor, and were repeated; `undecided` is how \
+             often attempts or time ran out, so that the void trial that lost least had to do. What \
              follows the RFC and what departs from it is in `bench/README.md`.\n\n{HEAD}{}\n\n\
              ## Latency\n\n{}\n## Frame loss\n\n{}",
             self.lines.first().map_or("", |line| line.over),
@@ -215,14 +220,14 @@ fn line_name(line: &Line) -> String {
     line.size.clone()
 }
 
-const HEAD: &str = "| size | frames/s without loss | Mbit/s | busy | 100 % | back-to-back | trials | void |\n\
-                    |---|---|---|---|---|---|---|---|\n";
+const HEAD: &str = "| size | frames/s without loss | Mbit/s | busy | 100 % | back-to-back | trials | void | undecided |\n\
+                    |---|---|---|---|---|---|---|---|---|\n";
 
 impl Line {
     fn row(&self) -> String {
         let mark = |limited: bool| if limited { "+" } else { "" };
         format!(
-            "| {} | {:.0}{} | {:.0} | {:.0} % | {:.0} | {}{} | {} | {} |",
+            "| {} | {:.0}{} | {:.0} | {:.0} % | {:.0} | {}{} | {} | {} | {} |",
             self.size,
             self.throughput_fps,
             mark(self.limited_by_tester),
@@ -233,6 +238,7 @@ impl Line {
             mark(self.back_to_back_limited_by_tester),
             self.trials,
             self.void_trials,
+            self.undecided,
         )
     }
 }

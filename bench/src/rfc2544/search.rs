@@ -1,5 +1,7 @@
 //! The four measures of one frame size.
 
+use std::time::{Duration, Instant};
+
 use bulkhead_pipeline::port::Port;
 
 use super::report::{LatencyAt, Line, LossAt};
@@ -18,8 +20,12 @@ pub(super) struct Search<'a, P: Port> {
     tester: &'a mut Tester<P>,
     options: &'a Options,
     size: Size,
+    began: Instant,
+    /// For how long void trials are repeated.
+    patience: Duration,
     trials: usize,
     void: usize,
+    undecided: usize,
 }
 
 /// The highest rate without loss.
@@ -30,17 +36,29 @@ struct Throughput {
 }
 
 impl<'a, P: Port + Send + 'static> Search<'a, P> {
-    pub(super) fn new(tester: &'a mut Tester<P>, options: &'a Options, size: Size) -> Self {
-        Self { tester, options, size, trials: 0, void: 0 }
+    /// Void trials are repeated for three fifths of `time`: what is left is enough for one of each.
+    pub(super) fn new(
+        tester: &'a mut Tester<P>,
+        options: &'a Options,
+        size: Size,
+        time: Duration,
+    ) -> Self {
+        let (began, patience) = (Instant::now(), time * 3 / 5);
+        Self { tester, options, size, began, patience, trials: 0, void: 0, undecided: 0 }
     }
 
-    /// Measures everything.
+    /// Measures everything, and says how far it is.
     pub(super) fn line(mut self) -> Line {
         let highest = self.highest_rate();
+        self.tell(&format!("{:.2} million frames a second come through at most", highest / 1.25e6));
         let throughput = self.throughput(highest);
+        self.tell(&format!("{:.2} million frames a second without loss", throughput.rate / 1e6));
         let latency = LOADS.map(|percent| self.latency(percent, throughput.rate)).into();
+        self.tell("latency is taken");
         let (burst, burst_is_limited) = self.back_to_back(highest);
+        self.tell(&format!("{burst} frames back to back"));
         let loss = self.loss(highest);
+        self.tell("loss is taken");
         let mean_bits = self.size.mean_bytes() * 8.0;
         Line {
             size: self.size.to_string(),
@@ -57,7 +75,15 @@ impl<'a, P: Port + Send + 'static> Search<'a, P> {
             loss,
             trials: self.trials,
             void_trials: self.void,
+            undecided: self.undecided,
+            seconds: self.began.elapsed().as_secs_f64(),
         }
+    }
+
+    fn tell(&self, what: &str) {
+        let (size, trials, void) = (self.size, self.trials, self.void);
+        let seconds = self.began.elapsed().as_secs();
+        eprintln!("{size}: {what} ({trials} trials, {void} of them void, {seconds} s)");
     }
 
     /// The rate that stands for the medium's: a quarter more than comes through when the tester floods.
@@ -71,25 +97,28 @@ impl<'a, P: Port + Send + 'static> Search<'a, P> {
         floods.fold(LEAST, f64::max) * 1.25
     }
 
-    /// The least disturbed of some trials at a rate: the first that is not void.
+    /// The least disturbed of some trials at a rate: the first that is not void, or, where attempts or
+    /// time run out, the one that lost least.
     fn trial(&mut self, rate: f64, frames: u64, with_latency: bool) -> Trial {
-        let mut best: Option<Trial> = None;
-        for _ in 0..self.options.attempts {
+        let (mut best, mut attempts): (Option<Trial>, _) = (None, 0);
+        loop {
             let trial = self.tester.trial(rate, frames, with_latency);
-            self.trials += 1;
+            (self.trials, attempts) = (self.trials + 1, attempts + 1);
             // Latency suffers from what costs no frame, too.
             let is_void = trial.is_disturbed() && (trial.lost() > 0 || with_latency);
-            self.void += usize::from(is_void);
             if !is_void {
                 return trial;
             }
-            if best.as_ref().is_none_or(|best| trial.lost() < best.lost()) {
-                best = Some(trial);
+            self.void += 1;
+            let least = match best {
+                Some(best) if best.lost() <= trial.lost() => best,
+                _ => trial,
+            };
+            if attempts >= self.options.attempts || self.began.elapsed() > self.patience {
+                self.undecided += 1;
+                return least;
             }
-        }
-        match best {
-            Some(trial) => trial,
-            None => self.tester.trial(rate, frames, with_latency),
+            best = Some(least);
         }
     }
 
@@ -137,7 +166,12 @@ impl<'a, P: Port + Send + 'static> Search<'a, P> {
         let (mut low, mut high) = (0, longest);
         let mut next = longest;
         while high - low > (high / 50).max(1) {
-            if self.trial(f64::INFINITY, next, false).lost() == 0 {
+            let trial = self.trial(f64::INFINITY, next, false);
+            if trial.lost() == 0 && trial.offered < next {
+                // The tester took too long to send more.
+                return (trial.offered, true);
+            }
+            if trial.lost() == 0 {
                 low = next;
             } else {
                 high = next;

@@ -25,10 +25,13 @@ const READY: usize = BUFFERS / 2;
 /// Frames of one test; a burst never ends in the middle of the mix.
 const VARIANTS: usize = 12 * 1024;
 
+/// What a trial is given at least: preparing frames takes that.
+const LEAST_SECONDS: f64 = 0.5;
+
 /// A trial's result.
 #[derive(Clone, Debug)]
 pub(super) struct Trial {
-    /// Frames that were due, and all were offered.
+    /// Frames that were offered: all that were due, unless that took too long.
     pub(super) offered: u64,
     /// Frames that came out on the other side.
     pub(super) received: u64,
@@ -59,6 +62,8 @@ pub(super) struct Tester<P: Port> {
     rig: Rig<P>,
     flows: u16,
     hertz: f64,
+    /// Ticks after which a trial offers no more.
+    longest: u64,
     /// What is written into new frames, by direction: inside first.
     templates: [Vec<Vec<u8>>; 2],
     /// Which template comes next.
@@ -69,11 +74,15 @@ pub(super) struct Tester<P: Port> {
 }
 
 impl<P: Port + Send + 'static> Tester<P> {
-    pub(super) fn new(rig: Rig<P>, flows: u16) -> Self {
+    /// A tester whose trials take `seconds` where it can offer what is asked for, and no more than three
+    /// times that where it cannot.
+    pub(super) fn new(rig: Rig<P>, flows: u16, seconds: f64) -> Self {
+        let hertz = tsc::hertz();
         Self {
             rig,
             flows,
-            hertz: tsc::hertz(),
+            hertz,
+            longest: (seconds.max(LEAST_SECONDS) * 3.0 * hertz) as u64,
             templates: [Vec::new(), Vec::new()],
             next: [0; 2],
             ready: [VecDeque::new(), VecDeque::new()],
@@ -127,7 +136,11 @@ impl<P: Port + Send + 'static> Tester<P> {
         let pace = Pace::new(began, rate, self.hertz);
         let (mut offered, mut received, mut side) = (0, 0, 0);
         while offered < total {
-            let due = pace.due(tsc::now(), total);
+            let now = tsc::now();
+            if now - began > self.longest {
+                break;
+            }
+            let due = pace.due(now, total);
             if due > offered {
                 offered += self.offer(side, offered, due, &pace);
                 side = 1 - side;
@@ -140,16 +153,16 @@ impl<P: Port + Send + 'static> Tester<P> {
         // What is under way takes less, even where a processor is taken away for a while.
         let patience = (self.hertz * 0.02) as u64;
         let mut last = tsc::now();
-        while received < total && tsc::now() - last < patience {
+        while received < offered && tsc::now() - last < patience {
             let came = self.collect(latency.as_mut());
             if came > 0 {
                 (received, last) = (received + came, tsc::now());
             }
         }
         Trial {
-            offered: total,
+            offered,
             received,
-            offered_rate: total as f64 / elapsed,
+            offered_rate: offered as f64 / elapsed,
             received_rate: in_time as f64 / elapsed,
             busy: busy.min(1.0),
             waited_ns: self.rig.watch().waited().ns_since(waited),

@@ -55,6 +55,8 @@ pub(super) struct Concurrent {
     pub(super) flow_capacity: u64,
     pub(super) concurrent_connections: u64,
     pub(super) first_refused_at: Option<u64>,
+    /// Whether more could have been opened, had there been time.
+    pub(super) ended_by_time: bool,
     pub(super) opened_per_second: f64,
     /// Those that made room for others before the gateway had seen their handshake's end.
     pub(super) evicted_half_open: u64,
@@ -68,6 +70,7 @@ impl From<Held> for Concurrent {
             flow_capacity: held.capacity,
             concurrent_connections: held.open,
             first_refused_at: held.first_refused_at,
+            ended_by_time: held.ended_by_time,
             opened_per_second: held.opened_per_second,
             evicted_half_open: held.evicted_half_open,
             first_byte_while_open: Percentiles::of(&held.first_byte_ns),
@@ -104,7 +107,11 @@ impl Line {
 
     fn row(&self) -> String {
         if let Some(held) = &self.concurrent {
-            let refused = held.first_refused_at.map_or("none".to_owned(), |at| format!("at {at}"));
+            let refused = match (held.first_refused_at, held.ended_by_time) {
+                (Some(at), _) => format!("at {at}"),
+                (None, false) => "none".to_owned(),
+                (None, true) => "none, and time ended before the table was full".to_owned(),
+            };
             return format!(
                 "{} connections open at once in a table of {} (first refusal: {refused}), opened at {:.0} \
                  a second; {} more made room for others while half open; first byte of {} bytes with all of them open: \

@@ -1,6 +1,7 @@
 //! Clients and servers of many connections, on one thread beside the gateway's.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use bulkhead_pipeline::port::{Burst, Frame, MAX_BURST, Port};
 use bulkhead_pipeline::verdict::DropReason;
@@ -26,7 +27,7 @@ const PORTS: u64 = 64_512;
 const PERIOD: u64 = HOSTS * PORTS;
 
 /// A connection that makes no progress for so long, in seconds, has lost a frame.
-const PATIENCE_SECONDS: f64 = 2.0;
+pub(super) const PATIENCE_SECONDS: f64 = 2.0;
 
 /// Connections opened in one turn, and places looked at for those that make no progress.
 const STRIDE: usize = 16;
@@ -87,6 +88,8 @@ pub(super) struct Held {
     pub(super) open: u64,
     /// How many were open when the first one was refused, if any was.
     pub(super) first_refused_at: Option<u64>,
+    /// Whether more could have been opened, had there been time.
+    pub(super) ended_by_time: bool,
     /// Opened a second.
     pub(super) opened_per_second: f64,
     /// Connections that made room for others before the gateway had seen their handshake's end.
@@ -242,8 +245,9 @@ impl<P: Port + Send + 'static> Tester<P> {
         outcome
     }
 
-    /// Opens connections until the table holds no more, lets each carry an object, and closes them.
-    pub(super) fn hold(&mut self, capacity: u32) -> Held {
+    /// Opens connections until the table holds no more or `time` is over, lets each carry an object, and
+    /// closes them.
+    pub(super) fn hold(&mut self, capacity: u32, time: Duration) -> Held {
         /// Connections that are opened, used or closed at once.
         const BUSY: u64 = 256;
         /// Refusals after which the table counts as full.
@@ -255,10 +259,12 @@ impl<P: Port + Send + 'static> Tester<P> {
         self.next = self.next.next_multiple_of(u64::from(capacity));
         let (first, waited) = (self.next, self.rig.watch().waited());
         let (began, mut ended) = (tsc::now(), None);
+        let longest = (time.as_secs_f64() * self.hertz) as u64;
         let mut held = Held {
             capacity: self.rig.flows().1,
             open: 0,
             first_refused_at: None,
+            ended_by_time: false,
             opened_per_second: 0.0,
             evicted_half_open: 0,
             first_byte_ns: latency_histogram(),
@@ -268,7 +274,9 @@ impl<P: Port + Send + 'static> Tester<P> {
         loop {
             let now = tsc::now();
             let attempted = self.next - first;
-            let more = attempted < u64::from(capacity) && refused < REFUSALS;
+            let is_late = now - began > longest;
+            let more = attempted < u64::from(capacity) && refused < REFUSALS && !is_late;
+            held.ended_by_time |= is_late && attempted < u64::from(capacity);
             if !more && busy == 0 {
                 break;
             }
