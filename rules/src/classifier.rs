@@ -39,6 +39,7 @@ pub(crate) mod services;
 mod several;
 pub(crate) mod store;
 pub(crate) mod tables;
+mod wide;
 
 use addresses::AddressMap;
 use checks::Check;
@@ -70,8 +71,12 @@ pub struct Classifier {
     pub(crate) lines: Store<Line>,
     /// Whether every rule has two wide sides.
     pub(crate) is_all_wide: bool,
-    /// The rules both of whose sides are wide, in deciding order: the bits of all [`Rows`].
+    /// The rules both of whose sides are wide: the bits of all [`Rows`]. In deciding order, or in that
+    /// of their services first.
     pub(crate) wide_rules: Arc<Vec<u64>>,
+    /// In the latter case the runs of rules, from the first up to the one behind the last, of the
+    /// services that hold each service class.
+    pub(crate) wide_runs: Option<Arc<Vec<[u32; 2]>>>,
     /// By the number of the rule, as far as there are any.
     pub(crate) checks: Arc<Vec<Option<Arc<Check>>>>,
     /// The same policy in tables that are faster to look up, if it is small and was not edited.
@@ -430,6 +435,7 @@ impl Classifier {
         self.services.clone_from(&other.services);
         self.is_all_wide = other.is_all_wide;
         self.wide_rules.clone_from(&other.wide_rules);
+        self.wide_runs.clone_from(&other.wide_runs);
         self.checks.clone_from(&other.checks);
         self.crossed.clone_from(&other.crossed);
         self.pairs.homes = other.pairs.homes;
@@ -486,6 +492,7 @@ impl Classifier {
             + self.tables_bytes()
             + self.services.size_bytes()
             + size_of_val(&**self.wide_rules)
+            + self.wide_runs.iter().map(|runs| size_of_val(&***runs)).sum::<usize>()
             + size_of_val(&**self.checks)
             + self.checks.iter().flatten().map(|check| check.size_bytes()).sum::<usize>()
             + self.crossed.iter().map(|crossed| crossed.size_bytes()).sum::<usize>()

@@ -9,6 +9,7 @@ use super::tables::{
     BLOCK, BUCKET, CHECKED, FEW_WORDS, LINE, LINES, Line, NONE, NOTHING, PairEntry, Record, Rows,
     bucket, join, line, record,
 };
+use super::wide::first_in_runs;
 use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
 use crate::headers::{Headers, PolicyTime};
 use crate::lanes::{self, Eight, Kernel, LANES, Lanes, Words};
@@ -57,6 +58,10 @@ impl Default for Choice {
 }
 
 impl Choice {
+    pub(super) fn rank(&self, lane: usize) -> u32 {
+        self.ranks.as_flattened()[lane]
+    }
+
     pub(super) fn best(&self, lane: usize) -> u64 {
         let rank = self.ranks.as_flattened()[lane];
         join(rank, self.rules.as_flattened()[lane])
@@ -445,9 +450,15 @@ impl Kernel for Intersect<'_> {
         let rows = [&src.rows, &dst.rows, &services.rows];
         let words = wide_rules.len().div_ceil(32);
         let candidates = Words::new(bytemuck::cast_slice(wide_rules));
+        let of_runs = classifier.wide_runs.is_some().then(|| {
+            let starts = [&choice.wide[0], &choice.wide[1], found.services];
+            first_in_runs(classifier, starts, headers.len(), choice)
+        });
         for (group, service) in found.services.iter().enumerate().take(MAX_BATCH / LANES) {
             let starts = [choice.wide[0][group], choice.wide[1][group], *service];
-            let first = if words <= FEW_WORDS {
+            let first = if let Some(first) = &of_runs {
+                lanes.load(&first[group])
+            } else if words <= FEW_WORDS {
                 first_of_few(lanes, rows, &starts, words as u32)
             } else {
                 let mut first = [NONE; LANES];
@@ -479,10 +490,15 @@ impl Kernel for Intersect<'_> {
             for lane in ones(is_checked.into()) {
                 let Some(headers) = headers.get(group * LANES + lane) else { break };
                 let frame = Frame { headers, at, services: service[lane] };
-                let rows = [0, 1, 2].map(|row: usize| rows[row].wide(starts[row][lane]));
+                let starts = starts.map(|starts| starts[lane]);
                 let lane = group * LANES + lane;
                 let mut best = choice.best(lane);
-                classifier.consider_wide(rows, &frame, &mut best);
+                if of_runs.is_some() {
+                    classifier.consider_runs(starts, &frame, &mut best);
+                } else {
+                    let rows = [0, 1, 2].map(|row: usize| rows[row].wide(starts[row]));
+                    classifier.consider_wide(rows, &frame, &mut best);
+                }
                 choice.set_best(lane, best);
             }
         }
@@ -593,7 +609,7 @@ impl Classifier {
 
     /// Lowers `best` to `candidate` if what is left to compare holds.
     #[inline(always)]
-    fn consider(&self, candidate: u64, frame: &Frame<'_>, best: &mut u64) {
+    pub(super) fn consider(&self, candidate: u64, frame: &Frame<'_>, best: &mut u64) {
         if candidate < *best && (candidate as u32 & CHECKED == 0 || self.check(candidate, frame)) {
             *best = candidate;
         }

@@ -349,6 +349,9 @@ pub(crate) const FEW_WORDS: usize = 12;
 /// Vectors of a block, whose words are told apart by the bits of one word.
 pub(crate) const BLOCK: usize = 4;
 
+/// Rules whose bits are a block.
+pub(crate) const BLOCK_RULES: usize = BLOCK * LANES * 32;
+
 /// Words of 64 bits that bits for so many rules both of whose sides are wide take.
 pub(crate) fn wide_words(rules: usize) -> usize {
     let words = rules.div_ceil(64);
@@ -356,7 +359,10 @@ pub(crate) fn wide_words(rules: usize) -> usize {
 }
 
 /// Rows of bits, one row for each of the things that they tell apart: first `bits` words of bits of
-/// one kind, then the rest of `stride` words with a bit for each of [`WideRules`].
+/// one kind, then the rest of `stride` words with a bit for each of
+/// [`crate::classifier::Classifier::wide_rules`]; or, in a row of a service class where there are
+/// [`crate::classifier::Classifier::wide_runs`], the place of the first of its runs, and above it their
+/// number.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Rows {
     pub(crate) words: Store<u64>,
@@ -387,6 +393,13 @@ impl Rows {
         let start = start as usize;
         let words = self.words.items().get(start + self.bits..start + self.stride);
         bytemuck::cast_slice(words.unwrap_or_default())
+    }
+
+    /// The same in words of 64 bits.
+    #[inline(always)]
+    pub(crate) fn wide_words(&self, start: u32) -> &[u64] {
+        let start = start as usize;
+        self.words.items().get(start + self.bits..start + self.stride).unwrap_or_default()
     }
 
     /// The same in blocks.

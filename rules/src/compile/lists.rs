@@ -9,6 +9,7 @@ use super::cross;
 use super::growth::{Compact, ListPlaces};
 use super::map::Places;
 use super::plan::{Alternative, Plan};
+use super::runs;
 use super::services;
 use super::side::{self, Part, Side, Treatment};
 use super::{CompileError, Limits};
@@ -147,6 +148,7 @@ impl Compiler {
             is_all_wide: false,
             crossed: None,
             wide_rules: Arc::default(),
+            wide_runs: None,
             checks: Arc::default(),
         };
         let mut compiler = Self {
@@ -568,8 +570,10 @@ impl Compiler {
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         budget.release(std::mem::take(&mut self.spent.rows));
         let before = budget.spent_bytes();
-        let rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
+        let mut rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
         let wide = wide_words(rules.len());
+        let services = &self.out.services.rows;
+        let runs = runs::by_service(&mut rules, services, self.service_uses.len());
         for side in [SRC, DST] {
             if self.bits[side].len() > MOST_NUMBERS {
                 return Err(Exceeded::Numbers);
@@ -602,21 +606,33 @@ impl Compiler {
                 }
             }
         }
-        let of_services = rules_of(&rules, |rule| rule.service, self.service_uses.len(), wide);
+        let of_services = match &runs {
+            Some(_) => Vec::new(),
+            None => rules_of(&rules, |rule| rule.service, self.service_uses.len(), wide),
+        };
         let map = Arc::make_mut(&mut self.out.services);
         let (old, bits) = (map.rows.stride, map.rows.bits);
-        let stride = bits + wide;
+        let stride = bits + if runs.is_some() { ROW } else { wide };
         let count = map.rows.words.len() / old;
         budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
         let mut words = vec![0; count * stride];
         for (row, words) in words.chunks_exact_mut(stride).enumerate() {
             let old = &map.rows.words.items()[row * old..][..bits];
             words[..bits].copy_from_slice(old);
+            if let Some(runs) = &runs {
+                let [first, count] = runs.of_classes[row];
+                words[bits] = u64::from(first) | u64::from(count) << 32;
+                continue;
+            }
             for service in ones(old) {
                 or(&mut words[bits..], of_services.get(service as usize));
             }
         }
         map.rows = Rows { words: words.into(), bits, stride };
+        let runs = runs.map(|runs| runs.all);
+        let of_runs = runs.iter().map(Vec::len).sum::<usize>();
+        budget.spend(of_runs, of_runs * size_of::<[u32; 2]>())?;
+        self.out.wide_runs = runs.map(Arc::new);
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
         self.spent.rows = budget.spent_bytes() - before;
         Ok(())
@@ -753,7 +769,7 @@ fn or(words: &mut [u64], others: Option<&Vec<u64>>) {
 }
 
 /// The bits that are set.
-fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
+pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     (0..words.len() as u32 * 64).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 != 0)
 }
 

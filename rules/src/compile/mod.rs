@@ -6,7 +6,7 @@
 //! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses,
 //!    those of IPv6 by their `prefixes`;
 //! 3. `plan`: how the rules of each part are listed;
-//! 4. `lists`: each rule where a lookup finds it;
+//! 4. `lists`: each rule where a lookup finds it; `runs`: those of two wide sides by their services;
 //! 5. `cross`: small policies crossed out, which is faster to look up;
 //! 6. `edit`: the same again, for what an edit of the policy changed; `growth` says when that has left
 //!    too much behind;
@@ -24,6 +24,7 @@ mod map;
 pub(crate) mod partition;
 mod plan;
 mod prefixes;
+mod runs;
 pub(crate) mod services;
 mod side;
 #[cfg(test)]

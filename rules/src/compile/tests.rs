@@ -668,6 +668,54 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
     assert!(compiler.wide_rules.len() > 384);
 }
 
+/// Rules between wide groups, of services that overlap, some with conditions that are compared exactly.
+fn policy_of_wide_rules(rules: u32, services: &[&str]) -> Policy {
+    let group = |n: u32| format!("  g{n}: [10.0.{}.0/24, 10.0.{}.0/24, 10.1.0.0/20]\n", n, 2 * n);
+    let groups: String = (0..40).map(group).collect();
+    let rule = |n: u32| {
+        let service = services[(n * n + n / 7) as usize % services.len()];
+        let vlan = if n % 11 == 3 { ", vlan: 30" } else { "" };
+        let action = ["allow", "deny"][n as usize % 2];
+        let (from, to) = (n % 40, (n * 7 + n / 40) % 40);
+        format!(
+            "  - {{name: r{n}, from: g{from}, to: g{to}, service: {service}, action: {action}{vlan}}}\n"
+        )
+    };
+    let rules: String = (0..rules).map(rule).collect();
+    Policy::parse(&format!("version: 1\ngroups:\n{groups}rules:\n{rules}")).unwrap()
+}
+
+#[test]
+fn many_wide_rules_are_found_whatever_order_they_stand_in() {
+    const DISTINCT: [&str; 6] =
+        ["tcp/80", "tcp/81-90", "udp/53", "tcp/443", "ip/47", "udp/500-600"];
+    const OVERLAPPING: [&str; 6] =
+        ["any", "tcp/1-65535", "tcp/80", "tcp/70-90", "[tcp/80, udp/53]", "udp/1-100"];
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false });
+    let scratch = &mut Scratch::default();
+    for (rules, services, by_service) in [
+        (300, DISTINCT, false),
+        (500, DISTINCT, true),
+        (500, OVERLAPPING, false),
+        (2000, OVERLAPPING, true),
+        (3000, DISTINCT, true),
+    ] {
+        let policy = policy_of_wide_rules(rules, &services);
+        let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
+        let classifier = compiler.publish();
+        assert_eq!(classifier.wide_runs.is_some(), by_service, "{rules} of {services:?}");
+        let probed = Probed::new(&policy, rules.into(), 3000);
+        let mut found_any = 0;
+        for ((found, _), headers) in
+            probed.classify(&classifier, scratch).into_iter().zip(&probed.headers)
+        {
+            assert_eq!(found, oracle::classify(&policy, headers, probed.at), "{headers:?}");
+            found_any += usize::from(found != RuleId::DEFAULT);
+        }
+        assert!(found_any > 100, "{found_any} of {rules} rules of {services:?} decide anything");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
 
