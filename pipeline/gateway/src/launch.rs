@@ -17,6 +17,7 @@ use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
 use bulkhead_pipeline::record;
+use bulkhead_pipeline::snapshot::staged::Staging;
 use bulkhead_pipeline::snapshot::{Content, Publisher, Reader};
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
@@ -26,6 +27,7 @@ use crate::config::{Config, Poll};
 use crate::cores::Cores;
 use crate::notice::Watchdog;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
+use crate::workflow::apply::staged_policy;
 
 /// Verdict events that may wait for the log, for each worker.
 const EVENTS: usize = 4096;
@@ -260,14 +262,17 @@ fn report_shares<P>(shares: &[Share<P>], wires: &[String], wanted: usize) {
 }
 
 fn first_snapshot(gateway: &Gateway, workers: usize) -> Result<Vec<Reader>, String> {
-    let followed = gateway.bindings();
+    let mut followed = gateway.bindings();
     let mut state = gateway.policy();
     let (Some(current), Some((policy, classifier))) = (&state.current, followed.taken_up()) else {
         return Err("there is no policy to judge by".to_owned());
     };
     let content = gateway.content(&current.candidate, &state.standing, None);
     let content = Content { policy, classifier, ..content };
-    let (publisher, readers) = Publisher::new(content, workers);
+    let (mut publisher, readers) = Publisher::new(content, workers);
+    if let Some(staged) = &state.staged {
+        publisher.stage(followed.up_to_date(Staging::Put(staged_policy(&staged.candidate))));
+    }
     state.publisher = Some(publisher);
     Ok(readers)
 }

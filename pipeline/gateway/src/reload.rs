@@ -20,7 +20,7 @@ use crate::policy_files::{PolicyFiles, PolicyHash};
 use crate::state::{Current, Gateway};
 use crate::watch::{Signature, Watch};
 use crate::workflow::history::History;
-use crate::workflow::stage::StagedState;
+use crate::workflow::stage;
 use crate::workflow::standing::{self, Base, Pinned, Standing};
 use crate::workflow::{ChangeReport, Order};
 use crate::{accepted, bindings, notice};
@@ -189,6 +189,8 @@ pub struct Reloader {
     watch: Option<Watch>,
     /// What is in force and could not be kept.
     pub(crate) unkept: Option<Unkept>,
+    /// When it was last kept what is staged.
+    pub(crate) staged_kept: Instant,
 }
 
 /// What is to be said of a version once it can be kept.
@@ -202,11 +204,17 @@ pub(crate) struct Unkept {
 impl Reloader {
     /// A reloader that has not read anything yet.
     pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, seen: None, watch: None, unkept: None }
+        Self { gateway, seen: None, watch: None, unkept: None, staged_kept: Instant::now() }
     }
 
-    /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one.
+    /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one; and
+    /// what was staged beside it again.
     pub fn start(&mut self) {
+        self.start_policy();
+        stage::kept::restore(&self.gateway);
+    }
+
+    fn start_policy(&mut self) {
         if self.start_pinned() {
             return;
         }
@@ -238,7 +246,7 @@ impl Reloader {
                     .audit
                     .enter_anyway(started(detail.to_owned()).policies(None, Some(hash)));
                 standing.base = Some(Base::new(files, source.clone()));
-                self.install(candidate, source, true, standing, Staging::Keep, None);
+                self.install(candidate, source, true, standing, Staging::Keep, stage::Next::Keep);
             }
             Err(why) => {
                 let detail = "started without a policy: the ports stay down".to_owned();
@@ -269,6 +277,7 @@ impl Reloader {
                     self.end_expired_grants();
                     self.take_up_unread_exceptions();
                     self.keep_again();
+                    self.keep_staged_now_and_then();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {
                         self.reload(Trigger::File, &Who::thing("file"));
                         self.watch(sender);
@@ -402,7 +411,7 @@ impl Reloader {
         (report.hash, report.rules) = (Some(hash), Some(candidate.policy.rule_count()));
         let source = base.source.clone();
         standing.base = Some(base);
-        self.install(candidate, source, false, standing, Staging::Keep, None);
+        self.install(candidate, source, false, standing, Staging::Keep, stage::Next::Keep);
         let mut state = gateway.policy();
         *state.outcomes.entry(report.outcome).or_default() += 1;
         state.last = Some(report);
@@ -455,7 +464,7 @@ impl Reloader {
                 let by = trigger.label();
                 report.findings.extend(self.versioned(&mut standing, &candidate, who, by, None));
                 let staging = self.renewed();
-                self.install(candidate, source, false, standing, staging, None);
+                self.install(candidate, source, false, standing, staging, stage::Next::Keep);
                 let publication = self.publication();
                 report.epoch = publication.epoch;
                 report.publish_us = publication.publish_us;
@@ -514,7 +523,7 @@ impl Reloader {
     }
 
     /// Publishes to the workers, or, where they do not run yet, leaves the policy for their start.
-    /// `staged` is what is staged from then on, where that changes.
+    /// `next` is what control keeps of the staged policy from then on.
     pub(crate) fn install(
         &self,
         candidate: Candidate,
@@ -522,7 +531,7 @@ impl Reloader {
         fallback: bool,
         standing: Standing,
         staging: Staging,
-        staged: Option<Option<StagedState>>,
+        next: stage::Next,
     ) {
         let gateway = &*self.gateway;
         let prepared = bindings::prepare(gateway, &candidate);
@@ -530,15 +539,24 @@ impl Reloader {
         let mut followed = gateway.bindings();
         let (policy, classifier) = followed.take_up(prepared, &candidate, gateway.uptime_ms());
         let staging = followed.up_to_date(staging);
-        let mut state = gateway.policy();
+        let mut held = gateway.policy();
+        let state = &mut *held;
+        let begins_anew = !matches!(staging, Staging::Keep);
         if let Some(publisher) = &mut state.publisher {
             let before = publisher.current().content.wires.clone();
+            let counted = publisher.current().staged().cloned();
             let content = gateway.content(&candidate, &standing, Some(&before));
             publisher.publish_with(Content { policy, classifier, ..content }, staging);
+            if let (Some(staged), true) = (&mut state.staged, begins_anew) {
+                staged.leave(counted.as_ref(), publisher);
+            }
         }
         state.standing = standing;
-        if let Some(staged) = staged {
-            state.staged = staged;
+        match (next, &mut state.staged) {
+            (stage::Next::Put(staged), _) => state.staged = Some(*staged),
+            (stage::Next::Drop, _) => state.staged = None,
+            (stage::Next::Adapt(candidate), Some(staged)) => staged.adapt(*candidate),
+            (stage::Next::Adapt(_), None) | (stage::Next::Keep, _) => {}
         }
         state.current = Some(Current {
             candidate,
@@ -548,7 +566,7 @@ impl Reloader {
             revoked_before: gateway.flows_revoked(),
         });
         state.fallback = fallback;
-        drop((state, followed));
+        drop((held, followed));
         gateway.wake.notify_all();
     }
 
@@ -566,6 +584,8 @@ impl Reloader {
                     publication.publish_us = Some(micros(begun.elapsed()));
                     publisher.collect();
                     state.last_publish_us = publication.publish_us;
+                    drop(state);
+                    stage::settle(&self.gateway);
                     return publication;
                 }
                 Err(stalled) if begun.elapsed() > PUBLICATION_LIMIT => {

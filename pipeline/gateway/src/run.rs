@@ -126,6 +126,9 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     gateway.stop();
     records.finish(gateway);
     signals.close();
+    if let Err(error) = stage::kept::keep(gateway, false) {
+        warn!("a restart may not know all that was seen of the staged policy: {error}");
+    }
     let detail = match &result {
         Ok(()) => "stopped".to_owned(),
         Err(error) => format!("stopped: {error}"),

@@ -233,7 +233,7 @@ fn standing(gateway: &Gateway) -> Vec<String> {
         ));
     }
     if let Some(staged) = &state.staged {
-        let (source, age) = (&staged.base.source, staged.since.elapsed().as_secs());
+        let (source, age) = (&staged.base.source, staged.age().as_secs());
         lines.push(format!("{source} is staged for {} (`bulkhead stage --status`)", duration(age)));
     }
     let (grants, quarantines) = (&standing.overlay.grants, &standing.overlay.quarantines);

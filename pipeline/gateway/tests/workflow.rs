@@ -158,6 +158,92 @@ fn a_policy_is_staged_locked_down_and_stays_so_over_a_restart() {
 }
 
 #[test]
+fn what_a_staged_policy_would_cut_is_forgotten_by_no_change_beside_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "observe", &policy(502));
+    stage(&running, &policy(503));
+    // One that would be cut, and is silent from then on, and one that would not.
+    assert!(running.passes(40_000, 502) && running.passes(40_001, 503));
+    wait("the flows were asked about", || staged(&running).flows == 2);
+    let is_refused = |after: &str| {
+        let flows = (40_100..40_110).all(|port| running.passes(port, 503));
+        assert!(flows, "the wire observes");
+        wait("the flows were asked about", || staged(&running).passing >= 10);
+        let report = try_change(&running, lockdown(), false);
+        let why = report.obstacles.iter().any(|why| why.contains("max-denied-ratio"));
+        assert!(!report.done && why, "{after}: {report:?}");
+        let report = staged(&running);
+        assert_eq!((report.cut, report.cut_by_default), (1, 1), "{after}: {report:?}");
+        assert!(report.differing.iter().any(|flow| flow.flow.contains(":502")), "{report:?}");
+    };
+    is_refused("nothing");
+    let name = change(&running, grant("tcp/24", 3600)).name.unwrap();
+    is_refused("a grant");
+    change(&running, Change::Revoke { name });
+    is_refused("its end");
+    change(&running, quarantine("10.20.0.99"));
+    is_refused("a quarantine");
+    running.write_policy(&policy(504));
+    assert!(running.reload().outcome.is_success());
+    is_refused("a reload");
+    change(&running, Change::Rollback { version: None });
+    is_refused("a rollback");
+    // What is granted is cut no more, and the hours of staging still count.
+    change(&running, grant("tcp/502", 3600));
+    let report = staged(&running);
+    assert_eq!((report.cut, report.obstacles.len()), (0, 0), "{report:?}");
+    assert!(report.passing >= 10 && report.staged.is_some_and(|staged| staged.restarts == 0));
+    // Whoever stages anew begins anew.
+    stage(&running, &policy(503));
+    assert_eq!(staged(&running).passing, 0);
+}
+
+#[test]
+fn a_staged_policy_survives_a_restart_with_what_was_seen_of_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let running = start(dir.path(), "observe", &policy(502));
+    stage(&running, &policy(503));
+    assert!(running.passes(40_000, 502) && running.passes(40_001, 503));
+    wait("the flows were asked about", || staged(&running).flows == 2);
+    thread::sleep(Duration::from_millis(1100));
+    let before = staged(&running);
+    running.stop().0.unwrap();
+
+    let running = Running::start(dir.path(), "observe", AT_ONCE);
+    running.wait_ready();
+    wait("it is staged again", || staged(&running).staged.is_some());
+    let report = staged(&running);
+    assert_eq!((report.flows, report.passing, report.cut_by_default), (2, 2, 1), "{report:?}");
+    assert_eq!(report.rules, before.rules);
+    let shown = report.staged.unwrap();
+    assert_eq!(shown.hash, before.staged.unwrap().hash);
+    assert!(shown.age_s >= 1 && shown.restarts == 1, "{shown:?}");
+    let refused = try_change(&running, lockdown(), false);
+    assert!(!refused.done && refused.obstacles[0].contains("max-denied-ratio"), "{refused:?}");
+    // The workers ask it, too.
+    assert!((41_000..41_003).all(|port| running.passes(port, 502)));
+    wait("the flows were asked about", || staged(&running).cut == 3);
+    running.stop().0.unwrap();
+
+    // What was damaged meanwhile is not what anybody has staged.
+    fs::write(dir.path().join("state/staged/new.yaml"), policy(1)).unwrap();
+    let running = Running::start(dir.path(), "observe", AT_ONCE);
+    running.wait_ready();
+    wait("that is told", || {
+        audit(dir.path()).iter().any(|entry| entry.detail.contains("staged no longer"))
+    });
+    assert!(staged(&running).staged.is_none());
+    // Nor does what was put in force, or dropped, come back.
+    stage(&running, &policy(503));
+    change(&running, Change::Unstage {});
+    running.stop().0.unwrap();
+    let running = Running::start(dir.path(), "observe", AT_ONCE);
+    running.wait_ready();
+    assert!(running.passes(42_000, 502) && staged(&running).staged.is_none());
+    assert!(!dir.path().join("state/staged.json").exists());
+}
+
+#[test]
 fn what_is_forced_is_entered_with_its_reason() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), "observe", &policy(502));

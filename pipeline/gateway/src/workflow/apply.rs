@@ -15,7 +15,7 @@ use tracing::{error, info, warn};
 use super::history::History;
 use super::lockdown::obstacles;
 use super::overlay::{Grant, MAX_EXCEPTIONS, NotRead, Overlay, Quarantine, written};
-use super::stage::{StageReport, StagedState};
+use super::stage::{self, StageReport, StagedState};
 use super::standing::{self, Base, Pinned, Standing, modes_of};
 use super::{Change, ChangeReport, Order, PolicyTexts, hosts};
 use crate::audit::{Draft, What, Who};
@@ -39,8 +39,8 @@ struct Next {
     candidate: Candidate,
     standing: Standing,
     staging: Staging,
-    /// What is staged from then on, where that changes.
-    staged: Option<Option<StagedState>>,
+    /// What control keeps of it.
+    staged: stage::Next,
 }
 
 impl Reloader {
@@ -157,9 +157,11 @@ impl Reloader {
         let hash = base.hash.to_string();
         let draft = draft(order, What::Stage, format!("{what}; its hash is {hash}"));
         self.gateway.audit.enter_anyway(draft.policies(effective(&active), effective(&active)));
-        let (staging, staged) = self.to_stage(candidate, base);
+        let staging = Staging::Put(bindings::staged::prepare(&self.gateway, &candidate));
+        let staged = stage::Next::Put(Box::new(StagedState::new(candidate, base)));
         let report = self.put(Next { candidate: active, standing, staging, staged });
-        Ok(ChangeReport { done: true, what, findings: warnings, ..report })
+        let findings = warnings.into_iter().chain(self.keep_staged(true)).collect();
+        Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
     fn unstage(&mut self, order: &Order) -> Made {
@@ -171,9 +173,10 @@ impl Reloader {
         let active = self.active("there is no policy in force")?;
         let what = format!("{source} is staged no longer");
         self.gateway.audit.enter_anyway(draft(order, What::Stage, &what));
-        let staged = Some(None);
-        let report = self.put(Next { candidate: active, standing, staging: Staging::Drop, staged });
-        Ok(ChangeReport { done: true, what, ..report })
+        let (staging, staged) = (Staging::Drop, stage::Next::Drop);
+        let report = self.put(Next { candidate: active, standing, staging, staged });
+        let findings = self.keep_staged(false).into_iter().collect();
+        Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
     fn observe(&mut self, order: &Order, wires: &[String]) -> Made {
@@ -189,7 +192,8 @@ impl Reloader {
         let findings = self.versioned(&mut standing, &active, &order.who, "observe", None);
         let findings = findings.into_iter().chain(self.mixed(&standing)).collect();
         let staging = self.renewed();
-        let report = self.put(Next { candidate: active, standing, staging, staged: None });
+        let staged = stage::Next::Keep;
+        let report = self.put(Next { candidate: active, standing, staging, staged });
         Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
@@ -244,8 +248,9 @@ impl Reloader {
         let mut findings = candidate.warnings.clone();
         findings.extend(self.versioned(&mut standing, &candidate, &order.who, "lockdown", None));
         findings.extend(self.mixed(&standing));
-        let staged = Some(None);
-        let report = self.put(Next { candidate, standing, staging: Staging::Drop, staged });
+        let (staging, staged) = (Staging::Drop, stage::Next::Drop);
+        let report = self.put(Next { candidate, standing, staging, staged });
+        findings.extend(self.keep_staged(false));
         Ok(ChangeReport { done: true, what, findings, obstacles, ..report })
     }
 
@@ -283,7 +288,8 @@ impl Reloader {
         let by = format!("rollback to {number}");
         findings.extend(self.versioned(&mut standing, &candidate, &order.who, &by, Some(number)));
         let staging = self.renewed();
-        let report = self.put(Next { candidate, standing, staging, staged: None });
+        let staged = stage::Next::Keep;
+        let report = self.put(Next { candidate, standing, staging, staged });
         Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
@@ -428,27 +434,51 @@ impl Reloader {
         let mut findings = candidate.warnings.clone();
         findings.extend(self.kept(&standing));
         let (staging, staged) = match self.staged() {
-            None => (Staging::Keep, None),
+            None => (Staging::Keep, stage::Next::Keep),
             Some(base) => match self.made(&base, &mut standing.overlay.clone()) {
                 Ok(candidate) => {
-                    let (staging, staged) = self.to_stage(candidate, base);
                     // It is the same policy: how long it has been seen to do no harm still counts.
-                    let since = self.gateway.policy().staged.as_ref().map(|staged| staged.since);
-                    let goes_on = |mut staged: StagedState| {
-                        staged.since = since.unwrap_or(staged.since);
-                        staged
-                    };
-                    (staging, staged.map(|staged| staged.map(goes_on)))
+                    let policy = bindings::staged::prepare(&self.gateway, &candidate);
+                    (Staging::Put(policy), stage::Next::Adapt(Box::new(candidate)))
                 }
                 Err(_) => {
                     let why = "what was staged makes no sense with this and is staged no longer";
                     findings.push(Finding::warning("unstaged", why.to_owned()));
-                    (Staging::Drop, Some(None))
+                    (Staging::Drop, stage::Next::Drop)
                 }
             },
         };
+        let is_staged = !matches!(staging, Staging::Keep);
         let report = self.put(Next { candidate, standing, staging, staged });
+        if is_staged {
+            stage::reconsider(&self.gateway);
+            findings.extend(self.keep_staged(false));
+        }
         ChangeReport { findings, ..report }
+    }
+
+    /// Keeps what is staged for the next start, or that nothing is; with its `texts`, where these are
+    /// other ones.
+    fn keep_staged(&mut self, texts: bool) -> Option<Finding> {
+        self.staged_kept = Instant::now();
+        let is_staged = self.gateway.policy().staged.is_some();
+        let kept = match is_staged {
+            true => stage::kept::keep(&self.gateway, texts),
+            false => stage::kept::forget(&self.gateway.config.state_dir),
+        };
+        let error = kept.err()?;
+        let message = format!("a restart will not know what is staged: {error}");
+        Some(Finding::warning("not-kept", message))
+    }
+
+    /// Keeps what was seen of the staged policy by now: of a run that is killed, little is lost.
+    pub(crate) fn keep_staged_now_and_then(&mut self) {
+        let is_staged = self.gateway.policy().staged.is_some();
+        if is_staged && self.staged_kept.elapsed() > KEEP_INTERVAL {
+            if let Some(finding) = self.keep_staged(false) {
+                warn!("{}", finding.rendered);
+            }
+        }
     }
 
     /// Keeps the exceptions for the next start.
@@ -473,13 +503,6 @@ impl Reloader {
             stalled_worker: publication.stalled_worker,
             ..ChangeReport::default()
         }
-    }
-
-    /// What is to be published for a policy to be staged, and what control keeps of it.
-    fn to_stage(&self, candidate: Candidate, base: Base) -> (Staging, Option<Option<StagedState>>) {
-        let followed = bindings::staged::prepare(&self.gateway, &candidate);
-        let staging = Staging::Put(followed);
-        (staging, Some(Some(StagedState::new(candidate, base))))
     }
 
     /// What becomes of the staged policy, whose tally is about the policy in force, with another one.

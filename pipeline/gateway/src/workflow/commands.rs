@@ -41,8 +41,8 @@ pub struct OrderArgs {
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Every live flow is asked about at its next packet, every new one and every denied \
-    packet when it comes. Nothing that passes changes. A staged policy ends with `lockdown`, `--drop`, \
-    another one, or the gateway.\n\n\
+    packet when it comes. Nothing that passes changes. A staged policy ends with `lockdown`, `--drop` \
+    or another one; a restart goes on with it.\n\n\
     Exit codes: 0 done, 1 the policy is not sound or nothing is staged, 4 no answer."
 )]
 pub struct StageArgs {
@@ -421,6 +421,13 @@ fn write_stage(out: &mut String, report: &StageReport) -> std::fmt::Result {
         "staged   {} (hash {hash}), {} rules, for {} s",
         staged.source, staged.rules, staged.age_s
     )?;
+    match staged.restarts {
+        0 => {}
+        1 => writeln!(out, "         over a restart of the gateway; what was seen before counts")?,
+        n => {
+            writeln!(out, "         over {n} restarts of the gateway; what was seen before counts")?
+        }
+    }
     writeln!(
         out,
         "asked    about {} flows, {} of which pass now; {} denied packets",

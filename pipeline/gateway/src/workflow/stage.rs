@@ -1,19 +1,29 @@
 //! The staged policy, as control sees it: what it would change, flow by flow, while it changes nothing.
+//!
+//! [`counts`] is what becomes of its tallies, of which there are many; [`kept`] is how it survives a
+//! restart.
 
 use std::collections::HashMap;
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use bulkhead_pipeline::snapshot::staged::{Difference, Live, Tally};
+use bulkhead_pipeline::snapshot::Publisher;
+use bulkhead_pipeline::snapshot::staged::{Difference, Live, Staged};
 use bulkhead_rules::analyze;
+use bulkhead_rules::classifier::Scratch;
 use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::packet::in_words;
-use bulkhead_rules::policy::{Policy, RuleId};
+use bulkhead_rules::policy::Policy;
 use serde::{Deserialize, Serialize};
 
-use super::lockdown::{is_default, obstacles};
+use self::counts::{Counts, Remembered};
+use super::lockdown::obstacles;
 use super::standing::Base;
 use crate::candidate::Candidate;
 use crate::state::{Gateway, PolicyState};
+
+pub mod counts;
+pub mod kept;
 
 /// Flows that are remembered one by one; the tally counts all.
 const MAX_FLOWS: usize = 4096;
@@ -23,6 +33,9 @@ const MAKE_ROOM: usize = MAX_FLOWS / 4;
 
 /// Differences of one worker that are taken at a time: others wait for the lock.
 const PER_TURN: usize = 512;
+
+/// The same of a tally that is over: no fewer than can wait.
+const PER_LAST_TURN: usize = 2048;
 
 /// Flows that one report lists at most.
 const MAX_LISTED: usize = 500;
@@ -39,18 +52,36 @@ pub struct StagedState {
     pub candidate: Candidate,
     /// Its texts.
     pub base: Base,
-    /// When it was staged.
-    pub since: Instant,
+    /// When it was staged, or this run began.
+    since: Instant,
+    /// How long it was staged in earlier runs.
+    watched_before: Duration,
+    /// How often the gateway was started since it was staged.
+    restarts: u64,
     /// The rules that somebody has to look at first.
     pub unreviewed: Vec<String>,
+    /// What the tallies before have counted.
+    carried: Counts,
+    /// The tally before, in which workers may still count.
+    leaving: Option<Arc<Staged>>,
     flows: Flows,
+}
+
+/// What a publication does about what control keeps of the staged policy.
+pub enum Next {
+    /// It stays; its tally begins anew where the publication says so.
+    Keep,
+    /// The same policy with other exceptions.
+    Adapt(Box<Candidate>),
+    /// Another one is staged.
+    Put(Box<StagedState>),
+    /// Nothing is.
+    Drop,
 }
 
 /// Flows that it would treat otherwise, by what they have in common.
 #[derive(Default)]
 struct Flows {
-    /// The tally that they belong to.
-    tally: u64,
     seen: HashMap<Alike, Seen>,
     forgotten: u64,
 }
@@ -66,8 +97,12 @@ struct Alike {
 struct Seen {
     last: Difference,
     first_ms: i64,
+    /// Such flows in this tally.
     count: u64,
+    /// The most in one before.
+    count_before: u64,
     rule: String,
+    staged_rule: String,
     live: Option<Live>,
 }
 
@@ -77,7 +112,9 @@ struct Seen {
 pub struct StageReport {
     /// The staged policy; absent where there is none.
     pub staged: Option<StagedShown>,
-    /// Flows that were asked about: live, new and denied ones, each once.
+    /// Flows that were asked about: live, new and denied ones, each once. All begin to count anew when
+    /// the policy in force changes, an exception is made, or the gateway starts; of this figure, and of
+    /// those below, the largest is shown that was counted since the policy was staged.
     pub flows: u64,
     /// Of these, those that pass now.
     pub passing: u64,
@@ -114,8 +151,11 @@ pub struct StagedShown {
     pub hash: String,
     /// Its rules.
     pub rules: usize,
-    /// Seconds since it was staged.
+    /// Seconds since it was staged in which the gateway ran.
     pub age_s: u64,
+    /// How often the gateway was started since it was staged.
+    #[serde(default)]
+    pub restarts: u64,
     /// Rules that wait for somebody to approve or remove them.
     pub unreviewed: Vec<String>,
 }
@@ -167,7 +207,45 @@ impl StagedState {
     /// A policy that is staged now.
     pub fn new(candidate: Candidate, base: Base) -> Self {
         let unreviewed = super::lockdown::unreviewed(&candidate.policy);
-        Self { candidate, base, since: Instant::now(), unreviewed, flows: Flows::default() }
+        Self {
+            candidate,
+            base,
+            since: Instant::now(),
+            watched_before: Duration::ZERO,
+            restarts: 0,
+            unreviewed,
+            carried: Counts::default(),
+            leaving: None,
+            flows: Flows::default(),
+        }
+    }
+
+    /// How long it has been staged while the gateway ran.
+    pub fn age(&self) -> Duration {
+        self.watched_before + self.since.elapsed()
+    }
+
+    /// The same policy, with what the tool adds now.
+    pub(crate) fn adapt(&mut self, candidate: Candidate) {
+        self.unreviewed = super::lockdown::unreviewed(&candidate.policy);
+        self.candidate = candidate;
+    }
+
+    /// `counted`, the tally so far, is about to be followed by another one.
+    pub(crate) fn leave(&mut self, counted: Option<&Arc<Staged>>, publisher: &Publisher) {
+        let Some(counted) = counted else { return };
+        if let Some(before) = self.leaving.replace(Arc::clone(counted)) {
+            // A worker hangs that might count in it.
+            self.carried.raise_to(&Counts::of(&before));
+        }
+        self.flows.take(counted, publisher, PER_LAST_TURN);
+        self.flows.begin_anew();
+    }
+
+    /// The tallies that workers may count in.
+    fn tallies(&self, publisher: Option<&Publisher>) -> Vec<Arc<Staged>> {
+        let current = publisher.and_then(|publisher| publisher.current().staged());
+        self.leaving.iter().chain(current).cloned().collect()
     }
 }
 
@@ -177,22 +255,70 @@ pub fn collect(gateway: &Gateway) {
     let PolicyState { publisher: Some(publisher), staged: Some(staged), .. } = &mut *state else {
         return;
     };
-    let Some(tally) = publisher.current().staged().map(|staged| staged.tally.clone()) else {
-        return;
-    };
-    if staged.flows.tally != tally.number() {
-        staged.flows = Flows { tally: tally.number(), ..Flows::default() };
-    }
-    for worker in tally.workers() {
-        for difference in std::iter::from_fn(|| worker.difference()).take(PER_TURN) {
-            let rule = publisher.rule_name(difference.rule, difference.epoch);
-            staged.flows.note(difference, rule.unwrap_or("a rule that is gone"));
-        }
+    for told in staged.tallies(Some(&*publisher)) {
+        staged.flows.take(&told, publisher, PER_TURN);
     }
 }
 
+/// Takes in what was counted in the tally before the present one, once no worker counts in it.
+pub fn settle(gateway: &Gateway) {
+    let leaving = gateway.policy().staged.as_ref().and_then(|staged| staged.leaving.clone());
+    let Some(leaving) = leaving else { return };
+    // Beside the lock: many rules take their time.
+    let counts = Counts::of(&leaving);
+    let mut state = gateway.policy();
+    let PolicyState { publisher: Some(publisher), staged: Some(staged), .. } = &mut *state else {
+        return;
+    };
+    if staged.leaving.as_ref().is_some_and(|other| Arc::ptr_eq(other, &leaving)) {
+        staged.flows.take(&leaving, publisher, PER_LAST_TURN);
+        staged.carried.raise_to(&counts);
+        staged.leaving = None;
+    }
+}
+
+/// Asks again about flows that would have been cut, after an exception was made: what was granted counts
+/// no more.
+pub fn reconsider(gateway: &Gateway) {
+    let at = gateway.now();
+    let mut state = gateway.policy();
+    let PolicyState { publisher: Some(publisher), staged: Some(staged), .. } = &mut *state else {
+        return;
+    };
+    let Some(live) = publisher.current().staged() else { return };
+    let (mut scratch, mut remembered) = (Scratch::default(), Remembered::default());
+    staged.flows.seen.retain(|_, seen| {
+        let is_cut = seen.last.passes && !live.ask(&seen.last.headers, at, &mut scratch).permitted;
+        if seen.last.passes {
+            remembered.add(&seen.staged_rule, is_cut, seen.most());
+        }
+        is_cut || !seen.last.passes
+    });
+    staged.carried.lower_by(&remembered);
+}
+
 impl Flows {
-    fn note(&mut self, difference: Difference, rule: &str) {
+    /// Takes up to `most` differences from each worker.
+    fn take(&mut self, told: &Staged, publisher: &Publisher, most: usize) {
+        let policy = &told.content.policy;
+        for worker in told.tally.workers() {
+            for difference in std::iter::from_fn(|| worker.difference()).take(most) {
+                let rule = publisher.rule_name(difference.rule, difference.epoch);
+                let staged_rule = policy.rule_name(difference.staged_rule);
+                self.note(difference, rule.unwrap_or("a rule that is gone"), staged_rule);
+            }
+        }
+    }
+
+    /// Counts from zero, as the tally does. What was counted is no less for that.
+    fn begin_anew(&mut self) {
+        for seen in self.seen.values_mut() {
+            seen.count_before = seen.most();
+            seen.count = 0;
+        }
+    }
+
+    fn note(&mut self, difference: Difference, rule: &str, staged_rule: &str) {
         let Difference { headers, passes, unix_ms, .. } = difference;
         let alike = Alike { headers: without_client_port(&headers), passes };
         if self.seen.len() >= MAX_FLOWS && !self.seen.contains_key(&alike) {
@@ -202,10 +328,13 @@ impl Flows {
             last: difference,
             first_ms: unix_ms,
             count: 0,
-            rule: rule.to_owned(),
+            count_before: 0,
+            rule: String::new(),
+            staged_rule: String::new(),
             live: None,
         });
-        (seen.last, seen.rule) = (difference, rule.to_owned());
+        seen.last = difference;
+        (seen.rule, seen.staged_rule) = (rule.to_owned(), staged_rule.to_owned());
         seen.count += 1;
         let age = |live: &Option<Live>| live.map_or(0, |live| live.age_ns);
         if difference.live.is_some() && age(&difference.live) >= age(&seen.live) {
@@ -221,7 +350,7 @@ impl Flows {
         order.select_nth_unstable_by_key(MAKE_ROOM, |&(live, last, _)| (live, last));
         for (_, _, alike) in &order[..MAKE_ROOM] {
             if let Some(gone) = self.seen.remove(alike) {
-                self.forgotten += gone.count;
+                self.forgotten += gone.most();
             }
         }
     }
@@ -256,7 +385,6 @@ impl StageReport {
         let compared = MAX_COMPARED / policy.rule_count().max(1);
         for (place, (difference, shown)) in listed.iter_mut().enumerate() {
             shown.flow = in_words(&difference.headers, policy.wires());
-            shown.staged_rule = policy.rule_name(difference.staged_rule).to_owned();
             if place < compared {
                 shown.nearest = nearest(&policy, &difference.headers, at);
             }
@@ -268,65 +396,60 @@ impl StageReport {
     /// The same without flows, and without what stands in the way of a lockdown.
     pub fn in_short(gateway: &Gateway) -> Self {
         let mut report = Self::default();
-        let (live, forgotten) = {
+        let (mut counts, tallies, forgotten) = {
             let state = gateway.policy();
             let Some(staged) = &state.staged else { return report };
             report.staged = Some(StagedShown {
                 source: staged.base.source.clone(),
                 hash: staged.base.hash.to_string(),
                 rules: staged.candidate.policy.rule_count(),
-                age_s: staged.since.elapsed().as_secs(),
+                age_s: staged.age().as_secs(),
+                restarts: staged.restarts,
                 unreviewed: staged.unreviewed.clone(),
             });
-            let publisher = state.publisher.as_ref();
-            let live = publisher.and_then(|publisher| publisher.current().staged().cloned());
-            (live, staged.flows.forgotten)
+            let tallies = staged.tallies(state.publisher.as_ref());
+            (staged.carried.clone(), tallies, staged.flows.forgotten)
         };
         // Beside the lock: many rules take their time.
-        if let Some(live) = live {
-            report.count(&live.content.policy, &live.tally, forgotten);
+        for tally in &tallies {
+            counts.raise_to(&Counts::of(tally));
         }
+        report.show(counts);
+        report.unlisted += forgotten;
         report
     }
 
-    fn count(&mut self, policy: &Policy, tally: &Tally, forgotten: u64) {
-        for worker in tally.workers() {
-            self.flows += worker.flows.value();
-            self.passing += worker.passing.value();
-            self.cut += worker.cut.value();
-            self.cut_permitted += worker.cut_permitted.value();
-            self.opened += worker.opened.value();
-            self.denied_packets += worker.denied_packets.value();
-            self.unlisted += worker.lost.value();
-        }
-        self.unlisted += forgotten;
-        for rule in policy.order().chain([RuleId::DEFAULT]) {
-            let totals = tally.totals(rule);
-            if (totals.cut, totals.opened) == (0, 0) {
-                continue;
-            }
-            let by_default = is_default(policy, rule);
-            self.cut_by_default += if by_default { totals.cut } else { 0 };
-            let name = policy.rule_name(rule).to_owned();
-            let (cut, opened) = (totals.cut, totals.opened);
-            self.rules.push(RuleShown { name, cut, opened, by_default });
-        }
+    fn show(&mut self, counts: Counts) {
+        self.denied_ratio = counts.denied_ratio();
+        (self.flows, self.passing) = (counts.flows, counts.passing);
+        (self.cut, self.opened) = (counts.cut, counts.opened);
+        (self.cut_by_default, self.cut_permitted) = (counts.cut_by_default, counts.cut_permitted);
+        (self.denied_packets, self.unlisted) = (counts.denied_packets, counts.untold);
+        let shown = |(name, rule): (String, counts::RuleCounts)| {
+            let counts::RuleCounts { cut, opened, by_default } = rule;
+            RuleShown { name, cut, opened, by_default }
+        };
+        self.rules = counts.rules.into_iter().map(shown).collect();
         self.rules.sort_by_key(|rule| std::cmp::Reverse(rule.cut + rule.opened));
         self.rules.truncate(MAX_RULES);
-        self.denied_ratio = self.cut_by_default as f64 / self.passing.max(1) as f64;
     }
 }
 
 impl Seen {
+    /// The most such flows in one tally.
+    fn most(&self) -> u64 {
+        self.count.max(self.count_before)
+    }
+
     /// All but what takes the policy.
     fn shown(&self) -> FlowShown {
         FlowShown {
             flow: String::new(),
             passes: self.last.passes,
             rule: self.rule.clone(),
-            staged_rule: String::new(),
+            staged_rule: self.staged_rule.clone(),
             nearest: None,
-            count: self.count,
+            count: self.most(),
             first_unix_ms: self.first_ms,
             last_unix_ms: self.last.unix_ms,
             open_s: self.live.map(|live| live.age_ns / 1_000_000_000),
@@ -347,6 +470,7 @@ fn nearest(policy: &Policy, headers: &Headers, at: PolicyTime) -> Option<String>
 #[cfg(test)]
 mod tests {
     use bulkhead_rules::headers::ETHER_IPV4;
+    use bulkhead_rules::policy::RuleId;
 
     use super::*;
 
@@ -375,20 +499,24 @@ mod tests {
     #[test]
     fn flows_of_one_client_are_one_line_and_remember_the_oldest_session() {
         let mut flows = Flows::default();
-        flows.note(difference(2, 1000, 10, Some(90)), "old");
-        flows.note(difference(2, 1001, 20, None), "new");
+        flows.note(difference(2, 1000, 10, Some(90)), "old", "default");
+        flows.note(difference(2, 1001, 20, None), "new", "default");
         let [seen] = &flows.seen.values().collect::<Vec<_>>()[..] else { panic!("one line") };
         let shown = seen.shown();
         assert_eq!((shown.count, shown.open_s, shown.rule.as_str()), (2, Some(90), "new"));
         assert_eq!((shown.first_unix_ms, shown.last_unix_ms), (10, 20));
+        // In another tally all are counted again.
+        flows.begin_anew();
+        flows.note(difference(2, 1001, 30, None), "new", "default");
+        assert_eq!(flows.seen.values().map(Seen::most).sum::<u64>(), 2);
     }
 
     #[test]
     fn a_flood_of_flows_forgets_the_oldest_and_keeps_open_sessions() {
         let mut flows = Flows::default();
-        flows.note(difference(0, 1, 0, Some(1)), "session");
+        flows.note(difference(0, 1, 0, Some(1)), "session", "default");
         for dst in 1..=(3 * MAX_FLOWS as u128) {
-            flows.note(difference(dst, 1, dst as i64, None), "scan");
+            flows.note(difference(dst, 1, dst as i64, None), "scan", "default");
             assert!(flows.seen.len() <= MAX_FLOWS);
         }
         assert_eq!(flows.forgotten + flows.seen.len() as u64, 3 * MAX_FLOWS as u64 + 1);

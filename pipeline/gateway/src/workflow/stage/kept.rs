@@ -1,0 +1,169 @@
+//! The staged policy over a restart: an operator who stages for a week expects a week.
+//!
+//! In the state directory, `staged` holds the texts and `staged.json` what was seen of them so far.
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use bulkhead_pipeline::snapshot::staged::Staging;
+use serde::{Deserialize, Serialize};
+use tracing::{error, info};
+
+use super::StagedState;
+use super::counts::Counts;
+use crate::audit::{Draft, What, Who};
+use crate::bindings;
+use crate::config::Limits;
+use crate::policy_files::{PolicyFiles, remove_if_there};
+use crate::state::Gateway;
+use crate::workflow::overlay::{NotRead, read_kept, write_whole};
+use crate::workflow::standing::{self, Base};
+
+const FOLDER: &str = "staged";
+const FILE: &str = "staged.json";
+
+/// What of a staged policy is kept beside its texts.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct Kept {
+    /// Where the texts were read from.
+    pub(super) source: String,
+    /// The hash of the texts.
+    pub(super) hash: String,
+    /// How long it was staged, in seconds in which the gateway ran.
+    pub(super) watched_s: u64,
+    /// How often the gateway was started since.
+    pub(super) restarts: u64,
+    /// What was counted.
+    pub(super) counts: Counts,
+}
+
+/// Keeps what is staged for the next start, if anything is. `texts` says whether its texts are other
+/// ones than those that were kept.
+///
+/// # Errors
+///
+/// What the file system says; the next start then may not know what is staged.
+pub fn keep(gateway: &Gateway, texts: bool) -> io::Result<()> {
+    let state_dir = &gateway.config.state_dir;
+    let (base, mut kept, tallies) = {
+        let state = gateway.policy();
+        let Some(staged) = &state.staged else { return Ok(()) };
+        (staged.base.clone(), staged.to_keep(), staged.tallies(state.publisher.as_ref()))
+    };
+    // Beside the lock: many rules take their time.
+    for tally in &tallies {
+        kept.counts.raise_to(&Counts::of(tally));
+    }
+    if texts {
+        fs::create_dir_all(state_dir)?;
+        base.files.write(&state_dir.join(FOLDER))?;
+    }
+    write_whole(state_dir, FILE, &serde_json::to_vec_pretty(&kept)?)
+}
+
+/// Stages again what was staged when an earlier run ended. What cannot be staged is told, and entered.
+pub fn restore(gateway: &Gateway) {
+    let state_dir = &gateway.config.state_dir;
+    match read(state_dir, &gateway.config.limits) {
+        Ok(None) => {}
+        Ok(Some((kept, files))) => {
+            if let Err(why) = put(gateway, kept, files) {
+                lost(gateway, &why);
+                remove(state_dir);
+            }
+        }
+        // Of what could not be read this time nothing is removed: the next start tries again.
+        Err(why @ NotRead::Unreadable(_)) => lost(gateway, &why.to_string()),
+        Err(why @ NotRead::Damaged(_)) => {
+            lost(gateway, &why.to_string());
+            remove(state_dir);
+        }
+    }
+}
+
+fn put(gateway: &Gateway, kept: Kept, files: PolicyFiles) -> Result<(), String> {
+    let mut overlay = gateway.policy().standing.overlay.clone();
+    let candidate = standing::make(gateway, &files, &mut overlay).map_err(|found| {
+        let why = found.first().map_or("it was refused", |finding| finding.message.as_str());
+        format!("{} no longer is a policy: {why}", kept.source)
+    })?;
+    let detail = format!(
+        "{} is staged again; it was so for {} s before this start",
+        kept.source, kept.watched_s
+    );
+    let policy = bindings::staged::prepare(gateway, &candidate);
+    let base = Base::new(files, kept.source.clone());
+    let staged = StagedState::of_earlier_run(candidate, base, kept);
+    gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Stage, &detail));
+    info!("{detail}");
+    let mut followed = gateway.bindings();
+    let staging = followed.up_to_date(Staging::Put(policy));
+    let mut state = gateway.policy();
+    state.staged = Some(staged);
+    // Where the workers do not run yet they find it when they start.
+    if let Some(publisher) = &mut state.publisher {
+        publisher.stage(staging);
+    }
+    Ok(())
+}
+
+fn lost(gateway: &Gateway, why: &str) {
+    let detail = format!("what was staged is staged no longer: {why}");
+    error!("{detail}");
+    gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Stage, detail));
+}
+
+fn read(state_dir: &Path, limits: &Limits) -> Result<Option<(Kept, PolicyFiles)>, NotRead> {
+    let Some(kept) = read_kept::<Kept>(state_dir, FILE)? else { return Ok(None) };
+    let folder = state_dir.join(FOLDER);
+    let limits = Limits { policy_bytes: u64::MAX - 1, ..limits.clone() };
+    let files = PolicyFiles::read(&folder, &limits)
+        .map_err(|error| NotRead::Unreadable(error.to_string()))?;
+    if files.hash().to_string() != kept.hash {
+        let why = format!("{} is damaged: it is not what was staged", folder.display());
+        return Err(NotRead::Damaged(why));
+    }
+    Ok(Some((kept, files)))
+}
+
+fn remove(state_dir: &Path) {
+    if let Err(error) = forget(state_dir) {
+        error!("what was staged could not be removed: {error}");
+    }
+}
+
+/// Keeps that nothing is staged.
+///
+/// # Errors
+///
+/// What the file system says.
+pub fn forget(state_dir: &Path) -> io::Result<()> {
+    match fs::remove_file(state_dir.join(FILE)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    remove_if_there(&state_dir.join(FOLDER))
+}
+
+impl StagedState {
+    fn to_keep(&self) -> Kept {
+        Kept {
+            source: self.base.source.clone(),
+            hash: self.base.hash.to_string(),
+            watched_s: self.age().as_secs(),
+            restarts: self.restarts,
+            counts: self.carried.clone(),
+        }
+    }
+
+    fn of_earlier_run(candidate: crate::candidate::Candidate, base: Base, kept: Kept) -> Self {
+        let mut staged = Self::new(candidate, base);
+        staged.watched_before = Duration::from_secs(kept.watched_s);
+        staged.restarts = kept.restarts + 1;
+        staged.carried = kept.counts;
+        staged
+    }
+}
