@@ -7,6 +7,8 @@
 //! that was noted elsewhere (every entry's hash goes to the gateway's log as well). The chain has no
 //! key: who may write the folder may write another history, which only a head kept elsewhere shows.
 //!
+//! A full file is followed by another one: see [`files`].
+//!
 //! An entry is on the disk before what it tells is in force. Where it cannot be written, what loosens
 //! is refused; what tightens goes on, loudly, and its entry is written once there is room again.
 
@@ -22,7 +24,10 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
+use self::files::Keep;
+
 pub mod command;
+pub mod files;
 pub mod verify;
 
 /// The log's name in the state directory.
@@ -227,13 +232,19 @@ struct State {
     /// Entries that no longer wait, because there were too many.
     lost: u64,
     failures: u64,
+    keep: Keep,
 }
 
 impl Audit {
     /// The log in `folder`; nothing is read or written until [`Self::begin`].
     pub fn new(folder: &Path) -> Self {
-        let state =
-            State { head: Head::none(), len: None, waiting: VecDeque::new(), lost: 0, failures: 0 };
+        Self::keeping(folder, Keep::default())
+    }
+
+    /// The same, with another size.
+    pub fn keeping(folder: &Path, keep: Keep) -> Self {
+        let (head, waiting) = (Head::none(), VecDeque::new());
+        let state = State { head, len: None, waiting, lost: 0, failures: 0, keep };
         Self { folder: folder.to_path_buf(), state: Mutex::new(state) }
     }
 
@@ -330,7 +341,15 @@ impl State {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(folder)?;
         let told = read_head(&folder.join(HEAD_FILE));
         let mut file = open(folder)?;
-        let tail = Tail::read(&mut file)?;
+        let mut tail = Tail::read(&mut file)?;
+        if tail.head.sequence == 0 {
+            // It has just begun: the chain comes from the file before.
+            tail.head = files::last_entry(folder)?.unwrap_or(tail.head);
+        }
+        if let Some(start) = files::start(folder) {
+            // What was being removed when the run before ended.
+            files::remove_up_to(folder, &start)?;
+        }
         let mut findings = Vec::new();
         if !tail.torn.is_empty() {
             let name = format!("{LOG_FILE}.torn-{}", Timestamp::now().as_nanosecond());
@@ -387,8 +406,37 @@ impl State {
         Ok(())
     }
 
-    /// Writes one line, and then the head.
+    /// Writes one line, and then the head; before that, it begins another file where this one is full.
     fn write(&mut self, folder: &Path, draft: &Draft) -> io::Result<()> {
+        let len = fs::metadata(folder.join(LOG_FILE)).map_or(0, |metadata| metadata.len());
+        if len < self.keep.file_bytes || self.head.sequence == 0 {
+            return self.append(folder, draft);
+        }
+        if let Err(error) = files::set_apart(folder, self.head.sequence) {
+            warn!("audit log: it is full, and goes on all the same: {error}");
+            return self.append(folder, draft);
+        }
+        self.len = Some(0);
+        self.append(folder, draft)?;
+        if let Err(error) = self.make_room(folder) {
+            warn!("audit log: what is too much of it could not be removed: {error}");
+        }
+        Ok(())
+    }
+
+    fn make_room(&mut self, folder: &Path) -> io::Result<()> {
+        while let Some(last) = files::surplus(folder, self.keep.files)? {
+            let detail = format!(
+                "the entries up to {}, whose hash is {}, are removed: {} full files are kept",
+                last.sequence, last.hash, self.keep.files
+            );
+            self.append(folder, &Draft::new(Who::gateway(), What::Log, detail))?;
+            files::remove_up_to(folder, &last)?;
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, folder: &Path, draft: &Draft) -> io::Result<()> {
         let mut file = open(folder)?;
         let len = file.metadata()?.len();
         if self.len.is_some_and(|known| known != len) && len > 0 {
@@ -425,7 +473,7 @@ impl State {
             entry.detail
         );
         // The entry is written: a head that lags behind is told apart from one that is ahead.
-        if let Err(error) = write_head(folder, &self.head) {
+        if let Err(error) = write_head(folder, HEAD_FILE, &self.head) {
             warn!("{HEAD_FILE} could not be written: {error}");
         }
         Ok(())
@@ -508,15 +556,15 @@ pub fn read_head(path: &Path) -> Option<Head> {
     serde_json::from_slice(&bytes[..len]).ok()
 }
 
-fn write_head(folder: &Path, head: &Head) -> io::Result<()> {
-    let unfinished = folder.join(format!("{HEAD_FILE}.new"));
+fn write_head(folder: &Path, name: &str, head: &Head) -> io::Result<()> {
+    let unfinished = folder.join(format!("{name}.new"));
     let mut file =
         File::options().write(true).create(true).truncate(true).mode(0o640).open(&unfinished)?;
     let mut bytes = serde_json::to_vec(head)?;
     bytes.push(b'\n');
     file.write_all(&bytes)?;
     file.sync_all()?;
-    fs::rename(&unfinished, folder.join(HEAD_FILE))?;
+    fs::rename(&unfinished, folder.join(name))?;
     File::open(folder)?.sync_all()
 }
 

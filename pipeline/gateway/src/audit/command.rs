@@ -8,8 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::verify::{Failure, Verifier};
-use super::{Entry, HEAD_FILE, LOG_FILE, read_head};
+use super::files::{self, START_FILE};
+use super::verify::{Broken, Failure, Verifier};
+use super::{Entry, HEAD_FILE, Head, LOG_FILE, read_head};
 use crate::cli::{CONFIG_PATH, exit};
 use crate::config::Config;
 use crate::control::client::print_json;
@@ -50,8 +51,8 @@ struct ShowArgs {
 
 #[derive(Args, Clone, Debug)]
 struct VerifyArgs {
-    /// The log; of one that was moved away in pieces, all of them, the oldest first. Without any, the
-    /// one of the configuration
+    /// The log, or the folder that it lies in: what was full before is checked with it. Of one that was
+    /// moved away in pieces, all of them, the oldest first. Without any, the one of the configuration
     #[arg(value_name = "FILE")]
     files: Vec<PathBuf>,
     /// The gateway's configuration
@@ -81,15 +82,28 @@ pub fn main(args: &AuditArgs) -> u8 {
 }
 
 fn show(args: &ShowArgs) -> Result<u8, String> {
-    let path = log_of(&args.config)?;
     let mut last = VecDeque::new();
-    let mut verifier = Verifier::new(None);
-    let read = verifier.read(open(&path)?, |entry, hash| {
-        if last.len() >= args.last {
-            last.pop_front();
+    let mut read = Ok(());
+    let log = Log::of(&[], &args.config)?;
+    let mut verifier = Verifier::new(None).starting_after(log.start);
+    for path in &log.files {
+        read = verifier.read(open(path)?, |entry, hash| {
+            if last.len() >= args.last {
+                last.pop_front();
+            }
+            last.push_back((entry.clone(), hash.to_owned()));
+        });
+        match &mut read {
+            Ok(()) => {}
+            Err(Failure::Broken(broken)) => {
+                broken.why = format!("{} ({})", broken.why, path.display());
+                break;
+            }
+            Err(Failure::Io(error)) => {
+                return Err(format!("cannot read {}: {error}", path.display()));
+            }
         }
-        last.push_back((entry.clone(), hash.to_owned()));
-    });
+    }
     if args.json {
         let entries: Vec<_> = last.iter().map(|(entry, hash)| with_hash(entry, hash)).collect();
         print_json(&entries);
@@ -97,12 +111,11 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
         last.iter().for_each(|(entry, _)| print_entry(entry));
     }
     match read {
-        Ok(()) => Ok(exit::OK),
         Err(Failure::Broken(broken)) => {
             eprintln!("error: the log is broken at {broken}; what comes after is not shown");
             Ok(exit::REFUSED)
         }
-        Err(Failure::Io(error)) => Err(format!("cannot read {}: {error}", path.display())),
+        _ => Ok(exit::OK),
     }
 }
 
@@ -128,10 +141,7 @@ fn print_entry(entry: &Entry) {
 }
 
 fn verify(args: &VerifyArgs) -> Result<u8, String> {
-    let files = match &args.files[..] {
-        [] => vec![log_of(&args.config)?],
-        files => files.to_vec(),
-    };
+    let Log { files, start } = Log::of(&args.files, &args.config)?;
     let beside = || {
         let last = files.last()?;
         Some(last.parent().unwrap_or(Path::new("")).join(HEAD_FILE)).filter(|path| path.exists())
@@ -142,52 +152,60 @@ fn verify(args: &VerifyArgs) -> Result<u8, String> {
         ),
         None => None,
     };
-    let mut verifier = Verifier::new(args.expect_head.clone());
+    let mut verifier = Verifier::new(args.expect_head.clone()).starting_after(start);
+    let refuse = |broken: Broken, file: Option<&PathBuf>| {
+        let file = file.filter(|_| files.len() > 1);
+        refuse(args.json, broken.line, file.map(PathBuf::as_path), &broken.why)
+    };
     for path in &files {
         match verifier.read(open(path)?, |_, _| ()) {
             Ok(()) => {}
             Err(Failure::Io(error)) => {
                 return Err(format!("cannot read {}: {error}", path.display()));
             }
-            Err(Failure::Broken(broken)) => {
-                return Ok(refuse(args.json, &broken.line, &broken.why));
-            }
+            Err(Failure::Broken(broken)) => return Ok(refuse(broken, Some(path))),
         }
     }
+    let first = verifier.first();
     let whole = match verifier.finish(head.as_ref()) {
         Ok(whole) => whole,
-        Err(broken) => return Ok(refuse(args.json, &broken.line, &broken.why)),
+        Err(broken) => return Ok(refuse(broken, files.last())),
     };
     if !whole.has_expected {
         let why = "no entry has the hash that was expected: the end was removed, or all of it is \
                    another history";
-        return Ok(refuse(args.json, &(whole.head.sequence + 1), why));
+        let broken = Broken { line: whole.head.sequence + 1, why: why.to_owned() };
+        return Ok(refuse(broken, None));
     }
+    let entries = (whole.head.sequence + 1).saturating_sub(first);
+    let is_end_known = head.is_some() || args.expect_head.is_some();
     if args.json {
-        print_json(
-            &json!({ "whole": true, "entries": whole.head.sequence, "head": whole.head.hash,
-            "end-known": head.is_some() || args.expect_head.is_some() }),
-        );
-    } else {
+        print_json(&json!({ "whole": true, "entries": entries, "first": first,
+            "files": files.len(), "head": whole.head.hash, "end-known": is_end_known }));
+        return Ok(exit::OK);
+    }
+    println!("whole: {entries} entries, the last one with hash {}", whole.head.hash);
+    if first > 1 {
         println!(
-            "whole: {} entries, the last one with hash {}",
-            whole.head.sequence, whole.head.hash
+            "note: it begins with entry {first}, as {START_FILE} says; those before it were removed \
+             when there were too many"
         );
-        if head.is_none() && args.expect_head.is_none() {
-            println!(
-                "note: without {HEAD_FILE} or --expect-head nobody can tell whether entries are \
-                 missing at the end"
-            );
-        }
+    }
+    if !is_end_known {
+        println!(
+            "note: without {HEAD_FILE} or --expect-head nobody can tell whether entries are missing \
+             at the end"
+        );
     }
     Ok(exit::OK)
 }
 
-fn refuse(json: bool, line: &u64, why: &str) -> u8 {
+fn refuse(json: bool, line: u64, file: Option<&Path>, why: &str) -> u8 {
     if json {
-        print_json(&json!({ "whole": false, "line": line, "why": why }));
+        print_json(&json!({ "whole": false, "line": line, "file": file, "why": why }));
     } else {
-        println!("BROKEN at line {line}: {why}");
+        let of = file.map_or_else(String::new, |file| format!(" of {}", file.display()));
+        println!("BROKEN at line {line}{of}: {why}");
     }
     exit::REFUSED
 }
@@ -200,10 +218,33 @@ fn with_hash(entry: &Entry, hash: &str) -> serde_json::Value {
     value
 }
 
-fn log_of(config: &Path) -> Result<PathBuf, String> {
-    let config = Config::load(config)
-        .map_err(|error| format!("the configuration does not say where the log is:\n{error}"))?;
-    Ok(config.state_dir.join(LOG_FILE))
+/// The files of a log, the oldest first, and the entry after which it may begin.
+struct Log {
+    files: Vec<PathBuf>,
+    start: Option<Head>,
+}
+
+impl Log {
+    /// The log that is meant by `named`, or by the configuration where nothing is.
+    fn of(named: &[PathBuf], config: &Path) -> Result<Self, String> {
+        let folder = match named {
+            [] => {
+                let config = Config::load(config).map_err(|error| {
+                    format!("the configuration does not say where the log is:\n{error}")
+                })?;
+                config.state_dir
+            }
+            [folder] if folder.is_dir() => folder.clone(),
+            [file] if file.file_name().is_some_and(|name| name == LOG_FILE) => {
+                let folder = file.parent().filter(|folder| *folder != Path::new(""));
+                folder.unwrap_or(Path::new(".")).to_path_buf()
+            }
+            files => return Ok(Self { files: files.to_vec(), start: None }),
+        };
+        let files = files::of(&folder)
+            .map_err(|error| format!("cannot read {}: {error}", folder.display()))?;
+        Ok(Self { files, start: files::start(&folder) })
+    }
 }
 
 fn open(path: &Path) -> Result<BufReader<File>, String> {

@@ -148,3 +148,73 @@ fn without_a_disk_what_loosens_is_refused_and_what_tightens_is_entered_later() {
     let text = fs::read_to_string(path(&dir)).unwrap();
     assert_eq!((verified(&dir).unwrap().head.sequence, text.contains("a quarantine")), (3, true));
 }
+
+#[test]
+fn a_full_file_is_followed_by_another_and_the_chain_goes_through_all() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("state");
+    let keep = Keep { file_bytes: 2000, files: 3 };
+    let check = || {
+        let mut verifier = Verifier::new(None).starting_after(files::start(&folder));
+        for path in files::of(&folder).unwrap() {
+            match verifier.read(BufReader::new(File::open(path).unwrap()), |_, _| ()) {
+                Ok(()) => {}
+                Err(Failure::Broken(broken)) => return Err(broken),
+                Err(Failure::Io(error)) => panic!("{error}"),
+            }
+        }
+        let first = verifier.first();
+        verifier.finish(read_head(&folder.join(HEAD_FILE)).as_ref()).map(|whole| (first, whole))
+    };
+    let mut known = Head::none();
+    for run in 0..12 {
+        // Whatever file the run before ended with.
+        let audit = Audit::keeping(&folder, keep);
+        audit.begin();
+        assert_eq!(audit.head(), known, "run {run}");
+        for entry in 0..3 {
+            audit.enter(draft(&format!("run {run}, entry {entry}"))).unwrap();
+            let (_, whole) = check().unwrap();
+            assert_eq!(whole.head, audit.head());
+        }
+        known = audit.head();
+    }
+    let (first, _) = check().unwrap();
+    let files = files::of(&folder).unwrap();
+    assert!(first > 1 && files.len() == 4, "{first}, {files:?}");
+    let oldest = fs::read_to_string(&files[0]).unwrap();
+    assert!(!oldest.contains("run 0,"), "{oldest}");
+    let all: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    assert!(all.contains("are removed: 3 full files are kept"), "{all}");
+
+    // A file that is gone from the middle, or from the beginning, is missed.
+    for gone in [1, 0] {
+        let kept = fs::read(&files[gone]).unwrap();
+        fs::remove_file(&files[gone]).unwrap();
+        assert!(check().is_err(), "file {gone}");
+        fs::write(&files[gone], kept).unwrap();
+    }
+    assert!(check().is_ok());
+}
+
+#[test]
+fn a_crash_between_two_files_breaks_nothing() {
+    let (dir, audit) = log(3);
+    let folder = dir.path().join("state");
+    files::set_apart(&folder, audit.head().sequence).unwrap();
+    let again = Audit::new(&folder);
+    again.begin();
+    assert_eq!(again.head(), audit.head());
+    again.enter(draft("in the next file")).unwrap();
+    // The first line of a file may be torn, too.
+    let whole = fs::read(path(&dir)).unwrap();
+    fs::write(path(&dir), &whole[..whole.len() / 2]).unwrap();
+    let third = Audit::new(&folder);
+    third.begin();
+    third.enter(draft("and on")).unwrap();
+    let mut verifier = Verifier::new(None);
+    for path in files::of(&folder).unwrap() {
+        verifier.read(BufReader::new(File::open(path).unwrap()), |_, _| ()).unwrap();
+    }
+    assert_eq!(verifier.finish(None).unwrap().head, third.head());
+}

@@ -17,7 +17,7 @@ pub struct Whole {
 /// Where a log is broken.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Broken {
-    /// The line, from 1, counted over all files.
+    /// The line, from 1, of the file that was read last.
     pub line: u64,
     /// What is wrong with it.
     pub why: String,
@@ -42,6 +42,9 @@ impl fmt::Display for Broken {
 #[derive(Debug)]
 pub struct Verifier {
     head: Head,
+    /// The entry before the first one that was read, where that may be another than none.
+    start: Option<Head>,
+    first: u64,
     line: u64,
     expected: Option<String>,
     has_expected: bool,
@@ -51,7 +54,18 @@ impl Verifier {
     /// A verifier that has seen nothing. `expected` is the hash of an entry that must be there.
     pub fn new(expected: Option<String>) -> Self {
         let has_expected = expected.is_none();
-        Self { head: Head::none(), line: 0, expected, has_expected }
+        Self { head: Head::none(), start: None, first: 1, line: 0, expected, has_expected }
+    }
+
+    /// The same for a log that may begin after `start`, because what came before was removed.
+    #[must_use]
+    pub fn starting_after(self, start: Option<Head>) -> Self {
+        Self { start, ..self }
+    }
+
+    /// The number of the first entry.
+    pub fn first(&self) -> u64 {
+        self.first
     }
 
     /// Reads one file, which goes on where the one before ended. `each` is called with every entry
@@ -66,6 +80,7 @@ impl Verifier {
         mut each: impl FnMut(&Entry, &str),
     ) -> Result<(), Failure> {
         let mut line = Vec::new();
+        self.line = 0;
         loop {
             line.clear();
             let limit = MAX_LINE_BYTES as u64 + 1;
@@ -109,7 +124,7 @@ impl Verifier {
         }
     }
 
-    fn check(&self, line: &[u8]) -> Result<(Entry, String), String> {
+    fn check(&mut self, line: &[u8]) -> Result<(Entry, String), String> {
         let Some(line) = line.strip_suffix(b"\n") else {
             let why = if line.len() > MAX_LINE_BYTES { "longer than any entry" } else { "cut off" };
             return Err(why.to_owned());
@@ -120,6 +135,10 @@ impl Verifier {
         if stated != is {
             return Err("changed after it was written: its hash is another".to_owned());
         }
+        if let Some(start) = self.start.take_if(|start| start.sequence + 1 == entry.sequence) {
+            (self.first, self.head) = (entry.sequence, start);
+        }
+        self.start = None;
         if entry.sequence != self.head.sequence + 1 {
             let (is, expected) = (entry.sequence, self.head.sequence + 1);
             return Err(format!(
