@@ -45,7 +45,7 @@ use addresses::AddressMap;
 use checks::Check;
 use choice::{Choice, Found};
 use crossed::{Cross, Crossed, ReadClasses};
-use prefixes::{ReadRows, TakeOut};
+use prefixes::{FindRows, ReadRows};
 use several::Several;
 use store::Store;
 use tables::{Keys, Line, Pairs, Record, Rows};
@@ -355,15 +355,9 @@ impl Classifier {
     #[inline(never)]
     fn find_others(&self, headers: &[Headers], others: u64, scale: u32, columns: Others<'_>) {
         let Others { keys, rows, classes, services } = columns;
-        let groups = headers.len().div_ceil(LANES);
         let maps = [&self.src.map, &self.dst.map];
         let sides = maps.map(|map| map.prefixes6.as_deref());
-        let v6 = lanes::run(TakeOut { headers, sides, keys: &mut *keys });
-        for ((prefixes, keys), rows) in sides.into_iter().zip(keys).zip(&mut *rows) {
-            if let Some(prefixes) = prefixes {
-                prefixes.find(&keys[..groups], &mut rows[..groups]);
-            }
-        }
+        let v6 = lanes::run(FindRows { headers, sides, keys, found: &mut *rows });
         lanes::run(ReadRows { headers, sides, found: rows, classes });
         if sides.iter().any(Option::is_none) {
             self.find_in_trees(headers, classes);

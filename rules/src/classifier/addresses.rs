@@ -294,6 +294,12 @@ fn is_at_most<L: Lanes>(lanes: L, a: (L::W, L::W), b: (L::W, L::W)) -> L::W {
 
 impl WordMap {
     /// Takes words to their numbers.
+    #[inline(always)]
+    pub(crate) fn walk<L: Lanes>(&self, lanes: L, words: &[Eight], found: &mut [Eight]) {
+        Walk { map: self, addresses: words, found }.run(lanes);
+    }
+
+    /// The same, with the best lanes that the machine has.
     pub(crate) fn find(&self, words: &[Eight], found: &mut [Eight]) {
         lanes::run(Walk { map: self, addresses: words, found });
     }

@@ -33,7 +33,8 @@ pub(crate) struct Crossed {
     pub(crate) rules: Grid,
 }
 
-/// IPv4 addresses to classes: a trie over the leading 16 bits, the next 8, and the last 8.
+/// IPv4 addresses to classes, or other words to numbers: a trie over the leading 16 bits, the next 8,
+/// and the last 8.
 #[derive(Debug)]
 pub(crate) struct FlatMap {
     /// By the leading 16 bits: a class, or [`FlatMap::TABLE`] and the number of a table. One more.
@@ -46,7 +47,7 @@ impl FlatMap {
     pub(crate) const TABLE: u16 = 1 << 15;
 
     #[inline(always)]
-    fn find<L: Lanes>(&self, lanes: L, addresses: L::W) -> L::W {
+    pub(super) fn find<L: Lanes>(&self, lanes: L, addresses: L::W) -> L::W {
         let (slots, tables) = (Halves::new(&self.slots), Halves::new(&self.tables));
         let mut found = lanes.gather_halves(slots, lanes.shr::<16>(addresses));
         let low = lanes.splat(0xff);
@@ -60,7 +61,7 @@ impl FlatMap {
         found
     }
 
-    fn size_bytes(&self) -> usize {
+    pub(crate) fn size_bytes(&self) -> usize {
         size_of_val(&*self.slots) + size_of_val(&*self.tables)
     }
 }

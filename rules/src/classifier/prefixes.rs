@@ -13,9 +13,10 @@
 use bytemuck::{Pod, Zeroable};
 
 use super::addresses::WordMap;
+use super::crossed::FlatMap;
 use super::{Column, MAX_BATCH};
 use crate::headers::{ETHER_IPV6, Headers};
-use crate::lanes::{self, Eight, Kernel, LANES, Lanes, Words};
+use crate::lanes::{Eight, Kernel, LANES, Lanes, Words};
 
 /// The IPv6 addresses of one side.
 #[derive(Debug)]
@@ -23,8 +24,16 @@ pub(crate) struct Prefixes {
     /// The bits that tell prefixes apart, of the upper half of an address and of the lower.
     pub(crate) differing: [u64; 2],
     /// Those bits to the number of a row.
-    pub(crate) map: WordMap,
+    pub(crate) map: KeyMap,
     pub(crate) rows: Vec<Row>,
+}
+
+/// Words to the numbers of rows.
+#[derive(Debug)]
+pub(crate) enum KeyMap {
+    /// Where it stays small: the same steps for all.
+    Flat(FlatMap),
+    Nodes(WordMap),
 }
 
 /// A prefix that holds no other, and the classes of its addresses and of those near it.
@@ -49,26 +58,26 @@ impl Row {
 
 const _: () = assert!(size_of::<Row>() == 32);
 
-/// Takes out of the addresses of frames what tells the prefixes of each side apart. Returns which
-/// frames are of IPv6, a bit for each.
-pub(super) struct TakeOut<'a> {
+/// Takes addresses to the numbers of the rows of each side, and asks for those. Returns which frames
+/// are of IPv6, a bit for each.
+pub(super) struct FindRows<'a> {
     pub(super) headers: &'a [Headers],
     pub(super) sides: [Option<&'a Prefixes>; 2],
     pub(super) keys: &'a mut [Column; 2],
+    pub(super) found: &'a mut [Column; 2],
 }
 
-impl Kernel for TakeOut<'_> {
+impl Kernel for FindRows<'_> {
     type Output = u64;
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
-        let Self { headers, sides, keys: [src, dst] } = self;
+        let Self { headers, sides, keys: [src, dst], found: [src_found, dst_found] } = self;
+        let groups = headers.len().min(MAX_BATCH).div_ceil(LANES);
         let mut frames = 0;
-        for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
+        for group in 0..groups {
             let kind = lanes.fields(headers, group * LANES).kind;
-            let ether_type = lanes.and(kind, lanes.splat(0xffff));
-            let is_v6 = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
-            frames |= u64::from(lanes.bits(is_v6)) << (group * LANES);
+            frames |= u64::from(lanes.bits(is_v6(lanes, kind))) << (group * LANES);
         }
         if let Some(prefixes) = sides[0] {
             let key = TakeKey::of(prefixes);
@@ -82,8 +91,20 @@ impl Kernel for TakeOut<'_> {
                 *word = key.of_address(lanes, header.dst);
             }
         }
+        if let Some(prefixes) = sides[0] {
+            prefixes.find(lanes, &src[..groups], &mut src_found[..groups]);
+        }
+        if let Some(prefixes) = sides[1] {
+            prefixes.find(lanes, &dst[..groups], &mut dst_found[..groups]);
+        }
         frames & u64::MAX >> (MAX_BATCH - headers.len().clamp(1, MAX_BATCH))
     }
+}
+
+/// Which frames are of IPv6, as masks.
+#[inline(always)]
+fn is_v6<L: Lanes>(lanes: L, kind: L::W) -> L::W {
+    lanes.equal(lanes.and(kind, lanes.splat(0xffff)), lanes.splat(ETHER_IPV6.into()))
 }
 
 /// What takes the bits of an address out that tell prefixes apart.
@@ -125,9 +146,7 @@ impl Kernel for ReadRows<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { headers, sides, found, classes: [src, dst] } = self;
         for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
-            let kind = lanes.fields(headers, group * LANES).kind;
-            let ether_type = lanes.and(kind, lanes.splat(0xffff));
-            let is_v6 = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
+            let is_v6 = is_v6(lanes, lanes.fields(headers, group * LANES).kind);
             let [s0, s1, s2, s3, d0, d1, d2, d3] = lanes.addresses(headers, group * LANES);
             if let Some(prefixes) = sides[0] {
                 let found = lanes.load(&found[0][group]);
@@ -183,23 +202,6 @@ fn read_row<L: Lanes>(lanes: L, rows: Words<'_>, found: L::W, address: &[L::W; 4
     lanes.select(lanes.at_most(first, agreeing), first, prefix)
 }
 
-/// Asks for rows.
-struct AskAhead<'a> {
-    rows: Words<'a>,
-    found: &'a [Eight],
-}
-
-impl Kernel for AskAhead<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn run<L: Lanes>(self, lanes: L) {
-        for found in self.found {
-            lanes.prefetch_rows(self.rows, lanes.load(found));
-        }
-    }
-}
-
 impl Prefixes {
     /// How far the bits that were taken out are shifted left: up to 16 of them are the number of a
     /// slot, of more the first 16 are.
@@ -209,27 +211,40 @@ impl Prefixes {
     }
 
     /// Takes keys to the numbers of rows, and asks for those.
-    pub(super) fn find(&self, keys: &[Eight], found: &mut [Eight]) {
-        self.map.find(keys, found);
+    #[inline(always)]
+    fn find<L: Lanes>(&self, lanes: L, keys: &[Eight], found: &mut [Eight]) {
+        match &self.map {
+            KeyMap::Flat(map) => {
+                for (key, found) in keys.iter().zip(&mut *found) {
+                    lanes.store(map.find(lanes, lanes.load(key)), found);
+                }
+            }
+            KeyMap::Nodes(map) => map.walk(lanes, keys, found),
+        }
         let rows = Words::new(bytemuck::cast_slice(&self.rows));
-        lanes::run(AskAhead { rows, found });
+        for found in found {
+            lanes.prefetch_rows(rows, lanes.load(found));
+        }
     }
 
     /// Heap bytes.
     pub(crate) fn size_bytes(&self) -> usize {
-        self.map.size_bytes() + size_of_val(&*self.rows)
+        let map = match &self.map {
+            KeyMap::Flat(map) => map.size_bytes(),
+            KeyMap::Nodes(map) => map.size_bytes(),
+        };
+        map + size_of_val(&*self.rows)
     }
 }
 
 /// The classes of sources of IPv6, `other` where a frame is none.
 #[cfg(test)]
 pub(crate) fn find_all(prefixes: &Prefixes, headers: &[Headers], other: u32) -> Vec<u32> {
-    let groups = headers.len().div_ceil(LANES);
+    use crate::lanes;
     let [mut keys, mut found, mut classes] =
         [0, 0, other].map(|word| [[[word; LANES]; MAX_BATCH / LANES]; 2]);
     let sides = [Some(prefixes), None];
-    lanes::run(TakeOut { headers, sides, keys: &mut keys });
-    prefixes.find(&keys[0][..groups], &mut found[0][..groups]);
+    lanes::run(FindRows { headers, sides, keys: &mut keys, found: &mut found });
     lanes::run(ReadRows { headers, sides, found: &found, classes: &mut classes });
     classes[0].as_flattened()[..headers.len()].to_vec()
 }

@@ -9,7 +9,7 @@ use super::lists::{Compiler, DST, SRC};
 use super::map::intervals_of_slot;
 use super::plan::Alternative;
 use super::side::Class;
-use crate::classifier::addresses::{AddressMap, SLOTS};
+use crate::classifier::addresses::WordMap;
 use crate::classifier::crossed::{
     BLOCK_SHIFT, Crossed, FlatMap, GENERAL, Grid, MOST_RULES, NO_RULE,
 };
@@ -59,7 +59,7 @@ pub(super) fn build(
         false => pairs_of_many(compiler, alternatives, &mut lists)?,
     };
     let (pairs, rules) = lists.rows_of(pairs)?;
-    let maps = [flat_map(&compiler.out.src.map)?, flat_map(&compiler.out.dst.map)?];
+    let maps = [flat_map(&compiler.out.src.map.v4)?, flat_map(&compiler.out.dst.map.v4)?];
     let crossed = Crossed { maps, pairs: grid(&pairs, dst)?, rules: grid(&rules, lists.classes)? };
     let size_bytes = crossed.size_bytes();
     // They have to fit, but edits, whose account goes on from this one, have them no more.
@@ -454,13 +454,15 @@ fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
     Some(grid)
 }
 
-/// The IPv4 addresses of one side in a plain trie, of which equal tables are shared.
-fn flat_map(map: &AddressMap) -> Option<FlatMap> {
-    let mut flat = FlatMap { slots: Vec::with_capacity(SLOTS + 1), tables: Vec::new() };
+/// Words in a plain trie, of which equal tables are shared. Their numbers are below
+/// [`FlatMap::TABLE`].
+pub(super) fn flat_map(map: &WordMap) -> Option<FlatMap> {
+    let slots = map.slots.len();
+    let mut flat = FlatMap { slots: Vec::with_capacity(slots + 1), tables: Vec::new() };
     let mut ids: HashMap<Vec<u32>, u16, BuildHasherDefault<Mixer>> = HashMap::default();
     let (mut intervals, mut of_byte) = (Vec::new(), Vec::new());
-    for slot in 0..SLOTS as u32 {
-        intervals_of_slot(&map.v4, slot, &mut intervals);
+    for slot in 0..slots as u32 {
+        intervals_of_slot(map, slot, &mut intervals);
         if let [(_, class)] = *intervals {
             flat.slots.push(class as u16);
             continue;

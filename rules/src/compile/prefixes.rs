@@ -7,13 +7,23 @@
 
 use std::collections::HashMap;
 
+use super::cross::flat_map;
 use super::map::WordMapBuilder;
 use crate::classifier::addresses::WordMap;
-use crate::classifier::prefixes::{Prefixes, Row};
+use crate::classifier::crossed::FlatMap;
+use crate::classifier::prefixes::{KeyMap, Prefixes, Row};
+
+/// Bytes up to which keys are looked up in a plain trie: more would not stay in the second cache.
+const MOST_FLAT_BYTES: usize = 1 << 20;
 
 /// The prefixes of a cut of all addresses, which begins with zero; [`None`] where more than 32 bits
 /// tell them apart, or numbers are too large for a row.
 pub(super) fn of_cut(cut: &[(u128, u32)]) -> Option<Prefixes> {
+    with_flat(cut, MOST_FLAT_BYTES)
+}
+
+/// The same with so many bytes of a plain trie at most.
+fn with_flat(cut: &[(u128, u32)], most_bytes: usize) -> Option<Prefixes> {
     if cut.iter().any(|&(_, class)| class >> Row::CLASS_BITS != 0) {
         return None;
     }
@@ -34,6 +44,11 @@ pub(super) fn of_cut(cut: &[(u128, u32)]) -> Option<Prefixes> {
     let rows = chains.rows()?;
     let differing = [(differing >> 64) as u64, differing as u64];
     let map = map_of(&chains.leaves, differing);
+    let flat = match rows.len() < usize::from(FlatMap::TABLE) {
+        true => flat_map(&map).filter(|flat| flat.size_bytes() <= most_bytes),
+        false => None,
+    };
+    let map = flat.map_or(KeyMap::Nodes(map), KeyMap::Flat);
     Some(Prefixes { differing, map, rows })
 }
 
@@ -389,7 +404,9 @@ mod tests {
     }
 
     fn check(cut: &[(u128, u32)], others: &[u128], plain: bool) -> Result<bool, TestCaseError> {
-        let Some(prefixes) = of_cut(cut) else { return Ok(false) };
+        let flat_bytes = if others.len() % 2 == 0 { MOST_FLAT_BYTES } else { 0 };
+        let Some(prefixes) = with_flat(cut, flat_bytes) else { return Ok(false) };
+        prop_assert_eq!(matches!(prefixes.map, KeyMap::Flat(_)), flat_bytes > 0);
         let around = cut.iter().flat_map(|&(start, _)| [start.wrapping_sub(1), start, start + 1]);
         let near = cut.iter().flat_map(|&(start, _)| others.iter().map(move |other| start ^ other));
         let addresses: Vec<u128> = around.chain(near).chain(others.iter().copied()).collect();
@@ -430,7 +447,9 @@ mod tests {
         cut.extend(lens().next_back().map(|(prefix, class)| (prefix.first, class)));
         cut.extend([(base + 1, 31), (base + 2, 30), (base + 4, 32), (base + 5, 30)]);
         cut.extend(lens().rev().map(|(prefix, class)| (prefix.last() + 1, class - 1)));
-        assert!(check(&cut, &[1, 2, 1 << 60, 1 << 90], false).is_ok_and(|is_made| is_made));
+        for others in [&[1, 2, 1 << 60, 1 << 90][..], &[1, 2, 1 << 90]] {
+            assert!(check(&cut, others, false).is_ok_and(|is_made| is_made));
+        }
         let rows = of_cut(&cut).map_or(Vec::new(), |prefixes| prefixes.rows);
         // Two hosts in 31 prefixes, of which a row holds three: what holds both hosts is kept once.
         let more = rows.iter().filter(|row| row.prefixes[Row::PREFIXES - 1] & Row::MORE != 0);
