@@ -3,9 +3,13 @@
 //!
 //! One test runs them all, one after another, because the allocator's peak is the process's.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::net::Ipv4Addr;
 use std::time::Duration;
 
+use bulkhead_rules::analyze;
+use bulkhead_rules::compile::{Limits, compile};
 use bulkhead_rules::policy::{Edit, LoadOptions, Policy};
 use bulkhead_rules::syntax::document::Member;
 use bulkhead_rules::syntax::{Diagnostic, Source};
@@ -83,6 +87,61 @@ fn exploding_edits() {
     }
 }
 
+/// Groups of prefixes that overlap in every way: more classes than can be listed, and more overlaps
+/// than can be told apart. Compiling ends in an error that names groups, the analysis in a list of
+/// what it did not look at.
+fn overlapping_groups() {
+    const GROUPS: u32 = 200;
+    let mut state = 1_u64;
+    let mut random = |below: u32| {
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (((state >> 32) * u64::from(below)) >> 32) as u32
+    };
+    let mut text = HEAD.to_owned() + "groups:\n";
+    for group in 0..GROUPS {
+        let _ = write!(text, "  g{group}: [");
+        for _ in 0..200 {
+            let len = 8 + 2 * random(13);
+            let prefix = Ipv4Addr::from_bits(random(u32::MAX) >> (32 - len) << (32 - len));
+            let _ = write!(text, "{prefix}/{len}, ");
+        }
+        text += "]\n";
+    }
+    text += "rules:\n";
+    for rule in 0..20_000 {
+        let (from, to, port) = (random(GROUPS), random(GROUPS), 1 + random(200));
+        let action = if random(2) == 0 { "allow" } else { "deny" };
+        let _ = writeln!(
+            text,
+            "  - {{name: r{rule}, from: g{from}, to: g{to}, service: tcp/{port}, action: {action}}}"
+        );
+    }
+    let sources = [Source::new("hostile.yaml", text)];
+    let policy = Policy::load(&sources, &LoadOptions::default()).expect("a policy").policy;
+
+    let limits = Limits { memory_bytes: 24 << 20, ..Limits::default() };
+    PEAK.reset_peak_usage();
+    let (before, start) = (PEAK.current_usage_as_mb(), processor_time());
+    let error = compile(&policy, &limits).map(drop).expect_err("more than 24 MiB").to_string();
+    let (took, peak) = (processor_time() - start, PEAK.peak_usage_as_mb() - before);
+    println!("overlapping groups are refused {took:>20.2?}, {peak:>6.1} MB at the peak: {error}");
+    assert!(error.contains("needs more than the limit of 24 MiB; what costs most: endpoint `g"));
+    let named: BTreeSet<&str> =
+        error.split(", ").filter_map(|part| part.split('`').nth(1)).collect();
+    assert_eq!(named.len(), 3, "{error}");
+    assert!(took < TIME && peak < PEAK_MB, "took {took:?} and {peak} MB");
+
+    PEAK.reset_peak_usage();
+    let (before, start) = (PEAK.current_usage_as_mb(), processor_time());
+    let found = analyze::findings(&policy, false);
+    let (took, peak) = (processor_time() - start, PEAK.peak_usage_as_mb() - before);
+    let left = found.not_analysed.len();
+    println!("their analysis leaves {left} {took:>29.2?}, {peak:>6.1} MB at the peak");
+    assert!(left > 0 && left + found.findings.len() <= policy.rule_count());
+    assert!(took < TIME && peak < PEAK_MB, "took {took:?} and {peak} MB");
+}
+
 /// What this thread has had of a processor: the time on the wall would be that of the neighbours.
 fn processor_time() -> Duration {
     let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
@@ -110,6 +169,7 @@ fn hostile_files_end_in_bounded_time_and_memory() {
     oversized();
     explosions();
     exploding_edits();
+    overlapping_groups();
 }
 
 fn yaml_bombs() {

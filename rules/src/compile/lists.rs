@@ -174,7 +174,9 @@ impl Compiler {
         };
         compiler.list(policy, &alternatives, &mut budget).map_err(|exceeded| {
             let mut costs = compiler.rule_costs(policy, &alternatives);
-            costs.extend(compiler.sides.iter().flat_map(|side| side.costs(policy)));
+            let [src, dst] = compiler.sides.each_ref().map(|side| side.costs(policy));
+            let both = src.into_iter().zip(dst);
+            costs.extend(both.map(|(s, d)| Cost { amount: s.amount + d.amount, ..s }));
             // Wide parts are in no list.
             if costs.iter().all(|cost| cost.amount == 0) {
                 costs = side::size_costs(policy);
