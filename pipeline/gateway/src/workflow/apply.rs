@@ -82,7 +82,7 @@ impl Reloader {
         let before = self.gateway.policy().current.as_ref().map(|c| c.candidate.clone());
         let base = standing.base.clone();
         let made = base.map(|base| self.made(&base, &mut standing.overlay));
-        let after = made.as_ref().and_then(|made| made.as_ref().ok());
+        let after = made.as_ref().and_then(|made| made.as_ref().ok()).or(before.as_ref());
         let policies = (before.as_ref().and_then(effective), after.and_then(effective));
         for grant in over {
             let detail = format!("the time of {} is over", in_words(&grant));
