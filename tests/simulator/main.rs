@@ -55,6 +55,7 @@ fn a_million_steps_break_no_promise() {
         ("evicted", figures.evicted, 2_000),
         ("refused", figures.refused, 500),
         ("handed over", figures.handed_over, 50_000),
+        ("worlds with flow records", figures.with_records, 20),
     ] {
         assert!(count >= least, "{what}: {count}, and at least {least} are expected\n{figures}");
     }

@@ -16,6 +16,7 @@
 //! The model asks [`oracle::classify`], the linear scan over the rules, and no compiled classifier.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::sync::Arc;
 
 use ahash::RandomState;
@@ -48,6 +49,9 @@ pub(super) struct Circumstances<'a> {
     pub(super) now_ns: u64,
     /// Whether the wire forwards what it would drop.
     pub(super) observes: bool,
+    /// Whether the wire follows conversations that the policy forbids: it observes, and somebody wants
+    /// to know of them.
+    pub(super) follows: bool,
     /// Whether TCP connections may be taken up in their middle.
     pub(super) adopts: bool,
     /// The longest frame that the other port can send.
@@ -111,6 +115,10 @@ struct Flow {
     is_ending: bool,
     /// A SYN came when it was ending, or it goes on where another flow left off.
     is_blurred: bool,
+    /// The policy forbade it when it was last judged. A wire that observes follows it nevertheless: once
+    /// the policy permits what opened it, it is a conversation like any other there. Where a wire
+    /// enforces it is none.
+    is_forbidden: bool,
     /// What is beyond doubt: the gateway has this flow, opened by `openers[0]`.
     sure: Option<Sure>,
 }
@@ -225,8 +233,10 @@ impl Model {
                 Some(flow) if seen.is_bare_syn() && !flow.is_opened_by(&seen.headers) => false,
                 // Another connection of the same two ports is no business of this one's.
                 Some(flow) if flow.talk != frame.sender.talk => false,
-                Some(_) => self.is_sure(&seen.key, Some(&seen.headers), now),
-                None => self.is_roomy && seen.can_open() && now.all_permit(&seen.headers),
+                Some(flow) if !flow.is_forbidden || now.observes => {
+                    self.is_sure(&seen.key, Some(&seen.headers), now)
+                }
+                _ => self.is_roomy && seen.can_open() && now.all_permit(&seen.headers),
             },
         }
     }
@@ -251,7 +261,9 @@ impl Model {
         now: &Circumstances<'_>,
     ) -> Result<(), String> {
         let flow = quotes.and_then(|key| self.live(&key, now));
-        let permitted = flow.is_some_and(|flow| flow.openers.iter().any(|o| now.any_permits(o)));
+        let permitted = flow.is_some_and(|flow| {
+            !flow.is_forbidden && flow.openers.iter().any(|o| now.any_permits(o))
+        });
         if !passes {
             self.end_if_revoked(quotes, frame.verdict, now);
         } else if !permitted {
@@ -270,7 +282,8 @@ impl Model {
         let Some((id, piece)) = seen.packet_id().zip(seen.piece) else { return Ok(()) };
         let flow = self.packets.get(&id).map(|packet| packet.flow);
         let permitted = flow.and_then(|key| self.live(&key, now)).is_some_and(|flow| {
-            flow.openers.iter().any(|o| now.any_permits(&with_macs_of(o, &seen.headers)))
+            !flow.is_forbidden
+                && flow.openers.iter().any(|o| now.any_permits(&with_macs_of(o, &seen.headers)))
         });
         if !passes {
             self.end_if_revoked(flow, frame.verdict, now);
@@ -314,12 +327,19 @@ impl Model {
             self.flows.remove(&seen.key);
             self.check_rule(frame, seen, now)?;
         }
+        let permitted = |o: &Headers| now.any_permits(&with_macs_of(o, headers));
+        if now.observes {
+            // Whatever becomes of the packet, its flow is judged again, and permitted now.
+            let is_permitted = |flow: &&mut Flow| flow.openers.iter().any(permitted);
+            if let Some(flow) = self.flows.get_mut(&seen.key).filter(is_permitted) {
+                flow.is_forbidden = false;
+            }
+        }
         let flow = self.flows.get(&seen.key);
         // A SYN of the responder is the first packet of another connection, to its initiator.
         let rides = flow.is_some_and(|flow| {
             let opens_back = seen.is_bare_syn() && flow.is_open && !flow.is_opened_by(headers);
-            let permitted = |o: &Headers| now.any_permits(&with_macs_of(o, headers));
-            !opens_back && flow.openers.iter().any(permitted)
+            !flow.is_forbidden && !opens_back && flow.openers.iter().any(permitted)
         });
         let mut opens: Vec<Headers> = Vec::new();
         if seen.can_open() && now.any_permits(headers) {
@@ -337,6 +357,9 @@ impl Model {
                 self.passed(frame, seen, rides, &opens, now);
             }
             self.end_if_revoked(Some(seen.key), frame.verdict, now);
+            if now.follows && is_of_policy(frame.verdict) {
+                self.follow(frame, seen, now);
+            }
             return Ok(());
         }
         if !rides && opens.is_empty() {
@@ -352,6 +375,34 @@ impl Model {
         Ok(())
     }
 
+    /// Takes in a packet that the policy forbids, on a wire that observes: it belongs to a conversation
+    /// that is followed, or is the first one of it.
+    fn follow(&mut self, frame: &Judged<'_>, seen: &Seen, now: &Circumstances<'_>) {
+        let is_middle = matches!(seen.what, What::Tcp { .. }) && now.adopts;
+        let may_begin = seen.can_open() || is_middle;
+        let flow = match self.flows.entry(seen.key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) if may_begin => {
+                let first = Flow::new(seen, frame.sender.talk, now.now_ns);
+                place.insert(Flow { is_forbidden: true, is_blurred: true, ..first })
+            }
+            Entry::Vacant(_) => return,
+        };
+        // The gateway may have forgotten what it followed, for want of room or after a shorter timeout:
+        // then this packet is the first one of another.
+        if may_begin && !flow.openers.contains(&seen.headers) {
+            flow.openers.push(seen.headers);
+        }
+        let from_opener = flow.openers.iter().all(|opener| is_same_way(opener, &seen.headers));
+        flow.is_answered |= !from_opener;
+        flow.is_adopted |= is_middle && !seen.can_open();
+        flow.passed_ns = now.now_ns;
+        if let (What::Tcp { flags, .. }, true) = (seen.what, flow.is_forbidden) {
+            flow.take_segment(flags, from_opener, false, false, now.now_ns);
+            flow.sure = None;
+        }
+    }
+
     /// Takes in a packet that passed, as it may.
     fn passed(
         &mut self,
@@ -365,22 +416,18 @@ impl Model {
         let is_tcp = matches!(seen.what, What::Tcp { .. });
         let was_sure = self.is_sure(&seen.key, None, now);
         let is_roomy = self.is_roomy;
+        // On a wire that enforces, what was only followed is gone.
+        if !now.observes && self.flows.get(&seen.key).is_some_and(|flow| flow.is_forbidden) {
+            self.flows.remove(&seen.key);
+        }
         let fresh = !self.flows.contains_key(&seen.key);
         // A handshake that goes on in a second flow, after a timeout or after it was only observed,
         // does not have to succeed.
         let talk = frame.sender.talk;
         let is_first = talk.is_some_and(|(place, nth)| self.begun.get(&place) != Some(&nth));
-        let flow = self.flows.entry(seen.key).or_insert_with(|| Flow {
-            openers: Vec::new(),
-            talk: frame.sender.talk,
-            passed_ns: now.now_ns,
-            is_answered: false,
-            is_adopted: !seen.can_open(),
-            is_open: false,
-            is_ending: false,
-            is_blurred: false,
-            sure: None,
-        });
+        let begun = || Flow::new(seen, frame.sender.talk, now.now_ns);
+        let flow = self.flows.entry(seen.key).or_insert_with(begun);
+        flow.is_forbidden = false;
         // Judged with other MAC addresses and permitted, a flow goes on with these.
         let variants: Vec<Headers> = (flow.openers.iter())
             .map(|opener| with_macs_of(opener, &seen.headers))
@@ -447,17 +494,20 @@ impl Model {
     /// A flow whose packet was stopped because its opener is not permitted any more is over.
     fn end_if_revoked(&mut self, key: Option<Key>, verdict: Verdict, now: &Circumstances<'_>) {
         let Some(key) = key else { return };
-        let says_so = matches!(
-            verdict,
-            Verdict::Reject | Verdict::Drop(DropReason::Revoked | DropReason::Policy)
-        );
+        let says_so = is_of_policy(verdict);
         let Some(flow) = self.flows.get_mut(&key) else { return };
         if says_so && !flow.openers.iter().all(|opener| now.all_permit(opener)) {
             flow.sure = None;
         }
-        if says_so && !flow.openers.iter().any(|opener| now.any_permits(opener)) {
+        if says_so && flow.is_forbidden && !now.observes {
             self.flows.remove(&key);
-            self.ended += 1;
+        } else if says_so && !flow.openers.iter().any(|opener| now.any_permits(opener)) {
+            self.ended += u64::from(!flow.is_forbidden);
+            if now.follows {
+                (flow.is_forbidden, flow.is_blurred) = (true, true);
+            } else {
+                self.flows.remove(&key);
+            }
         } else if verdict == Verdict::Drop(DropReason::TcpNoFlow) {
             self.flows.remove(&key);
         }
@@ -537,6 +587,21 @@ impl Model {
 }
 
 impl Flow {
+    fn new(first: &Seen, talk: Option<(usize, u64)>, now_ns: u64) -> Self {
+        Self {
+            openers: Vec::new(),
+            talk,
+            passed_ns: now_ns,
+            is_answered: false,
+            is_adopted: !first.can_open(),
+            is_open: false,
+            is_ending: false,
+            is_blurred: false,
+            is_forbidden: false,
+            sure: None,
+        }
+    }
+
     fn is_opened_by(&self, headers: &Headers) -> bool {
         self.openers.iter().any(|opener| is_same_way(opener, headers))
     }
@@ -590,6 +655,12 @@ fn permits(policy: &Policy, headers: &Headers, at: PolicyTime) -> bool {
 
 fn is_wait_full(frame: &Judged<'_>) -> bool {
     frame.verdict == Verdict::Drop(DropReason::FragmentWaitFull)
+}
+
+/// Whether it is the policy that stops a frame.
+fn is_of_policy(verdict: Verdict) -> bool {
+    use DropReason::{Policy, Revoked};
+    matches!(verdict, Verdict::Reject | Verdict::Drop(Revoked | Policy))
 }
 
 /// Whether a frame is stopped for a reason that comes up after its flow was judged.

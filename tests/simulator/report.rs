@@ -56,6 +56,9 @@ pub struct Figures {
     pub refused: u64,
     /// Frames that one worker handed to another.
     pub handed_over: u64,
+    /// Runs in which flow records came. How many is not for a seed to say: the table of denied flows
+    /// has a hash of its own.
+    pub with_records: u64,
     /// Milliseconds of the world's time.
     pub virtual_ms: u64,
     /// What tells one run from another: all verdicts in their order.
@@ -119,6 +122,7 @@ impl Figures {
             (&mut self.evicted, other.evicted),
             (&mut self.refused, other.refused),
             (&mut self.handed_over, other.handed_over),
+            (&mut self.with_records, other.with_records),
             (&mut self.virtual_ms, other.virtual_ms),
         ] {
             *sum += more;
@@ -139,6 +143,7 @@ impl Figures {
         let (network, published) = (&self.network, &self.published);
         vec![
             ("worlds", self.runs),
+            ("  with flow records", self.with_records),
             ("steps (frames judged)", self.steps),
             ("  of honest hosts", self.honest),
             ("  of attackers", self.hostile),

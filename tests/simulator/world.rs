@@ -11,6 +11,7 @@ use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::handover;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
+use bulkhead_pipeline::record::{self, Event as Told, RecordConfig, RecordSource};
 use bulkhead_pipeline::snapshot::{Mode, Reader};
 use bulkhead_pipeline::verdict::{DropReason, Verdict};
 use bulkhead_pipeline::worker::{WirePorts, Worker, WorkerConfig};
@@ -64,6 +65,8 @@ pub fn run(options: Options) -> Report {
 const TALKS: usize = 40;
 /// Frames that the queue of a port has room for; what comes beyond is lost before the gateway.
 const QUEUE_FRAMES: usize = 512;
+/// Records of a worker that may wait: few, so that some are lost.
+const RECORDS: usize = 256;
 /// Judged frames that a violation can look back on.
 const REMEMBERED: usize = 6_000;
 
@@ -79,6 +82,8 @@ struct Nature {
     /// Whether the inside links carry longer frames than the outside ones.
     is_jumbo: bool,
     weather: Weather,
+    /// Whether somebody wants to know of flows: wires that observe then follow forbidden ones, too.
+    has_records: bool,
     /// Chances in a thousand for each turn.
     changes: u32,
     attacks: u32,
@@ -92,6 +97,8 @@ struct World {
     ledger: SharedLedger,
     devices: Vec<Vec<Rc<RefCell<Device>>>>,
     workers: Vec<Worker<SimPort, SimClock>>,
+    /// What each worker tells of flows, in worlds with records.
+    records: Vec<RecordReader>,
     control: Rc<RefCell<Control>>,
     /// What is in force, and what a worker that is at work may judge by, too.
     in_force: Vec<Arc<Policy>>,
@@ -128,7 +135,7 @@ struct Past {
 impl World {
     fn new(options: Options) -> Self {
         let mut random = Random::new(options.seed);
-        let nature = Nature::new(&mut random);
+        let nature = Nature::new(&mut random, options.seed);
         let ledger = SharedLedger::default();
         let config = config(&nature, options.seed);
         let mut worker_config = config.clone();
@@ -152,6 +159,7 @@ impl World {
             })
             .collect();
         let workers = workers(&nature, &worker_config, &devices, readers, &ledger, options.seed);
+        let (workers, records) = with_records(&nature, workers);
         let talks_begun = TALKS as u64;
         let mut talk_random = random.fork();
         let talks = (0..TALKS)
@@ -179,6 +187,7 @@ impl World {
             ledger,
             devices,
             workers,
+            records,
             control: Rc::new(RefCell::new(control)),
             in_force,
             interrupt,
@@ -198,6 +207,7 @@ impl World {
         self.deliver_inward();
         self.set_queues();
         self.poll()?;
+        self.read_records();
         self.deliver_outward();
         Ok(())
     }
@@ -400,6 +410,7 @@ impl World {
             at: control.at(now_ns),
             now_ns,
             observes: wire.mode == Mode::Observe,
+            follows: wire.mode == Mode::Observe && self.nature.has_records,
             adopts: wire.adopts(now_ns),
             max_frame_len: max_frame_len(&self.nature, place.opposite().index()),
         };
@@ -422,6 +433,16 @@ impl World {
             self.model.judged(&judged, &circumstances)?;
         }
         Ok(wire.mode)
+    }
+
+    /// Somebody reads what is told of flows, now and then, and not always all of it.
+    fn read_records(&mut self) {
+        for reader in &mut self.records {
+            if self.random.permille(200) {
+                let some = self.random.below(2 * RECORDS);
+                reader.read(some);
+            }
+        }
     }
 
     /// What has left the gateway reaches hosts, who answer.
@@ -468,6 +489,10 @@ impl World {
             worker.shut_down();
         }
         self.settle()?;
+        for reader in &mut self.records {
+            reader.end()?;
+            self.figures.with_records = 1;
+        }
         let counters: Vec<&WorkerCounters> = self.workers.iter().map(|w| &**w.counters()).collect();
         self.books.compare_last(&counters)
     }
@@ -538,6 +563,30 @@ impl World {
     }
 }
 
+/// Who reads what a worker tells of flows.
+struct RecordReader {
+    source: RecordSource,
+    read: u64,
+}
+
+impl RecordReader {
+    fn read(&mut self, most: usize) {
+        self.read += std::iter::from_fn(|| self.source.flow()).take(most).count() as u64;
+    }
+
+    /// Reads the rest: nothing is lost that was not counted as lost.
+    fn end(&mut self) -> Result<(), String> {
+        self.read(RECORDS);
+        let counters = self.source.counters();
+        let told: u64 = Told::ALL.iter().map(|&event| counters.told(event).value()).sum();
+        match told {
+            0 => Err("nobody was told of a flow".to_owned()),
+            told if told == self.read => Ok(()),
+            told => Err(format!("{told} records were told and {} came", self.read)),
+        }
+    }
+}
+
 impl Past {
     /// Between whom the frame goes, and where.
     fn hosts(&self) -> Option<(u16, [u128; 2])> {
@@ -580,7 +629,7 @@ impl Past {
 }
 
 impl Nature {
-    fn new(random: &mut Random) -> Self {
+    fn new(random: &mut Random, seed: u64) -> Self {
         let is_calm = random.permille(250);
         let weather = if is_calm {
             Weather::default()
@@ -601,6 +650,7 @@ impl Nature {
             is_roomy: random.permille(600),
             is_jumbo: random.permille(200),
             weather,
+            has_records: seed % 2 == 0,
             changes: random.pick(&[2, 10, 25]),
             attacks: random.pick(&[0, 50, 250, 600]),
             stalls: if is_calm { 0 } else { random.pick(&[0, 10, 60]) },
@@ -718,6 +768,22 @@ fn workers(
             if nature.workers > 1 { worker.with_peers(peers) } else { worker }
         })
         .collect()
+}
+
+/// Lets workers tell of flows, in worlds in which somebody wants to know.
+fn with_records(
+    nature: &Nature,
+    workers: Vec<Worker<SimPort, SimClock>>,
+) -> (Vec<Worker<SimPort, SimClock>>, Vec<RecordReader>) {
+    if !nature.has_records {
+        return (workers, Vec::new());
+    }
+    let config = RecordConfig { ring: RECORDS, interval_s: 2, ..RecordConfig::default() };
+    let tells = |worker: Worker<SimPort, SimClock>| {
+        let (records, source) = record::channel(&config);
+        (worker.with_records(records), RecordReader { source, read: 0 })
+    };
+    workers.into_iter().map(tells).unzip()
 }
 
 /// The queue of a frame: by its addresses and ports as they stand there, so that the two directions
