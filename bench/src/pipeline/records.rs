@@ -4,6 +4,7 @@
 //! that tells flow records, and one that copies frames besides. Their rings are emptied between blocks,
 //! so that a record is never cheap because it is lost. Then new flows come at a fixed rate, while
 //! another thread empties the rings every 10 ms as the gateway's does; what finds them full is counted.
+//! At last they come as fast as the worker opens them: a flood is to lose records, and to count each.
 
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -56,17 +57,25 @@ struct Cost {
     lost: u64,
 }
 
-/// What came of new flows at a fixed rate.
+/// What came of new flows.
 #[derive(Serialize)]
 struct Losses {
+    /// Whether they came as fast as the worker opens them.
+    flood: bool,
     flows: u64,
     seconds: f64,
     flows_per_second: f64,
     told: u64,
     lost: u64,
+    /// After how many of them, to a block, the first record was lost.
+    first_lost_after: Option<u64>,
 }
 
-/// Measures, prints, and returns how many records were lost.
+/// New flows of a flood: half of what its table has room for, so that none ends meanwhile.
+const FLOOD_FLOWS: u64 = 1 << 19;
+
+/// Measures, prints, and returns how many records were lost, but for those of a flood, and how many of a
+/// flood's are in no count.
 ///
 /// # Errors
 ///
@@ -92,15 +101,19 @@ pub fn run(options: &RecordOptions) -> io::Result<u64> {
             "| {case} | {cycles:.1} | {records_percent:+.1} % | {copies_percent:+.1} % | {told} | {lost} |"
         );
     }
-    let losses = losses(options)?;
-    lost += losses.lost;
-    if options.json {
-        println!("{}", serde_json::to_string(&losses)?);
-    } else {
-        let Losses { flows, seconds, flows_per_second, told, lost } = losses;
+    for flood in [false, true] {
+        let losses = losses(options, flood)?;
+        let Losses { flows, seconds, flows_per_second, told, lost: of_these, .. } = losses;
+        lost += if flood { flows.saturating_sub(told + of_these) } else { of_these };
+        if options.json {
+            println!("{}", serde_json::to_string(&losses)?);
+            continue;
+        }
+        let first = losses.first_lost_after;
         println!(
-            "\n{flows} new flows in {seconds:.1} s ({flows_per_second:.0} a second): {told} records \
-             told, {lost} lost"
+            "\n{flows} new flows in {seconds:.2} s ({flows_per_second:.0} a second): {told} records told, \
+             {of_these} lost{}",
+            first.map_or(String::new(), |first| format!(", the first after {first} flows")),
         );
     }
     Ok(lost)
@@ -147,35 +160,41 @@ fn cost(case: &Case, options: &RecordOptions) -> io::Result<Cost> {
     })
 }
 
-/// The worker's own thread opens flows at a fixed rate, this one empties the ring.
-fn losses(options: &RecordOptions) -> io::Result<Losses> {
+/// The worker's own thread opens flows, at a fixed rate or as a flood, this one empties the ring.
+fn losses(options: &RecordOptions, flood: bool) -> io::Result<Losses> {
     let case = chosen_cases(&["miss-10k-rules".to_owned()])?.remove(0);
     let (_, flows, mut readers) = prepared(&case, &Options::for_records(options.seed), 1)?;
     let reader = readers.remove(0);
     let ended = AtomicBool::new(false);
     let (sender, receiver) = std::sync::mpsc::channel::<RecordSource>();
-    let (opened, seconds, counters) = thread::scope(|scope| {
+    let (worked, counters) = thread::scope(|scope| {
         let (case, flows, ended) = (&case, &flows, &ended);
         let worker = scope.spawn(move || {
             pin(0);
             let rig = Rig::new(case, flows, reader, options.seed);
             let mut rig = rig.recording(&RecordConfig::default());
-            if let Some(source) = rig.take_source() {
-                // The receiver lives as long as the scope.
-                let _ = sender.send(source);
-            }
+            let source = rig.take_source();
+            let counters = source.as_ref().map(|source| source.counters().clone());
+            // The receiver lives as long as the scope.
+            source.map(|source| sender.send(source));
             let began = Instant::now();
-            let mut opened = 0;
-            while began.elapsed() < Duration::from_secs(options.seconds) {
+            let (mut opened, mut first_lost) = (0, None);
+            while began.elapsed() < Duration::from_secs(options.seconds)
+                && !(flood && opened >= FLOOD_FLOWS)
+            {
                 let due = began.elapsed().as_secs_f64() * options.rate as f64;
-                if (opened as f64) < due {
-                    opened += rig.open_block() as u64;
-                } else {
+                if !flood && opened as f64 >= due {
                     thread::sleep(Duration::from_micros(200));
+                    continue;
+                }
+                opened += rig.open_block() as u64;
+                if counters.as_ref().is_some_and(|counters| counters.lost_in_all() > 0) {
+                    first_lost.get_or_insert(opened);
                 }
             }
+            let seconds = began.elapsed().as_secs_f64();
             ended.store(true, Relaxed);
-            (opened, began.elapsed().as_secs_f64())
+            (opened, seconds, first_lost)
         });
         pin(1);
         let mut counters = None;
@@ -189,15 +208,17 @@ fn losses(options: &RecordOptions) -> io::Result<Losses> {
             }
             counters = Some(source.counters().clone());
         }
-        let (opened, seconds) = worker.join().unwrap_or_default();
-        (opened, seconds, counters)
+        (worker.join().unwrap_or_default(), counters)
     });
+    let (opened, seconds, first_lost_after) = worked;
     let counters = counters.ok_or_else(|| io::Error::other("the worker did not start"))?;
     Ok(Losses {
+        flood,
         flows: opened,
         seconds,
         flows_per_second: opened as f64 / seconds,
         told: Event::ALL.iter().map(|&event| counters.told(event).value()).sum(),
         lost: counters.lost_in_all(),
+        first_lost_after,
     })
 }

@@ -79,7 +79,8 @@ pub(crate) fn numbered(number: usize, family: Family, mixed: bool) -> Flow {
         src: client + host,
         dst: server + u128::from(mix(number as u64) & 0x3ff) + 1,
         src_port: 1024 + (number % FLOWS_OF_A_HOST) as u16,
-        dst_port: if is_tcp { 443 } else { 53 },
+        // Not that of a service whose packets are worth copies.
+        dst_port: if is_tcp { 443 } else { 514 },
         is_tcp,
     }
 }
