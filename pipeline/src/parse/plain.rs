@@ -8,8 +8,8 @@
 use bulkhead_rules::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, VlanTags, WireId, protocol};
 
 use super::ethernet;
-use super::upper::{SYN, are_tcp_flags_sane, is_plain_port, window_scale};
-use super::{EMPTY, Kind, MAX_FRAME_LEN, Parsed, TcpSegment, be16, be32, field, ipv4, ipv6};
+use super::upper::{SYN, are_tcp_flags_sane, is_plain_port, segment, window_scale};
+use super::{EMPTY, Kind, MAX_FRAME_LEN, Parsed, be16, be32, field, ipv4, ipv6};
 
 const IPV4_LEN: usize = ipv4::MIN_HEADER_LEN;
 const IPV6_LEN: usize = ipv6::HEADER_LEN;
@@ -114,14 +114,7 @@ fn parse_upper(number: u8, header: &[u8; TCP_LEN], bytes: &[u8], out: &mut Parse
                 _ => window_scale(bytes.get(TCP_LEN..header_len).unwrap_or_default()),
             };
             out.kind = Kind::Tcp;
-            out.tcp = TcpSegment {
-                seq: be32(header, 4),
-                ack: be32(header, 8),
-                window: be16(header, 14),
-                flags,
-                window_scale,
-                payload_len: (len - header_len) as u16,
-            };
+            out.tcp = segment(header, flags, window_scale, len - header_len);
             Some(Kind::Tcp)
         }
         _ => None,

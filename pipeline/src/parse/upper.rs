@@ -119,15 +119,26 @@ fn parse_tcp(bytes: &[u8], whole: bool, out: &mut Parsed) -> Result<(), DropReas
         _ => window_scale(bytes.get(TCP_MIN_HEADER_LEN..header_len).unwrap_or_default()),
     };
     out.kind = Kind::Tcp;
-    out.tcp = TcpSegment {
+    out.tcp = segment(header, flags, window_scale, payload.len());
+    Ok(())
+}
+
+/// What a TCP header says, its options and what was read of it before left out.
+#[inline(always)]
+pub(super) fn segment(
+    header: &[u8; TCP_MIN_HEADER_LEN],
+    flags: u8,
+    window_scale: Option<u8>,
+    payload_len: usize,
+) -> TcpSegment {
+    TcpSegment {
         seq: be32(header, 4),
         ack: be32(header, 8),
         window: be16(header, 14),
         flags,
         window_scale,
-        payload_len: payload.len() as u16,
-    };
-    Ok(())
+        payload_len: payload_len as u16,
+    }
 }
 
 const TCP_MIN_HEADER_LEN: usize = 20;
