@@ -5,31 +5,18 @@
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bulkhead_gateway::replay::report::{Report, Volume};
 use bulkhead_gateway::replay::{ReplayArgs, ReplayMode, inputs, replay};
 use bulkhead_pipeline::port::capture::{CaptureReader, LinkType};
 use bulkhead_pipeline::verdict::DropReason;
 
+#[path = "common/captures.rs"]
+mod data;
+
 const ALLOW_EVERYTHING: &str = "version: 1\ndefault: deny\nrules:\n  - {name: everything, \
                                 from: any, to: any, service: any, action: allow}\n";
-
-/// The folder of captures; [`None`] is a skip that says so, and a failure in CI.
-fn captures() -> Option<PathBuf> {
-    let data = std::env::var_os("BULKHEAD_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
-    let folder = data.join("captures");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let absent = format!("no captures at {} (set BULKHEAD_DATA)", folder.display());
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{absent}");
-    println!("SKIPPED: {absent}");
-    None
-}
 
 /// The reviewed drops of a mode: frames by reason.
 fn reviewed(mode: &str) -> BTreeMap<String, u64> {
@@ -114,7 +101,7 @@ fn compare_outputs(folder: &Path, out: &Path) -> [u64; 3] {
 }
 
 fn check(mode: ReplayMode, name: &str) {
-    let Some(folder) = captures() else { return };
+    let Some(folder) = data::folder(name) else { return };
     let out = tempfile::tempdir().unwrap();
     let report = replay_all(&folder, mode, out.path());
     assert!(report.files.len() > 2000, "{} captures", report.files.len());

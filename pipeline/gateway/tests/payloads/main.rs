@@ -2,7 +2,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use bulkhead_gateway::learning::captures;
 use bulkhead_gateway::learning::model::Model;
@@ -10,23 +10,9 @@ use bulkhead_gateway::learning::proposal::{self, Surroundings};
 use bulkhead_gateway::learning::report::{Range, Reader};
 use bulkhead_rules::policy::Policy;
 
+#[path = "../common/captures.rs"]
+mod data;
 mod invariants;
-
-/// The folder of captures. Its absence is a skip that says so, and in CI a failure.
-fn data(test: &str) -> Option<PathBuf> {
-    let data = std::env::var_os("BULKHEAD_DATA").map_or_else(
-        || Path::new(env!("CARGO_MANIFEST_DIR")).join("../../../shared"),
-        PathBuf::from,
-    );
-    let folder = data.join("captures");
-    if folder.is_dir() {
-        return Some(folder);
-    }
-    let absent = format!("no captures at {}; set BULKHEAD_DATA", folder.display());
-    assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "{absent}");
-    println!("SKIPPED: {test}: {absent}");
-    None
-}
 
 /// The applications that are recognised in the captures of a folder, each with its service.
 fn applications(folder: &Path) -> BTreeSet<(String, String)> {
@@ -39,7 +25,7 @@ fn applications(folder: &Path) -> BTreeSet<(String, String)> {
 
 #[test]
 fn applications_of_the_captures_are_recognised() {
-    let Some(folder) = data("applications_of_the_captures_are_recognised") else { return };
+    let Some(folder) = data::folder("applications_of_the_captures_are_recognised") else { return };
     for (captures, application, service) in [
         ("icsnpp-modbus", "modbus", "tcp/502"),
         ("icsnpp-s7comm", "s7comm", "tcp/102"),
@@ -92,7 +78,7 @@ fn denied_of_second_half(capture: &Path) -> (usize, Vec<String>) {
 /// the plant does in both what it always does, nothing is denied.
 #[test]
 fn captures_of_plants_are_learnt_by_halves() {
-    let Some(folder) = data("captures_of_plants_are_learnt_by_halves") else { return };
+    let Some(folder) = data::folder("captures_of_plants_are_learnt_by_halves") else { return };
     let tools = "ICS-Security-Tools/pcaps";
     for capture in [
         format!("{tools}/ModbusTCP/ModbusTCP.pcap"),
