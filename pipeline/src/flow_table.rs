@@ -444,17 +444,21 @@ impl FlowTable {
         None
     }
 
-    /// Looks for room for a flow that was not found, and asks for what [`Self::insert_in`] will write
-    /// there, and read of the source, its initiator's [`Self::host_hash`].
+    /// Looks for room for a flow that was not found. `source` is its initiator's [`Self::host_hash`].
+    /// Ask for it by [`Self::prefetch_room`] some packets before [`Self::insert_in`].
     #[inline]
     pub fn seek_room(&self, hash: FlowHash, source: u64) -> Room {
-        let way = self.vacant_way(hash);
-        match way {
-            Some(index) => self.entries[index].prefetch(),
+        Room { way: self.vacant_way(hash).map(|index| index as u32), source }
+    }
+
+    /// Asks for what [`Self::insert_in`] will write, and read of the source.
+    #[inline]
+    pub fn prefetch_room(&self, room: Room, hash: FlowHash) {
+        match room.way {
+            Some(index) => self.entries[index as usize].prefetch(),
             None => self.entries[self.part(hash, 0)].iter().for_each(FlowEntry::prefetch_age),
         }
-        self.sources.prefetch(source);
-        Room { way: way.map(|index| index as u32), source }
+        self.sources.prefetch(room.source);
     }
 
     /// Whether the flow with this key is still where it was found.

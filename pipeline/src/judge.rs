@@ -310,6 +310,10 @@ impl Judge {
             }
         }
         self.asked.refused = refused;
+        // By themselves: the processor then looks many of their pages up at once.
+        for place in Places(self.asked.frames) {
+            self.flows.prefetch_room(self.rooms[place], self.hashes[place]);
+        }
         for place in Places(self.aged) {
             let stale = self.found[place].filter(|&index| !self.is_current(index, moment));
             if let Some(index) = stale {
