@@ -140,13 +140,16 @@ fn write_site(folder: &Path, site: &sites::Site) -> io::Result<()> {
     fs::write(folder.join("groupings.gt.txt"), text)
 }
 
-const HEAD: &str = "| policy | learn/test h | rules | groups | pairs permitted/used | ports | denied flow-hours % | of seen hosts | of unseen | predicted % | denials per host-day | reach % | ARI | AMI | attack edges |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
+const HEAD: &str = "| policy | learn/test h | rules | groups | pairs permitted/used | ports | denied flow-hours % | of seen hosts | of unseen | predicted % | between | denials per host-day | reach % | ARI | AMI | attack edges |\n|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|";
 
 fn row(line: &Line) -> String {
     let percent = |share: f64| format!("{:.4}", share * 100.0);
+    let between = line
+        .predicted_interval
+        .map_or("-".to_owned(), |(least, most)| format!("{} to {}", percent(least), percent(most)));
     let index = |value: Option<f64>| value.map_or("-".to_owned(), |value| format!("{value:.3}"));
     format!(
-        "| {} | {}/{} | {} | {} | {:.3} | {:.2} | {} | {} | {} | {} | {:.3} | {:.1} | {} | {} | {} |",
+        "| {} | {}/{} | {} | {} | {:.3} | {:.2} | {} | {} | {} | {} | {between} | {:.3} | {:.1} | {} | {} | {} |",
         line.policy,
         line.learn_hours,
         line.test_hours,

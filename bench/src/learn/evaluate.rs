@@ -12,9 +12,6 @@ use super::baselines::{self, Edges};
 use super::data::{self, Flow};
 use super::metrics::{self, Allowed};
 
-/// Blocks of learning time that are held out in turns for the prediction.
-const BLOCKS: usize = confidence::BLOCKS as usize;
-
 /// The mean similarity down to which average linkage joins: a distance of 0.2.
 const JACCARD: f64 = 0.8;
 
@@ -93,8 +90,10 @@ pub struct Line {
     pub denied_seen: f64,
     /// Of it what involves a host that was not.
     pub denied_unseen: f64,
-    /// What relearning with blocks held out says that it would be.
+    /// What was predicted that it would be, from the learning time alone.
     pub predicted: f64,
+    /// Between what it was predicted to be, where that was said.
+    pub predicted_interval: Option<(f64, f64)>,
     /// Distinct edges denied, per host and day.
     pub denials_per_host_day: f64,
     /// Permitted (client, server, service) over those ever used; dynamic ports count as one.
@@ -149,6 +148,7 @@ pub fn measure(setting: &Setting<'_>, method: Method) -> Option<Line> {
     let hosts: Vec<u32> = ever.numbers.clone();
     let (ari, ami) = metrics::agreement(&made.groups, setting.truth);
     let share = |denied: u64| denied as f64 / denials.flow_hours.max(1) as f64;
+    let predicted = predict(setting, learnt, method);
     Some(Line {
         policy: method.label(),
         learn_hours: learnt.len(),
@@ -158,7 +158,8 @@ pub fn measure(setting: &Setting<'_>, method: Method) -> Option<Line> {
         denied_flow_hours: denials.share(),
         denied_seen: share(denials.denied_seen),
         denied_unseen: share(denials.denied - denials.denied_seen),
-        predicted: predict(setting, learnt, method),
+        predicted: predicted.denied,
+        predicted_interval: predicted.interval,
         denials_per_host_day: denials.edges as f64 / denials.host_days.max(f64::MIN_POSITIVE),
         overpermission: pairs as f64 / used as f64,
         overpermission_ports: ports as f64 / used_ports as f64,
@@ -169,36 +170,46 @@ pub fn measure(setting: &Setting<'_>, method: Method) -> Option<Line> {
     })
 }
 
-/// What the policy of all learning time would deny, by relearning without one block of it and
-/// without two, and following the curve on to all of it.
-fn predict(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method) -> f64 {
-    let one = held_out(setting, learnt, method, 1);
-    let two = held_out(setting, learnt, method, 2);
-    confidence::extrapolate(one, two)
+/// What the policy of all learning time is predicted to deny in the time that is tested. Ours says so
+/// itself; for the others their policies are made again without stretches of the learning time, and the
+/// curve is followed on to all of it.
+fn predict(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method) -> Prediction {
+    if matches!(method, Method::Ours | Method::OursApproved) {
+        let ahead = (setting.hours.len() - learnt.len()) as u32;
+        let predicted = confidence::predict(&data::store(learnt), &setting.options, ahead);
+        return predicted.map_or_else(Prediction::default, |predicted| Prediction {
+            denied: predicted.denied,
+            interval: Some((predicted.least, predicted.most)),
+        });
+    }
+    let one = held_out(setting, learnt, method, learnt.len() / 4);
+    let two = held_out(setting, learnt, method, learnt.len() / 2);
+    Prediction { denied: confidence::extrapolate(one, two), interval: None }
 }
 
-/// The share of flow-hours denied in so many blocks of the learning time, each time by a policy that
-/// was learnt from the others.
-fn held_out(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method, blocks: u32) -> f64 {
-    let (mut denied, mut all) = (0, 0);
-    for chosen in confidence::choices(blocks) {
-        let is_out = |hour: usize| {
-            // As the learner cuts it: block b ends where b + 1 quarters of the time do.
-            let ends = |block: usize| learnt.len() * (block + 1) / BLOCKS;
-            let block = (0..BLOCKS).find(|&block| hour < ends(block)).unwrap_or(BLOCKS - 1);
-            chosen >> block & 1 == 1
-        };
-        let part = |out: bool| -> Vec<Vec<Flow>> {
-            let chosen = |at| if is_out(at) == out { learnt[at].clone() } else { Vec::new() };
-            (0..learnt.len()).map(chosen).collect()
+#[derive(Default)]
+struct Prediction {
+    denied: f64,
+    interval: Option<(f64, f64)>,
+}
+
+/// The mean share of flow-hours denied in stretches of so many hours of the learning time, each time
+/// by a policy that was made of the others. Stretches overlap by half, as the learner's.
+fn held_out(setting: &Setting<'_>, learnt: &[Vec<Flow>], method: Method, length: usize) -> f64 {
+    let length = length.max(1);
+    let (mut sum, mut stretches) = (0.0, 0.0);
+    for start in (0..=learnt.len() - length).step_by((length / 2).max(1)) {
+        let out = start..start + length;
+        let part = |is_out: bool| -> Vec<Vec<Flow>> {
+            let hour =
+                |at| if out.contains(&at) == is_out { learnt[at].clone() } else { Vec::new() };
+            (0..learnt.len()).map(hour).collect()
         };
         let Some(made) = make(setting, &part(false), method) else { continue };
-        let rest = part(true);
-        let denials = metrics::denials(&made.policy, &rest, &HashSet::new());
-        denied += denials.denied;
-        all += denials.flow_hours;
+        sum += metrics::denials(&made.policy, &part(true), &HashSet::new()).share();
+        stretches += 1.0;
     }
-    denied as f64 / all.max(1) as f64
+    sum / f64::max(stretches, 1.0)
 }
 
 struct Made {

@@ -182,7 +182,7 @@ pub fn generate(hosts: usize, hours: usize, seed: u64) -> Site {
     }
     let count = next_host;
     let mut all: Vec<Vec<Flow>> =
-        (0..hours).map(|hour| hour_of(&edges, hour, hours, count, &mut random)).collect();
+        (0..hours).map(|hour| hour_of(&edges, hour, hours, (count, seed), &mut random)).collect();
     let attacks = attack(&mut all, &edges, count, &mut random);
     Site { hours: all, truth, attacks }
 }
@@ -216,11 +216,13 @@ fn hour_of(
     edges: &[Edge],
     hour: usize,
     hours: usize,
-    hosts: u32,
+    (hosts, seed): (u32, u64),
     random: &mut Random,
 ) -> Vec<Flow> {
+    // Who leaves and when is another matter than what is done in each hour.
+    let lots = seed.wrapping_sub(1) << 32 ^ 0x1eaf;
     let leaves = |host: u32| {
-        let lot = crate::random::mix(u64::from(host) ^ 0x1eaf) as usize;
+        let lot = crate::random::mix(u64::from(host) ^ lots) as usize;
         (lot % 1_000 < CHURN_PERMILLE).then_some(1 + lot / 1_000 % hours.max(2))
     };
     let is_month_end = hour % 24 == 23;

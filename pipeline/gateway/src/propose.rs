@@ -9,6 +9,7 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use bulkhead_learn::learn::Kind;
+use bulkhead_learn::text;
 use clap::Args;
 use serde_json::{Value, json};
 
@@ -134,8 +135,9 @@ fn summary(learned: &Learned) -> String {
     let mut text = format!("{rules} rules");
     if let Some(confidence) = learned.confidence {
         text.push_str(&format!(
-            "; expected to deny {:.3} % of what is used today ({:.3} % to {:.3} %)",
+            "; expected to deny {:.3} % of what is used in the next {} ({:.3} % to {:.3} %)",
             confidence.denied * 100.0,
+            text::periods(confidence.ahead, learned.model.period_s),
             confidence.least * 100.0,
             confidence.most * 100.0,
         ));
@@ -209,8 +211,10 @@ fn report(learned: &Learned, out: Option<&Path>) -> Value {
             "share": confidence.denied,
             "least": confidence.least,
             "most": confidence.most,
+            "newcomers": confidence.newcomers,
             "held-out": confidence.held_out,
             "periods": confidence.hours,
+            "ahead-periods": confidence.ahead,
         })),
         "no-room": {
             "hosts": losses.hosts,

@@ -285,7 +285,7 @@ fn reason(kind: Kind, explanation: &Explanation, period_s: u32) -> String {
 }
 
 /// So many hours, or other periods.
-fn periods(count: u32, period_s: u32) -> String {
+pub fn periods(count: u32, period_s: u32) -> String {
     match period_s {
         0 | 3600 => format!("{count} hours"),
         seconds => format!("{count} periods of {seconds} s"),
@@ -302,12 +302,14 @@ fn head(store: &Store, proposal: &Proposal, context: Context<'_>, by_hand: usize
     );
     match context.confidence {
         Some(confidence) => head.push_str(&format!(
-            "# Expected to deny {:.4} % of what is used today: {:.4} % with a quarter of the time held\n\
-             # out, from {:.4} % to {:.4} % by which quarter.\n",
+            "# Expected to deny {:.4} % of what is used in the next {}, from {:.4} % to {:.4} %: {:.4} %\n\
+             # of hosts that are yet to come; {:.4} % was denied with a quarter of the time held out.\n",
             confidence.denied * 100.0,
-            confidence.held_out * 100.0,
+            periods(confidence.ahead, context.period_s),
             confidence.least * 100.0,
             confidence.most * 100.0,
+            confidence.newcomers * 100.0,
+            confidence.held_out * 100.0,
         )),
         None => head.push_str("# Too little was seen to say what this would deny.\n"),
     }

@@ -77,7 +77,7 @@ fn written(store: &Store, proposal: &Proposal) -> String {
     let options = Options::default();
     let explanations = explain::explain(store, proposal, &options);
     let names = names::name(store, proposal, &names::Known::new());
-    let confidence = confidence::predict(store, &options);
+    let confidence = confidence::predict(store, &options, confidence::AHEAD);
     let context = Context { names: &names, confidence, ..Context::default() };
     text::write(store, proposal, &explanations, context, |_, _, _| false).to_string()
 }
@@ -197,7 +197,39 @@ fn little_time_makes_no_prediction_and_steady_time_a_good_one() {
     let seen: Vec<Observation> =
         plant().into_iter().filter(|seen| seen.client != address(66)).collect();
     let short: Vec<Observation> = seen.iter().filter(|seen| seen.hour < 3).cloned().collect();
-    assert_eq!(confidence::predict(&store(&short), &Options::default()), None);
-    let confidence = confidence::predict(&store(&seen), &Options::default()).expect("24 hours");
+    assert_eq!(confidence::predict(&store(&short), &Options::default(), 24), None);
+    let confidence = confidence::predict(&store(&seen), &Options::default(), 24).expect("24 hours");
     assert!(confidence.denied <= 1e-9, "{confidence:?}");
+}
+
+/// A site of forty hosts; every other hour another one comes, to stay.
+fn growing(hours: std::ops::Range<u32>) -> Vec<Observation> {
+    let hosts_of = |hour: u32| 1..41 + hour.div_ceil(2) as u8;
+    hours
+        .flat_map(|hour| {
+            hosts_of(hour).map(move |host| flow(host, 200, 443, hour, Outcome::BothWays))
+        })
+        .collect()
+}
+
+#[test]
+fn hosts_that_come_to_stay_are_foreseen_the_further_ahead_the_more() {
+    let learnt = store(&growing(0..24));
+    let options = Options::default();
+    let proposal = learn::learn(&learnt, &options);
+    let permits = Permits::new(&proposal, learnt.hosts().len());
+    for ahead in [24, 48] {
+        let mut all = store(&growing(0..24));
+        let tested = growing(24..24 + ahead);
+        tested.iter().for_each(|seen| all.observe(seen));
+        let is_denied = |seen: &&Observation| {
+            !permits.permits(id(&all, &seen.client), id(&all, &seen.server), seen.service)
+        };
+        let actual = tested.iter().filter(is_denied).count() as f64 / tested.len() as f64;
+        let predicted = confidence::predict(&learnt, &options, ahead).expect("a day");
+        let ratio = predicted.denied / actual;
+        assert!((1.0 / 1.5..=1.5).contains(&ratio), "{ahead}: {actual}, {predicted:?}");
+        assert!(predicted.least <= actual && actual <= predicted.most, "{actual}, {predicted:?}");
+        assert!(predicted.newcomers > 0.5 * predicted.denied, "{predicted:?}");
+    }
 }

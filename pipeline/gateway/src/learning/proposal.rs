@@ -186,7 +186,7 @@ pub fn learn(model: Model, around: &Surroundings, approve: &[String]) -> Result<
     let options = Options::default();
     let proposal = learn::learn(&model.store, &options);
     let explanations = explain::explain(&model.store, &proposal, &options);
-    let confidence = confidence::predict(&model.store, &options);
+    let confidence = confidence::predict(&model.store, &options, confidence::AHEAD);
     let known = around.learned.as_ref().map(known).unwrap_or_default();
     let names = names::name(&model.store, &proposal, &known);
     let context =
