@@ -2,7 +2,8 @@
 //!
 //! [`data`] reads and writes hours in the format of the g21 set, [`baselines`] are the other ways,
 //! [`metrics`] is what all are judged by, [`evaluate`] learns, freezes and tests. [`sites`] makes hours
-//! of sites whose roles are known, with attackers in them; [`scale`] is about time and memory.
+//! of sites whose roles are known, with attackers in them; [`scale`] is about time and memory;
+//! [`captures`] takes captures of plants by halves through the gateway's own commands.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
@@ -12,6 +13,7 @@ use bulkhead_learn::learn::Options as Tuning;
 use bulkhead_learn::observe::Service;
 
 pub mod baselines;
+pub mod captures;
 pub mod data;
 pub mod evaluate;
 pub mod metrics;
@@ -51,6 +53,12 @@ pub struct Options {
     /// Measure time and memory with so many hosts and a hundred times as many distinct edges.
     #[arg(long, value_name = "HOSTS")]
     scale: Option<usize>,
+    /// Learn the first half of each capture of several hosts below this folder, and judge its second.
+    #[arg(long, value_name = "DIR")]
+    captures: Option<PathBuf>,
+    /// The gateway's binary, for `--captures`.
+    #[arg(long, value_name = "FILE", default_value = "target/release/bulkhead")]
+    gateway: PathBuf,
     /// Print JSON, a line for each policy.
     #[arg(long)]
     json: bool,
@@ -65,6 +73,16 @@ pub fn run(options: &Options) -> io::Result<()> {
     if let Some(hosts) = options.scale {
         let report = scale::run(hosts, hosts * 100, options.seed)?;
         println!("{}", serde_json::to_string(&report).map_err(io::Error::other)?);
+        return Ok(());
+    }
+    if let Some(folder) = &options.captures {
+        let found = captures::run(folder, &options.gateway)?;
+        for half in found.iter().filter(|_| options.json) {
+            println!("{}", serde_json::to_string(half).map_err(io::Error::other)?);
+        }
+        if !options.json {
+            captures::print(&found);
+        }
         return Ok(());
     }
     if !options.json {

@@ -80,13 +80,77 @@ fn fallbacks(proposal: &Proposal) -> Vec<String> {
             }
         }
     }
-    let label = |best: &Option<(bool, usize, Service)>| match best {
-        Some((true, _, service)) => slug(&format!("{service}-servers")),
-        Some((false, _, service)) => slug(&format!("{service}-clients")),
+    let label = |(best, unit): (&Option<(bool, usize, Service)>, &Vec<_>)| match best {
+        Some((serves, _, service)) => side(*service, *serves, unit.len()),
         None => "idle".to_owned(),
     };
-    best.iter().map(label).collect()
+    best.iter().zip(&proposal.units).map(label).collect()
 }
+
+/// What hosts are called that serve something, or use it.
+pub(crate) fn side(service: Service, serves: bool, hosts: usize) -> String {
+    let plural = if hosts == 1 { "" } else { "s" };
+    let side = if serves { "server" } else { "client" };
+    slug(&format!("{}-{side}{plural}", word(service)))
+}
+
+/// What people call a service: its usual word, or its number.
+fn word(service: Service) -> String {
+    let known = match service {
+        Service::Port(_, port) => WORDS.iter().find(|(known, _)| *known == port),
+        _ => None,
+    };
+    known.map_or_else(|| service.to_string(), |(_, word)| (*word).to_owned())
+}
+
+/// Ports that stand for one service wherever they are met.
+const WORDS: [(u16, &str); 45] = [
+    (20, "ftp-data"),
+    (21, "ftp"),
+    (22, "ssh"),
+    (23, "telnet"),
+    (25, "smtp"),
+    (53, "dns"),
+    (80, "http"),
+    (88, "kerberos"),
+    (102, "s7"),
+    (104, "dicom"),
+    (123, "ntp"),
+    (135, "rpc"),
+    (139, "netbios"),
+    (161, "snmp"),
+    (162, "snmp-trap"),
+    (389, "ldap"),
+    (443, "https"),
+    (445, "smb"),
+    (502, "modbus"),
+    (514, "syslog"),
+    (554, "rtsp"),
+    (631, "ipp"),
+    (636, "ldaps"),
+    (993, "imaps"),
+    (1433, "sql"),
+    (1521, "oracle"),
+    (1883, "mqtt"),
+    (2222, "enip-io"),
+    (2404, "iec104"),
+    (2575, "hl7"),
+    (3128, "proxy"),
+    (3306, "mysql"),
+    (3389, "rdp"),
+    (4840, "opcua"),
+    (5060, "sip"),
+    (5061, "sips"),
+    (5432, "postgres"),
+    (6379, "redis"),
+    (8080, "http-alt"),
+    (8443, "https-alt"),
+    (9100, "print"),
+    (11112, "dicom"),
+    (20000, "dnp3"),
+    (44818, "enip"),
+    (47808, "bacnet"),
+];
 
 fn fresh(wanted: &str, given: &mut BTreeSet<Arc<str>>) -> Arc<str> {
     let mut name: Arc<str> = Arc::from(wanted);

@@ -229,23 +229,17 @@ impl<'w> Writer<'w> {
         let rule = &self.proposal.rules[at];
         let (from, to) = (self.side(&rule.clients)?, self.side(&rule.servers)?);
         let terms: Vec<Term> = rule.services.iter().copied().map(term).collect();
-        let label = |selector: &Selector| match selector.members.as_slice() {
-            [one] => match &one.value {
-                Member::Name(name) => name.to_string(),
-                other => slug(&other.to_string()),
-            },
-            [one, rest @ ..] => match &one.value {
-                Member::Name(name) => format!("{name}-and-{}", rest.len()),
-                other => format!("{}-and-{}", slug(&other.to_string()), rest.len()),
-            },
-            [] => String::new(),
-        };
         let prefix = match rule.kind {
             Kind::Roles => "learned",
             Kind::Mesh => "learned-mesh",
             Kind::Exception => "exception",
         };
-        let wanted = format!("{prefix}-{}-to-{}", label(&from), label(&to));
+        let service = rule.services.first().copied();
+        let (client, server) = (
+            self.label(&from, &rule.clients, service, false),
+            self.label(&to, &rule.servers, service, true),
+        );
+        let wanted = format!("{prefix}-{client}-to-{server}");
         let name = fresh(&wanted, &mut self.rule_names);
         let period_s = self.context.period_s;
         let reason = explanation.map(|explanation| reason(rule.kind, explanation, period_s));
@@ -263,8 +257,47 @@ impl<'w> Writer<'w> {
         })
     }
 
+    /// What a rule's name calls one of its sides: by the name of its device or group; a single host
+    /// that has none by what it does and the end of its address, so that it keeps the name whoever else
+    /// comes; several by what they have in common, which is the rule's service.
+    fn label(
+        &self,
+        selector: &Selector,
+        units: &[u32],
+        service: Option<Service>,
+        serves: bool,
+    ) -> String {
+        let hosts = self.proposal.hosts(units).len();
+        let side = service.map(|service| crate::names::side(service, serves, hosts));
+        match (selector.members.as_slice(), side) {
+            ([one], side) => match (&one.value, side) {
+                (Member::Name(name), _) => name.to_string(),
+                (Member::Addresses(Addresses::One(address)), Some(side)) => {
+                    format!("{side}-{}", end_of(*address))
+                }
+                (other, _) => slug(&other.to_string()),
+            },
+            (_, Some(side)) => side,
+            (several, None) => format!("{}-hosts", several.len()),
+        }
+    }
+
     fn fresh(&mut self, wanted: &str) -> Arc<str> {
         fresh(wanted, &mut self.taken)
+    }
+}
+
+/// The end of an address by which a site's people tell hosts apart.
+fn end_of(address: std::net::IpAddr) -> String {
+    match address {
+        std::net::IpAddr::V4(address) => {
+            let [.., third, fourth] = address.octets();
+            format!("{third}-{fourth}")
+        }
+        std::net::IpAddr::V6(address) => {
+            let [.., seventh, eighth] = address.segments();
+            format!("{seventh:x}-{eighth:x}")
+        }
     }
 }
 
