@@ -342,7 +342,11 @@ impl Checker<'_> {
         let wires = self.wires(document.wire);
         let (workers, cores) = self.workers(document.workers, document.cores);
         let control_socket = self.path(document.control_socket, "/run/bulkhead/control.sock");
-        let records = self.records(document.records, document.records_socket, &control_socket);
+        let records = self.records(
+            document.records,
+            (document.records_socket, document.records_group),
+            &control_socket,
+        );
         let metrics = document.metrics;
         let limits = document.limits;
         let dpdk = document.dpdk;
@@ -734,6 +738,17 @@ impl Checker<'_> {
         if parsed.is_none() {
             self.mistake(listen.span(), format!("`{}` is no address and port", listen.get_ref()))
                 .help(format!("write `{default}`, `[::1]:{DEFAULT_METRICS_PORT}` or `off`"));
+        }
+        parsed
+    }
+
+    /// Where the learning process serves its metrics: nowhere, unless the file says so.
+    fn learn_listen(&mut self, listen: Option<Spanned<String>>) -> Option<SocketAddr> {
+        let listen = listen.filter(|listen| listen.get_ref() != "off")?;
+        let parsed = listen.get_ref().parse::<SocketAddr>().ok();
+        if parsed.is_none() {
+            self.mistake(listen.span(), format!("`{}` is no address and port", listen.get_ref()))
+                .help("write `127.0.0.1:10470`, `[::1]:10470` or `off`");
         }
         parsed
     }

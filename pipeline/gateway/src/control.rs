@@ -113,22 +113,49 @@ pub enum Answer {
 ///
 /// What stands in the way, and the remedy.
 pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
-    bind_socket(path, "control socket", "control-socket")
+    bind_socket(path, "control socket", "control-socket", None)
 }
 
-/// Makes the socket of flow records, likewise.
+/// Makes the socket of flow records, likewise. Members of `group`, by its name or number, may read it.
 ///
 /// # Errors
 ///
 /// What stands in the way, and the remedy.
-pub fn bind_records(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
-    bind_socket(path, "socket of flow records", "records-socket")
+pub fn bind_records(
+    path: &Path,
+    group: Option<&str>,
+) -> Result<std::os::unix::net::UnixListener, String> {
+    let group = group.map(group_id).transpose()?;
+    bind_socket(path, "socket of flow records", "records-socket", group)
 }
+
+/// The number of a group: it is one, or has one on this machine.
+fn group_id(group: &str) -> Result<u32, String> {
+    if let Ok(id) = group.parse() {
+        return Ok(id);
+    }
+    let groups = fs::read_to_string(GROUPS)
+        .map_err(|error| format!("cannot look up `records-group`: {GROUPS}: {error}"))?;
+    let of_line = |line: &str| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
+    };
+    groups.lines().find_map(of_line).ok_or_else(|| {
+        format!(
+            "there is no group `{group}` in {GROUPS}: correct `records-group`, or make it with \
+             `groupadd --system {group}`"
+        )
+    })
+}
+
+/// Where this machine's groups are.
+const GROUPS: &str = "/etc/group";
 
 fn bind_socket(
     path: &Path,
     what: &str,
     key: &str,
+    group: Option<u32>,
 ) -> Result<std::os::unix::net::UnixListener, String> {
     let shown = path.display();
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
@@ -150,13 +177,42 @@ fn bind_socket(
         fs::remove_file(path)
             .map_err(|error| format!("cannot replace the abandoned socket {shown}: {error}"))?;
     }
-    // Until the mode is set, the umask makes it narrower, not wider, for the group.
-    let bound = std::os::unix::net::UnixListener::bind(path).and_then(|listener| {
-        fs::set_permissions(path, fs::Permissions::from_mode(0o660))?;
+    let bound = bind_hidden(path, group);
+    bound.map_err(|error| match (group, error.kind()) {
+        (Some(group), io::ErrorKind::PermissionDenied) => format!(
+            "cannot make the {what} {shown} and give it to group {group}: {error}; the gateway has to \
+             be root with CAP_CHOWN, or a member of the group (SupplementaryGroups= in its unit)"
+        ),
+        _ => format!("cannot make the {what} {shown}: {error}"),
+    })
+}
+
+/// Binds a socket where nobody else can reach it, and puts it in its place once it has its group and
+/// mode: whatever the umask, there is no moment at which others could connect.
+fn bind_hidden(path: &Path, group: Option<u32>) -> io::Result<std::os::unix::net::UnixListener> {
+    let mut folder = path.as_os_str().to_owned();
+    folder.push(".new");
+    let folder = Path::new(&folder);
+    let hidden = folder.join("s");
+    // What a gateway that died just then left behind.
+    match fs::remove_file(&hidden).and_then(|()| fs::remove_dir(folder)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let _ = fs::remove_dir(folder);
+    fs::DirBuilder::new().mode(0o700).create(folder)?;
+    let bound = std::os::unix::net::UnixListener::bind(&hidden).and_then(|listener| {
+        std::os::unix::fs::chown(&hidden, None, group)?;
+        fs::set_permissions(&hidden, fs::Permissions::from_mode(0o660))?;
         listener.set_nonblocking(true)?;
+        fs::rename(&hidden, path)?;
         Ok(listener)
     });
-    bound.map_err(|error| format!("cannot make the {what} {shown}: {error}"))
+    if bound.is_err() {
+        let _ = fs::remove_file(&hidden);
+    }
+    fs::remove_dir(folder)?;
+    bound
 }
 
 /// Serves clients until its runtime ends.
@@ -277,5 +333,42 @@ pub struct SocketFile(pub PathBuf);
 impl Drop for SocketFile {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::MetadataExt;
+
+    use super::*;
+
+    /// A group that this process may give files to, and its number.
+    fn some_group(folder: &Path) -> u32 {
+        let own = fs::metadata(folder).map_or(0, |metadata| metadata.gid());
+        // Root may give them to anybody, so that the test can see that it was given.
+        if own == 0 { 4242 } else { own }
+    }
+
+    #[test]
+    fn the_socket_of_records_is_its_groups_and_nobody_elses() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = folder.path().join("records.sock");
+        let group = some_group(folder.path());
+        let made = bind_records(&path, Some(&group.to_string()));
+        let listener = made.unwrap_or_else(|error| panic!("{error}"));
+        let metadata = fs::symlink_metadata(&path).unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!((metadata.mode() & 0o7777, metadata.gid()), (0o660, group));
+        assert!(std::os::unix::net::UnixStream::connect(&path).is_ok(), "it answers in its place");
+        let left: Vec<_> = fs::read_dir(folder.path()).into_iter().flatten().flatten().collect();
+        assert_eq!(left.len(), 1, "nothing stays beside it: {left:?}");
+        assert!(bind_records(&path, None).is_err(), "one that answers is not replaced");
+        drop(listener);
+        // A gateway died between making the folder and removing it.
+        let hidden = folder.path().join("records.sock.new");
+        fs::create_dir(&hidden).unwrap_or_else(|e| panic!("{e}"));
+        fs::write(hidden.join("s"), "").unwrap_or_else(|e| panic!("{e}"));
+        assert!(bind_records(&path, None).is_ok(), "one that is abandoned is");
+        let error = bind_records(&path, Some("no-such-group-here")).err().unwrap_or_default();
+        assert!(error.contains("groupadd --system no-such-group-here"), "{error}");
     }
 }

@@ -30,6 +30,7 @@ pub mod table;
 pub mod templates;
 pub mod vendor;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -42,6 +43,7 @@ use crate::cli::{CONFIG_PATH, Level, LogFormat, exit};
 use crate::config::{Config, LearnConfig};
 use crate::export::Exports;
 use crate::replay::sides::Inside;
+use crate::telemetry;
 use service::{Settings, Shared};
 
 /// What `learn` is told.
@@ -89,7 +91,7 @@ pub fn main(args: &LearnArgs) -> u8 {
     if let (Some(folder), [_, ..]) = (&args.dir, args.from_capture.as_slice()) {
         return import(args, folder);
     }
-    let (settings, mut exports) = match settings(args) {
+    let (settings, listen, mut exports) = match settings(args) {
         Ok(settings) => settings,
         Err(message) => {
             eprintln!("{message}");
@@ -109,6 +111,10 @@ pub fn main(args: &LearnArgs) -> u8 {
     }
     let status = Shared::default();
     socket::serve(&settings.folder, &status);
+    if let Some(Err(error)) = listen.map(|address| telemetry::start_learning(address, &status)) {
+        error!("{error}");
+        return exit::UNAVAILABLE;
+    }
     crate::notice::ready("learning");
     let ran = service::run(&settings, &status, &stop, &mut exports);
     crate::notice::stopping();
@@ -149,7 +155,7 @@ fn import(args: &LearnArgs, folder: &Path) -> u8 {
 
 /// What the command line says, and else the configuration. Where it says everything there need not
 /// be a configuration.
-fn settings(args: &LearnArgs) -> Result<(Settings, Exports), String> {
+fn settings(args: &LearnArgs) -> Result<(Settings, Option<SocketAddr>, Exports), String> {
     let (socket, learn, exports) = match (&args.socket, &args.dir) {
         (Some(socket), Some(dir)) if !args.config.exists() => {
             let learn = LearnConfig { folder: dir.clone(), ..LearnConfig::default() };
@@ -173,7 +179,7 @@ fn settings(args: &LearnArgs) -> Result<(Settings, Exports), String> {
         limits: ingest::Limits::default(),
         interval: Duration::from_secs(1),
     };
-    Ok((settings, exports))
+    Ok((settings, learn.listen, exports))
 }
 
 /// A time for people: UTC, to the second.

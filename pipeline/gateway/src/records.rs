@@ -76,7 +76,9 @@ pub struct RecordThread {
 /// What stands in the way, and the remedy.
 pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
     let path = gateway.config.records.socket.clone();
-    let listener = path.as_deref().map(control::bind_records).transpose()?;
+    let group = gateway.config.records.group.clone();
+    let listener =
+        path.as_deref().map(|path| control::bind_records(path, group.as_deref())).transpose()?;
     if let Some(path) = &path {
         info!(socket = %path.display(), "the socket of flow records is open");
     }

@@ -23,8 +23,10 @@ use tracing::{debug, info};
 use crate::state::Gateway;
 
 mod families;
+mod learning;
 mod metrics;
 
+pub use learning::{render as render_learning, start as start_learning};
 pub use metrics::render;
 
 /// Connections at a time.
@@ -59,14 +61,21 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
 
 /// Serves clients until its runtime ends.
 pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
+    serve_with(listener, Arc::new(move |path: &str| answer(path, &gateway))).await;
+}
+
+/// What is answered at a path.
+type Answer = dyn Fn(&str) -> Response<Full<Bytes>> + Send + Sync;
+
+async fn serve_with(listener: TcpListener, answer: Arc<Answer>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     loop {
         let Ok(place) = places.clone().acquire_owned().await else { return };
         match listener.accept().await {
             Ok((stream, _)) => {
-                let gateway = gateway.clone();
+                let answer = answer.clone();
                 tokio::spawn(async move {
-                    connection(stream, gateway).await;
+                    connection(stream, answer).await;
                     drop(place);
                 });
             }
@@ -76,9 +85,9 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
     }
 }
 
-async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
+async fn connection(stream: TcpStream, answer: Arc<Answer>) {
     let service = service_fn(move |request| {
-        let response = respond(&request, &gateway);
+        let response = respond(&request, &*answer);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -94,23 +103,35 @@ async fn connection(stream: TcpStream, gateway: Arc<Gateway>) {
     }
 }
 
-fn respond(request: &Request<Incoming>, gateway: &Gateway) -> Response<Full<Bytes>> {
+fn respond(request: &Request<Incoming>, answer: &Answer) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
     }
-    match request.uri().path() {
-        "/metrics" => match render(gateway) {
-            Ok(text) => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
-            Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
-        },
+    answer(request.uri().path())
+}
+
+fn answer(path: &str, gateway: &Gateway) -> Response<Full<Bytes>> {
+    match path {
+        "/metrics" => metrics_text(render(gateway)),
         "/healthz" if gateway.hanging().is_some() => {
             plain(StatusCode::SERVICE_UNAVAILABLE, "a worker hangs\n")
         }
         "/healthz" => plain(StatusCode::OK, "alive\n"),
         "/readyz" if gateway.is_ready() => plain(StatusCode::OK, "the workers judge\n"),
         "/readyz" => plain(StatusCode::SERVICE_UNAVAILABLE, "no worker judges\n"),
-        _ => plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n"),
+        _ => not_found(),
     }
+}
+
+fn metrics_text(rendered: prometheus::Result<String>) -> Response<Full<Bytes>> {
+    match rendered {
+        Ok(text) => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
+    }
+}
+
+fn not_found() -> Response<Full<Bytes>> {
+    plain(StatusCode::NOT_FOUND, "there are /metrics, /healthz and /readyz\n")
 }
 
 fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {

@@ -3,8 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::fs;
-use std::io::Write;
-use std::net::IpAddr;
+use std::io::{Read, Write};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -427,5 +427,76 @@ impl Drop for Mount {
     fn drop(&mut self) {
         // The learner may still hold it.
         let _ = Command::new("umount").arg("--lazy").arg(&self.0).status();
+    }
+}
+
+/// What is at a path of the process's endpoint.
+fn scrape(port: u16, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: x\r\n\r\n").ok()?;
+    let mut text = String::new();
+    stream.read_to_string(&mut text).ok()?;
+    let (head, body) = text.split_once("\r\n\r\n")?;
+    head.starts_with("HTTP/1.1 200").then(|| body.to_owned())
+}
+
+/// The value of a metric.
+fn value(metrics: &str, name: &str) -> Option<f64> {
+    let line = metrics.lines().find(|line| line.split(' ').next() == Some(name))?;
+    line.rsplit(' ').next()?.parse().ok()
+}
+
+#[test]
+fn the_process_tells_prometheus_what_it_reads_loses_and_stores() {
+    let site = Site::new();
+    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let config = format!(
+        "policy = \"policy\"\nrecords-socket = \"records.sock\"\nlearn-dir = \"learn\"\n\
+         [[wire]]\nname = \"line3\"\ninside = \"in0\"\noutside = \"out0\"\n\
+         [learn]\nlisten = \"127.0.0.1:{port}\"\n"
+    );
+    fs::write(site.folder.path().join("gateway.toml"), config).unwrap();
+    let child = command(&["learn", "--config", "gateway.toml"])
+        .current_dir(site.folder.path())
+        .stderr(fs::File::create(site.folder.path().join("log")).unwrap())
+        .spawn()
+        .unwrap();
+    let _learner = Learner(child);
+    let mut stream = site.accept();
+    let messages = plant(24);
+    tell(&mut stream, &messages);
+    let read = flows(&messages);
+    site.wait_for("stored", |status| is_stored(status, read));
+    let metrics = scrape(port, "/metrics").unwrap_or_else(|| panic!("{}", site.log()));
+    for (name, expected) in [
+        ("bulkhead_learn_flow_records_read_total", read as f64),
+        ("bulkhead_learn_flow_records_lost_total{where=\"gateway\"}", 7.0),
+        ("bulkhead_learn_frame_copies_lost_total", 2.0),
+        ("bulkhead_learn_connected", 1.0),
+        ("bulkhead_learn_store_writable", 1.0),
+    ] {
+        assert_eq!(value(&metrics, name), Some(expected), "{name}\n{metrics}");
+    }
+    assert!(value(&metrics, "bulkhead_learn_store_size_bytes") > Some(4096.0), "{metrics}");
+    assert!(scrape(port, "/readyz").is_some() && scrape(port, "/nothing").is_none());
+
+    let promtool = Command::new("promtool")
+        .args(["check", "metrics"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn();
+    match promtool {
+        Ok(mut promtool) => {
+            promtool.stdin.take().unwrap().write_all(metrics.as_bytes()).unwrap();
+            let said = promtool.wait_with_output().unwrap();
+            let complaints = [said.stdout, said.stderr].concat();
+            let complaints = String::from_utf8_lossy(&complaints).into_owned();
+            assert!(said.status.success() && complaints.is_empty(), "{complaints}\n{metrics}");
+        }
+        Err(error) => {
+            assert!(std::env::var_os("CI").is_none_or(|ci| ci != "true"), "promtool: {error}");
+            println!("SKIPPED: promtool's opinion of the metrics: {error}");
+        }
     }
 }

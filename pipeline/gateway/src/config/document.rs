@@ -10,6 +10,7 @@ pub(super) struct Document {
     pub(super) state_dir: Option<Spanned<String>>,
     pub(super) control_socket: Option<Spanned<String>>,
     pub(super) records_socket: Option<Spanned<String>>,
+    pub(super) records_group: Option<Spanned<String>>,
     pub(super) learn_dir: Option<Spanned<String>>,
     pub(super) log_level: Option<Spanned<String>>,
     pub(super) mtu: Option<Spanned<i64>>,
@@ -143,6 +144,7 @@ pub(super) struct Lockdown {
 #[derive(Deserialize, Default)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub(super) struct Learn {
+    pub(super) listen: Option<Spanned<String>>,
     pub(super) period_s: Option<Spanned<i64>>,
     pub(super) retention_days: Option<Spanned<i64>>,
     pub(super) max_rows: Option<Spanned<i64>>,

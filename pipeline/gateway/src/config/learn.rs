@@ -1,5 +1,6 @@
 //! `[learn]`: what the learning process keeps, and for how long.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use super::Checker;
@@ -16,15 +17,17 @@ pub struct LearnConfig {
     pub period_s: u32,
     /// What the store keeps.
     pub retention: Retention,
+    /// Where the process serves its metrics, if anywhere.
+    pub listen: Option<SocketAddr>,
 }
 
 /// Where the store is unless told otherwise.
-const FOLDER: &str = "/var/lib/bulkhead/learn";
+const FOLDER: &str = "/var/lib/bulkhead-learn";
 
 impl Default for LearnConfig {
     fn default() -> Self {
         let folder = PathBuf::from(FOLDER);
-        Self { folder, period_s: PERIOD_S, retention: Retention::default() }
+        Self { folder, period_s: PERIOD_S, retention: Retention::default(), listen: None }
     }
 }
 
@@ -45,6 +48,7 @@ impl Checker<'_> {
                 facts: default.facts,
                 bytes: self.number::<u64>("max-mib", table.max_mib, mib, 16..=1 << 20) << 20,
             },
+            listen: self.learn_listen(table.listen),
         }
     }
 }

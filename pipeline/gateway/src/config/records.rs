@@ -17,6 +17,8 @@ const MAX_COLLECTORS: usize = 8;
 pub struct Records {
     /// The Unix socket on which they are told; [`None`] for `records-socket = "off"`.
     pub socket: Option<PathBuf>,
+    /// The group, by name or number, whose members may read it; without one, root's.
+    pub group: Option<String>,
     /// How each worker makes them.
     pub worker: RecordConfig,
     /// Bytes of records that are kept for readers that are slow or yet to come.
@@ -41,7 +43,7 @@ impl Checker<'_> {
     pub(super) fn records(
         &mut self,
         table: document::Records,
-        socket: Option<Spanned<String>>,
+        (socket, group): (Option<Spanned<String>>, Option<Spanned<String>>),
         control_socket: &Path,
     ) -> Records {
         let default = RecordConfig::default();
@@ -52,6 +54,7 @@ impl Checker<'_> {
                 Some(socket) => self.path(Some(socket), ""),
                 None => beside,
             }),
+            group: group.and_then(|group| self.group(&group)),
             worker: RecordConfig {
                 ring: self.number("ring", table.ring, default.ring, 64..=1 << 20),
                 interval_s: self.number("interval-s", table.interval_s, 60, 1..=86_400),
@@ -65,6 +68,19 @@ impl Checker<'_> {
             },
             log_bytes: self.number("backlog-mib", table.backlog_mib, 16, 1..=1024) << 20,
         }
+    }
+
+    /// A group's name, or its number.
+    fn group(&mut self, group: &Spanned<String>) -> Option<String> {
+        let name = group.get_ref();
+        let is_name = !name.is_empty()
+            && name.len() <= 32
+            && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c));
+        if !is_name {
+            self.mistake(group.span(), format!("`{name}` is no group"))
+                .help("write the name of a group of this machine, or its number");
+        }
+        is_name.then(|| name.clone())
     }
 
     pub(super) fn export(&mut self, table: document::Export) -> Export {

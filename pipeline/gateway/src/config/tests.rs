@@ -221,9 +221,16 @@ fn the_example_shows_every_key_with_its_default() {
     };
     let uncommented: Vec<&str> = (example.lines())
         // One worker per listed core, and which are there is the machine's business.
-        // A wire is redundant with no other; nothing is exported.
+        // A wire is redundant with no other; nothing is exported; the records are root's.
         .filter(|line| {
-            let others = ["#cores", "#redundancy-group", "#json =", "#ipfix =", "#pcapng ="];
+            let others = [
+                "#cores",
+                "#redundancy-group",
+                "#records-group",
+                "#json =",
+                "#ipfix =",
+                "#pcapng =",
+            ];
             !others.iter().any(|key| line.starts_with(key))
         })
         .map(|line| if is_key(line) { &line[1..] } else { line })

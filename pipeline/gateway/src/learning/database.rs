@@ -34,6 +34,10 @@ const MAX_KNOWN: usize = 500_000;
 /// timeout of a flow table.
 const OPEN_FLOW_MS: i64 = 8 * 24 * 3_600_000;
 
+/// The most open flows that are remembered: as many as are followed in memory. Those that were silent
+/// longest are forgotten first.
+const MAX_OPEN_FLOWS: i64 = 500_000;
+
 /// The most bytes of one page of the file.
 const PAGE_BYTES: u64 = 4096;
 
@@ -289,6 +293,16 @@ impl Database {
             }
             done => done,
         }
+    }
+
+    /// Flow records whose sums are in the store, by whichever process they were read.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn flows_read(&self) -> Result<u64, StoreError> {
+        let total = self.one("SELECT max(value) FROM counters WHERE name = 'flows-read'")?;
+        Ok(count(total.unwrap_or(0)))
     }
 
     fn try_store(&mut self, batch: &Batch, counters: &Counters) -> Result<(), StoreError> {
@@ -580,6 +594,14 @@ fn forget_beyond(connection: &mut Connection, most: i64) -> rusqlite::Result<Pru
                 format!("DELETE FROM edges WHERE client NOT IN {known} OR server NOT IN {known}");
             pruned.edges += transaction.execute(&text, [])? as u64;
         }
+    }
+    let open = most.min(MAX_OPEN_FLOWS);
+    let rows: i64 =
+        transaction.query_row("SELECT count(*) FROM open_flows", [], |row| row.get(0))?;
+    if rows > open {
+        let text = "DELETE FROM open_flows WHERE flow IN (SELECT flow FROM open_flows \
+                    ORDER BY last_ms LIMIT ?1)";
+        pruned.facts += transaction.execute(text, [rows - open])? as u64;
     }
     transaction.commit()?;
     Ok(pruned)

@@ -222,3 +222,25 @@ fn open_flows_are_found_again() {
     database.store(&batch, &counters).unwrap_or_else(|e| panic!("{e}"));
     assert!(database.open_flows().unwrap_or_else(|e| panic!("{e}")).is_empty());
 }
+
+#[test]
+fn open_flows_are_bounded_and_the_silent_ones_go_first() {
+    let folder = folder();
+    let retention = Retention { facts: 20, ..Retention::default() };
+    let (mut database, _) = open(folder.path(), retention);
+    let open_flow = |client: u8| {
+        let Message::Flow(mut record) = flow(client, 100_000 + i64::from(client)) else {
+            panic!("a flow")
+        };
+        record.event = Event::Continues;
+        Message::Flow(record)
+    };
+    let (batch, counters) = batch(&(0..40).map(open_flow).collect::<Vec<_>>());
+    database.store(&batch, &counters).unwrap_or_else(|e| panic!("{e}"));
+    database.prune(200_000).unwrap_or_else(|e| panic!("{e}"));
+    let number = |query: &str| number(folder.path(), query);
+    assert_eq!(number("SELECT count(*) FROM open_flows"), 20);
+    let all: Vec<i64> = batch.flows.values().flatten().map(|counted| counted.last_ms).collect();
+    let latest = all.iter().max().copied().unwrap_or(0);
+    assert_eq!(number("SELECT min(last_ms) FROM open_flows"), latest - 19, "the youngest stay");
+}

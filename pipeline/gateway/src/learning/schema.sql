@@ -91,7 +91,8 @@ CREATE TABLE wires (
     since_ms INTEGER NOT NULL
 ) WITHOUT ROWID;
 
--- Flows that are open, and what of each is counted in edges already.
+-- Flows that are open, and what of each is counted in edges already: 500,000 at most, those that were
+-- silent longest go first.
 CREATE TABLE open_flows (
     flow           BLOB PRIMARY KEY,
     client_packets INTEGER NOT NULL,

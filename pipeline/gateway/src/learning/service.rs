@@ -81,8 +81,12 @@ pub struct Status {
     pub edges_stored: u64,
     /// Batches that were stored.
     pub batches: u64,
+    /// Flow records whose sums are in the store, those of earlier processes too.
+    pub flows_in_store: u64,
     /// Rows of edges that the retention forgot.
     pub edges_pruned: u64,
+    /// Endpoints, names, leases, services and open flows that it forgot.
+    pub facts_pruned: u64,
     /// When a batch was stored last, in Unix milliseconds; 0 for never.
     pub stored_ms: i64,
     /// Why the store cannot be written now.
@@ -449,13 +453,20 @@ impl<'w> Writer<'w> {
         if Instant::now() >= self.next_pruning {
             self.next_pruning = Instant::now() + PRUNING;
             match database.prune(unix_now_ms().unwrap_or(0)) {
-                Ok(pruned) => with(self.status, |status| status.edges_pruned += pruned.edges),
+                Ok(pruned) => with(self.status, |status| {
+                    status.edges_pruned += pruned.edges;
+                    status.facts_pruned += pruned.facts;
+                }),
                 // The batch shows whether there is room for it.
                 Err(error) if error.kind() == Kind::Full => {}
                 Err(error) => return Err(error),
             }
         }
-        database.store(batch, counters)
+        database.store(batch, counters)?;
+        if let Ok(flows) = database.flows_read() {
+            with(self.status, |status| status.flows_in_store = flows);
+        }
+        Ok(())
     }
 }
 
