@@ -14,6 +14,7 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use crate::cli::exit;
+use crate::learning::database::vlan_text;
 use crate::learning::model::Model;
 use crate::learning::proposal::{self, Learned, Surroundings};
 use crate::learning::report::{Reader, Refusal, StoreArgs};
@@ -49,6 +50,7 @@ pub struct ProposeArgs {
 pub fn main(args: &ProposeArgs) -> u8 {
     match propose(args) {
         Ok(learned) => {
+            warn_of_reuse(&learned);
             if args.json {
                 println!("{:#}", report(&learned, args.out.as_deref()));
             } else if args.out.is_none() {
@@ -129,6 +131,30 @@ fn write(path: &Path, text: &str) -> std::io::Result<()> {
     fs::rename(&hidden, path)
 }
 
+/// Says which addresses are several devices'.
+fn warn_of_reuse(learned: &Learned) {
+    let reused = learned.model.identities.reused();
+    let Some((address, vlans)) = reused.first() else { return };
+    let vlans: Vec<String> = vlans.iter().map(|&vlan| vlan_name(vlan)).collect();
+    let others = match reused.len() - 1 {
+        0 => String::new(),
+        more => format!(", and so are {more} other addresses in theirs"),
+    };
+    eprintln!(
+        "warning: {address} is another device in each of {}{others}: devices with one address count as \
+         one host\n  = help: give the rules for them a `vlan` by hand, or learn each VLAN from a store \
+         of its own",
+        vlans.join(" and "),
+    );
+}
+
+fn vlan_name(vlan: [u16; 2]) -> String {
+    match vlan_text(vlan).as_str() {
+        "" => "no VLAN".to_owned(),
+        vlan => format!("VLAN {vlan}"),
+    }
+}
+
 fn summary(learned: &Learned) -> String {
     let rules = learned.text.document.rules.len();
     let waiting: Vec<&str> = learned.unreviewed().map(|name| &**name).collect();
@@ -190,6 +216,11 @@ fn report(learned: &Learned, out: Option<&Path>) -> Value {
             value
         })
         .collect();
+    let reused = model.identities.reused().into_iter().map(|(address, vlans)| {
+        let vlans: Vec<String> = vlans.into_iter().map(vlan_text).collect();
+        json!({"address": address.to_string(), "vlans": vlans})
+    });
+    let reused: Vec<Value> = reused.collect();
     let losses = model.store.losses();
     json!({
         "file": out.map(|out| out.display().to_string()),
@@ -207,6 +238,7 @@ fn report(learned: &Learned, out: Option<&Path>) -> Value {
         "unknown-direction": model.store.held_back(),
         "broadcasts-left-out": learned.templates_left_out,
         "without-address": learned.text.nameless,
+        "addresses-in-several-vlans": reused,
         "expected-denials": learned.confidence.map(|confidence| json!({
             "share": confidence.denied,
             "least": confidence.least,

@@ -42,6 +42,7 @@ pub struct Identities {
     routers: BTreeSet<Mac>,
     names: HashMap<Subject, (NameSource, Arc<str>)>,
     addresses: BTreeMap<HostKey, BTreeSet<IpAddr>>,
+    routed_broadcasts: BTreeSet<IpAddr>,
 }
 
 impl Identities {
@@ -52,7 +53,50 @@ impl Identities {
     /// See [`StoreError`].
     pub fn read(reader: &Reader) -> Result<Self, StoreError> {
         let leases = reader.leases()?;
-        Ok(Self::resolve(reader.endpoints()?, &leases, reader.routers()?, reader.names()?))
+        let mut found =
+            Self::resolve(reader.endpoints()?, &leases, reader.routers()?, reader.names()?);
+        found.broadcasts(&reader.silent_broadcasts()?);
+        Ok(found)
+    }
+
+    /// Takes addresses for those of many that only their use tells.
+    fn broadcasts(&mut self, ids: &BTreeSet<i64>) {
+        for row in self.rows.iter().filter(|row| ids.contains(&row.id)) {
+            let (Some(address), Some(who)) = (row.endpoint.address, self.who.get_mut(&row.id))
+            else {
+                continue;
+            };
+            if let Who::Host(host) = who {
+                self.addresses.remove(host);
+                *who = Who::Group(HostKey::Address(address));
+                self.routed_broadcasts.insert(address);
+            }
+        }
+    }
+
+    /// Whether an address is that of a network's broadcasts, in frames to a host's MAC address.
+    pub fn is_routed_broadcast(&self, address: IpAddr) -> bool {
+        self.routed_broadcasts.contains(&address)
+    }
+
+    /// Addresses that several devices have, each in a VLAN of its own: with the VLANs, in order. They
+    /// count as one host. A router that carries an address from one VLAN to another is none of them.
+    pub fn reused(&self) -> Vec<(IpAddr, BTreeSet<[u16; 2]>)> {
+        let mut seen: BTreeMap<IpAddr, BTreeMap<Mac, [u16; 2]>> = BTreeMap::new();
+        for row in &self.rows {
+            let Endpoint { mac, address: Some(address) } = row.endpoint else { continue };
+            if !self.is_router(mac) && !mac.is_group() && mac != Mac::default() {
+                seen.entry(address).or_default().insert(mac, row.vlan);
+            }
+        }
+        let vlans = seen
+            .into_iter()
+            .map(|(address, cards)| (address, cards.into_values().collect::<BTreeSet<[u16; 2]>>()));
+        let is_plain = |address: &IpAddr| {
+            !address.is_unspecified()
+                && !matches!(address, IpAddr::V6(address) if address.is_unicast_link_local())
+        };
+        vlans.filter(|(address, vlans)| is_plain(address) && vlans.len() > 1).collect()
     }
 
     /// Resolves endpoints.
@@ -265,5 +309,22 @@ mod tests {
         assert_eq!(host(11), HostKey::Mac(Mac([2, 0, 0, 0, 0, 3])));
         assert!(matches!(found.who(12), Some(Who::Group(_))));
         assert_eq!(found.name(&follows).map(|name| &**name), Some("laptop"));
+        assert!(found.reused().is_empty(), "all in one VLAN");
+    }
+
+    #[test]
+    fn an_address_in_two_vlans_is_told_unless_a_router_carries_it() {
+        let in_vlan = |vlan: u16, row: EndpointRow| EndpointRow { vlan: [vlan, 0], ..row };
+        let rows = vec![
+            in_vlan(10, row(1, 1, "10.0.0.5")),
+            in_vlan(20, row(2, 2, "10.0.0.5")),
+            in_vlan(10, row(3, 3, "10.0.0.6")),
+            in_vlan(20, row(4, 4, "10.0.0.6")),
+        ];
+        let router = vec![Mac([2, 0, 0, 0, 0, 4])];
+        let found = Identities::resolve(rows, &[], router, Vec::new());
+        let reused: Vec<_> = found.reused().into_iter().collect();
+        let address = "10.0.0.5".parse().unwrap_or_else(|e| panic!("{e}"));
+        assert_eq!(reused, [(address, BTreeSet::from([[10, 0], [20, 0]]))]);
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Everything that one command reads is of one instant: one transaction, read-only.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 use bulkhead_learn::observe::Service;
@@ -301,6 +301,49 @@ impl Reader {
             Ok(Some(Ok((row.get(0)?, count(row.get(1)?)))))
         })?;
         Ok(rows.into_iter().collect())
+    }
+
+    /// Addresses at the end of their network (IPv4, `….255`) to which at least two hosts send and from
+    /// which nothing ever came: broadcasts, though a router sent the frames on with a host's MAC address.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn silent_broadcasts(&self) -> Result<BTreeSet<i64>, StoreError> {
+        let read = || -> rusqlite::Result<BTreeSet<i64>> {
+            let mut last = self
+                .connection
+                .prepare("SELECT id FROM endpoints WHERE address LIKE '%.255' LIMIT 10000")?;
+            let mut ids: BTreeSet<i64> =
+                last.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
+            if ids.is_empty() {
+                return Ok(ids);
+            }
+            let mut used: BTreeMap<i64, (BTreeSet<i64>, i64)> = BTreeMap::new();
+            let mut edges = self.connection.prepare(
+                "SELECT client, server, sum(answered) FROM edges GROUP BY client, server",
+            )?;
+            let mut rows = edges.query([])?;
+            while let Some(row) = rows.next()? {
+                let (client, server, answered): (i64, i64, i64) =
+                    (row.get(0)?, row.get(1)?, row.get(2)?);
+                ids.remove(&client);
+                if ids.contains(&server) {
+                    let used = used.entry(server).or_default();
+                    // Two are enough to know.
+                    if used.0.len() < 2 {
+                        used.0.insert(client);
+                    }
+                    used.1 += answered;
+                }
+            }
+            let is_many = |id: &i64| {
+                used.get(id).is_some_and(|(senders, answered)| senders.len() > 1 && *answered == 0)
+            };
+            ids.retain(is_many);
+            Ok(ids)
+        };
+        read().map_err(|error| StoreError::of(&self.path, &error))
     }
 
     /// Calls `each` with every edge of the range, in the order of time.

@@ -86,7 +86,7 @@ pub fn rules(model: &Model, taken: &BTreeSet<Arc<str>>) -> Templates {
         draft.terms.insert(term(key));
         draft.senders.extend(used.senders.iter().cloned());
         if let Some(to) = &key.to {
-            draft.to.insert(receiver(to));
+            draft.to.insert(receiver(model, to));
         }
         if purpose.to_receivers {
             for host in &used.receivers {
@@ -196,8 +196,11 @@ fn term(key: &TemplateKey) -> Term {
 
 /// An address of many. A network's own broadcast address needs its frames' to be told from a host's:
 /// both are `broadcast`.
-fn receiver(key: &HostKey) -> Member {
+fn receiver(model: &Model, key: &HostKey) -> Member {
     match key {
+        HostKey::Address(address) if model.identities.is_routed_broadcast(*address) => {
+            Member::Addresses(Addresses::One(*address))
+        }
         HostKey::Address(IpAddr::V4(address)) if !address.is_multicast() => {
             Member::Name(Arc::from("broadcast"))
         }
