@@ -6,6 +6,7 @@
 mod bad_files;
 mod bindings;
 mod frames;
+mod learning;
 mod lifecycle;
 mod link;
 mod observe;
