@@ -243,6 +243,9 @@ install_program() {
     install -D -m 755 "$BINARY" "$ROOT/usr/local/bin/bulkhead"
     install -d "$ROOT/etc/systemd/system"
     install -m 644 deploy/bulkhead.service deploy/bulkhead-learn.service "$ROOT/etc/systemd/system/"
+    # The gateway's unit names the group of the learning process: it has to be there.
+    install -D -m 644 deploy/bulkhead-learn.sysusers "$ROOT/usr/lib/sysusers.d/bulkhead-learn.conf"
+    [ -n "$ROOT" ] || systemd-sysusers bulkhead-learn.conf
     [ -n "$ROOT" ] || systemctl daemon-reload
 }
 
