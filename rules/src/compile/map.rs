@@ -141,10 +141,6 @@ impl Bound for u64 {
 /// From so many intervals on a slot gets a table of 1 KiB.
 const TABLE_FROM: usize = 12;
 
-/// Of up to so many intervals an edit makes [`crate::classifier::prefixes`] anew: a fraction of a
-/// millisecond.
-const MOST_REMADE: usize = 1 << 10;
-
 /// The places in a [`WordMap`], and how it is written.
 #[derive(Debug, Default)]
 pub(super) struct WordMapBuilder {
@@ -453,9 +449,7 @@ impl MapBuilder {
         new.iter().for_each(|&(_, class)| used(class, 1));
         let mut cut = std::mem::take(&mut self.cut6);
         cut.splice(first..end, new);
-        if cut.len() <= MOST_REMADE {
-            return self.set6(map, cut);
-        }
+        // To make them anew takes longer than an edit may.
         map.prefixes6 = None;
         self.set_tree6(map, &cut);
         self.cut6 = cut;

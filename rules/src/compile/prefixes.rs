@@ -16,8 +16,13 @@ use crate::classifier::prefixes::{KeyMap, Prefixes, Row};
 /// Bytes up to which keys are looked up in a plain trie: more would not stay in the second cache.
 const MOST_FLAT_BYTES: usize = 1 << 20;
 
+/// What prefixes take at most for each interval, and for a few more: steps in the trie, and twice as
+/// many prefixes. Ranges that are no prefixes take a hundred times as much, and are not worth it.
+const STEPS: usize = 16;
+const FEW: usize = 4096;
+
 /// The prefixes of a cut of all addresses, which begins with zero; [`None`] where more than 32 bits
-/// tell them apart, or numbers are too large for a row.
+/// tell them apart, where they are many more than the intervals, or numbers are too large for a row.
 pub(super) fn of_cut(cut: &[(u128, u32)]) -> Option<Prefixes> {
     with_flat(cut, MOST_FLAT_BYTES)
 }
@@ -27,13 +32,19 @@ fn with_flat(cut: &[(u128, u32)], most_bytes: usize) -> Option<Prefixes> {
     if cut.iter().any(|&(_, class)| class >> Row::CLASS_BITS != 0) {
         return None;
     }
-    let mut trie = Trie::default();
+    let mut trie = Trie { nodes: Vec::new(), steps_left: STEPS * cut.len() + FEW };
     let all = trie.of_region(Prefix::ALL, cut[0].1, &cut[1..]);
-    let mut chains = Chains::default();
+    if trie.steps_left == 0 {
+        return None;
+    }
+    let mut chains = Chains { most: 2 * cut.len() + FEW, ..Chains::default() };
     let class = trie.candidates(all).first();
     chains.above.push((0, class));
     trie.choose(all, Prefix::ALL, class, &mut chains);
     chains.close(0, Prefix::ALL);
+    if chains.is_full() {
+        return None;
+    }
     chains.leaves.sort_unstable_by_key(|leaf| leaf.address);
 
     let pairs = chains.leaves.windows(2).map(|pair| (pair[0].address, pair[1].address));
@@ -195,9 +206,10 @@ impl Node {
 }
 
 /// What an interval cut looks like as a binary trie whose paths are compressed.
-#[derive(Default)]
 struct Trie {
     nodes: Vec<Node>,
+    /// Bits beside nodes that may still be looked at. With none, the trie means nothing.
+    steps_left: usize,
 }
 
 impl Trie {
@@ -229,7 +241,12 @@ impl Trie {
             Err(class) => Few::one(class),
         };
         let mut node = Node { inner, before, after, halves, of_inner, of_region: of_inner };
-        for len in (node.shortest_open(region.len)..inner.len).rev() {
+        let from = node.shortest_open(region.len);
+        self.steps_left = self.steps_left.saturating_sub(inner.len.saturating_sub(from) as usize);
+        if self.steps_left == 0 {
+            return Region::Uniform(before);
+        }
+        for len in (from..inner.len).rev() {
             node.of_region = node.of_region.joined(&Few::one(node.beside(len)));
         }
         self.nodes.push(node);
@@ -246,6 +263,9 @@ impl Trie {
     /// Chooses the prefixes of a region that is within a prefix of `class`.
     fn choose(&self, region: Region, prefix: Prefix, mut class: u32, chains: &mut Chains) {
         let above = chains.above.len();
+        if chains.is_full() {
+            return;
+        }
         let node = match region {
             Region::Uniform(own) if own == class => return,
             Region::Uniform(own) => {
@@ -295,6 +315,8 @@ struct Leaf {
 /// Prefixes, and which hold which.
 #[derive(Default)]
 struct Chains {
+    /// Leaves that there may be at most.
+    most: usize,
     /// The lengths and classes of the prefixes that the present place is in, the shortest first.
     above: Vec<(u32, u32)>,
     leaves: Vec<Leaf>,
@@ -317,9 +339,14 @@ impl Chains {
         self.above.truncate(above);
     }
 
+    /// Whether there are more leaves than there may be, or more prefixes than they may have.
+    fn is_full(&self) -> bool {
+        self.leaves.len() > self.most || self.prefixes.len() / 8 > self.most
+    }
+
     /// Makes a prefix a leaf if there were none in it.
     fn close(&mut self, open: usize, prefix: Prefix) {
-        if self.leaves.len() == open {
+        if self.leaves.len() == open && !self.is_full() {
             let first = self.prefixes.len();
             self.prefixes.extend(&self.above);
             let end = self.prefixes.len();
@@ -442,7 +469,7 @@ mod tests {
     fn long_chains_of_prefixes_share_rows() {
         // Thirty prefixes in each other, and in the last of them two hosts.
         let base = 0x2001_0db8_u128 << 96;
-        let lens = || (1..=30).map(|n| (Prefix::of(base, 20 + 3 * n), n));
+        let lens = || (1..=30).map(|n| (Prefix::of(base, 32 + 3 * n), n));
         let mut cut = vec![(0, 0)];
         cut.extend(lens().next_back().map(|(prefix, class)| (prefix.first, class)));
         cut.extend([(base + 1, 31), (base + 2, 30), (base + 4, 32), (base + 5, 30)]);
