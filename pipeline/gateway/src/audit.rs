@@ -20,11 +20,12 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use jiff::Timestamp;
+use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tracing::{error, info, warn};
 
-use self::files::Keep;
+use self::files::{Keep, Surplus};
 
 pub mod command;
 pub mod files;
@@ -151,13 +152,22 @@ pub struct Draft {
     detail: String,
     reason: Option<String>,
     policies: [Option<String>; 2],
+    removed: Option<Head>,
 }
 
 impl Draft {
     /// Something happened now.
     pub fn new(who: Who, what: What, detail: impl Into<String>) -> Self {
         let detail = shortened(detail.into());
-        Self { time: Timestamp::now(), who, what, detail, reason: None, policies: [None, None] }
+        Self {
+            time: Timestamp::now(),
+            who,
+            what,
+            detail,
+            reason: None,
+            policies: [None, None],
+            removed: None,
+        }
     }
 
     /// Why, in the words of whoever did it.
@@ -171,6 +181,12 @@ impl Draft {
     #[must_use]
     pub fn policies(mut self, before: Option<String>, after: Option<String>) -> Self {
         self.policies = [before, after];
+        self
+    }
+
+    /// The last of the entries that are about to be removed.
+    fn removing(mut self, last: Head) -> Self {
+        self.removed = Some(last);
         self
     }
 }
@@ -195,6 +211,9 @@ pub struct Entry {
     pub policy_before: Option<String>,
     /// The hash of the policy in force after.
     pub policy_after: Option<String>,
+    /// The last of the entries that are about to be removed for want of room, where this is about that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<Head>,
     /// The hash of the entry before.
     pub previous: String,
 }
@@ -346,9 +365,8 @@ impl State {
             // It has just begun: the chain comes from the file before.
             tail.head = files::last_entry(folder)?.unwrap_or(tail.head);
         }
-        if let Some(start) = files::start(folder) {
-            // What was being removed when the run before ended.
-            files::remove_up_to(folder, &start)?;
+        if let Err(error) = files::finish_removal(folder) {
+            warn!("audit log: what was about to be removed of it could not be: {error}");
         }
         let mut findings = Vec::new();
         if !tail.torn.is_empty() {
@@ -425,13 +443,30 @@ impl State {
     }
 
     fn make_room(&mut self, folder: &Path) -> io::Result<()> {
-        while let Some(last) = files::surplus(folder, self.keep.files)? {
-            let detail = format!(
-                "the entries up to {}, whose hash is {}, are removed: {} full files are kept",
-                last.sequence, last.hash, self.keep.files
-            );
-            self.append(folder, &Draft::new(Who::gateway(), What::Log, detail))?;
-            files::remove_up_to(folder, &last)?;
+        // One file at a time: each is gone, or has another name, before the next one's turn comes.
+        for _ in 0..files::count(folder)? {
+            match files::surplus(folder, self.keep.files)? {
+                None => break,
+                Some(Surplus::Remove(file, last)) => {
+                    let detail = format!(
+                        "the entries up to {}, whose hash is {}, are removed: {} full files are kept",
+                        last.sequence, last.hash, self.keep.files
+                    );
+                    let draft = Draft::new(Who::gateway(), What::Log, detail);
+                    self.append(folder, &draft.removing(last.clone()))?;
+                    files::remove(folder, &file, &last)?;
+                }
+                Some(Surplus::SetAside(file)) => {
+                    let aside = files::set_aside(folder, &file)?;
+                    let detail = format!(
+                        "{} does not end with the entry that its name says: it is damaged, or no file \
+                         of this log; it is kept as {aside}",
+                        file.display()
+                    );
+                    warn!("audit log: {detail}");
+                    self.append(folder, &Draft::new(Who::gateway(), What::Log, detail))?;
+                }
+            }
         }
         Ok(())
     }
@@ -452,6 +487,7 @@ impl State {
             reason: draft.reason.clone(),
             policy_before,
             policy_after,
+            removed: draft.removed.clone(),
             previous: self.head.hash.clone(),
         };
         let (line, hash) = sealed(&entry)?;
@@ -473,7 +509,7 @@ impl State {
             entry.detail
         );
         // The entry is written: a head that lags behind is told apart from one that is ahead.
-        if let Err(error) = write_head(folder, HEAD_FILE, &self.head) {
+        if let Err(error) = write_json(folder, HEAD_FILE, &self.head) {
             warn!("{HEAD_FILE} could not be written: {error}");
         }
         Ok(())
@@ -551,16 +587,20 @@ fn open(folder: &Path) -> io::Result<File> {
 
 /// The head that a file knows; [`None`] where there is none, or none that makes sense.
 pub fn read_head(path: &Path) -> Option<Head> {
+    read_json(path)
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Option<T> {
     let mut bytes = vec![0; 4096];
     let len = File::open(path).ok()?.read_at(&mut bytes, 0).ok()?;
     serde_json::from_slice(&bytes[..len]).ok()
 }
 
-fn write_head(folder: &Path, name: &str, head: &Head) -> io::Result<()> {
+fn write_json(folder: &Path, name: &str, value: &impl Serialize) -> io::Result<()> {
     let unfinished = folder.join(format!("{name}.new"));
     let mut file =
         File::options().write(true).create(true).truncate(true).mode(0o640).open(&unfinished)?;
-    let mut bytes = serde_json::to_vec(head)?;
+    let mut bytes = serde_json::to_vec(value)?;
     bytes.push(b'\n');
     file.write_all(&bytes)?;
     file.sync_all()?;

@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use super::files::{self, START_FILE};
+use super::files::{self, START_FILE, Start};
 use super::verify::{Broken, Failure, Verifier};
-use super::{Entry, HEAD_FILE, Head, LOG_FILE, read_head};
+use super::{Entry, HEAD_FILE, LOG_FILE, read_head};
 use crate::cli::{CONFIG_PATH, exit};
 use crate::config::Config;
 use crate::control::client::print_json;
@@ -218,10 +218,10 @@ fn with_hash(entry: &Entry, hash: &str) -> serde_json::Value {
     value
 }
 
-/// The files of a log, the oldest first, and the entry after which it may begin.
+/// The files of a log, the oldest first, and where it may begin.
 struct Log {
     files: Vec<PathBuf>,
-    start: Option<Head>,
+    start: Option<Start>,
 }
 
 impl Log {

@@ -2,14 +2,18 @@
 //!
 //! A full `audit.jsonl` is renamed `audit-N.jsonl`, by its last entry, and another one begins, whose first
 //! entry names the hash of that one: the chain goes through all files. So many are kept that the log
-//! never fills a disk. What is removed is entered into the log, and `audit.start` beside it knows the
-//! last entry that is gone.
+//! never fills a disk. Before a file is removed the log has an entry that names its last one, and then
+//! `audit.start` beside the log knows it: where a log begins later than with its first entry, it must
+//! itself say so.
 
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{Head, LOG_FILE, Tail, read_head, write_head};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::{Head, LOG_FILE, Tail, read_json, write_json};
 
 /// The name of the file that knows the last entry that was removed.
 pub const START_FILE: &str = "audit.start";
@@ -47,9 +51,21 @@ pub fn of(folder: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(files)
 }
 
-/// The entry after which the log in `folder` begins: the last one that was removed, if any was.
-pub fn start(folder: &Path) -> Option<Head> {
-    read_head(&folder.join(START_FILE))
+/// Where a log begins of which something was removed.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Start {
+    /// The last entry that was removed.
+    #[serde(flatten)]
+    pub last: Head,
+    /// The one that was so before: the log still begins after it until the file with `last` is gone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<Head>,
+}
+
+/// Where the log in `folder` begins, as the file beside it says; [`None`] where nothing was removed.
+pub fn start(folder: &Path) -> Option<Start> {
+    read_json(&folder.join(START_FILE))
 }
 
 /// The last entry of the newest full file.
@@ -73,37 +89,89 @@ pub(super) fn set_apart(folder: &Path, sequence: u64) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The last entry of what is about to be removed for want of room, the oldest full file; [`None`] where
-/// no more files are there than are `kept`.
+/// What is to be done about the oldest full file, for want of room.
+#[derive(Debug)]
+pub(super) enum Surplus {
+    /// It is removed. Its last entry is this one.
+    Remove(PathBuf, Head),
+    /// It does not end with the entry that its name says: it is damaged, or no file of this log. It is
+    /// evidence, and set aside.
+    SetAside(PathBuf),
+}
+
+/// The oldest full file, where more are there than are `kept`.
 ///
 /// # Errors
 ///
 /// What the file system says.
-pub(super) fn surplus(folder: &Path, kept: usize) -> io::Result<Option<Head>> {
-    let full = full(folder)?;
-    match full.first() {
-        Some((_, oldest)) if full.len() > kept.max(1) => {
-            Ok(Some(Tail::read(&mut File::open(oldest)?)?.head))
-        }
-        _ => Ok(None),
+pub(super) fn surplus(folder: &Path, kept: usize) -> io::Result<Option<Surplus>> {
+    let mut full = full(folder)?;
+    if full.len() <= kept.max(1) {
+        return Ok(None);
     }
+    let (sequence, oldest) = full.swap_remove(0);
+    Ok(Some(match last_of(&oldest)? {
+        Some(last) if last.sequence == sequence => Surplus::Remove(oldest, last),
+        _ => Surplus::SetAside(oldest),
+    }))
 }
 
-/// Removes the full files up to that which ends with `last`.
+/// How many full files there are.
 ///
 /// # Errors
 ///
-/// What the file system says; the next call goes on.
-pub(super) fn remove_up_to(folder: &Path, last: &Head) -> io::Result<()> {
-    if start(folder).as_ref() != Some(last) {
-        write_head(folder, START_FILE, last)?;
+/// What the file system says.
+pub(super) fn count(folder: &Path) -> io::Result<usize> {
+    Ok(full(folder)?.len())
+}
+
+/// Notes that the log begins after `last`, and removes the file that ends with it. Until it is gone the
+/// log begins where it began before.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(super) fn remove(folder: &Path, file: &Path, last: &Head) -> io::Result<()> {
+    let before = start(folder);
+    if before.as_ref().map(|start| &start.last) != Some(last) {
+        let before = before.map(|start| start.last);
+        write_json(folder, START_FILE, &Start { last: last.clone(), before })?;
     }
-    for (sequence, path) in full(folder)? {
-        if sequence <= last.sequence {
-            fs::remove_file(path)?;
-        }
+    fs::remove_file(file)?;
+    File::open(folder)?.sync_all()
+}
+
+/// Removes what was being removed when an earlier run ended, if anything was.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(super) fn finish_removal(folder: &Path) -> io::Result<()> {
+    let Some(Start { last, .. }) = start(folder) else { return Ok(()) };
+    let Some((sequence, oldest)) = full(folder)?.into_iter().next() else { return Ok(()) };
+    if sequence == last.sequence && last_of(&oldest)?.as_ref() == Some(&last) {
+        fs::remove_file(oldest)?;
     }
     Ok(())
+}
+
+/// Gives a file a name that is none of the log's. Returns it.
+///
+/// # Errors
+///
+/// What the file system says.
+pub(super) fn set_aside(folder: &Path, file: &Path) -> io::Result<String> {
+    let name = file.file_name().unwrap_or_default().to_string_lossy();
+    let aside = format!("{name}.aside-{}", Timestamp::now().as_nanosecond());
+    fs::rename(file, folder.join(&aside))?;
+    File::open(folder)?.sync_all()?;
+    Ok(aside)
+}
+
+/// The last entry of a file that ends with a whole one.
+fn last_of(file: &Path) -> io::Result<Option<Head>> {
+    let tail = Tail::read(&mut File::open(file)?)?;
+    Ok(Some(tail.head).filter(|head| tail.torn.is_empty() && head.sequence > 0))
 }
 
 /// The full files, the oldest first, with the numbers of their last entries.

@@ -149,23 +149,36 @@ fn without_a_disk_what_loosens_is_refused_and_what_tightens_is_entered_later() {
     assert_eq!((verified(&dir).unwrap().head.sequence, text.contains("a quarantine")), (3, true));
 }
 
+/// All files of the log in `folder`: the number of its first entry, and that it is whole.
+fn checked(folder: &Path) -> Result<(u64, Whole), Broken> {
+    let mut verifier = Verifier::new(None).starting_after(files::start(folder));
+    for path in files::of(folder).unwrap() {
+        match verifier.read(BufReader::new(File::open(path).unwrap()), |_, _| ()) {
+            Ok(()) => {}
+            Err(Failure::Broken(broken)) => return Err(broken),
+            Err(Failure::Io(error)) => panic!("{error}"),
+        }
+    }
+    let first = verifier.first();
+    verifier.finish(read_head(&folder.join(HEAD_FILE)).as_ref()).map(|whole| (first, whole))
+}
+
+/// A log of small files, of which `kept` are kept, with entries for a few of them.
+fn small_files(folder: &Path, kept: usize) -> Audit {
+    let audit = Audit::keeping(folder, Keep { file_bytes: 1000, files: kept });
+    audit.begin();
+    for entry in 0..24 {
+        audit.enter(draft(&format!("entry {entry}"))).unwrap();
+    }
+    audit
+}
+
 #[test]
 fn a_full_file_is_followed_by_another_and_the_chain_goes_through_all() {
     let dir = tempfile::tempdir().unwrap();
     let folder = dir.path().join("state");
     let keep = Keep { file_bytes: 2000, files: 3 };
-    let check = || {
-        let mut verifier = Verifier::new(None).starting_after(files::start(&folder));
-        for path in files::of(&folder).unwrap() {
-            match verifier.read(BufReader::new(File::open(path).unwrap()), |_, _| ()) {
-                Ok(()) => {}
-                Err(Failure::Broken(broken)) => return Err(broken),
-                Err(Failure::Io(error)) => panic!("{error}"),
-            }
-        }
-        let first = verifier.first();
-        verifier.finish(read_head(&folder.join(HEAD_FILE)).as_ref()).map(|whole| (first, whole))
-    };
+    let check = || checked(&folder);
     let mut known = Head::none();
     for run in 0..12 {
         // Whatever file the run before ended with.
@@ -217,4 +230,76 @@ fn a_crash_between_two_files_breaks_nothing() {
         verifier.read(BufReader::new(File::open(path).unwrap()), |_, _| ()).unwrap();
     }
     assert_eq!(verifier.finish(None).unwrap().head, third.head());
+}
+
+#[test]
+fn a_start_that_no_entry_names_is_forged() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let audit = small_files(folder, 2);
+    let (first, _) = checked(folder).unwrap();
+    assert!(first > 1);
+    // Whoever takes away the oldest file, or its first line, says where the log begins now.
+    let oldest = files::of(folder).unwrap().swap_remove(0);
+    let text = fs::read_to_string(&oldest).unwrap();
+    for taken in [1, text.lines().count()] {
+        let (last, ..) = unsealed(text.lines().nth(taken - 1).unwrap().as_bytes()).unwrap();
+        let hash = unsealed(text.lines().nth(taken - 1).unwrap().as_bytes()).unwrap().1;
+        let rest: String = text.lines().skip(taken).map(|line| format!("{line}\n")).collect();
+        fs::write(&oldest, rest).unwrap();
+        let kept = fs::read(folder.join(files::START_FILE)).unwrap();
+        let forged = Head { sequence: last.sequence, hash };
+        write_json(folder, files::START_FILE, &forged).unwrap();
+        let broken = checked(folder).unwrap_err();
+        assert!(broken.why.contains("somebody took them away"), "{broken}");
+        fs::write(folder.join(files::START_FILE), kept).unwrap();
+        fs::write(&oldest, &text).unwrap();
+    }
+    assert_eq!(checked(folder).unwrap().1.head, audit.head());
+}
+
+#[test]
+fn a_removal_that_was_interrupted_breaks_nothing_and_is_finished() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    let audit = small_files(folder, 64);
+    for round in 0..3 {
+        let oldest = files::of(folder).unwrap().swap_remove(0);
+        let kept = fs::read(&oldest).unwrap();
+        let last = Tail::read(&mut File::open(&oldest).unwrap()).unwrap().head;
+        let entered = draft("a removal").removing(last.clone());
+        audit.enter(Draft { what: What::Log, ..entered }).unwrap();
+        assert!(checked(folder).is_ok(), "before the start is known, round {round}");
+        files::remove(folder, &oldest, &last).unwrap();
+        let (first, _) = checked(folder).unwrap();
+        assert_eq!(first, last.sequence + 1, "round {round}");
+        // As if the machine had stopped before the file was gone.
+        fs::write(&oldest, kept).unwrap();
+        assert!(checked(folder).is_ok(), "round {round}");
+        files::finish_removal(folder).unwrap();
+        assert!(!oldest.exists() && checked(folder).is_ok(), "round {round}");
+    }
+}
+
+#[test]
+fn a_file_that_is_not_what_its_name_says_is_set_aside() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path();
+    drop(small_files(folder, 64));
+    let oldest = files::of(folder).unwrap().swap_remove(0);
+    let mut bytes = fs::read(&oldest).unwrap();
+    let last = bytes.len() - 10;
+    bytes[last] ^= 1;
+    fs::write(&oldest, &bytes).unwrap();
+    fs::write(folder.join("audit-1.jsonl"), "").unwrap();
+    // It returns, and nothing is lost but what was to be removed.
+    let audit = small_files(folder, 2);
+    assert_eq!(files::of(folder).unwrap().len(), 3);
+    let names = fs::read_dir(folder).unwrap().flatten();
+    let names: Vec<_> = names.map(|e| e.file_name().into_string().unwrap()).collect();
+    let mut aside: Vec<_> = names.iter().filter(|name| name.contains(".jsonl.aside-")).collect();
+    aside.sort();
+    assert_eq!(aside.len(), 2, "{names:?}");
+    assert_eq!(fs::read(folder.join(aside[0])).unwrap(), bytes);
+    assert_eq!(checked(folder).unwrap().1.head, audit.head());
 }

@@ -3,7 +3,8 @@
 use std::fmt;
 use std::io::{self, BufRead, Read};
 
-use super::{Entry, Head, MAX_LINE_BYTES, unsealed};
+use super::files::Start;
+use super::{Entry, Head, MAX_LINE_BYTES, What, unsealed};
 
 /// A log whose chain is whole.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -42,8 +43,10 @@ impl fmt::Display for Broken {
 #[derive(Debug)]
 pub struct Verifier {
     head: Head,
-    /// The entry before the first one that was read, where that may be another than none.
-    start: Option<Head>,
+    /// The entries of which one may be the one before the first that is read.
+    starts: Vec<Head>,
+    /// The last entry that was removed, until an entry says that it was.
+    unproven: Option<Head>,
     first: u64,
     line: u64,
     expected: Option<String>,
@@ -54,13 +57,23 @@ impl Verifier {
     /// A verifier that has seen nothing. `expected` is the hash of an entry that must be there.
     pub fn new(expected: Option<String>) -> Self {
         let has_expected = expected.is_none();
-        Self { head: Head::none(), start: None, first: 1, line: 0, expected, has_expected }
+        Self {
+            head: Head::none(),
+            starts: Vec::new(),
+            unproven: None,
+            first: 1,
+            line: 0,
+            expected,
+            has_expected,
+        }
     }
 
-    /// The same for a log that may begin after `start`, because what came before was removed.
+    /// The same for a log that may begin where `start` says, because what came before was removed. One
+    /// of its entries must say that it was.
     #[must_use]
-    pub fn starting_after(self, start: Option<Head>) -> Self {
-        Self { start, ..self }
+    pub fn starting_after(self, start: Option<Start>) -> Self {
+        let starts = start.into_iter().flat_map(|start| [Some(start.last), start.before]);
+        Self { starts: starts.flatten().collect(), ..self }
     }
 
     /// The number of the first entry.
@@ -105,6 +118,14 @@ impl Verifier {
     /// What is missing at the end.
     pub fn finish(self, head: Option<&Head>) -> Result<Whole, Broken> {
         let line = self.line + 1;
+        if let Some(unproven) = self.unproven {
+            let why = format!(
+                "the log begins with entry {}, and no entry says that those up to entry {} with hash {} \
+                 were removed for want of room: somebody took them away",
+                self.first, unproven.sequence, unproven.hash
+            );
+            return Err(Broken { line, why });
+        }
         match head {
             Some(head) if head.sequence > self.head.sequence => Err(Broken {
                 line,
@@ -135,10 +156,13 @@ impl Verifier {
         if stated != is {
             return Err("changed after it was written: its hash is another".to_owned());
         }
-        if let Some(start) = self.start.take_if(|start| start.sequence + 1 == entry.sequence) {
-            (self.first, self.head) = (entry.sequence, start);
+        let follows = |start: &Head| {
+            start.sequence.checked_add(1) == Some(entry.sequence) && start.hash == entry.previous
+        };
+        if let Some(start) = std::mem::take(&mut self.starts).into_iter().find(follows) {
+            (self.first, self.head) = (entry.sequence, start.clone());
+            self.unproven = Some(start).filter(|start| start.sequence > 0);
         }
-        self.start = None;
         if entry.sequence != self.head.sequence + 1 {
             let (is, expected) = (entry.sequence, self.head.sequence + 1);
             return Err(format!(
@@ -148,6 +172,9 @@ impl Verifier {
         }
         if entry.previous != self.head.hash {
             return Err("it does not follow the line before, which was replaced".to_owned());
+        }
+        if entry.what == What::Log.label() && entry.removed.is_some() {
+            self.unproven.take_if(|unproven| entry.removed.as_ref() == Some(unproven));
         }
         Ok((entry, is))
     }
