@@ -126,7 +126,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     gateway.stop();
     records.finish(gateway);
     signals.close();
-    if let Err(error) = stage::kept::keep(gateway, false) {
+    if let Err(error) = stage::kept::keep(gateway) {
         warn!("a restart may not know all that was seen of the staged policy: {error}");
     }
     let detail = match &result {

@@ -189,9 +189,19 @@ fn what_a_staged_policy_would_cut_is_forgotten_by_no_change_beside_it() {
     change(&running, Change::Rollback { version: None });
     is_refused("a rollback");
     // What is granted is cut no more, and the hours of staging still count.
-    change(&running, grant("tcp/502", 3600));
+    let name = change(&running, grant("tcp/502", 3600)).name.unwrap();
     let report = staged(&running);
     assert_eq!((report.cut, report.obstacles.len()), (0, 0), "{report:?}");
+    assert!(report.differing.iter().all(|flow| !flow.flow.contains(":502")), "{report:?}");
+    // With the grant's end, or its time's, it is cut again, though it is still silent.
+    change(&running, Change::Revoke { name });
+    let report = staged(&running);
+    assert_eq!((report.cut, report.cut_by_default, report.obstacles.len()), (1, 1, 1));
+    assert!(report.differing.iter().any(|flow| flow.flow.contains(":502")), "{report:?}");
+    change(&running, grant("tcp/502", 4));
+    assert_eq!(staged(&running).obstacles, Vec::<String>::new());
+    wait("the time of the grant is over", || staged(&running).obstacles.len() == 1);
+    let report = staged(&running);
     assert!(report.passing >= 10 && report.staged.is_some_and(|staged| staged.restarts == 0));
     // Whoever stages anew begins anew.
     stage(&running, &policy(503));
@@ -220,6 +230,12 @@ fn a_staged_policy_survives_a_restart_with_what_was_seen_of_it() {
     assert!(shown.age_s >= 1 && shown.restarts == 1, "{shown:?}");
     let refused = try_change(&running, lockdown(), false);
     assert!(!refused.done && refused.obstacles[0].contains("max-denied-ratio"), "{refused:?}");
+    // What was cut in an earlier run is no more than a figure: no grant takes it out.
+    let name = change(&running, grant("tcp/502", 3600)).name.unwrap();
+    let report = staged(&running);
+    assert_eq!((report.cut_by_default, report.cut_in_earlier_runs), (1, 1), "{report:?}");
+    assert!(report.obstacles[0].contains("`bulkhead stage` once more"), "{report:?}");
+    change(&running, Change::Revoke { name });
     // The workers ask it, too.
     assert!((41_000..41_003).all(|port| running.passes(port, 502)));
     wait("the flows were asked about", || staged(&running).cut == 3);
@@ -241,6 +257,39 @@ fn a_staged_policy_survives_a_restart_with_what_was_seen_of_it() {
     running.wait_ready();
     assert!(running.passes(42_000, 502) && staged(&running).staged.is_none());
     assert!(!dir.path().join("state/staged.json").exists());
+}
+
+#[test]
+fn a_staged_text_that_could_not_be_kept_is_kept_later() {
+    let dir = tempfile::tempdir().unwrap();
+    let (texts, file) = (dir.path().join("state/staged"), dir.path().join("state/staged.json"));
+    let running = start(dir.path(), "observe", &policy(502));
+    fs::write(&texts, "no folder").unwrap();
+    let report = stage(&running, &policy(503));
+    assert!(report.findings.iter().any(|finding| finding.code == "not-kept"), "{report:?}");
+    let report = change(&running, grant("tcp/24", 3600));
+    assert!(report.findings.iter().any(|finding| finding.code == "not-kept"), "{report:?}");
+    assert!(!file.exists(), "it would say that something is kept");
+    fs::remove_file(&texts).unwrap();
+    change(&running, grant("tcp/25", 3600));
+    assert!(file.exists() && texts.join("new.yaml").exists());
+    running.stop().0.unwrap();
+    let running = Running::start(dir.path(), "observe", AT_ONCE);
+    running.wait_ready();
+    wait("it is staged again", || staged(&running).staged.is_some());
+    running.stop().0.unwrap();
+
+    // That the texts are gone is said once.
+    fs::remove_dir_all(&texts).unwrap();
+    for _ in 0..2 {
+        let running = Running::start(dir.path(), "observe", AT_ONCE);
+        running.wait_ready();
+        wait("it was looked for", || !file.exists());
+        assert!(staged(&running).staged.is_none());
+        running.stop().0.unwrap();
+    }
+    let told = audit(dir.path()).iter().filter(|e| e.detail.contains("staged no longer")).count();
+    assert_eq!(told, 1);
 }
 
 #[test]

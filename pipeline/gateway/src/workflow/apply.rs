@@ -160,7 +160,7 @@ impl Reloader {
         let staging = Staging::Put(bindings::staged::prepare(&self.gateway, &candidate));
         let staged = stage::Next::Put(Box::new(StagedState::new(candidate, base)));
         let report = self.put(Next { candidate: active, standing, staging, staged });
-        let findings = warnings.into_iter().chain(self.keep_staged(true)).collect();
+        let findings = warnings.into_iter().chain(self.keep_staged()).collect();
         Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
@@ -175,7 +175,7 @@ impl Reloader {
         self.gateway.audit.enter_anyway(draft(order, What::Stage, &what));
         let (staging, staged) = (Staging::Drop, stage::Next::Drop);
         let report = self.put(Next { candidate: active, standing, staging, staged });
-        let findings = self.keep_staged(false).into_iter().collect();
+        let findings = self.keep_staged().into_iter().collect();
         Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
@@ -250,7 +250,7 @@ impl Reloader {
         findings.extend(self.mixed(&standing));
         let (staging, staged) = (Staging::Drop, stage::Next::Drop);
         let report = self.put(Next { candidate, standing, staging, staged });
-        findings.extend(self.keep_staged(false));
+        findings.extend(self.keep_staged());
         Ok(ChangeReport { done: true, what, findings, obstacles, ..report })
     }
 
@@ -451,19 +451,17 @@ impl Reloader {
         let is_staged = !matches!(staging, Staging::Keep);
         let report = self.put(Next { candidate, standing, staging, staged });
         if is_staged {
-            stage::reconsider(&self.gateway);
-            findings.extend(self.keep_staged(false));
+            findings.extend(self.keep_staged());
         }
         ChangeReport { findings, ..report }
     }
 
-    /// Keeps what is staged for the next start, or that nothing is; with its `texts`, where these are
-    /// other ones.
-    fn keep_staged(&mut self, texts: bool) -> Option<Finding> {
+    /// Keeps what is staged for the next start, or that nothing is.
+    fn keep_staged(&mut self) -> Option<Finding> {
         self.staged_kept = Instant::now();
         let is_staged = self.gateway.policy().staged.is_some();
         let kept = match is_staged {
-            true => stage::kept::keep(&self.gateway, texts),
+            true => stage::kept::keep(&self.gateway),
             false => stage::kept::forget(&self.gateway.config.state_dir),
         };
         let error = kept.err()?;
@@ -475,7 +473,7 @@ impl Reloader {
     pub(crate) fn keep_staged_now_and_then(&mut self) {
         let is_staged = self.gateway.policy().staged.is_some();
         if is_staged && self.staged_kept.elapsed() > KEEP_INTERVAL {
-            if let Some(finding) = self.keep_staged(false) {
+            if let Some(finding) = self.keep_staged() {
                 warn!("{}", finding.rendered);
             }
         }

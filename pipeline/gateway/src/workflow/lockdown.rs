@@ -46,9 +46,16 @@ pub fn obstacles(report: &StageReport, bounds: &Bounds) -> Vec<String> {
     if report.passing == 0 {
         obstacles.push("no flow has passed since it was staged: nothing is known".to_owned());
     } else if report.denied_ratio > bounds.max_denied_ratio {
+        let kept = match report.cut_in_earlier_runs {
+            0 if report.unlisted == 0 => "",
+            _ => {
+                "; what was cut before the gateway's last start, or could not be listed, counts whatever \
+                 is granted: `bulkhead stage` once more begins anew"
+            }
+        };
         obstacles.push(format!(
             "{} of {} flows that pass now match no rule of the staged policy: {:.3} %, and at most \
-             {:.3} % are asked for (`max-denied-ratio`); `bulkhead stage --status` lists them",
+             {:.3} % are asked for (`max-denied-ratio`); `bulkhead stage --status` lists them{kept}",
             report.cut_by_default,
             report.passing,
             report.denied_ratio * 100.0,

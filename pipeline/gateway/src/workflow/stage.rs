@@ -60,8 +60,12 @@ pub struct StagedState {
     restarts: u64,
     /// The rules that somebody has to look at first.
     pub unreviewed: Vec<String>,
-    /// What the tallies before have counted.
+    /// What earlier runs have counted. Of these flows nothing else is known: no grant takes them out.
+    earlier: Counts,
+    /// What the tallies of this run before the present one have counted.
     carried: Counts,
+    /// Whether its texts are kept for the next start.
+    texts_are_kept: bool,
     /// The tally before, in which workers may still count.
     leaving: Option<Arc<Staged>>,
     flows: Flows,
@@ -84,6 +88,8 @@ pub enum Next {
 struct Flows {
     seen: HashMap<Alike, Seen>,
     forgotten: u64,
+    /// Of those that were forgotten, the ones that would be cut.
+    forgotten_cut: Remembered,
 }
 
 /// What flows have in common that are listed as one: all but the client's port, where a protocol has
@@ -114,7 +120,8 @@ pub struct StageReport {
     pub staged: Option<StagedShown>,
     /// Flows that were asked about: live, new and denied ones, each once. All begin to count anew when
     /// the policy in force changes, an exception is made, or the gateway starts; of this figure, and of
-    /// those below, the largest is shown that was counted since the policy was staged.
+    /// those below, the largest is shown that was counted since the policy was staged. What a grant
+    /// covers now is left out where it is remembered flow by flow; it counts again when the grant ends.
     pub flows: u64,
     /// Of these, those that pass now.
     pub passing: u64,
@@ -122,6 +129,10 @@ pub struct StageReport {
     pub cut: u64,
     /// Of these, those that no rule of the staged policy names.
     pub cut_by_default: u64,
+    /// `cut-by-default` of earlier runs of the gateway, which no grant lowers: the flows themselves are
+    /// not known any more.
+    #[serde(default)]
+    pub cut_in_earlier_runs: u64,
     /// Of the cut ones, those that the policy in force permits; the others pass because their wire
     /// observes.
     pub cut_permitted: u64,
@@ -214,7 +225,9 @@ impl StagedState {
             watched_before: Duration::ZERO,
             restarts: 0,
             unreviewed,
+            earlier: Counts::default(),
             carried: Counts::default(),
+            texts_are_kept: false,
             leaving: None,
             flows: Flows::default(),
         }
@@ -236,6 +249,7 @@ impl StagedState {
         let Some(counted) = counted else { return };
         if let Some(before) = self.leaving.replace(Arc::clone(counted)) {
             // A worker hangs that might count in it.
+            self.flows.take(&before, publisher, PER_LAST_TURN);
             self.carried.raise_to(&Counts::of(&before));
         }
         self.flows.take(counted, publisher, PER_LAST_TURN);
@@ -251,12 +265,16 @@ impl StagedState {
 
 /// Takes what workers tell of flows that the staged policy would treat otherwise.
 pub fn collect(gateway: &Gateway) {
+    collect_up_to(gateway, PER_TURN);
+}
+
+fn collect_up_to(gateway: &Gateway, most: usize) {
     let mut state = gateway.policy();
     let PolicyState { publisher: Some(publisher), staged: Some(staged), .. } = &mut *state else {
         return;
     };
     for told in staged.tallies(Some(&*publisher)) {
-        staged.flows.take(&told, publisher, PER_TURN);
+        staged.flows.take(&told, publisher, most);
     }
 }
 
@@ -275,26 +293,6 @@ pub fn settle(gateway: &Gateway) {
         staged.carried.raise_to(&counts);
         staged.leaving = None;
     }
-}
-
-/// Asks again about flows that would have been cut, after an exception was made: what was granted counts
-/// no more.
-pub fn reconsider(gateway: &Gateway) {
-    let at = gateway.now();
-    let mut state = gateway.policy();
-    let PolicyState { publisher: Some(publisher), staged: Some(staged), .. } = &mut *state else {
-        return;
-    };
-    let Some(live) = publisher.current().staged() else { return };
-    let (mut scratch, mut remembered) = (Scratch::default(), Remembered::default());
-    staged.flows.seen.retain(|_, seen| {
-        let is_cut = seen.last.passes && !live.ask(&seen.last.headers, at, &mut scratch).permitted;
-        if seen.last.passes {
-            remembered.add(&seen.staged_rule, is_cut, seen.most());
-        }
-        is_cut || !seen.last.passes
-    });
-    staged.carried.lower_by(&remembered);
 }
 
 impl Flows {
@@ -342,6 +340,12 @@ impl Flows {
         }
     }
 
+    /// Those that would be cut: a packet of each, the rule that cut it, and how many there were.
+    fn cut(&self) -> Vec<(Headers, String, u64)> {
+        let cut = self.seen.values().filter(|seen| seen.last.passes);
+        cut.map(|seen| (seen.last.headers, seen.staged_rule.clone(), seen.most())).collect()
+    }
+
     /// Those that came longest ago go, though sessions that are open stay as long as they can.
     fn make_room(&mut self) {
         let mut order: Vec<(bool, i64, Alike)> = (self.seen.iter())
@@ -351,9 +355,23 @@ impl Flows {
         for (_, _, alike) in &order[..MAKE_ROOM] {
             if let Some(gone) = self.seen.remove(alike) {
                 self.forgotten += gone.most();
+                if gone.last.passes {
+                    self.forgotten_cut.add(&gone.staged_rule, true, gone.most());
+                }
             }
         }
     }
+}
+
+/// Whether the staged policy would cut a flow `now` that it would have cut once: an exception may cover it
+/// by now, until its time is over.
+fn is_cut_now(
+    now: Option<&Arc<Staged>>,
+    headers: &Headers,
+    at: PolicyTime,
+    scratch: &mut Scratch,
+) -> bool {
+    now.is_none_or(|now| !now.ask(headers, at, scratch).permitted)
 }
 
 fn without_client_port(headers: &Headers) -> Headers {
@@ -368,17 +386,23 @@ fn without_client_port(headers: &Headers) -> Headers {
 impl StageReport {
     /// What is staged now, with at most `limit` flows.
     pub fn of(gateway: &Gateway, limit: usize) -> Self {
-        collect(gateway);
+        // All of it: what is not known here cannot be told from what a grant covers.
+        collect_up_to(gateway, PER_LAST_TURN);
         let at = gateway.now();
         let mut report = Self::in_short(gateway);
         report.obstacles = obstacles(&report, &gateway.config.lockdown);
         let (policy, mut listed) = {
             let state = gateway.policy();
             let Some(staged) = &state.staged else { return report };
+            let now = state.publisher.as_ref().and_then(|publisher| publisher.current().staged());
+            let mut scratch = Scratch::default();
             let mut seen: Vec<_> = staged.flows.seen.values().collect();
             seen.sort_by_key(|seen| std::cmp::Reverse(seen.last.unix_ms));
-            seen.truncate(limit.min(MAX_LISTED));
-            let listed: Vec<_> = seen.into_iter().map(|seen| (seen.last, seen.shown())).collect();
+            let differs = |seen: &&Seen| {
+                !seen.last.passes || is_cut_now(now, &seen.last.headers, at, &mut scratch)
+            };
+            let listed = seen.into_iter().filter(differs).take(limit.min(MAX_LISTED));
+            let listed: Vec<_> = listed.map(|seen| (seen.last, seen.shown())).collect();
             (staged.candidate.policy.clone(), listed)
         };
         // Beside the lock: many rules take their time.
@@ -396,7 +420,8 @@ impl StageReport {
     /// The same without flows, and without what stands in the way of a lockdown.
     pub fn in_short(gateway: &Gateway) -> Self {
         let mut report = Self::default();
-        let (mut counts, tallies, forgotten) = {
+        let at = gateway.now();
+        let (mut counts, earlier, tallies, now, seen, mut remembered) = {
             let state = gateway.policy();
             let Some(staged) = &state.staged else { return report };
             report.staged = Some(StagedShown {
@@ -408,14 +433,30 @@ impl StageReport {
                 unreviewed: staged.unreviewed.clone(),
             });
             let tallies = staged.tallies(state.publisher.as_ref());
-            (staged.carried.clone(), tallies, staged.flows.forgotten)
+            let now = state.publisher.as_ref().and_then(|publisher| publisher.current().staged());
+            report.unlisted = staged.flows.forgotten;
+            (
+                staged.carried.clone(),
+                staged.earlier.clone(),
+                tallies,
+                now.cloned(),
+                staged.flows.cut(),
+                staged.flows.forgotten_cut.clone(),
+            )
         };
         // Beside the lock: many rules take their time.
         for tally in &tallies {
             counts.raise_to(&Counts::of(tally));
         }
+        let mut scratch = Scratch::default();
+        for (headers, rule, count) in &seen {
+            let is_cut = is_cut_now(now.as_ref(), headers, at, &mut scratch);
+            remembered.add(rule, is_cut, *count);
+        }
+        counts.lower_by(&remembered);
+        counts.raise_to(&earlier);
+        report.cut_in_earlier_runs = earlier.cut_by_default;
         report.show(counts);
-        report.unlisted += forgotten;
         report
     }
 
@@ -424,7 +465,8 @@ impl StageReport {
         (self.flows, self.passing) = (counts.flows, counts.passing);
         (self.cut, self.opened) = (counts.cut, counts.opened);
         (self.cut_by_default, self.cut_permitted) = (counts.cut_by_default, counts.cut_permitted);
-        (self.denied_packets, self.unlisted) = (counts.denied_packets, counts.untold);
+        self.denied_packets = counts.denied_packets;
+        self.unlisted += counts.untold;
         let shown = |(name, rule): (String, counts::RuleCounts)| {
             let counts::RuleCounts { cut, opened, by_default } = rule;
             RuleShown { name, cut, opened, by_default }

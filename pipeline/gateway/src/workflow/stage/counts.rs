@@ -49,8 +49,8 @@ pub struct RuleCounts {
     pub by_default: bool,
 }
 
-/// Flows that would be cut, as they are remembered one by one.
-#[derive(Default)]
+/// Flows that would have been cut, sorted by whether they still would be.
+#[derive(Clone, Default)]
 pub struct Remembered {
     /// By the rule that cut them: those that are not cut any more, and those that still are.
     rules: BTreeMap<String, [u64; 2]>,
@@ -129,10 +129,14 @@ impl Counts {
     }
 
     /// Takes away flows that would be cut once and are not any more, because something was granted.
-    /// Never so much that less is left than what is remembered and still cut.
+    /// Never so much that less is left than what is still cut or was never told. As the figures are the
+    /// largest of several tallies, and `remembered` is of all, more may be left than in any of them, but
+    /// not less: each flow of the largest was granted, is still cut, or was not told.
     pub fn lower_by(&mut self, remembered: &Remembered) {
+        let untold = self.untold;
         let lower = |figure: &mut u64, [gone, left]: [u64; 2]| {
-            *figure = (*figure).min(figure.saturating_sub(gone).max(left));
+            let floor = left.saturating_add(untold);
+            *figure = (*figure).min(figure.saturating_sub(gone).max(floor));
         };
         let (mut all, mut by_default) = ([0; 2], [0; 2]);
         for (name, &counts) in &remembered.rules {
@@ -192,5 +196,11 @@ mod tests {
         remembered.add("default", true, 2);
         carried.lower_by(&remembered);
         assert_eq!((carried.cut, carried.cut_by_default, carried.rules["default"].cut), (2, 2, 2));
+        // What nobody was told of was not granted.
+        let mut carried = counts(100, &[("default", 5, true)]);
+        carried.untold = 3;
+        remembered.add("default", false, 3);
+        carried.lower_by(&remembered);
+        assert_eq!((carried.cut, carried.cut_by_default, carried.rules["default"].cut), (5, 5, 5));
     }
 }

@@ -40,26 +40,31 @@ pub(super) struct Kept {
     pub(super) counts: Counts,
 }
 
-/// Keeps what is staged for the next start, if anything is. `texts` says whether its texts are other
-/// ones than those that were kept.
+/// Keeps what is staged for the next start, if anything is: first its texts, unless they are kept
+/// already, and then what was seen of it.
 ///
 /// # Errors
 ///
 /// What the file system says; the next start then may not know what is staged.
-pub fn keep(gateway: &Gateway, texts: bool) -> io::Result<()> {
+pub fn keep(gateway: &Gateway) -> io::Result<()> {
     let state_dir = &gateway.config.state_dir;
-    let (base, mut kept, tallies) = {
+    let (base, mut kept, tallies, texts_are_kept) = {
         let state = gateway.policy();
         let Some(staged) = &state.staged else { return Ok(()) };
-        (staged.base.clone(), staged.to_keep(), staged.tallies(state.publisher.as_ref()))
+        let tallies = staged.tallies(state.publisher.as_ref());
+        (staged.base.clone(), staged.to_keep(), tallies, staged.texts_are_kept)
     };
     // Beside the lock: many rules take their time.
     for tally in &tallies {
         kept.counts.raise_to(&Counts::of(tally));
     }
-    if texts {
+    if !texts_are_kept {
         fs::create_dir_all(state_dir)?;
         base.files.write(&state_dir.join(FOLDER))?;
+        let mut state = gateway.policy();
+        if let Some(staged) = state.staged.as_mut().filter(|staged| staged.base.hash == base.hash) {
+            staged.texts_are_kept = true;
+        }
     }
     write_whole(state_dir, FILE, &serde_json::to_vec_pretty(&kept)?)
 }
@@ -120,6 +125,10 @@ fn read(state_dir: &Path, limits: &Limits) -> Result<Option<(Kept, PolicyFiles)>
     let Some(kept) = read_kept::<Kept>(state_dir, FILE)? else { return Ok(None) };
     let folder = state_dir.join(FOLDER);
     let limits = Limits { policy_bytes: u64::MAX - 1, ..limits.clone() };
+    if matches!(fs::symlink_metadata(&folder), Err(error) if error.kind() == io::ErrorKind::NotFound)
+    {
+        return Err(NotRead::Damaged(format!("{} is gone", folder.display())));
+    }
     let files = PolicyFiles::read(&folder, &limits)
         .map_err(|error| NotRead::Unreadable(error.to_string()))?;
     if files.hash().to_string() != kept.hash {
@@ -150,12 +159,14 @@ pub fn forget(state_dir: &Path) -> io::Result<()> {
 
 impl StagedState {
     fn to_keep(&self) -> Kept {
+        let mut counts = self.earlier.clone();
+        counts.raise_to(&self.carried);
         Kept {
             source: self.base.source.clone(),
             hash: self.base.hash.to_string(),
             watched_s: self.age().as_secs(),
             restarts: self.restarts,
-            counts: self.carried.clone(),
+            counts,
         }
     }
 
@@ -163,7 +174,8 @@ impl StagedState {
         let mut staged = Self::new(candidate, base);
         staged.watched_before = Duration::from_secs(kept.watched_s);
         staged.restarts = kept.restarts + 1;
-        staged.carried = kept.counts;
+        staged.earlier = kept.counts;
+        staged.texts_are_kept = true;
         staged
     }
 }
