@@ -189,6 +189,8 @@ pub struct Reloader {
     watch: Option<Watch>,
     /// What is in force and could not be kept.
     pub(crate) unkept: Option<Unkept>,
+    /// When it was last tried in vain to put exceptions in force that were read late.
+    pub(crate) late_tried: Option<Instant>,
     /// When it was last kept what is staged.
     pub(crate) staged_kept: Instant,
 }
@@ -204,7 +206,14 @@ pub(crate) struct Unkept {
 impl Reloader {
     /// A reloader that has not read anything yet.
     pub fn new(gateway: Arc<Gateway>) -> Self {
-        Self { gateway, seen: None, watch: None, unkept: None, staged_kept: Instant::now() }
+        Self {
+            gateway,
+            seen: None,
+            watch: None,
+            unkept: None,
+            late_tried: None,
+            staged_kept: Instant::now(),
+        }
     }
 
     /// Puts a policy into place at start: the files, or, where they are bad, the last accepted one; and

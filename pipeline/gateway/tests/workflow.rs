@@ -566,6 +566,28 @@ fn exceptions_that_cannot_be_read_now_are_neither_lost_nor_written_over() {
 }
 
 #[test]
+fn a_quarantine_that_is_read_late_holds_even_where_its_services_are_gone() {
+    let dir = tempfile::tempdir().unwrap();
+    let named = policy(502).replace("rules:\n", "services:\n  upkeep: tcp/22\nrules:\n");
+    let running = start(dir.path(), "enforce", &named);
+    let (device, allow) = ("10.20.0.11".to_owned(), vec!["upkeep".to_owned()]);
+    change(&running, Change::Quarantine { device, allow });
+    assert!(running.passes(40_000, 22) && !running.passes(40_001, 502));
+    running.stop().0.unwrap();
+    let (file, away) = (dir.path().join("state/exceptions.json"), dir.path().join("away"));
+    fs::rename(&file, &away).unwrap();
+    symlink(&file, &file).unwrap();
+    let running = start(dir.path(), "enforce", &policy(502));
+    assert!(running.passes(40_002, 502), "nobody knows of the quarantine");
+    fs::remove_file(&file).unwrap();
+    fs::rename(&away, &file).unwrap();
+    wait("the quarantine holds again", || !running.passes(40_003, 502));
+    assert!(!running.passes(40_004, 22), "nobody knows what `upkeep` is");
+    let told = |entry: &Entry| entry.detail.contains("1 quarantines; they hold, but what");
+    wait("that is entered", || audit(dir.path()).iter().any(told));
+}
+
+#[test]
 fn without_a_log_what_loosens_is_refused_and_what_tightens_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let running = start(dir.path(), "enforce", &policy(502));

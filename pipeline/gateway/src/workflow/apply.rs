@@ -104,39 +104,89 @@ impl Reloader {
         findings.iter().for_each(|finding| warn!("{}", finding.rendered));
     }
 
-    /// Takes up the exceptions of an earlier run once they can be read.
+    /// Takes up the exceptions of an earlier run once they can be read, and tries again, now and then, to
+    /// put them in force where they could not be.
     pub(crate) fn take_up_unread_exceptions(&mut self) {
         let mut standing = self.gateway.policy().standing.clone();
         if !standing.overlay_is_unread {
-            return;
+            let is_due = self.late_tried.is_some_and(|tried| tried.elapsed() > KEEP_INTERVAL);
+            return if is_due {
+                self.put_late_exceptions(standing)
+            };
         }
         let state_dir = &self.gateway.config.state_dir;
-        match Overlay::read(state_dir) {
+        let kept = match Overlay::read(state_dir) {
             Err(NotRead::Unreadable(_)) => return,
             Err(error @ NotRead::Damaged(_)) => {
                 Overlay::set_aside(state_dir);
-                error!("{error}; quarantines and grants of earlier runs are lost");
+                let detail = format!("{error}; quarantines and grants of earlier runs are lost");
+                error!("{detail}");
+                self.gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, detail));
+                Overlay::default()
             }
-            Ok(kept) => standing.overlay.take_in(kept),
-        }
+            Ok(kept) => kept,
+        };
         standing.overlay_is_unread = false;
-        let what = format!(
-            "the exceptions of an earlier run were read: {} grants and {} quarantines hold",
-            standing.overlay.grants.len(),
-            standing.overlay.quarantines.len()
+        if kept.is_empty() {
+            let findings = self.put_unused(standing);
+            findings.iter().for_each(|finding| warn!("{}", finding.rendered));
+            return;
+        }
+        standing.overlay.take_in(kept);
+        self.put_late_exceptions(standing);
+    }
+
+    /// Puts exceptions in force that were read late, and enters what came of it. Where the policy is not
+    /// sound with what devices in quarantine may still open, they may open nothing.
+    fn put_late_exceptions(&mut self, mut standing: Standing) {
+        let is_first = self.late_tried.take().is_none();
+        let tried = standing.base.clone().map(|base| {
+            let why = match self.made(&base, &mut standing.overlay) {
+                Ok(candidate) => return Ok((candidate, None)),
+                Err(why) => why.findings.first().map_or(why.what.clone(), |f| f.message.clone()),
+            };
+            let mut tightened = standing.overlay.clone();
+            tightened.quarantines.iter_mut().for_each(|quarantine| quarantine.allow.clear());
+            let Ok(candidate) = self.made(&base, &mut tightened) else { return Err(why) };
+            standing.overlay = tightened;
+            Ok((candidate, Some(why)))
+        });
+        let quarantines = standing.overlay.quarantines.len();
+        let grants = standing.overlay.grants.iter().filter(|grant| !grant.suspended).count();
+        let read = format!(
+            "with the exceptions of an earlier run, which could be read only now, there are {grants} \
+             grants and {quarantines} quarantines"
         );
-        warn!("{what}");
-        self.gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, what));
-        let base = standing.base.clone();
-        let findings = match base.map(|base| self.made(&base, &mut standing.overlay)) {
-            Some(Ok(candidate)) => self.put_exceptions(candidate, standing).findings,
-            None => self.put_unused(standing),
-            Some(Err(mut why)) => {
-                why.findings.extend(self.put_unused(standing));
-                why.findings
+        let (what, findings) = match tried {
+            None => {
+                (format!("{read}; they hold from the first policy on"), self.put_unused(standing))
+            }
+            Some(Ok((candidate, why))) => {
+                let findings = self.put_exceptions(candidate, standing).findings;
+                let but = why.map_or_else(String::new, |why| {
+                    format!(
+                        ", but what a device in quarantine might still open was taken from it: {why}; \
+                         `bulkhead quarantine` says it anew"
+                    )
+                });
+                (format!("{read}; they hold{but}"), findings)
+            }
+            Some(Err(why)) => {
+                self.late_tried = Some(Instant::now());
+                let what = format!(
+                    "{read}; NONE of those that were read is in force, as the policy is not sound with \
+                     them: {why}; it is tried again every minute, and with every change of the policy"
+                );
+                error!("{what}");
+                (what, self.put_unused(standing))
             }
         };
         findings.iter().for_each(|finding| warn!("{}", finding.rendered));
+        // What still fails has been said.
+        if is_first || self.late_tried.is_none() {
+            warn!("{what}");
+            self.gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Log, what));
+        }
     }
 
     /// Keeps what no policy holds, or none yet.
