@@ -23,7 +23,8 @@ usage: deploy/install.sh [--apply] [--wire NAME=INSIDE,OUTSIDE]... [--management
   --undo                 give NICs back to their kernel drivers, as noted in /var/lib/bulkhead/bound-nics
   --root DIR             look for and write files below DIR (for images and tests)
 
-What is there already is never overwritten: a new configuration goes to gateway.toml.new beside it.
+What is there already is never overwritten: what is new goes beside it (gateway.toml.new); the program alone
+is replaced.
 TEXT
 }
 
@@ -85,29 +86,50 @@ nics() {
     true
 }
 
-# The interfaces by which this machine is reached, and whatever they are made of.
-reached_by() {
-    local name lower client
-    {
+# The SSH client of this session. sudo hides the variable; the shell that it was called from still has it.
+ssh_connection() {
+    local pid=$$ found=${SSH_CONNECTION:-}
+    while [ -z "$found" ] && [ "${pid:-0}" -gt 1 ]; do
+        found=$(tr '\0' '\n' <"/proc/$pid/environ" 2>/dev/null | sed -n 's/^SSH_CONNECTION=//p' || true)
+        pid=$(awk '/^PPid:/ {print $2}' "/proc/$pid/status" 2>/dev/null || true)
+    done
+    printf '%s' "$found"
+}
+
+RESERVED=()
+is_reserved() {
+    local name
+    for name in "${RESERVED[@]}"; do [ "$name" != "$1" ] || return 0; done
+    return 1
+}
+
+# Reserves the interfaces by which this machine is, or may be, reached, and whatever they are made of.
+reserve() {
+    local client='' server='' name lower queue
+    read -r client _ server _ <<<"$(ssh_connection)" || true
+    mapfile -t queue < <(
         printf '%s\n' "${MANAGEMENT[@]}"
         awk 'NR > 1 && $2 == "00000000" {print $1}' "$ROOT/proc/net/route" 2>/dev/null || true
         awk '$1 ~ /^0+$/ && $2 == "00" && $10 != "lo" {print $10}' "$ROOT/proc/net/ipv6_route" 2>/dev/null || true
-        # SSH_CONNECTION: client, its port, our address, our port.
-        client=${SSH_CONNECTION:-}
+        # Whatever has an address may be the way in; the gateway takes no interface that has one.
+        ip -o addr show scope global 2>/dev/null | awk '{print $2}' || true
         if [ -n "$client" ]; then
-            ip route get "${client%% *}" 2>/dev/null | grep -oP '(?<=dev )\S+' || true
-            ip -o addr show to "$(awk '{print $3}' <<<"$client")" 2>/dev/null | awk '{print $2}' || true
+            ip route get "$client" 2>/dev/null | grep -oP '(?<=dev )\S+' || true
+            ip -o addr show to "$server" 2>/dev/null | awk '{print $2}' || true
         fi
-    } | sort -u | while read -r name; do
-        [ -n "$name" ] || continue
-        printf '%s\n' "$name"
-        # A bond, bridge, VLAN or team stands on others.
-        for lower in "$NET/${name%@*}"/lower_*; do
-            [ -e "$lower" ] || [ -L "$lower" ] || continue
-            lower=$(basename "$lower")
-            printf '%s\n' "${lower#lower_}"
+    )
+    # A bond, bridge, VLAN or team stands on others, and these may on others again.
+    while [ "${#queue[@]}" -gt 0 ]; do
+        name=${queue[0]%@*} queue=("${queue[@]:1}")
+        if [ -z "$name" ] || is_reserved "$name"; then continue; fi
+        RESERVED+=("$name")
+        for lower in "$NET/$name"/lower_*; do
+            if [ -e "$lower" ] || [ -L "$lower" ]; then
+                lower=$(basename "$lower")
+                queue+=("${lower#lower_}")
+            fi
         done
-    done | sort -u
+    done
 }
 
 if [ -n "$UNDO" ]; then
@@ -122,12 +144,7 @@ if [ -n "$UNDO" ]; then
     exit 0
 fi
 
-mapfile -t RESERVED < <(reached_by)
-is_reserved() {
-    local name
-    for name in "${RESERVED[@]}"; do [ "$name" != "$1" ] || return 0; done
-    return 1
-}
+reserve
 
 head_line "Network interfaces"
 mapfile -t ALL < <(nics)
@@ -137,7 +154,7 @@ printf '%-12s %-14s %-12s %-9s %-5s %s\n' INTERFACE PCI DRIVER CARRIER NODE USE
 for name in "${ALL[@]}"; do
     use=free
     if is_reserved "$name"; then
-        use='management: never touched'
+        use='management, or has an address: never touched'
     elif [ -L "$NET/$name/master" ]; then
         use="part of $(basename "$(readlink "$NET/$name/master")"): left alone"
     else
@@ -166,7 +183,8 @@ for wire in "${WIRES[@]}"; do
         [ -e "$NET/$port" ] || die "--wire $wire: there is no interface $port"
         [ -z "${SEEN[$port]:-}" ] || die "$port is named twice"
         SEEN[$port]=1
-        ! is_reserved "$port" || die "$port is how this machine is reached: giving it to the gateway would cut you off. Name another interface."
+        ! is_reserved "$port" || die "$port is how this machine is reached, or has an address: giving it to the gateway would cut you off. Name another interface."
+        [ ! -L "$NET/$port/master" ] || die "$port belongs to $(basename "$(readlink "$NET/$port/master")"): ip link set $port nomaster, or name another interface."
     done
 done
 
@@ -217,34 +235,48 @@ configuration() {
     done
 }
 
+# put FILE MODE: writes standard input to the file, or, where it is there with another text, beside it.
+put() {
+    local file=$1 mode=$2 text number=''
+    text=$(cat; printf x)
+    while [ -e "$file$number" ] && [ "$(cat "$file$number"; printf x)" != "$text" ]; do
+        case $number in '') number=.new ;; .new) number=.new2 ;; *) number=.new$((${number#.new} + 1)) ;; esac
+    done
+    [ -z "$number" ] || warn "  $file is there already, and another: the new one is $file$number"
+    install -d "$(dirname "$file")"
+    printf '%s' "${text%x}" >"$file$number"
+    chmod "$mode" "$file$number"
+}
+
 write_configuration() {
-    local target=$ROOT/etc/bulkhead/gateway.toml
     install -d -m 750 "$ROOT/etc/bulkhead" "$ROOT/etc/bulkhead/policy"
-    if [ -e "$target" ]; then
-        target=$target.new
-        warn "  gateway.toml is there already: the new one is $target"
-    fi
-    configuration >"$target"
-    chmod 640 "$target"
+    configuration | put "$ROOT/etc/bulkhead/gateway.toml" 640
     if ! ls "$ROOT"/etc/bulkhead/policy/*.yaml >/dev/null 2>&1; then
-        printf 'version: 1\ndefault: deny\nrules: []\n' >"$ROOT/etc/bulkhead/policy/10-site.yaml"
+        printf 'version: 1\ndefault: deny\n' >"$ROOT/etc/bulkhead/policy/10-site.yaml"
     fi
 }
 
 # 2 MiB pages: some 25 for a wire with one worker, and as many again for each further one.
 PAGES=$((((30 * ${#NAMES[@]} * WORKERS + 63) / 64) * 64))
 write_huge_pages() {
-    install -d "$ROOT/etc/sysctl.d"
-    printf 'vm.nr_hugepages = %s\n' "$PAGES" >"$ROOT/etc/sysctl.d/60-bulkhead.conf"
-    [ -n "$ROOT" ] || sysctl -q --system
+    local reserved
+    reserved=$(read_of "$ROOT/proc/sys/vm/nr_hugepages")
+    if [ "${reserved:-0}" -ge "$PAGES" ]; then
+        say "  $reserved huge pages are reserved already: left as they are"
+        return
+    fi
+    printf 'vm.nr_hugepages = %s\n' "$PAGES" | put "$ROOT/etc/sysctl.d/60-bulkhead.conf" 644
+    [ -n "$ROOT" ] || sysctl -q vm.nr_hugepages="$PAGES"
 }
 
 install_program() {
     install -D -m 755 "$BINARY" "$ROOT/usr/local/bin/bulkhead"
-    install -d "$ROOT/etc/systemd/system"
-    install -m 644 deploy/bulkhead.service deploy/bulkhead-learn.service "$ROOT/etc/systemd/system/"
+    local unit
+    for unit in bulkhead.service bulkhead-learn.service; do
+        put "$ROOT/etc/systemd/system/$unit" 644 <"deploy/$unit"
+    done
     # The gateway's unit names the group of the learning process: it has to be there.
-    install -D -m 644 deploy/bulkhead-learn.sysusers "$ROOT/usr/lib/sysusers.d/bulkhead-learn.conf"
+    put "$ROOT/usr/lib/sysusers.d/bulkhead-learn.conf" 644 <deploy/bulkhead-learn.sysusers
     [ -n "$ROOT" ] || systemd-sysusers bulkhead-learn.conf
     [ -n "$ROOT" ] || systemctl daemon-reload
 }

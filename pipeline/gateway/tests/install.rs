@@ -7,7 +7,9 @@ use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
+use bulkhead_gateway::candidate;
 use bulkhead_gateway::config::Config;
+use bulkhead_gateway::policy_files::PolicyFiles;
 
 struct Machine {
     dir: tempfile::TempDir,
@@ -32,11 +34,21 @@ impl Machine {
         for tool in ["dpdk-devbind.py", "modprobe"] {
             machine.tool(tool, "");
         }
-        machine.tool(
-            "ip",
-            "case \"$*\" in 'route get 10.9.9.9') echo '10.9.9.9 dev p3 src 10.9.9.1';; esac",
-        );
+        machine.tool_ip(&[]);
         machine
+    }
+
+    /// `ip`, as it answers where the SSH client is beyond `p3` and these interfaces have addresses.
+    fn tool_ip(&self, addressed: &[&str]) {
+        let shown: String =
+            addressed.iter().map(|name| format!("echo '7: {name} inet'; ")).collect();
+        self.tool(
+            "ip",
+            &format!(
+                "case \"$*\" in\n'route get 10.9.9.9') echo '10.9.9.9 dev p3 src 10.9.9.1';;\n\
+                 *global) {shown}:;;\nesac"
+            ),
+        );
     }
 
     fn root(&self) -> &Path {
@@ -116,7 +128,7 @@ fn without_apply_it_proposes_and_changes_nothing() {
     let output = machine.install(&[], None);
     let said = said(&output);
     assert!(output.status.success(), "{said}");
-    assert!(said.contains("management: never touched"), "{said}");
+    assert!(said.contains("management, or has an address: never touched"), "{said}");
     assert!(
         said.contains("wire wire-1: inside p1, outside p2") && said.contains("Nothing was changed")
     );
@@ -140,7 +152,9 @@ fn what_it_writes_is_a_configuration_that_observes() {
     assert_eq!(wires, [("p1", "p2"), ("p3", "p4")]);
     assert!(text.matches("mode = \"observe\"").count() == 2);
     assert!(machine.read("etc/sysctl.d/60-bulkhead.conf").starts_with("vm.nr_hugepages = "));
-    assert!(machine.read("etc/bulkhead/policy/10-site.yaml").contains("default: deny"));
+    let files = PolicyFiles::read(&machine.root().join("etc/bulkhead/policy"), &config.limits);
+    let policy = candidate::make(&files.unwrap(), None, &config.limits);
+    assert!(policy.is_ok(), "the gateway starts with it: {:?}", policy.err());
     assert!(machine.root().join("usr/local/bin/bulkhead").exists());
 }
 
@@ -155,9 +169,15 @@ fn the_way_by_which_somebody_is_logged_in_is_never_given_away() {
     refused(&["--wire", "w=mgmt,p1"], None);
     refused(&["--wire", "w=p1,p3"], Some("10.9.9.9"));
     refused(&["--wire", "w=p1,p2", "--management", "p2"], None);
-    machine.file("proc/net/route", "Iface Destination Gateway\nbond0 00000000 0100A8C0\n");
+    // A bridge over a VLAN over a bond.
+    machine.file("proc/net/route", "Iface Destination Gateway\nbr0 00000000 0100A8C0\n");
+    machine.file("sys/class/net/br0/lower_bond0.10", "");
+    machine.file("sys/class/net/bond0.10/lower_bond0", "");
     machine.file("sys/class/net/bond0/lower_p4", "");
     refused(&["--wire", "w=p3,p4"], None);
+    machine.tool_ip(&["p2"]);
+    refused(&["--wire", "w=p1,p2"], None);
+    machine.tool_ip(&[]);
     let proposed = said(&machine.install(&[], Some("10.9.9.9")));
     assert!(!proposed.contains("inside p3") && !proposed.contains("outside p3"), "{proposed}");
     assert_eq!(machine.written(), Vec::<PathBuf>::new());
@@ -173,6 +193,17 @@ fn nothing_that_is_there_is_written_over() {
     assert_eq!(machine.read("etc/bulkhead/gateway.toml"), "mine");
     assert!(machine.read("etc/bulkhead/gateway.toml.new").contains("name = \"line\""));
     assert!(!machine.root().join("etc/bulkhead/policy/10-site.yaml").exists());
+
+    machine.file("etc/systemd/system/bulkhead.service", "mine");
+    machine.file("proc/sys/vm/nr_hugepages", "4096\n");
+    fs::remove_file(machine.root().join("etc/sysctl.d/60-bulkhead.conf")).unwrap();
+    let output = machine.apply(&["--wire", "other=p1,p2"]);
+    assert!(output.status.success(), "{}", said(&output));
+    assert!(machine.read("etc/bulkhead/gateway.toml.new").contains("name = \"line\""));
+    assert!(machine.read("etc/bulkhead/gateway.toml.new2").contains("name = \"other\""));
+    assert_eq!(machine.read("etc/systemd/system/bulkhead.service"), "mine");
+    assert!(machine.root().join("etc/systemd/system/bulkhead.service.new").exists());
+    assert!(!machine.root().join("etc/sysctl.d/60-bulkhead.conf").exists(), "more are reserved");
 }
 
 #[test]
@@ -200,9 +231,11 @@ fn nics_are_bound_and_given_back() {
 #[test]
 fn nonsense_is_refused_before_anything_is_done() {
     let machine = Machine::new();
+    symlink("../br7", machine.root().join("sys/class/net/p4/master")).unwrap();
     for (arguments, why) in [
         (&["--wire", "w=p1,p1"][..], "named twice"),
         (&["--wire", "w=p1,p9"], "no interface p9"),
+        (&["--wire", "w=p1,p4"], "belongs to br7"),
         (&["--wire", "W=p1,p2"], "the name in a-z"),
         (&["--wire", "w=p1"], "NAME=INSIDE,OUTSIDE"),
         (&["--workers", "many"], "a number"),
