@@ -210,7 +210,10 @@ fn packets_do_not_notice_what_becomes_of_the_learner(rig: &Rig) {
         });
         assert_eq!(number(&freed, "flows-dropped"), 0, "{freed}");
         // What has been read but not stored dies with it.
-        let first_store = number(&learner.status(), "flows-in-store");
+        let status = learner.status();
+        let (first_store, with_first) =
+            (number(&status, "flows-in-store"), number(&status, "flows-unstored"));
+        assert!(with_first > 0, "a batch was being written: {status}");
         drop(learner);
 
         // The store is damaged: it is set aside, and a new one begun.
@@ -227,7 +230,8 @@ fn packets_do_not_notice_what_becomes_of_the_learner(rig: &Rig) {
         let opened = flows.join().expect("flows were opened");
         let tally = load.stop().expect("the load ran");
         assert_eq!(tally.lost(), 0, "no packet notices: {tally:?}");
-        // Once all is told and read: what is neither stored nor counted died with the two kills.
+        // Once all is told and read: what is neither stored nor counted died with the second kill, of which
+        // the damaged store alone could have told.
         let told = |gateway: &Gateway<'_>| {
             let metrics = gateway.metrics();
             metrics.count("bulkhead_flow_records_total", &[])
@@ -245,19 +249,21 @@ fn packets_do_not_notice_what_becomes_of_the_learner(rig: &Rig) {
             + number(&last, "flows-lost")
             + number(&last, "flows-dropped");
         let told = told(&gateway);
-        let killed = told.saturating_sub(first_store + second_store + lost);
+        let with_second = told.saturating_sub(first_store + second_store + lost + with_first);
         println!(
             "packets: {} sent, {} answered, {} lost; {opened} flows opened; records: {told} told, \
              {first_store} in the first store, {second_store} in the second, {lost} counted as lost, \
-             {killed} died with two kills",
+             {with_first} counted as gone with the first kill, {with_second} gone with the second",
             tally.sent,
             tally.answered,
             tally.lost()
         );
-        assert_eq!(lost, 0, "nothing is lost but what was killed");
+        assert_eq!(lost, 0, "nothing is lost but with the kills");
         assert!(told >= u64::from(opened), "every flow has a record");
         // A batch a second, and what is on its way: by far not what a full disk held back.
-        assert!(killed <= 6 * u64::from(FLOWS_PER_S), "{killed} records died with two kills");
+        let most = 3 * u64::from(FLOWS_PER_S);
+        assert!(with_first <= most, "{with_first} records died with the first kill");
+        assert!(with_second <= 2 * most, "{with_second} records died with the second kill");
     });
     let log = fs::read_to_string(gateway.folder().join("learn.log")).expect("a log");
     assert!(log.contains("set aside") && log.contains("can be written again"), "{log}");

@@ -13,7 +13,7 @@ use bulkhead_rules::headers::Mac;
 use serde::{Deserialize, Serialize};
 
 /// The version of the messages. A reader that knows another one says so and leaves.
-pub const VERSION: u16 = 1;
+pub const VERSION: u16 = 2;
 
 /// The longest message, in bytes: a [`Frame`] of the largest MTU and its description.
 pub const MAX_MESSAGE_BYTES: usize = 16 * 1024;
@@ -42,6 +42,19 @@ pub struct Hello {
     pub software: String,
     /// Names of the wires.
     pub wires: Vec<String>,
+    /// Where in the stream of the gateway's run the first message after this one stands.
+    pub at: Reached,
+}
+
+/// A place in the stream that a run of the gateway tells, whoever reads it: by it a reader that comes
+/// again knows what its predecessor was told and did not keep.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Reached {
+    /// The run: another one for each start of the gateway.
+    pub run: u64,
+    /// Flow records and copies of frames before this place, those included that were lost.
+    pub before: Lost,
 }
 
 /// Telemetry that never arrived.
@@ -375,7 +388,12 @@ mod tests {
             len: 1514,
             bytes: (0..=255).collect(),
         };
-        let hello = Hello { version: VERSION, software: "0".to_owned(), wires: Vec::new() };
+        let hello = Hello {
+            version: VERSION,
+            software: "0".to_owned(),
+            wires: Vec::new(),
+            at: Reached::default(),
+        };
         vec![
             Message::Hello(hello),
             Message::Flow(Box::new(flow())),

@@ -6,6 +6,7 @@
 //! room for, so that a reader that starts again misses little: a new one goes on where the last one
 //! that left was.
 
+use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
@@ -21,7 +22,8 @@ use tracing::info;
 
 use crate::control::{self, SocketFile};
 use crate::flow_stream::{
-    End, Event, Flow, Frame, FrameKind, Hello, Lost, MacAddress, Message, Side, Staged, VERSION,
+    End, Event, Flow, Frame, FrameKind, Hello, Lost, MacAddress, Message, Reached, Side, Staged,
+    VERSION,
 };
 use crate::state::{Gateway, PolicyState};
 
@@ -85,15 +87,16 @@ pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
     let gateway = gateway.clone();
     let body = move || {
         let config = &gateway.config;
-        let hello = Message::Hello(Hello {
+        let hello = Hello {
             version: VERSION,
             software: env!("CARGO_PKG_VERSION").to_owned(),
             wires: config.wires.iter().map(|wire| wire.name.clone()).collect(),
-        });
+            at: Reached { run: random_number(), before: Lost::default() },
+        };
         let log = Log::new(config.records.log_bytes);
         Drain {
             gateway: &gateway,
-            stream: Stream::new(listener, &hello),
+            stream: Stream::new(listener, hello),
             log,
             lost: Lost::default(),
             batch: Vec::with_capacity(BATCH),
@@ -116,6 +119,11 @@ impl RecordThread {
             thread::sleep(Duration::from_millis(1));
         }
     }
+}
+
+/// A number that no other run of a gateway has.
+fn random_number() -> u64 {
+    RandomState::new().hash_one(std::process::id())
 }
 
 /// What the thread has.

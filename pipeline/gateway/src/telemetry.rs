@@ -23,7 +23,7 @@ use tracing::{debug, info};
 use crate::state::Gateway;
 
 mod families;
-mod learning;
+pub mod learning;
 mod metrics;
 
 pub use learning::{render as render_learning, start as start_learning};

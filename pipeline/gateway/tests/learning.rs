@@ -9,10 +9,11 @@ use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use bulkhead_gateway::flow_stream::{
-    self, End, Event, Flow, Hello, Lost, MacAddress, Message, Side, VERSION,
+    self, End, Event, Flow, Hello, Lost, MacAddress, Message, Reached, Side, VERSION,
 };
 use bulkhead_rules::headers::Mac;
 use serde_json::Value;
@@ -81,9 +82,17 @@ fn plant(hours: i64) -> Vec<Message> {
     messages
 }
 
+/// The first message of a run that there was not before.
 fn hello() -> Message {
+    static RUNS: AtomicU64 = AtomicU64::new(1_000);
+    hello_at(RUNS.fetch_add(1, Relaxed), Lost::default())
+}
+
+/// The first message of a gateway's run to a reader before whom so much was told.
+fn hello_at(run: u64, before: Lost) -> Message {
     let wires = vec!["line3".to_owned()];
-    Message::Hello(Hello { version: VERSION, software: "0.1.0".to_owned(), wires })
+    let at = Reached { run, before };
+    Message::Hello(Hello { version: VERSION, software: "0.1.0".to_owned(), wires, at })
 }
 
 /// A folder with a gateway's socket, and a place for the store.
@@ -323,6 +332,51 @@ fn a_kill_loses_no_more_than_what_was_not_stored() {
     assert_eq!(site.edges(), before + more as i64);
     let log = site.log();
     assert!(!log.contains("damaged"), "{log}");
+}
+
+#[test]
+fn what_a_killed_process_had_read_and_not_stored_is_counted_and_nothing_counts_twice() {
+    let site = Site::new();
+    let (mut learner, mut stream) = site.learn();
+    let messages = plant(24);
+    let (read, lost) = (flows(&messages), Lost { flows: 7, frames: 2 });
+    let frames = messages.iter().filter(|m| matches!(m, Message::Frame(_))).count() as u64;
+    tell(&mut stream, &[hello_at(7, Lost::default())]);
+    tell(&mut stream, &messages[1..]);
+    site.wait_for("stored", |status| is_stored(status, read));
+    let edges = site.edges();
+    learner.0.kill().unwrap();
+    learner.0.wait().unwrap();
+
+    // The gateway had told the killed one five records and a copy more.
+    let before = |flows: u64, copies: u64| Lost {
+        flows: read + lost.flows + flows,
+        frames: frames + lost.frames + copies,
+    };
+    let (_again, mut stream) = site.learn();
+    tell(&mut stream, &[hello_at(7, before(5, 1))]);
+    let status = site.wait_for("counted", |status| status["counters"]["flows-unstored"] == 5);
+    assert_eq!(status["counters"]["frames-unstored"], 1, "{status}");
+    drop(stream);
+
+    // What comes again because another reader had left there is not counted again.
+    let mut stream = site.accept();
+    tell(&mut stream, &[hello_at(7, before(3, 1))]);
+    let more: Vec<Message> =
+        plant(1).into_iter().filter(|m| matches!(m, Message::Flow(_))).collect();
+    tell(&mut stream, &more);
+    let new = more.len() as u64 - 2;
+    let status = site.wait_for("stored", |status| is_stored(status, new));
+    assert_eq!(status["counters"]["flows-unstored"], 5, "{status}");
+    assert_eq!(status["counters"]["flows-read"], new);
+    assert!(site.edges() > edges);
+
+    // Another run begins at its own beginning.
+    drop(stream);
+    let mut stream = site.accept();
+    tell(&mut stream, &[hello_at(8, Lost { flows: 1_000_000, frames: 0 })]);
+    let status = site.wait_for("connected", |status| status["connections"] == 3);
+    assert_eq!(status["counters"]["flows-unstored"], 5, "{status}");
 }
 
 #[test]

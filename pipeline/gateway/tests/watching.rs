@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use bulkhead_gateway::control::client::ask;
 use bulkhead_gateway::control::{Answer, Ask};
+use bulkhead_gateway::learning::service::Status;
 use bulkhead_gateway::workflow::{Change, PolicyTexts};
 use common::{Running, policy};
 
@@ -24,7 +25,7 @@ fn deploy(file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy").join(file)
 }
 
-/// Everything that a gateway can expose, a staged policy's figures included.
+/// Everything that a gateway and its learning process can expose, a staged policy's figures included.
 fn exposed() -> Exposed {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
@@ -35,7 +36,8 @@ fn exposed() -> Exposed {
     let change = Change::Stage { policy };
     let answer = ask(&running.socket(), Ask::Change { change, reason: None, force: false });
     assert!(matches!(&answer, Ok(Answer::Change(report)) if report.done), "{answer:?}");
-    let text = bulkhead_gateway::telemetry::render(&running.gateway).unwrap();
+    let mut text = bulkhead_gateway::telemetry::render(&running.gateway).unwrap();
+    text += &bulkhead_gateway::telemetry::learning::render(&Status::default()).unwrap();
     let mut all = Exposed::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, _) = line.rsplit_once(' ').unwrap();

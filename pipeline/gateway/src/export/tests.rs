@@ -14,12 +14,17 @@ use bulkhead_rules::headers::Mac;
 
 use super::*;
 use crate::flow_stream::{
-    End, Event, Flow, Frame, FrameKind, Hello, Lost, MacAddress, Side, VERSION,
+    End, Event, Flow, Frame, FrameKind, Hello, Lost, MacAddress, Reached, Side, VERSION,
 };
 
 fn hello() -> Message {
     let wires = vec!["line1".to_owned(), "line3".to_owned()];
-    Message::Hello(Hello { version: VERSION, software: "0".to_owned(), wires })
+    Message::Hello(Hello {
+        version: VERSION,
+        software: "0".to_owned(),
+        wires,
+        at: Reached::default(),
+    })
 }
 
 fn flow(event: Event, client: &str, server: &str, packets: [u64; 2]) -> Flow {

@@ -17,7 +17,7 @@ use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Transaction,
 
 use super::announce::{Fact, Subject};
 use super::ingest::{Batch, Counted, Counters, EdgeKey, EdgeSum, Endpoint, FlowKey, Place, Seen};
-use crate::flow_stream::Side;
+use crate::flow_stream::{Reached, Side};
 
 /// The name of the store's file in its folder.
 pub const FILE: &str = "communication.db";
@@ -305,6 +305,21 @@ impl Database {
         Ok(count(total.unwrap_or(0)))
     }
 
+    /// How far a gateway's stream was read when the last batch was stored.
+    ///
+    /// # Errors
+    ///
+    /// See [`StoreError`].
+    pub fn reached(&self) -> Result<Option<Reached>, StoreError> {
+        let text = "SELECT value FROM meta WHERE key = 'stream-reached'";
+        let value: Option<String> = self
+            .connection
+            .query_row(text, [], |row| row.get(0))
+            .optional()
+            .map_err(|error| StoreError::of(&self.path, &error))?;
+        Ok(value.and_then(|value| serde_json::from_str(&value).ok()))
+    }
+
     fn try_store(&mut self, batch: &Batch, counters: &Counters) -> Result<(), StoreError> {
         let pruned = self.pending;
         let written = write(&mut self.connection, &mut self.known, batch, |transaction| {
@@ -565,6 +580,12 @@ fn write(
         wires.execute(params![&**wire, enforces, since_ms])?;
     }
     drop(wires);
+    if let Some(reached) = &batch.reached {
+        let text = "INSERT OR REPLACE INTO meta (key, value) VALUES ('stream-reached', ?1)";
+        // Numbers become text, whatever they are.
+        let value = serde_json::to_string(reached).unwrap_or_default();
+        transaction.execute(text, [value])?;
+    }
     counters(&transaction)?;
     transaction.commit()
 }
@@ -807,6 +828,8 @@ fn add_counters(
         ("flows-lost", now.flows_lost.saturating_sub(before.flows_lost)),
         ("frames-lost", now.frames_lost.saturating_sub(before.frames_lost)),
         ("flows-dropped", now.flows_dropped.saturating_sub(before.flows_dropped)),
+        ("flows-unstored", now.flows_unstored.saturating_sub(before.flows_unstored)),
+        ("frames-unstored", now.frames_unstored.saturating_sub(before.frames_unstored)),
         ("facts-dropped", now.facts_dropped.saturating_sub(before.facts_dropped)),
         ("flows-not-followed", now.flows_not_followed.saturating_sub(before.flows_not_followed)),
         ("edges-pruned", pruned.edges),

@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::announce::{self, Datagram, Fact};
 use super::application::{self, Application, Payload, Sender, Transport};
 use super::templates::ANSWERS;
-use crate::flow_stream::{End, Event, Flow, Frame, FrameKind, Lost, Message, Side};
+use crate::flow_stream::{End, Event, Flow, Frame, FrameKind, Lost, Message, Reached, Side};
 
 /// How much may wait for the store, in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -202,6 +202,8 @@ pub struct Batch {
     pub flows: HashMap<FlowKey, Option<Counted>>,
     /// For each wire whether it enforces, and since when that was seen.
     pub wires: HashMap<Arc<str>, (bool, i64)>,
+    /// How far the gateway's stream was read: the store knows all before, or what became of it.
+    pub reached: Option<Reached>,
 }
 
 impl Batch {
@@ -232,6 +234,10 @@ pub struct Counters {
     pub flows_dropped: u64,
     /// Endpoints, names and services for which there was no room.
     pub facts_dropped: u64,
+    /// Records of flows that the gateway told a process which ended before it had stored them.
+    pub flows_unstored: u64,
+    /// Copies of frames, likewise.
+    pub frames_unstored: u64,
     /// Flows that were not followed, because too many were open: they count when they end.
     pub flows_not_followed: u64,
 }
@@ -253,6 +259,10 @@ pub struct Ingest {
     wires: HashMap<String, Arc<str>>,
     modes: HashMap<Arc<str>, bool>,
     scratch: Vec<u8>,
+    /// How far the gateway's stream was read, by this process or the one before.
+    reached: Option<Reached>,
+    /// What is told again, because the one before had it already.
+    again: Lost,
     /// What waits.
     pub batch: Batch,
     /// What was counted.
@@ -270,27 +280,80 @@ impl Ingest {
             wires: HashMap::new(),
             modes: HashMap::new(),
             scratch: Vec::new(),
+            reached: None,
+            again: Lost::default(),
             batch: Batch::default(),
             counters: Counters::default(),
         }
     }
 
+    /// Goes on where the store has got to.
+    pub fn go_on_from(&mut self, reached: Option<Reached>) {
+        self.reached = reached;
+    }
+
     /// Takes in one message.
     pub fn add(&mut self, message: &Message) {
+        let again = match message {
+            Message::Hello(hello) => return self.hello(hello.at),
+            Message::Flow(_) => &mut self.again.flows,
+            Message::Frame(_) => &mut self.again.frames,
+            Message::Lost(_) => &mut 0,
+        };
+        if *again > 0 {
+            *again -= 1;
+            return;
+        }
+        let mut before = self.reached.unwrap_or_default().before;
         match message {
             Message::Hello(_) => {}
-            Message::Flow(flow) => self.flow(flow),
-            Message::Frame(frame) => self.frame(frame),
+            Message::Flow(flow) => {
+                before.flows += 1;
+                self.flow(flow);
+            }
+            Message::Frame(frame) => {
+                before.frames += 1;
+                self.frame(frame);
+            }
             Message::Lost(Lost { flows, frames }) => {
+                before.flows = before.flows.saturating_add(*flows);
+                before.frames = before.frames.saturating_add(*frames);
                 self.counters.flows_lost = self.counters.flows_lost.saturating_add(*flows);
                 self.counters.frames_lost = self.counters.frames_lost.saturating_add(*frames);
             }
         }
+        if let Some(reached) = &mut self.reached {
+            reached.before = before;
+        }
+    }
+
+    /// The stream begins, or goes on, at this place.
+    fn hello(&mut self, at: Reached) {
+        self.again = Lost::default();
+        // Of what another run told after the last record that is known here, nobody knows.
+        if let Some(Reached { before, .. }) = self.reached.filter(|reached| reached.run == at.run) {
+            let gone = |now: u64, then: u64| now.saturating_sub(then);
+            let flows = gone(at.before.flows, before.flows);
+            let frames = gone(at.before.frames, before.frames);
+            self.counters.flows_unstored = self.counters.flows_unstored.saturating_add(flows);
+            self.counters.frames_unstored = self.counters.frames_unstored.saturating_add(frames);
+            self.again.flows = gone(before.flows, at.before.flows);
+            self.again.frames = gone(before.frames, at.before.frames);
+            // What comes again has been reached already.
+            let before = Lost {
+                flows: before.flows.max(at.before.flows),
+                frames: before.frames.max(at.before.frames),
+            };
+            self.reached = Some(Reached { run: at.run, before });
+            return;
+        }
+        self.reached = Some(at);
     }
 
     /// What waits, for the store: it is the store's to keep from now on.
     pub fn take_batch(&mut self) -> Batch {
-        let batch = std::mem::take(&mut self.batch);
+        let mut batch = std::mem::take(&mut self.batch);
+        batch.reached = self.reached;
         for key in batch.flows.keys() {
             if let Some(open) = self.open.get_mut(key) {
                 open.is_stored = true;

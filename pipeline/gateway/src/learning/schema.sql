@@ -103,7 +103,8 @@ CREATE TABLE open_flows (
 ) WITHOUT ROWID;
 
 -- What was read, and what was lost on the way: flows-lost and frames-lost by the gateway,
--- flows-dropped and facts-dropped here, edges-pruned and facts-pruned by retention.
+-- flows-dropped and facts-dropped here, flows-unstored and frames-unstored with a process that ended
+-- before it had stored them (meta has how far the gateway's stream was read), edges-pruned and facts-pruned by retention.
 CREATE TABLE counters (
     name  TEXT PRIMARY KEY,
     value INTEGER NOT NULL

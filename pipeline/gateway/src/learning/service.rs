@@ -142,6 +142,7 @@ pub fn run(
     let (database, open) = first_open(settings, status)?;
     let period_s = database.as_ref().map_or(settings.period_s, Database::period_s);
     let mut ingest = Ingest::new(period_s, settings.limits, open);
+    ingest.go_on_from(database.as_ref().and_then(|database| database.reached().ok().flatten()));
     let (to_sum, messages) = bounded(QUEUE);
     let (to_write, batches) = bounded::<(Batch, Counters)>(1);
     let writer_is_busy = AtomicBool::new(false);
@@ -344,10 +345,14 @@ impl Summing<'_> {
         let sinks = sinks.map(|(name, c)| ExportStatus { name, written: c.written, lost: c.lost });
         with(self.status, |status| status.exports = sinks.collect());
         let counters = self.ingest.counters;
-        let all = counters.flows_lost + counters.flows_dropped;
+        let all = counters.flows_lost + counters.flows_dropped + counters.flows_unstored;
         if all > *told && reminder.is_due() {
             let (gateway, here) = (counters.flows_lost, counters.flows_dropped);
-            warn!("records of flows were lost: {gateway} in the gateway, {here} here, so far");
+            let ended = counters.flows_unstored;
+            warn!(
+                "records of flows were lost: {gateway} in the gateway, {here} here, {ended} with an \
+                 earlier process that ended before it had stored them, so far"
+            );
             *told = all;
         }
         let is_free = self.to_write.is_empty() && !self.busy.load(Relaxed);

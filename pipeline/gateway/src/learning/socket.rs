@@ -113,7 +113,7 @@ fn text(status: &Status) -> String {
     let mut text = format!(
         "gateway    {gateway}\n\
          read       {} flow records, {} copies of frames; {} flows open\n\
-         lost       {} flow records and {} frames in the gateway; {} records and {} facts here\n\
+         lost       {} flow records and {} frames in the gateway; {} records and {} facts here; {} records with an earlier process\n\
          store      {}\n\
          stored     {} sums of edges in {} batches, last {stored}; {} wait; {} rows forgotten\n\
          trouble    {trouble}\n",
@@ -124,6 +124,7 @@ fn text(status: &Status) -> String {
         counters.frames_lost,
         counters.flows_dropped,
         counters.facts_dropped,
+        counters.flows_unstored,
         status.store,
         status.edges_stored,
         status.batches,

@@ -37,7 +37,7 @@ pub(super) struct Position {
     /// The number of the chunk that comes next.
     next: u64,
     /// What was told up to there.
-    seen: Lost,
+    pub(super) seen: Lost,
 }
 
 /// What comes next for a reader.
@@ -45,6 +45,20 @@ pub(super) enum Next {
     /// So much was lost before it.
     Lost(Lost),
     Chunk(Arc<Chunk>),
+}
+
+impl Chunk {
+    /// What had been told, or lost, before the message that begins at `offset`.
+    pub(super) fn told_before(&self, offset: usize) -> Lost {
+        let mut told = self.before;
+        let mut rest = self.bytes.get(..offset).unwrap_or(&self.bytes);
+        let mut scratch = Vec::new();
+        // These are messages that were encoded here.
+        while let Ok(Some(message)) = flow_stream::read(&mut rest, &mut scratch) {
+            told = sum(told, weight(&message));
+        }
+        told
+    }
 }
 
 impl Log {
@@ -61,13 +75,7 @@ impl Log {
     /// Adds a message. Nobody sees it before its chunk is closed.
     pub(super) fn append(&mut self, message: &Message) {
         let told = flow_stream::append(&mut self.open.bytes, message);
-        let after = &mut self.open.after;
-        match message {
-            Message::Lost(lost) => *after = sum(*after, *lost),
-            Message::Flow(_) => after.flows += 1,
-            Message::Frame(_) => after.frames += 1,
-            Message::Hello(_) => {}
-        }
+        self.open.after = sum(self.open.after, weight(message));
         // What is too long to be told counts as told: its length is bounded long before.
         debug_assert!(told);
         if self.open.bytes.len() >= CHUNK_BYTES {
@@ -117,6 +125,16 @@ impl Log {
         }
         *position = Position { next: self.first + place + 1, seen: chunk.after };
         Some(Next::Chunk(chunk.clone()))
+    }
+}
+
+/// What a message tells of, in flow records and copies of frames.
+fn weight(message: &Message) -> Lost {
+    match message {
+        Message::Lost(lost) => *lost,
+        Message::Flow(_) => Lost { flows: 1, frames: 0 },
+        Message::Frame(_) => Lost { flows: 0, frames: 1 },
+        Message::Hello(_) => Lost::default(),
     }
 }
 

@@ -9,7 +9,7 @@ use tracing::{debug, info};
 
 use super::RecordStats;
 use super::log::{Chunk, Log, Next, Position};
-use crate::flow_stream::{self, Message};
+use crate::flow_stream::{self, Hello, Lost, Message};
 
 /// Readers at a time.
 pub(super) const MAX_READERS: usize = 4;
@@ -20,7 +20,8 @@ const BYTES_PER_TURN: usize = 1 << 20;
 /// See the module's description.
 pub(super) struct Stream {
     listener: Option<UnixListener>,
-    hello: Arc<Vec<u8>>,
+    /// What each is told first, but for its place.
+    hello: Hello,
     readers: Vec<Reader>,
     /// Where the last reader that left was: the next one goes on there. At first the log's beginning.
     left_at: Option<Place>,
@@ -43,11 +44,8 @@ struct Reader {
 }
 
 impl Stream {
-    pub(super) fn new(listener: Option<UnixListener>, hello: &Message) -> Self {
-        let mut bytes = Vec::new();
-        flow_stream::append(&mut bytes, hello);
-        let left_at = Some(Place::default());
-        Self { listener, hello: Arc::new(bytes), readers: Vec::new(), left_at }
+    pub(super) fn new(listener: Option<UnixListener>, hello: Hello) -> Self {
+        Self { listener, hello, readers: Vec::new(), left_at: Some(Place::default()) }
     }
 
     /// Lets new readers in, and gives all what they take. Returns whether some have yet to take what
@@ -87,12 +85,24 @@ impl Stream {
             let end = || Place { position: log.end(), ..Place::default() };
             let place = self.left_at.take().unwrap_or_else(end);
             info!("a reader of flow records came");
-            self.readers.push(Reader { stream, own: self.hello.clone(), own_offset: 0, place });
+            let mut hello = self.hello.clone();
+            hello.at.before = place.told_before();
+            let mut own = Vec::new();
+            flow_stream::append(&mut own, &Message::Hello(hello));
+            self.readers.push(Reader { stream, own: Arc::new(own), own_offset: 0, place });
         }
     }
 }
 
 impl Place {
+    /// What was told, or lost, before what a reader here is given next.
+    fn told_before(&self) -> Lost {
+        match &self.chunk {
+            Some(chunk) if self.offset < chunk.bytes.len() => chunk.told_before(self.offset),
+            _ => self.position.seen,
+        }
+    }
+
     /// The place with what was given of a message in part to be given again: nobody can go on in its
     /// middle.
     fn at_message(&self) -> Self {

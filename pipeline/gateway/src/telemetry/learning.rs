@@ -88,11 +88,13 @@ pub fn render(status: &Status) -> prometheus::Result<String> {
     ] {
         families.counter(name, help).add(&[], value as f64);
     }
-    let help = "Flow records lost: before they were read, or for want of room in memory.";
+    let help = "Flow records lost: before they were read, for want of room in memory, or with an earlier process that \
+                ended before it had stored them.";
     families
         .counter("learn_flow_records_lost_total", help)
         .add(&[("where", "gateway")], counters.flows_lost as f64)
-        .add(&[("where", "learn")], counters.flows_dropped as f64);
+        .add(&[("where", "learn")], counters.flows_dropped as f64)
+        .add(&[("where", "earlier_process")], counters.flows_unstored as f64);
     families
         .counter("learn_frame_copies_lost_total", "Copies of frames lost before they were read.")
         .add(&[], counters.frames_lost as f64);
