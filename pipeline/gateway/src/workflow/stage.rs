@@ -514,6 +514,7 @@ mod tests {
     use bulkhead_rules::headers::ETHER_IPV4;
     use bulkhead_rules::policy::RuleId;
 
+    use super::counts::RuleCounts;
     use super::*;
 
     fn difference(dst: u128, src_port: u16, unix_ms: i64, age_s: Option<u64>) -> Difference {
@@ -565,6 +566,15 @@ mod tests {
         assert!(flows.seen.values().any(|seen| seen.live.is_some()));
         let latest = flows.seen.values().map(|seen| seen.last.unix_ms).max();
         assert_eq!(latest, Some(3 * MAX_FLOWS as i64));
+        // Nobody knows whether a grant covers what was forgotten: it still counts.
+        let cut = flows.forgotten + 7;
+        let rules =
+            [("default".to_owned(), RuleCounts { cut, opened: 0, by_default: true })].into();
+        let mut counts = Counts { cut, cut_by_default: cut, rules, ..Counts::default() };
+        let mut remembered = flows.forgotten_cut.clone();
+        flows.cut().iter().for_each(|(_, rule, count)| remembered.add(rule, false, *count));
+        counts.lower_by(&remembered);
+        assert_eq!((counts.cut, counts.cut_by_default), (flows.forgotten, flows.forgotten));
     }
 
     #[test]
