@@ -41,7 +41,7 @@ const MOST_TIMES: f64 = 3.0;
 /// The flows that are established ([`rig::established`]), by one rule that comes first.
 const ESTABLISHED_RULE: &str = "  - {name: established, from: [10.0.0.0/16, \"fd5e:9a00:0:1::/64\"], to: \
                                 [10.200.0.0/16, \"fd5e:9a00:0:c8::/64\"], service: [tcp/443, \
-                                udp/53], action: allow}\n";
+                                udp/514], action: allow}\n";
 
 /// The three rules of the paper, and its 8,192 packets: each combination of one bit flipped in source
 /// address, source port and destination port.
