@@ -227,7 +227,7 @@ port_name() {
 
 configuration() {
     printf '# Written by deploy/install.sh; deploy/gateway.toml shows every key.\n'
-    printf 'policy = "/etc/bulkhead/policy"\nworkers = %s\n' "$WORKERS"
+    printf 'policy = "/etc/bulkhead/policy"\nrecords-group = "bulkhead-learn"\nworkers = %s\n' "$WORKERS"
     [ -z "$CORES" ] || printf 'cores = [%s]\npoll = "busy"\n' "${CORES//,/, }"
     for i in "${!NAMES[@]}"; do
         printf '\n[[wire]]\nname = "%s"\n# Towards the protected devices; swap the two if it is the other way round.\n' "${NAMES[i]}"
