@@ -126,6 +126,11 @@ impl Budget {
         self.limits.memory_bytes.saturating_sub(self.spent_bytes)
     }
 
+    /// Whether half of the memory is left at least.
+    pub(crate) fn is_ample(&self) -> bool {
+        self.left_bytes() >= self.limits.memory_bytes / 2
+    }
+
     /// Looks at the clock now, whatever has been spent.
     pub(crate) fn check_time(&self) -> Result<(), Exceeded> {
         if self.started.elapsed() > self.limits.time { Err(Exceeded::Time) } else { Ok(()) }

@@ -205,7 +205,8 @@ impl Compiler {
         } else {
             let addresses = addresses_of(policy, self.part(side, part)).into_owned();
             let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
-            let inverted = self.sides[side].is_most(map, &addresses);
+            // A whole compilation does not invert: where memory is scarce, what it would take counts.
+            let inverted = budget.is_ample() && self.sides[side].is_most(map, &addresses);
             self.sides[side].parts[part as usize].inverted = inverted;
             let moves = if inverted {
                 let others = addresses.complement();
