@@ -17,7 +17,7 @@ const MAX_EXCERPTS: usize = 100;
 const MAX_NAMED: usize = 4;
 
 /// What is odd about the rules of a policy.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Analysis {
     /// In the order of the rules.
     pub findings: Vec<RuleFinding>,
@@ -28,7 +28,7 @@ pub struct Analysis {
 }
 
 /// A finding about a rule.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct RuleFinding {
     /// As every finding is shown; `severity` is `warning` or `note`.
     #[serde(flatten)]
@@ -49,7 +49,7 @@ pub struct RuleFinding {
 }
 
 /// A rule that causes a finding.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 pub struct Cause {
     /// Its name, or `default`.
     pub rule: String,

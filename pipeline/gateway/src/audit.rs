@@ -83,6 +83,10 @@ pub enum What {
     Forget,
     /// The log itself was damaged.
     Log,
+    /// Somebody logged in at the console, or was kept out.
+    LogIn,
+    /// Who may use the console, and as what, was changed.
+    Access,
 }
 
 impl What {
@@ -104,12 +108,14 @@ impl What {
             Self::Release => "release",
             Self::Forget => "forget",
             Self::Log => "log",
+            Self::LogIn => "log-in",
+            Self::Access => "access",
         }
     }
 }
 
 /// Who did it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Who {
     /// The user at the other end of the control socket, as the kernel knows it; absent where it was
@@ -118,6 +124,9 @@ pub struct Who {
     pub uid: Option<u32>,
     /// The user's name, or what it was if no user: `gateway`, `file`, `signal`.
     pub name: String,
+    /// The console's user for whom it was done. Believed of nobody but the console.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub on_behalf_of: Option<String>,
 }
 
 impl Who {
@@ -128,7 +137,7 @@ impl Who {
 
     /// Something that is no user.
     pub fn thing(name: &str) -> Self {
-        Self { uid: None, name: name.to_owned() }
+        Self { uid: None, name: name.to_owned(), on_behalf_of: None }
     }
 
     /// A user of this machine, by the number. The name is that of `/etc/passwd`, where there is one.
@@ -139,7 +148,8 @@ impl Who {
             let (name, number) = (fields.next()?, fields.nth(1)?);
             (number.parse() == Ok(uid)).then(|| name.to_owned())
         });
-        Self { uid: Some(uid), name: name.unwrap_or_else(|| format!("uid {uid}")) }
+        let name = name.unwrap_or_else(|| format!("uid {uid}"));
+        Self { uid: Some(uid), name, on_behalf_of: None }
     }
 }
 
@@ -192,7 +202,7 @@ impl Draft {
 }
 
 /// A line of the log, without its own hash.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Entry {
     /// The number, from 1.
@@ -219,7 +229,7 @@ pub struct Entry {
 }
 
 /// The last entry, as `audit.head` has it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Head {
     /// Its number; 0 where there is none.

@@ -37,7 +37,7 @@ pub struct Candidate {
 }
 
 /// What it took to make a [`Candidate`].
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Cost {
     /// Microseconds from text to checked policy.
     pub load_us: u64,
@@ -50,7 +50,7 @@ pub struct Cost {
 }
 
 /// What became of an assertion.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct Assertion {
     /// In words, with its place.
     pub text: String,
@@ -61,7 +61,7 @@ pub struct Assertion {
 }
 
 /// A finding as it is printed and as it travels over the control socket.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Finding {
     /// `error` or `warning`.
     pub severity: String,

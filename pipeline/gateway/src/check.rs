@@ -12,7 +12,7 @@ use crate::config::{Config, ConfigError, Limits};
 use crate::policy_files::PolicyFiles;
 
 /// What is known of one policy after its check.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Report {
     path: String,
     /// `accepted`, `refused` or `unreadable`.
@@ -25,7 +25,7 @@ struct Report {
     analysis: Option<Analysis>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, utoipa::ToSchema)]
 struct Summary {
     hash: String,
     files: usize,

@@ -22,11 +22,15 @@ use bulkhead_rules::syntax::parse_addresses;
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::workflow::lockdown::Bounds;
 
+mod console;
 mod document;
 mod learn;
 mod lockdown;
 mod records;
 
+pub use console::{
+    ConsoleConfig, DEFAULT_PORT as DEFAULT_CONSOLE_PORT, MAX_USER_BYTES, Tls, is_user_name,
+};
 use document::{Document, Spanned};
 pub use learn::LearnConfig;
 pub use records::{Export, Records};
@@ -79,6 +83,8 @@ pub struct Config {
     pub export: Export,
     /// What the learning process keeps.
     pub learn: LearnConfig,
+    /// The console.
+    pub console: ConsoleConfig,
     /// The metrics endpoint.
     pub metrics: Metrics,
     /// What a policy may cost.
@@ -377,6 +383,7 @@ impl Checker<'_> {
             lockdown: self.lockdown(document.lockdown),
             export: self.export(document.export),
             learn: self.learn(document.learn_dir, document.learn),
+            console: self.console(document.console),
             metrics: Metrics {
                 listen: self.listen(metrics.listen),
                 rule_limit: self.number("rule-limit", metrics.rule_limit, 1000, 0..=100_000),

@@ -28,8 +28,10 @@ use crate::status::Status;
 use crate::workflow::commands::{Exceptions, HistoryReport};
 use crate::workflow::stage::StageReport;
 use crate::workflow::{Change, ChangeReport, Order};
+use questions::{AuditPage, Note, PolicyShown, RulesReport, Which};
 
 pub mod client;
+pub mod questions;
 
 /// The longest request, in bytes, that brings no policy with it.
 const MAX_REQUEST_BYTES: u64 = 16 * 1024;
@@ -50,17 +52,22 @@ const POLICY_LIMIT: Duration = Duration::from_secs(60);
 const RELOAD_LIMIT: Duration = Duration::from_secs(120);
 
 /// What a client asks.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "command", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Ask {
     /// What does the gateway do?
     Status {},
     /// Take the policy's files into force.
-    Reload {},
+    Reload {
+        /// The console's user who asks; believed of the console alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on_behalf_of: Option<String>,
+    },
     /// Who has which address?
     Bindings {
         /// An address to let go of first.
         #[serde(default, skip_serializing_if = "Option::is_none")]
+        #[schema(value_type = Option<String>)]
         forget: Option<IpAddr>,
     },
     /// What would the staged policy change?
@@ -82,11 +89,31 @@ pub enum Ask {
         /// Whether it is to be done although something stands in the way.
         #[serde(default)]
         force: bool,
+        /// The console's user who asks; believed of the console alone.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        on_behalf_of: Option<String>,
     },
+    /// What are the texts of a policy?
+    Policy {
+        /// Which one.
+        which: Which,
+    },
+    /// How often did each rule decide?
+    Rules {},
+    /// Who changed what?
+    Audit {
+        /// Only entries before the one with this number.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        before: Option<u64>,
+        /// Entries at most.
+        limit: usize,
+    },
+    /// Enter a log-in at the console, or a change of who may use it, into the audit log.
+    Note(Note),
 }
 
 /// What it is told.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Answer {
     /// What the gateway does.
@@ -103,6 +130,14 @@ pub enum Answer {
     Exceptions(Box<Exceptions>),
     /// What became of the change.
     Change(Box<ChangeReport>),
+    /// The texts of a policy.
+    Policy(Box<PolicyShown>),
+    /// How often each rule decided.
+    Rules(Box<RulesReport>),
+    /// Who changed what.
+    Audit(Box<AuditPage>),
+    /// It is entered.
+    Noted {},
     /// Why there is no answer.
     Error(String),
 }
@@ -245,7 +280,8 @@ async fn converse(
     requests: &Sender<Request>,
     policies: &Semaphore,
 ) -> io::Result<()> {
-    let who = Who::user(stream.peer_cred()?.uid());
+    let uid = stream.peer_cred()?.uid();
+    let who = Who::user(uid);
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES));
@@ -259,7 +295,12 @@ async fn converse(
     }
     let answer = match serde_json::from_slice(&line) {
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
-        Ok(Ask::Reload {}) => reload(requests, who).await,
+        Ok(Ask::Reload { on_behalf_of }) => {
+            match gateway.config.console.acts_for(who, on_behalf_of) {
+                Ok(who) => reload(requests, who).await,
+                Err(error) => Answer::Error(error),
+            }
+        }
         Ok(Ask::Bindings { forget }) => {
             let entered = forget.map_or(Ok(()), |address| {
                 info!(%address, "told to let go of an address");
@@ -284,8 +325,14 @@ async fn converse(
             Err(error) => Answer::Error(error),
         },
         Ok(Ask::Exceptions {}) => Answer::Exceptions(Box::new(Exceptions::of(gateway))),
-        Ok(Ask::Change { change, reason, force }) => {
-            apply(requests, Order { change, who, reason, force }).await
+        Ok(Ask::Change { change, reason, force, on_behalf_of }) => {
+            match gateway.config.console.acts_for(who, on_behalf_of) {
+                Ok(who) => apply(requests, Order { change, who, reason, force }).await,
+                Err(error) => Answer::Error(error),
+            }
+        }
+        Ok(ask @ (Ask::Policy { .. } | Ask::Rules {} | Ask::Audit { .. } | Ask::Note(_))) => {
+            questions::answer(gateway.clone(), who, ask).await
         }
         Err(error) => Answer::Error(format!(
             "not a request: {error}; one line such as {{\"command\":\"status\"}} is expected"

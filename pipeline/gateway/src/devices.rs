@@ -35,10 +35,11 @@ pub struct DevicesArgs {
 }
 
 /// An address, and when a device had it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct AddressSeen {
     /// The address.
+    #[schema(value_type = String)]
     pub address: IpAddr,
     /// Whether DHCP gave it.
     pub leased: bool,
@@ -49,7 +50,7 @@ pub struct AddressSeen {
 }
 
 /// A service, and what is known of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ServiceSeen {
     /// Such as `tcp/502`.
@@ -63,7 +64,7 @@ pub struct ServiceSeen {
 }
 
 /// A device.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct DeviceReport {
     /// Its MAC address; absent where only an address is known, behind a router.

@@ -15,7 +15,7 @@ mod machine;
 use machine::Machine;
 
 /// How much a finding matters.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 enum State {
     /// As it should be.
@@ -27,7 +27,7 @@ enum State {
 }
 
 /// What was looked at, and what came of it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 struct Finding {
     state: State,
     /// What it is about: `huge-pages`, `clock`, `port line3/inside`.

@@ -43,7 +43,7 @@ trait Sink {
 }
 
 /// What became of the messages of a sink.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct SinkCounts {
     /// Records that were written or sent.

@@ -74,7 +74,7 @@ pub enum MapFormat {
 }
 
 /// A line of a map.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Line {
     /// Who opened.

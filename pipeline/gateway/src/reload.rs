@@ -42,7 +42,7 @@ const LOOK_INTERVAL: Duration = Duration::from_secs(2);
 const MAX_FINDINGS: usize = 100;
 
 /// Why a reload is tried.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Trigger {
     /// The gateway starts.
@@ -68,7 +68,9 @@ impl Trigger {
 }
 
 /// What became of a reload.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize)]
+#[derive(
+    Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Serialize, Deserialize, utoipa::ToSchema,
+)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReloadOutcome {
     /// The files are in force.
@@ -103,7 +105,7 @@ impl ReloadOutcome {
 }
 
 /// What a reload did, for the command, the log and `status`.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ReloadReport {
     /// What became of it.
     pub outcome: ReloadOutcome,

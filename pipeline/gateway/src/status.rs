@@ -19,7 +19,7 @@ use crate::state::{Gateway, PolicyState, PortHandle};
 const TOP: usize = 10;
 
 /// What the running gateway does.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Status {
     /// The gateway's version.
     pub version: String,
@@ -52,10 +52,26 @@ pub struct Status {
     pub standing: Vec<String>,
     /// Whether everything that came in is accounted for, at a moment when frames may be in flight.
     pub in_flight: i64,
+    /// How long packets take through the workers.
+    #[serde(default)]
+    pub latency: LatencyStatus,
+}
+
+/// Percentiles of packets' ways through the workers since the start, in nanoseconds.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct LatencyStatus {
+    /// The median.
+    pub p50_ns: u64,
+    /// The 90th.
+    pub p90_ns: u64,
+    /// The 99th.
+    pub p99_ns: u64,
+    /// The 99.9th.
+    pub p999_ns: u64,
 }
 
 /// The policy in force.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PolicyStatus {
     /// Where it was read from.
     pub source: String,
@@ -77,7 +93,7 @@ pub struct PolicyStatus {
 }
 
 /// A wire.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WireStatus {
     /// Its name.
     pub name: String,
@@ -93,7 +109,7 @@ pub struct WireStatus {
 }
 
 /// A port.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct PortStatus {
     /// Its device, as the configuration names it.
     pub device: String,
@@ -109,10 +125,16 @@ pub struct PortStatus {
     pub dropped: u64,
     /// Frames that came in, were forwarded, and would have been dropped by an enforcing wire.
     pub would_drop: u64,
+    /// Bytes that came in, from the destination MAC address on, without FCS.
+    #[serde(default)]
+    pub received_bytes: u64,
+    /// Bytes that went out, likewise.
+    #[serde(default)]
+    pub transmitted_bytes: u64,
 }
 
 /// A worker.
-#[derive(Clone, PartialEq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct WorkerStatus {
     /// Its core; absent where it has none of its own.
     pub core: Option<usize>,
@@ -128,10 +150,16 @@ pub struct WorkerStatus {
     pub handed_in: u64,
     /// The 99th percentile of a packet's way through the worker, in nanoseconds.
     pub latency_p99_ns: u64,
+    /// Its share of the last second that it spent with frames, from 0 to 1.
+    #[serde(default)]
+    pub busy_now: f64,
+    /// Whether it has not been round its ports for two seconds.
+    #[serde(default)]
+    pub hangs: bool,
 }
 
 /// Something counted.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Counted {
     /// What.
     pub name: String,
@@ -168,11 +196,18 @@ impl Status {
             top(totals.map(|(name, t)| (name.to_string(), t.enforced + t.observed)))
         });
         drop(state);
+        let mut latency = None;
         let workers = gateway.workers().iter().map(|worker| {
             let counters = &worker.counters;
             let balance = counters.balance();
             let (busy, idle) = (counters.busy_ns.value(), counters.idle_ns.value());
-            let latency = worker.observer().histograms().latency_ns_of_all();
+            let own = worker.observer().histograms().latency_ns_of_all();
+            let latency_p99_ns = own.value_at_quantile(0.99);
+            match &mut latency {
+                None => latency = Some(own),
+                // All are of one fixed size, so adding cannot fail.
+                Some(all) => *all += own,
+            }
             WorkerStatus {
                 core: worker.core,
                 busy: busy as f64 / (busy + idle).max(1) as f64,
@@ -180,9 +215,12 @@ impl Status {
                 flow_capacity: counters.flow_capacity.value(),
                 handed_out: balance.handed_out,
                 handed_in: balance.handed_in,
-                latency_p99_ns: latency.value_at_quantile(0.99),
+                latency_p99_ns,
+                busy_now: worker.busy_ratio(),
+                hangs: worker.hangs.load(Relaxed),
             }
         });
+        let workers = workers.collect();
         let (bindings, alerts) = BindingsReport::in_short(gateway);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -191,7 +229,7 @@ impl Status {
             policy,
             last_reload,
             wires: wires(gateway),
-            workers: workers.collect(),
+            workers,
             drops: by_reason(gateway, |port, reason| port.dropped.of(reason).packets.value()),
             would_drop: by_reason(gateway, |port, reason| {
                 port.would_drop.of(reason).packets.value()
@@ -201,7 +239,16 @@ impl Status {
             alerts,
             standing: standing(gateway),
             in_flight: in_flight(gateway),
+            latency: latency.map(|all| LatencyStatus::of(&all)).unwrap_or_default(),
         }
+    }
+}
+
+impl LatencyStatus {
+    fn of(all: &hdrhistogram::Histogram<u64>) -> Self {
+        let [p50_ns, p90_ns, p99_ns, p999_ns] =
+            [0.5, 0.9, 0.99, 0.999].map(|quantile| all.value_at_quantile(quantile));
+        Self { p50_ns, p90_ns, p99_ns, p999_ns }
     }
 }
 
@@ -283,6 +330,8 @@ fn wires(gateway: &Gateway) -> Vec<WireStatus> {
             port.transmitted += counters.transmitted.packets.value();
             port.dropped += counters.dropped.packets();
             port.would_drop += counters.would_drop.packets();
+            port.received_bytes += counters.received.bytes.value();
+            port.transmitted_bytes += counters.transmitted.bytes.value();
         });
         wires.push(status);
     }

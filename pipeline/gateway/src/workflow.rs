@@ -22,7 +22,7 @@ pub mod standing;
 
 /// The texts of a policy, as a client has read them: the gateway may not see the client's files, and
 /// must not read for it what the client may not.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct PolicyTexts {
     /// Where they were read from.
@@ -32,7 +32,7 @@ pub struct PolicyTexts {
 }
 
 /// What is to be changed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(tag = "what", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Change {
     /// Put a policy beside the one in force.
@@ -105,7 +105,7 @@ pub struct Order {
 }
 
 /// What became of a change.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct ChangeReport {
     /// Whether it was made.

@@ -34,7 +34,10 @@ fn exposed() -> Exposed {
     let files = vec![("/home/somebody/new.yaml".to_owned(), policy(503))];
     let policy = PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files };
     let change = Change::Stage { policy };
-    let answer = ask(&running.socket(), Ask::Change { change, reason: None, force: false });
+    let answer = ask(
+        &running.socket(),
+        Ask::Change { change, reason: None, force: false, on_behalf_of: None },
+    );
     assert!(matches!(&answer, Ok(Answer::Change(report)) if report.done), "{answer:?}");
     let mut text = bulkhead_gateway::telemetry::render(&running.gateway).unwrap();
     text += &bulkhead_gateway::telemetry::learning::render(&Status::default()).unwrap();

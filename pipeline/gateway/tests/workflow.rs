@@ -30,7 +30,7 @@ fn texts(text: &str) -> PolicyTexts {
 
 fn try_change(running: &Running, change: Change, force: bool) -> ChangeReport {
     let reason = Some("CHG-1".to_owned());
-    match ask(&running.socket(), Ask::Change { change, reason, force }) {
+    match ask(&running.socket(), Ask::Change { change, reason, force, on_behalf_of: None }) {
         Ok(Answer::Change(report)) => *report,
         other => panic!("no report: {other:?}"),
     }
@@ -298,7 +298,7 @@ fn what_is_forced_is_entered_with_its_reason() {
     let running = start(dir.path(), "observe", &policy(502));
     stage(&running, &policy(22));
     assert!(running.passes(40_000, 502));
-    let order = Ask::Change { change: lockdown(), reason: None, force: true };
+    let order = Ask::Change { change: lockdown(), reason: None, force: true, on_behalf_of: None };
     let Ok(Answer::Change(refused)) = ask(&running.socket(), order) else { panic!("no answer") };
     assert!(!refused.done && refused.what.contains("--reason"), "{refused:?}");
     assert!(try_change(&running, lockdown(), true).done);

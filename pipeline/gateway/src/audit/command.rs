@@ -120,10 +120,13 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
 }
 
 fn print_entry(entry: &Entry) {
-    let who = match entry.who.uid {
+    let mut who = match entry.who.uid {
         Some(uid) => format!("{} (uid {uid})", entry.who.name),
         None => entry.who.name.clone(),
     };
+    if let Some(user) = &entry.who.on_behalf_of {
+        who.push_str(&format!(" for {user}"));
+    }
     println!("{:>6}  {}  {who}  {}: {}", entry.sequence, entry.time, entry.what, entry.detail);
     if let Some(reason) = &entry.reason {
         println!("        reason: {reason}");

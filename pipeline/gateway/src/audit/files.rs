@@ -52,7 +52,7 @@ pub fn of(folder: &Path) -> io::Result<Vec<PathBuf>> {
 }
 
 /// Where a log begins of which something was removed.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Start {
     /// The last entry that was removed.

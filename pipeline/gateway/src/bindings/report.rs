@@ -17,7 +17,7 @@ use crate::state::Gateway;
 const ALERT_S: u64 = 3600;
 
 /// What is known of addresses.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BindingsReport {
     /// Every binding, by wire, VLAN and address.
     pub bindings: Vec<BindingRow>,
@@ -29,7 +29,7 @@ pub struct BindingsReport {
 }
 
 /// A binding.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct BindingRow {
     /// The address.
     pub address: String,
@@ -54,7 +54,7 @@ pub struct BindingRow {
 }
 
 /// A conflict.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct ConflictRow {
     /// What the claim contradicts: `address`, `policy`, `side` or `wire`.
     pub kind: String,

@@ -38,6 +38,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) learn: Learn,
     #[serde(default)]
+    pub(super) console: Console,
+    #[serde(default)]
     pub(super) metrics: Metrics,
     #[serde(default)]
     pub(super) limits: Limits,
@@ -149,6 +151,22 @@ pub(super) struct Learn {
     pub(super) retention_days: Option<Spanned<i64>>,
     pub(super) max_rows: Option<Spanned<i64>>,
     pub(super) max_mib: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Console {
+    pub(super) listen: Option<Spanned<String>>,
+    pub(super) metrics: Option<Spanned<String>>,
+    pub(super) dir: Option<Spanned<String>>,
+    pub(super) user: Option<Spanned<String>>,
+    pub(super) tls: Option<Spanned<String>>,
+    pub(super) certificate: Option<Spanned<String>>,
+    pub(super) key: Option<Spanned<String>>,
+    pub(super) names: Option<Spanned<Vec<Spanned<String>>>>,
+    pub(super) session_idle_min: Option<Spanned<i64>>,
+    pub(super) session_hours: Option<Spanned<i64>>,
+    pub(super) memory_mib: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

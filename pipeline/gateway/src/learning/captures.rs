@@ -31,7 +31,7 @@ const WIRE: &str = "capture";
 const PERIODS: i64 = 24;
 
 /// What captures gave.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Imported {
     /// Captures that were read.

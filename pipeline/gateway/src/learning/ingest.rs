@@ -219,7 +219,7 @@ impl Batch {
 }
 
 /// What was counted since this process began.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Counters {
     /// Records of flows that were read.

@@ -62,7 +62,7 @@ pub struct Settings {
 }
 
 /// What the service does, for people and programs.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Status {
     /// Whether the gateway's stream is read.
@@ -106,7 +106,7 @@ pub struct Status {
 }
 
 /// What became of the records in one export.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct ExportStatus {
     /// Which one.

@@ -41,7 +41,7 @@ const MAX_KINDS: usize = 100_000;
 const MAX_LISTED: usize = 100;
 
 /// What another policy would have done to recorded flows.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowsReport {
     /// The policy.
@@ -71,7 +71,7 @@ pub struct FlowsReport {
 }
 
 /// Flows of one client, server and service.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Kind {
     /// The packet that opens one, in the words of `bulkhead explain`.

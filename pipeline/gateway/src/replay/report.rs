@@ -16,7 +16,7 @@ const MAX_LISTED_FILES: usize = 40;
 const MAX_LISTED_FLOWS: usize = 40;
 
 /// A whole replay.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct Report {
     /// What judged.
     pub policy: PolicySummary,
@@ -38,7 +38,7 @@ pub struct Report {
 }
 
 /// The policy that judged.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct PolicySummary {
     /// As it was named.
     pub path: String,
@@ -49,7 +49,7 @@ pub struct PolicySummary {
 }
 
 /// One capture.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, utoipa::ToSchema)]
 pub struct FileReport {
     /// As it was named or found.
     pub path: String,
@@ -62,7 +62,7 @@ pub struct FileReport {
 }
 
 /// Frames and their bytes.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct Volume {
     /// Frames.
     pub frames: u64,
@@ -84,7 +84,7 @@ impl Volume {
 }
 
 /// What was counted over one capture or many.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
 pub struct Counts {
     /// Records that were read: those that arrived and those that were skipped.
     pub records: u64,
@@ -137,7 +137,7 @@ impl Counts {
 }
 
 /// How often a rule decided.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct RuleReport {
     /// Its name; `default` for the default.
     pub name: String,
@@ -151,7 +151,7 @@ pub struct RuleReport {
 }
 
 /// Packets of one direction of a flow that were blocked for one reason.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct BlockedFlow {
     /// The capture.
     pub file: String,

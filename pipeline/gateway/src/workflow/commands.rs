@@ -168,7 +168,7 @@ pub struct QuarantineArgs {
 }
 
 /// The versions that are kept.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct HistoryReport {
     /// The number of the one in force; 0 where it was not kept.
@@ -194,7 +194,7 @@ impl HistoryReport {
 }
 
 /// Grants and quarantines.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Exceptions {
     /// Grants whose time is not over, the oldest first.
@@ -318,7 +318,7 @@ pub fn grants(args: &SocketArgs) -> u8 {
 }
 
 fn change(args: &OrderArgs, change: Change, force: bool) -> u8 {
-    let order = Ask::Change { change, reason: args.reason.clone(), force };
+    let order = Ask::Change { change, reason: args.reason.clone(), force, on_behalf_of: None };
     let args = &args.socket;
     match socket(args).and_then(|socket| ask(&socket, order)) {
         Ok(Answer::Change(report)) => {

@@ -28,7 +28,7 @@ pub const MAX_VERSIONS: usize = 200;
 const MAX_BYTES: u64 = 512 << 20;
 
 /// A policy that was in force.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Version {
     /// The number, from 1.
@@ -55,7 +55,7 @@ pub struct Version {
 }
 
 /// The versions that are kept, the oldest first.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct History {
     /// The versions.
     pub versions: Vec<Version>,

@@ -40,7 +40,7 @@ pub const MAX_EXCEPTIONS: usize = 1000;
 const QUARANTINE_RULES: usize = 3;
 
 /// A time-limited exception.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Grant {
     /// The name, and that of its rule.
@@ -65,7 +65,7 @@ pub struct Grant {
 }
 
 /// A device that may do nothing but the essentials.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct Quarantine {
     /// The device's name in the policy, or its address, as it was given.
@@ -83,7 +83,7 @@ pub struct Quarantine {
 }
 
 /// All of them.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 pub struct Overlay {
     /// Exceptions, the oldest first.
     pub grants: Vec<Grant>,
@@ -192,6 +192,14 @@ impl Overlay {
     /// The rules, from the policy's first one on, that are quarantines.
     pub fn quarantine_rules(&self) -> u32 {
         (self.quarantines.len() * QUARANTINE_RULES) as u32
+    }
+
+    /// What is added in truth: without grants that make no sense beside the policy.
+    #[must_use]
+    pub fn without_suspended(&self) -> Self {
+        let mut added = self.clone();
+        added.grants.retain(|grant| !grant.suspended);
+        added
     }
 
     /// The policy of `files` with what is added. A grant that is over is left out.

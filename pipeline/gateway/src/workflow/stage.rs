@@ -113,7 +113,7 @@ struct Seen {
 }
 
 /// What the staged policy would change.
-#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StageReport {
     /// The staged policy; absent where there is none.
@@ -153,7 +153,7 @@ pub struct StageReport {
 }
 
 /// The staged policy in a report.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct StagedShown {
     /// Where it was read from.
@@ -172,7 +172,7 @@ pub struct StagedShown {
 }
 
 /// What one rule would change.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct RuleShown {
     /// Its name, or `default`.
@@ -186,7 +186,7 @@ pub struct RuleShown {
 }
 
 /// A flow that would be treated otherwise.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct FlowShown {
     /// The packet that opens it, in the words of `bulkhead explain`.
