@@ -1,0 +1,201 @@
+import { useState } from "preact/hooks";
+import { ApiError, download, may } from "../api/client";
+import { usePaged } from "../api/resource";
+import type { Flow } from "../api/types";
+import { bytes, exact, moment, si } from "../model/format";
+import { adjust, href, route } from "../model/route";
+import { tell } from "../ui/dialog";
+import { Verdict } from "../ui/marks";
+import { Failure, Panel } from "../ui/panel";
+import { Table } from "../ui/table";
+
+const TIMES: [string, number][] = [["15 min", 15], ["1 h", 60], ["24 h", 1_440], ["7 d", 10_080]];
+
+export const FlowsPage = () => <Search denied={false} />;
+export const DeniedPage = () => <Search denied />;
+
+/** What passed, or what did not and why, newest first. */
+function Search({ denied }: { denied: boolean }) {
+  const { query } = route.value;
+  const [form, setForm] = useState({ device: query.device ?? "", group: query.group ?? "", service: query.service ?? "", rule: query.rule ?? "" });
+  // The beginning is kept while the filters stay, so that paging does not slide.
+  const [now, setNow] = useState(Date.now());
+  const since = query.last ? new Date(now - Number(query.last) * 60_000).toISOString() : undefined;
+  const flows = usePaged<Flow>(denied ? "/denied" : "/flows", {
+    device: query.device,
+    group: query.group,
+    service: query.service,
+    rule: query.rule,
+    verdict: query.verdict,
+    reason: query.reason,
+    since,
+    limit: 100,
+  });
+  const rows = flows.data ?? [];
+  const field = (name: keyof typeof form, title: string) => (
+    <label class="field half">
+      <span>{title}</span>
+      <input type="search" value={form[name]} onInput={(e) => setForm({ ...form, [name]: e.currentTarget.value })} />
+    </label>
+  );
+  return (
+    <div class="stack">
+      <div class="title">
+        <h1>{denied ? "Denied" : "Flows"}</h1>
+        <p class="small">{denied ? "What was dropped or would be, with the nearest rule and what would permit it." : "Who opened what to whom, and the rule that decided."}</p>
+      </div>
+      <form
+        class="filters"
+        role="search"
+        onSubmit={(event) => {
+          event.preventDefault();
+          setNow(Date.now());
+          adjust(form);
+        }}
+      >
+        {field("device", "Device or address")}
+        {field("group", "Group")}
+        {field("service", "Service")}
+        {field("rule", "Rule")}
+        {!denied && (
+          <label class="field half">
+            <span>Verdict</span>
+            <select value={query.verdict ?? ""} onChange={(e) => adjust({ verdict: e.currentTarget.value })}>
+              <option value="">any</option>
+              <option value="forwarded">forwarded</option>
+              <option value="dropped">dropped</option>
+              <option value="would-drop">would drop</option>
+            </select>
+          </label>
+        )}
+        <label class="field half">
+          <span>Last</span>
+          <select value={query.last ?? ""} onChange={(e) => adjust({ last: e.currentTarget.value })}>
+            <option value="">all that is stored</option>
+            {TIMES.map(([name, minutes]) => (
+              <option key={name} value={minutes}>
+                {name}
+              </option>
+            ))}
+          </select>
+        </label>
+        <button class="button primary">Search</button>
+        {query.reason && (
+          <button type="button" class="button" onClick={() => adjust({ reason: "" })}>
+            reason: {query.reason} ✕
+          </button>
+        )}
+      </form>
+      {may("operator") && <Capture device={query.device ?? ""} />}
+      <Panel
+        title={flows.total === undefined || flows.total === null ? "Matches" : `${exact(flows.total)} match`}
+        from={flows}
+        flush
+        empty={{ when: rows.length === 0, what: denied ? "Nothing was denied." : "Nothing matches.", hint: "Take a filter away, or look at a longer time." }}
+        actions={
+          <button type="button" class="button small" onClick={() => (setNow(Date.now()), flows.reload())}>
+            Newest
+          </button>
+        }
+      >
+        <Table
+          caption={denied ? "Denied" : "Flows"}
+          rows={rows}
+          id={(flow) => `${flow.at} ${flow.client} ${flow.server} ${flow.protocol} ${flow.port} ${flow.rule} ${flow.packets}`}
+          more={flows.more}
+          total={flows.total}
+          loading={flows.loading}
+          columns={[
+            { title: "Last", cell: (flow) => <span class="nowrap">{moment(flow.at)}</span> },
+            {
+              title: "Client → server",
+              cell: (flow) => (
+                <>
+                  <a class="mono" href={href(["devices", flow.client])}>
+                    {flow.client}
+                  </a>
+                  {" → "}
+                  <a class="mono" href={href(["devices", flow.server])}>
+                    {flow.server}
+                  </a>
+                </>
+              ),
+            },
+            { title: "Service", cell: (flow) => flow.service },
+            {
+              title: "Decided by",
+              cell: (flow) => (
+                <>
+                  <Verdict verdict={flow.verdict} />{" "}
+                  {flow.rule && flow.rule !== "default" ? <a class="wrap" href={href(["policy", "rules", flow.rule])}>{flow.rule}</a> : <span class="muted">{flow.rule || flow["drop-reason"]}</span>}
+                </>
+              ),
+            },
+            ...(denied
+              ? [
+                  {
+                    title: "Nearest rule, and what to do",
+                    cell: (flow: Flow) => (
+                      <>
+                        {flow.nearest && <span class="wrap">{flow.nearest}</span>}
+                        {flow.remedy && <div class="muted small">{flow.remedy}</div>}
+                      </>
+                    ),
+                  },
+                ]
+              : [
+                  { title: "Wire", secondary: true, cell: (flow: Flow) => flow.wire },
+                  { title: "Bytes", number: true, secondary: true, cell: (flow: Flow) => bytes(flow.bytes) },
+                ]),
+            { title: "Packets", number: true, cell: (flow) => si(flow.packets) },
+          ]}
+        />
+      </Panel>
+    </div>
+  );
+}
+
+/** Records the packets of the evidence, for a while and bounded, as a file that Wireshark reads. */
+function Capture({ device }: { device: string }) {
+  const [filter, setFilter] = useState(device ? `host ${device}` : "");
+  const [seconds, setSeconds] = useState(10);
+  const [busy, setBusy] = useState(false);
+  const [failed, setFailed] = useState<ApiError>();
+  const start = async (event: Event) => {
+    event.preventDefault();
+    setBusy(true);
+    setFailed(undefined);
+    try {
+      const blob = await download("/captures", { filter, seconds, count: 10_000, reason: "evidence, by the console" });
+      const link = document.createElement("a");
+      link.href = URL.createObjectURL(blob);
+      link.download = `bulkhead-${new Date().toISOString().replace(/[:.]/g, "-")}.pcapng`;
+      link.click();
+      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
+      tell(`${bytes(blob.size)} of packets saved.`);
+    } catch (cause) {
+      setFailed(cause instanceof ApiError ? cause : new ApiError(0, "The capture could not be taken", String(cause)));
+    } finally {
+      setBusy(false);
+    }
+  };
+  return (
+    <details class="panel">
+      <summary>Capture packets as evidence</summary>
+      <form class="filters body" onSubmit={start}>
+        <label class="field">
+          <span>Filter, as for bulkhead trace</span>
+          <input value={filter} onInput={(e) => setFilter(e.currentTarget.value)} />
+        </label>
+        <label class="field half">
+          <span>Seconds, at most 60</span>
+          <input type="number" min={1} max={60} value={seconds} onInput={(e) => setSeconds(Number(e.currentTarget.value))} />
+        </label>
+        <button class="button" disabled={busy}>
+          {busy ? "Capturing" : "Capture and download"}
+        </button>
+        {failed && <Failure error={failed} />}
+      </form>
+    </details>
+  );
+}

@@ -1,0 +1,48 @@
+import type { CellState } from "../api/types";
+
+/** The states of a pair of groups: name, glyph and colour token, in the order of the legend. */
+export const STATES: { state: CellState; name: string; glyph: string; token: string; meaning: string }[] = [
+  { state: "used", name: "permitted and used", glyph: "●", token: "cell-used", meaning: "rules permit it and it happens" },
+  { state: "unused", name: "permitted, unused", glyph: "○", token: "cell-unused", meaning: "rules permit it and nobody used it" },
+  { state: "would-block", name: "would be blocked", glyph: "▲", token: "cell-would", meaning: "it happens, and enforcing would cut it" },
+  { state: "blocked", name: "blocked", glyph: "✕", token: "cell-blocked", meaning: "it is attempted and dropped" },
+  { state: "mixed", name: "in part", glyph: "◆", token: "cell-mixed", meaning: "some of it passes, some does not" },
+];
+const BY_STATE = new Map(STATES.map((s) => [s.state, s]));
+
+export const stateOf = (state: CellState) => BY_STATE.get(state) ?? STATES[4]!;
+
+export function State({ state }: { state: CellState }) {
+  const shown = stateOf(state);
+  return (
+    <span class="nowrap">
+      <Glyph state={state} /> {shown.name}
+    </span>
+  );
+}
+
+export function Glyph({ state }: { state: CellState }) {
+  const shown = stateOf(state);
+  return (
+    <span class={`glyph ${shown.token}`} aria-hidden="true">
+      {shown.glyph}
+    </span>
+  );
+}
+
+/** A verdict in words with a mark of its own. */
+export function Verdict({ verdict }: { verdict: string }) {
+  const tone = /would/.test(verdict) ? "warn" : /drop|den|reject|block/.test(verdict) ? "bad" : "good";
+  const mark = tone === "good" ? "●" : tone === "warn" ? "▲" : "✕";
+  return (
+    <span class={`nowrap ${tone}`}>
+      <span aria-hidden="true">{mark}</span> {verdict}
+    </span>
+  );
+}
+
+/** What a wire or the gateway does: observe forwards everything, enforce does what the policy says. */
+export function Mode({ mode }: { mode: string }) {
+  const tone = mode === "enforce" ? "accent" : mode === "observe" ? "warn" : "";
+  return <span class={`badge ${tone}`}>{mode}</span>;
+}

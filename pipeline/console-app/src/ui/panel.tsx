@@ -1,0 +1,130 @@
+import type { ComponentChildren } from "preact";
+import type { ApiError } from "../api/client";
+import type { Resource } from "../api/resource";
+import { silence } from "../api/live";
+import { clock, span } from "../model/format";
+
+interface Shown {
+  data: unknown;
+  error?: ApiError | undefined;
+  loading?: boolean;
+  at?: number | undefined;
+  reload?: () => void;
+}
+
+/** A titled part of a page, with what it shows while its data is on the way, missing, refused or old. */
+export function Panel(props: {
+  title: string;
+  from?: Shown | Resource<unknown>;
+  /** What to say when there is nothing, and what would change that. */
+  empty?: { when: boolean; what: string; hint?: string };
+  actions?: ComponentChildren;
+  flush?: boolean;
+  class?: string;
+  live?: boolean;
+  children?: ComponentChildren;
+}) {
+  const { from, empty } = props;
+  const gone = props.live ? silence.value : undefined;
+  const stale = Boolean(gone) || (from?.error !== undefined && from.data !== undefined);
+  const id = `panel-${props.title.toLowerCase().replace(/[^a-z0-9]+/g, "-")}`;
+  return (
+    <section class={`panel ${stale ? "stale" : ""} ${props.class ?? ""}`} aria-labelledby={id} aria-busy={from?.loading}>
+      <header>
+        <h2 id={id}>{props.title}</h2>
+        <div class="row">
+          {stale && (
+            <span class="badge warn" role="status">
+              as of {clock(gone?.since ?? from?.at ?? Date.now())}
+            </span>
+          )}
+          {props.actions}
+        </div>
+      </header>
+      {body()}
+    </section>
+  );
+
+  function body() {
+    if (from && from.data === undefined) {
+      if (from.error) return <Failure error={from.error} retry={from.reload} />;
+      return (
+        <div class="body" role="status" aria-label="loading">
+          <div class="skeleton" />
+          <div class="skeleton" />
+          <div class="skeleton" />
+        </div>
+      );
+    }
+    if (empty?.when) {
+      return (
+        <div class="state">
+          <strong>{empty.what}</strong>
+          {empty.hint}
+        </div>
+      );
+    }
+    return (
+      <>
+        {from?.error && <Failure error={from.error} retry={from.reload} />}
+        <div class={`body ${props.flush ? "flush" : ""}`}>{props.children}</div>
+      </>
+    );
+  }
+}
+
+/** What happened, and what to do about it. */
+export function Failure({ error, retry }: { error: ApiError; retry?: (() => void) | undefined }) {
+  return (
+    <div class="notice bad" role="alert">
+      <strong>{error.title}</strong>
+      {error.detail && <p>{error.detail}</p>}
+      {error.remedy && <p class="muted">{error.remedy}</p>}
+      {retry && (
+        <button type="button" class="plain" onClick={retry}>
+          Try again
+        </button>
+      )}
+    </div>
+  );
+}
+
+/** One number with its name; `note` says what it is measured in or against. */
+export function Figure(props: { name: string; value: ComponentChildren; note?: ComponentChildren; tone?: string }) {
+  return (
+    <div class="figure">
+      <dt>{props.name}</dt>
+      <dd class={props.tone ?? ""}>
+        {props.value}
+        {props.note && <small>{props.note}</small>}
+      </dd>
+    </div>
+  );
+}
+
+/** A share as a bar with its text beside it, so that the bar is never the only carrier. */
+export function Bar({ share, tone = "" }: { share: number; tone?: string }) {
+  const width = `${Math.max(0, Math.min(1, share)) * 100}%`;
+  return (
+    <div class={`bar ${tone}`} aria-hidden="true">
+      <i style={{ width }} />
+    </div>
+  );
+}
+
+/** The strip over every page while nothing new is heard. */
+export function Silence() {
+  const gone = silence.value;
+  if (!gone) return null;
+  return (
+    <div class="notice bad" role="alert">
+      <strong>
+        {gone.who === "gateway" ? "The gateway does not answer" : "The console does not answer"} since {clock(gone.since)} (
+        {span((Date.now() - gone.since) / 1000)}).
+      </strong>{" "}
+      {gone.who === "gateway"
+        ? "What you see is the last that was known. Whether packets pass depends on each wire's fail setting. On the gateway: systemctl status bulkhead; bulkhead status"
+        : "What you see is the last that was known. Packets are not affected. On the gateway: systemctl status bulkhead-console"}
+    </div>
+  );
+}

@@ -1,0 +1,66 @@
+import type { ComponentChildren } from "preact";
+import { exact } from "../model/format";
+
+export interface Column<T> {
+  title: string;
+  cell: (row: T) => ComponentChildren;
+  number?: boolean;
+  /** Left out where the screen is narrow. */
+  secondary?: boolean;
+}
+
+/** A table that scrolls sideways by itself, and says how much of the whole it shows. */
+export function Table<T>(props: {
+  caption: string;
+  columns: Column<T>[];
+  rows: T[];
+  id: (row: T) => string;
+  selected?: string;
+  more?: (() => void) | undefined;
+  total?: number | undefined;
+  loading?: boolean;
+}) {
+  const style = (column: Column<T>) => `${column.number ? "num" : ""} ${column.secondary ? "hide-phone" : ""}`;
+  return (
+    <>
+      <div class="table-box" tabIndex={0} role="region" aria-label={props.caption}>
+        <table>
+          <caption class="visually-hidden">{props.caption}</caption>
+          <thead>
+            <tr>
+              {props.columns.map((column) => (
+                <th key={column.title} scope="col" class={style(column)}>
+                  {column.title || <span class="visually-hidden">Actions</span>}
+                </th>
+              ))}
+            </tr>
+          </thead>
+          <tbody>
+            {props.rows.map((row) => (
+              <tr key={props.id(row)} class={props.selected === props.id(row) ? "selected" : ""}>
+                {props.columns.map((column) => (
+                  <td key={column.title} class={style(column)}>
+                    {column.cell(row)}
+                  </td>
+                ))}
+              </tr>
+            ))}
+          </tbody>
+        </table>
+      </div>
+      {(props.more || props.total !== undefined) && (
+        <div class="table-foot">
+          <span>
+            {exact(props.rows.length)}
+            {props.total !== undefined && ` of ${exact(props.total)}`}
+          </span>
+          {props.more && (
+            <button type="button" class="button small" onClick={props.more} disabled={props.loading}>
+              {props.loading ? "Loading" : "Show more"}
+            </button>
+          )}
+        </div>
+      )}
+    </>
+  );
+}
