@@ -235,7 +235,8 @@ impl<'a> Gateway<'a> {
         self.process_status("VmHWM:")
     }
 
-    fn process_status(&self, key: &str) -> u64 {
+    /// A figure of `/proc/PID/status`, in its units: `VmLck:` in kilobytes, for one. 0 where there is none.
+    pub fn process_status(&self, key: &str) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap_or_default();
         let line = status.lines().find(|line| line.starts_with(key)).unwrap_or_default();
         line.split_whitespace().nth(1).and_then(|kb| kb.parse().ok()).unwrap_or(0)

@@ -41,6 +41,26 @@ impl Metrics {
         sum as u64
     }
 
+    /// The buckets of a histogram, summed over its series: upper bounds, rising, and how many values are
+    /// not above them.
+    pub fn buckets(&self, name: &str) -> Vec<(f64, u64)> {
+        let name = format!("{name}_bucket");
+        let mut buckets: Vec<(f64, u64)> = Vec::new();
+        for series in self.matching(&name, &[]) {
+            let bound = series
+                .labels
+                .get("le")
+                .and_then(|bound| bound.trim_start_matches('+').parse().ok());
+            let Some(bound) = bound else { continue };
+            match buckets.iter_mut().find(|(b, _)| *b == bound) {
+                Some((_, count)) => *count += series.value as u64,
+                None => buckets.push((bound, series.value as u64)),
+            }
+        }
+        buckets.sort_by(|a, b| a.0.total_cmp(&b.0));
+        buckets
+    }
+
     /// Whether there is such a series at all.
     pub fn has(&self, name: &str, labels: &[(&str, &str)]) -> bool {
         self.matching(name, labels).next().is_some()
@@ -158,7 +178,14 @@ mod tests {
         bulkhead_dropped_packets_total{reason=\"policy\",wire=\"a,b}\"} 3\n\
         bulkhead_dropped_packets_total{reason=\"pause\"} 0\n\
         bulkhead_received_packets_total{port=\"in\\\"0\"} 5\n\
-        bulkhead_transmitted_packets_total 2\n";
+        bulkhead_transmitted_packets_total 2\n\
+        bulkhead_x_bucket{le=\"+Inf\",v=\"a\"} 4\nbulkhead_x_bucket{le=\"0.1\",v=\"a\"} 3\n\
+        bulkhead_x_bucket{le=\"0.1\",v=\"b\"} 1\n";
+
+    #[test]
+    fn buckets_are_summed_and_in_order() {
+        assert_eq!(Metrics::parse(TEXT).buckets("bulkhead_x"), [(0.1, 4), (f64::INFINITY, 4)]);
+    }
 
     #[test]
     fn labels_may_hold_what_separates_labels() {
