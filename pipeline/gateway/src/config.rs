@@ -24,6 +24,7 @@ use crate::workflow::lockdown::Bounds;
 
 mod console;
 mod document;
+mod hardening;
 mod learn;
 mod lockdown;
 mod records;
@@ -32,6 +33,7 @@ pub use console::{
     ConsoleConfig, DEFAULT_PORT as DEFAULT_CONSOLE_PORT, MAX_USER_BYTES, Tls, is_user_name,
 };
 use document::{Document, Spanned};
+pub use hardening::Hardening;
 pub use learn::LearnConfig;
 pub use records::{Export, Records};
 
@@ -89,6 +91,8 @@ pub struct Config {
     pub metrics: Metrics,
     /// What a policy may cost.
     pub limits: Limits,
+    /// What processes may do besides what they need.
+    pub hardening: Hardening,
     /// What DPDK is told.
     pub dpdk: Dpdk,
 }
@@ -356,6 +360,7 @@ impl Checker<'_> {
         let metrics = document.metrics;
         let limits = document.limits;
         let dpdk = document.dpdk;
+        let hardening = self.hardening(document.hardening);
         Config {
             policy: self.path(Some(document.policy), ""),
             state_dir: self.path(document.state_dir, "/var/lib/bulkhead"),
@@ -398,6 +403,7 @@ impl Checker<'_> {
                     time: self.seconds("compile-s", limits.compile_s, 30, 1..=600),
                 },
             },
+            hardening,
             dpdk: Dpdk {
                 huge_pages: self.choice(
                     dpdk.huge_pages,

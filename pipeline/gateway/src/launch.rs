@@ -25,6 +25,7 @@ use tracing::{info, warn};
 
 use crate::config::{Config, Poll};
 use crate::cores::Cores;
+use crate::hardening;
 use crate::notice::Watchdog;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 use crate::workflow::apply::staged_policy;
@@ -146,6 +147,7 @@ pub fn launch<B: Backend>(
         });
         let (backend, stop) = (backend.clone(), stop.clone());
         let (settings, clock) = (worker_config(config), gateway.clock);
+        let is_confined = gateway.confinement.get().is_some();
         let poll = poll_mode(config.poll);
         // The worker is built on its own thread and core, so that its memory is near.
         let body = move || {
@@ -163,6 +165,9 @@ pub fn launch<B: Backend>(
                     .with_records(records);
             if let Some(peers) = peers {
                 worker = worker.with_peers(peers);
+            }
+            if is_confined {
+                hardening::confine_worker(index);
             }
             worker.run(&stop, poll);
         };

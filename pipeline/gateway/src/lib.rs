@@ -12,7 +12,8 @@
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads,
 //!    and [`bindings`] is the one that knows who has which address.
 //! 7. [`workflow`]: staging, lockdown, rollback, grants and quarantines; [`audit`]: who changed what.
-//! 8. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
+//! 8. [`hardening`]: what the process gives up before any of that.
+//! 9. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
 //! keep records of them.
@@ -50,6 +51,7 @@ pub mod explain_rule;
 pub mod export;
 pub mod flow_stream;
 pub mod generate;
+pub mod hardening;
 pub mod launch;
 pub mod learning;
 pub mod link;

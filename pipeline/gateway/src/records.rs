@@ -93,6 +93,7 @@ pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
             wires: config.wires.iter().map(|wire| wire.name.clone()).collect(),
             at: Reached { run: random_number(), before: Lost::default() },
         };
+        gateway.lower_powers();
         let log = Log::new(config.records.log_bytes);
         Drain {
             gateway: &gateway,

@@ -14,6 +14,7 @@ use crate::audit::{Draft, What, Who};
 use crate::cli::{RunArgs, exit};
 use crate::config::{Config, ConfigError, Mode};
 use crate::cores::{self, Cores};
+use crate::hardening::{self, Profile};
 use crate::launch::{Backend, Crew, LEFT_BEHIND, STOP_LIMIT, launch};
 use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
@@ -49,6 +50,11 @@ pub fn main(args: &RunArgs) -> u8 {
     let gateway = Arc::new(Gateway::new(config));
     log::start(args, &gateway);
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), "bulkhead starts");
+    if gateway.config.hardening.confine {
+        let confinement = hardening::confine(&Profile::gateway(&gateway.config, &args.config));
+        // Set once: a process runs one gateway.
+        let _ = gateway.confinement.set(confinement);
+    }
     match with_backend(&gateway) {
         Ok(()) => {
             info!("bulkhead has stopped");
@@ -114,6 +120,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     let reloader = {
         let gateway = gateway.clone();
         let body = move || {
+            gateway.lower_powers();
             let mut reloader = Reloader::new(gateway);
             reloader.start();
             reloader.run(&sender, &requests);
@@ -154,8 +161,8 @@ fn guard<B: Backend>(
     let wires = gateway.config.wires.len();
     notice::ready(&format!("guarding {wires} wire(s)"));
     spawn("links", gateway, links)?;
-    spawn("verdicts", gateway, verdicts::write)?;
-    let follower = spawn("bindings", gateway, bindings::follow)?;
+    spawn("verdicts", gateway, powerless(verdicts::write))?;
+    let follower = spawn("bindings", gateway, powerless(bindings::follow))?;
     let ended = look_after(gateway, &crew);
     notice::stopping();
     info!("stopping");
@@ -324,6 +331,14 @@ fn spawn(
     thread.map_err(|error| format!("cannot start a thread: {error}"))
 }
 
+/// The body of a thread that leaves ports alone.
+fn powerless(body: impl FnOnce(&Gateway)) -> impl FnOnce(&Gateway) {
+    |gateway| {
+        gateway.lower_powers();
+        body(gateway);
+    }
+}
+
 /// SIGTERM and SIGINT stop, SIGHUP reloads.
 fn signals(
     gateway: &Arc<Gateway>,
@@ -333,6 +348,7 @@ fn signals(
         .map_err(|error| format!("cannot catch signals: {error}"))?;
     let handle = signals.handle();
     spawn("signals", gateway, move |gateway| {
+        gateway.lower_powers();
         for signal in signals.forever() {
             if signal == SIGHUP {
                 // A full queue holds requests that will read the same files.

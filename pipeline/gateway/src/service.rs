@@ -40,6 +40,7 @@ pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service
         .build()
         .map_err(|error| format!("cannot start the service thread: {error}"))?;
     let body = move || {
+        gateway.lower_powers();
         runtime.block_on(async move {
             match UnixListener::from_std(socket) {
                 Ok(socket) => {

@@ -19,6 +19,7 @@ use crate::bindings::Followed;
 use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::{Config, Mode};
+use crate::hardening::{Confinement, Powers, powers};
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
 use crate::workflow::stage::StagedState;
@@ -52,6 +53,8 @@ pub struct Gateway {
     pub log_suppressed: AtomicU64,
     /// What becomes of flow records.
     pub records: RecordStats,
+    /// What the process has given up, if it was told to.
+    pub confinement: OnceLock<Confinement>,
     policy: Mutex<PolicyState>,
     bindings: Mutex<Followed>,
 }
@@ -227,6 +230,7 @@ impl Gateway {
             wires: OnceLock::new(),
             log_suppressed: AtomicU64::new(0),
             records: RecordStats::default(),
+            confinement: OnceLock::new(),
         }
     }
 
@@ -239,6 +243,14 @@ impl Gateway {
     /// Who has which address. Taken before [`Self::policy`] where both are.
     pub fn bindings(&self) -> MutexGuard<'_, Followed> {
         self.bindings.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Drops the powers that only opening and minding ports takes. Every control thread that does
+    /// neither begins with it.
+    pub fn lower_powers(&self) {
+        if self.confinement.get().is_some() {
+            powers::lower(Powers::Files);
+        }
     }
 
     /// Milliseconds since the start.

@@ -12,6 +12,7 @@ use crate::bindings::report::BindingsReport;
 use crate::cli::{SocketArgs, exit};
 use crate::config::mode_label;
 use crate::control::client;
+use crate::hardening::Confinement;
 use crate::reload::ReloadReport;
 use crate::state::{Gateway, PolicyState, PortHandle};
 
@@ -55,6 +56,9 @@ pub struct Status {
     /// How long packets take through the workers.
     #[serde(default)]
     pub latency: LatencyStatus,
+    /// What the process has given up.
+    #[serde(default)]
+    pub confinement: Confinement,
 }
 
 /// Percentiles of packets' ways through the workers since the start, in nanoseconds.
@@ -240,6 +244,7 @@ impl Status {
             standing: standing(gateway),
             in_flight: in_flight(gateway),
             latency: latency.map(|all| LatencyStatus::of(&all)).unwrap_or_default(),
+            confinement: confinement(gateway),
         }
     }
 }
@@ -266,6 +271,14 @@ fn policy_status(gateway: &Gateway, state: &PolicyState) -> Option<PolicyStatus>
         clock_synchronised: now.synchronised,
         flows_revoked: gateway.flows_revoked().saturating_sub(current.revoked_before),
     })
+}
+
+/// What the process has given up, and why not where it has not.
+fn confinement(gateway: &Gateway) -> Confinement {
+    match gateway.confinement.get() {
+        Some(confinement) => confinement.clone(),
+        None => Confinement::none("`confine = false` under `[hardening]`"),
+    }
 }
 
 /// What an operator who looks only at the policy's files would not expect.
@@ -418,6 +431,15 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     }
     for line in &status.standing {
         writeln!(out, "         {line}")?;
+    }
+    match status.confinement.gaps().as_slice() {
+        [] => writeln!(out, "confined capabilities, files, ports and system calls")?,
+        gaps => {
+            writeln!(out, "confined NOT in everything:")?;
+            for gap in gaps {
+                writeln!(out, "         {gap}")?;
+            }
+        }
     }
     if let Some(last) = &status.last_reload {
         writeln!(out, "reload   last one {} ({})", last.outcome.label(), last.trigger.label())?;

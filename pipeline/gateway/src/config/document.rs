@@ -44,6 +44,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) limits: Limits,
     #[serde(default)]
+    pub(super) hardening: Hardening,
+    #[serde(default)]
     pub(super) dpdk: Dpdk,
 }
 
@@ -190,4 +192,12 @@ pub(super) struct Limits {
 pub(super) struct Dpdk {
     pub(super) huge_pages: Option<Spanned<String>>,
     pub(super) queue_size: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Hardening {
+    pub(super) confine: Option<bool>,
+    pub(super) read: Option<Vec<Spanned<String>>>,
+    pub(super) write: Option<Vec<Spanned<String>>>,
 }

@@ -64,6 +64,13 @@ fn gateway_families(gateway: &Gateway, families: &mut Families) {
     families
         .gauge("ready", "Whether workers judge by a policy.")
         .add(&[], f64::from(u8::from(gateway.is_ready())));
+    if let Some(confinement) = gateway.confinement.get() {
+        let help = "Whether the process has given up what it does not need, by part.";
+        let mut confined = families.gauge("confined", help);
+        for (name, part) in confinement.parts() {
+            confined.add(&[("part", name)], f64::from(u8::from(part.in_force)));
+        }
+    }
     families
         .counter("log_lines_suppressed_total", "Log lines that the rate limit kept back.")
         .add(&[], gateway.log_suppressed.load(Relaxed) as f64);
