@@ -94,11 +94,8 @@ impl<F: Frame> Sorter<F> {
         let mut owners = [self.worker; MAX_BURST];
         let mut foreign = 0;
         for (place, frame) in burst.iter().enumerate().skip(first) {
-            if columns.is_undecided(place) {
-                let owner = self.rule.of(frame.bytes(), &columns.parsed[place]);
-                owners[place] = owner.unwrap_or(self.worker);
-                foreign += usize::from(owners[place] != self.worker);
-            }
+            owners[place] = self.owner(columns, place, frame);
+            foreign += usize::from(owners[place] != self.worker);
         }
         if foreign == 0 {
             return 0;
@@ -114,6 +111,19 @@ impl<F: Frame> Sorter<F> {
         std::mem::swap(burst, &mut self.sorted);
         columns.count = burst.len();
         foreign
+    }
+
+    /// The worker that a frame belongs to; one that did not parse belongs to whoever has it.
+    #[inline]
+    pub(crate) fn owner(&self, columns: &Columns, place: usize, frame: &F) -> usize {
+        let undecided = columns.is_undecided(place);
+        let owner = undecided.then(|| self.rule.of(frame.bytes(), &columns.parsed[place]));
+        owner.flatten().unwrap_or(self.worker)
+    }
+
+    /// This worker.
+    pub(crate) fn worker(&self) -> usize {
+        self.worker
     }
 
     /// The bursts for each owner.

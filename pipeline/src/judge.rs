@@ -35,6 +35,7 @@ mod quarantine;
 mod recording;
 mod related;
 mod staged;
+mod traced;
 
 pub use self::budget::DENIED_PER_TOKEN;
 use self::budget::NewFlowBudget;
@@ -68,6 +69,11 @@ pub struct Moment<'a> {
 }
 
 impl Moment<'_> {
+    /// The epoch that judges.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
     fn permits(&self, rule: RuleId) -> bool {
         self.snapshot.content.classifier.action(rule) == Action::Allow
     }

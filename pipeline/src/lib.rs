@@ -15,6 +15,7 @@
 //! 8. [`counters`] and [`observe`]: what the worker did, readable without disturbing it.
 //! 9. [`record`]: what became of flows, and copies of frames, for those that keep records.
 //! 10. [`bindings`]: who has which address, by what passes in ARP, neighbour discovery and DHCP.
+//! 11. [`trace`]: what each stage made of single frames, while somebody asks.
 //!
 //! [`frames`] makes frames to order for tests, the simulator and benchmarks.
 
@@ -36,6 +37,7 @@ pub mod port;
 pub mod record;
 pub mod reject;
 pub mod snapshot;
+pub mod trace;
 pub mod verdict;
 mod waiting;
 pub mod worker;

@@ -56,15 +56,15 @@ impl<F: Frame> Waiting<F> {
     }
 
     /// Takes the frames in the `places` of a judged burst, a bit for each, out of it; those that find
-    /// no room stay, to be dropped.
+    /// no room stay, to be dropped. Returns the places of those that it took.
     pub(crate) fn keep(
         &mut self,
         places: u64,
         columns: &mut Columns,
         burst: &mut Burst<F>,
         (from, group, now_ns): (Place, u16, u64),
-    ) {
-        let mut kept = Burst::new();
+    ) -> u64 {
+        let (mut kept, mut taken) = (Burst::new(), 0);
         for (place, frame) in burst.drain(..).enumerate() {
             let parsed = columns.parsed[place];
             let key = FragmentKey::of_parsed(&parsed, group).filter(|_| places >> place & 1 == 1);
@@ -73,6 +73,7 @@ impl<F: Frame> Waiting<F> {
                     let (since_ns, ready) = (now_ns, false);
                     self.frames.push_back(Waits { frame, parsed, key, from, since_ns, ready });
                     self.waited += 1;
+                    taken |= 1 << place;
                     continue;
                 }
                 Some(_) if self.capacity > 0 => {
@@ -85,6 +86,7 @@ impl<F: Frame> Waiting<F> {
         }
         std::mem::swap(burst, &mut kept);
         columns.count = burst.len();
+        taken
     }
 
     /// The first fragment of this packet has been judged, whatever the verdict.

@@ -7,7 +7,7 @@
 //! this path takes a lock, allocates, calls the system, logs or panics.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use bulkhead_rules::headers::{PolicyTime, WireId};
@@ -20,12 +20,18 @@ use crate::fragment::{FragmentKey, FragmentTableConfig};
 use crate::handover::{Lane, Peers, Sorter};
 use crate::judge::{FragmentsSeen, Judge};
 use crate::observe::{Recorder, VerdictEvent};
+use crate::parse::parse;
 use crate::port::{Burst, Frame, Port};
 use crate::record::Records;
 use crate::reject::{Answer, RejectLimiter};
 use crate::snapshot::{Mode, Reader, Snapshot};
+use crate::trace::{Arrival, Decision, Queued, Tracer};
 use crate::verdict::{DropReason, Verdict};
 use crate::waiting::{Place, Waiting};
+
+mod clock;
+
+pub use self::clock::{Clock, MonotonicClock, Stage, VirtualClock};
 
 /// What a worker is built with. All memory is allocated from these numbers at start.
 #[derive(Clone, Debug)]
@@ -56,90 +62,6 @@ pub struct WirePorts<P> {
     pub inside: P,
     /// The port that the configuration calls `outside`.
     pub outside: P,
-}
-
-/// Where a worker's time comes from.
-pub trait Clock {
-    /// Nanoseconds since an instant before the worker's start. Never goes back.
-    fn now_ns(&self) -> u64;
-
-    /// Told at the end of each stage. A clock that profiles keeps it; for all others it is nothing.
-    #[inline]
-    fn passed(&self, stage: Stage) {
-        let _ = stage;
-    }
-}
-
-/// The stages of the packet path, in their order.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[repr(u8)]
-pub enum Stage {
-    /// What a loop does once, before the first burst and after the last: time, policy, ageing,
-    /// publication of what was counted.
-    Loop,
-    /// What waits is sent, and a burst received.
-    Receive,
-    /// Bytes to fields.
-    Parse,
-    /// Fields to flows.
-    LookUp,
-    /// Frames without a flow to rules.
-    Classify,
-    /// Verdicts, and the state of flows.
-    Decide,
-    /// Counters, events.
-    Account,
-    /// Answers of reject rules, and frames to where they go.
-    Transmit,
-}
-
-impl Stage {
-    /// Every stage, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Loop,
-        Self::Receive,
-        Self::Parse,
-        Self::LookUp,
-        Self::Classify,
-        Self::Decide,
-        Self::Account,
-        Self::Transmit,
-    ];
-}
-
-/// The machine's monotonic clock. Copies agree: the control thread and all workers use copies of one.
-#[derive(Clone, Copy, Debug)]
-pub struct MonotonicClock(Instant);
-
-impl MonotonicClock {
-    /// A clock that reads zero now.
-    pub fn start() -> Self {
-        Self(Instant::now())
-    }
-}
-
-impl Clock for MonotonicClock {
-    fn now_ns(&self) -> u64 {
-        self.0.elapsed().as_nanos() as u64
-    }
-}
-
-/// A clock that stands still until it is set: for captures, whose time is in the file, for tests and
-/// for the simulator. Copies of one are one clock.
-#[derive(Clone, Debug, Default)]
-pub struct VirtualClock(Arc<AtomicU64>);
-
-impl VirtualClock {
-    /// Moves the clock to `now_ns`, or leaves it where that would take it back.
-    pub fn advance_to(&self, now_ns: u64) {
-        self.0.fetch_max(now_ns, Ordering::Relaxed);
-    }
-}
-
-impl Clock for VirtualClock {
-    fn now_ns(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
 }
 
 /// What a worker does when it has nothing to do.
@@ -174,6 +96,8 @@ pub struct Worker<P: Port, C> {
     recorder: Recorder,
     /// Set where somebody wants to know who has which address.
     tap: Option<Box<Tap>>,
+    /// Set where somebody may want to follow single frames.
+    tracer: Option<Tracer>,
     clock: C,
     patience_ns: u64,
     loop_began_ns: u64,
@@ -256,6 +180,7 @@ impl<P: Port, C: Clock> Worker<P, C> {
             counters,
             recorder,
             tap: None,
+            tracer: None,
             loop_began_ns: clock.now_ns(),
             was_busy: false,
             clock,
@@ -290,6 +215,13 @@ impl<P: Port, C: Clock> Worker<P, C> {
         self
     }
 
+    /// Follows single frames when told to. Before the first poll.
+    #[must_use]
+    pub fn with_tracer(mut self, tracer: Tracer) -> Self {
+        self.tracer = Some(tracer);
+        self
+    }
+
     /// Tells what becomes of flows. Before the first poll.
     #[must_use]
     pub fn with_records(mut self, records: Records) -> Self {
@@ -299,6 +231,29 @@ impl<P: Port, C: Clock> Worker<P, C> {
 
     /// Serves every direction of every wire once. Returns how many frames came in.
     pub fn poll(&mut self) -> usize {
+        match &self.tracer {
+            Some(tracer) if tracer.is_called() => self.poll_called(),
+            _ => self.poll_as::<false>(),
+        }
+    }
+
+    /// A trace begins, goes on or ends.
+    #[cold]
+    #[inline(never)]
+    fn poll_called(&mut self) -> usize {
+        if !self.tracer.as_mut().is_some_and(Tracer::turn) {
+            return self.poll_as::<false>();
+        }
+        let frames = self.poll_as::<true>();
+        if let Some(tracer) = &mut self.tracer {
+            tracer.publish();
+        }
+        frames
+    }
+
+    /// The loop's body, with or without what a trace adds: without, it costs nothing.
+    #[inline(always)]
+    fn poll_as<const TRACED: bool>(&mut self) -> usize {
         let worker = self.reader.worker();
         let snapshot: &Snapshot = self.reader.refresh();
         let mut now_ns = self.clock.now_ns();
@@ -308,6 +263,9 @@ impl<P: Port, C: Clock> Worker<P, C> {
         spent.add(now_ns.saturating_sub(since_ns));
         let (mut frames, mut is_fresh) = (0, true);
         self.clock.passed(Stage::Loop);
+        // None at compile time where nothing is traced.
+        let mut follower =
+            if TRACED { self.tracer.as_mut().and_then(Tracer::follower) } else { None };
         let wires = self.wires.iter_mut().zip(&self.counters.wires);
         for (nth, (wire, counters)) in wires.enumerate() {
             for from_inside in [true, false] {
@@ -335,10 +293,15 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     (now_ns, is_fresh) = (self.clock.now_ns(), true);
                 }
                 // The table of contents.
-                if !crossing.flush(now_ns) {
+                let place = (nth, from_inside);
+                let queue = TRACED.then(|| crossing.queued());
+                let is_empty = crossing.flush(now_ns);
+                if let (Some(follower), Some(before)) = (&mut follower, queue) {
+                    follower.served(place, (before, crossing.queued()), crossing.cannot_send());
+                }
+                if !is_empty {
                     continue;
                 }
-                let place = (nth, from_inside);
                 let mode = &snapshot.content.wires[wire.id.0 as usize];
                 let all = mode.mode == Mode::Observe;
                 let resumes = crossing.resume(&mut self.waiting, place, all, &mut self.received);
@@ -351,16 +314,44 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 frames += self.received.len();
                 self.columns.parse(&self.received, wire.id, mode.tunnels.as_deref());
                 self.clock.passed(Stage::Parse);
+                if let Some(follower) = &mut follower {
+                    let (wire, handed_in, mode) = (wire.id, crossing.handed_in, mode.mode);
+                    let (resumed, place, epoch) = (resumes, nth, moment.epoch());
+                    let arrival =
+                        Arrival { wire, from_inside, handed_in, resumed, mode, at, epoch, place };
+                    follower.parsed(&self.columns, arrival);
+                }
                 if let Some(sorter) = &mut self.sorter {
-                    crossing.hand_over(sorter, &mut self.columns, &mut self.received);
+                    let (columns, received) = (&mut self.columns, &mut self.received);
+                    if let Some(follower) = &mut follower {
+                        let (handed_in, own) = (crossing.handed_in, sorter.worker());
+                        follower.sorted(columns, received, own, |place| match place < handed_in {
+                            true => own,
+                            false => sorter.owner(columns, place, &received[place]),
+                        });
+                    }
+                    crossing.hand_over(sorter, columns, received, |owner, taken| {
+                        if let Some(follower) = &mut follower {
+                            follower.handed_over(owner, taken);
+                        }
+                    });
+                    if let Some(follower) = &mut follower {
+                        follower.leave_handed_over();
+                    }
                     if self.received.is_empty() {
                         continue;
                     }
+                }
+                if let Some(follower) = &mut follower {
+                    follower.before_lookup(&mut self.judge, &self.columns, &moment);
                 }
                 self.judge.look_up(&mut self.columns, &moment);
                 self.clock.passed(Stage::LookUp);
                 self.judge.classify(&self.columns, &moment);
                 self.clock.passed(Stage::Classify);
+                if let Some(follower) = &mut follower {
+                    follower.classified(&self.judge);
+                }
                 self.judge.decide(&mut self.columns, &self.received, &moment);
                 let claims = self.judge.claims();
                 if let (Some(tap), 1..) = (&mut self.tap, claims) {
@@ -372,7 +363,13 @@ impl<P: Port, C: Clock> Worker<P, C> {
                     let seen = FragmentsSeen { early, ..fragments };
                     let (columns, received) = (&mut self.columns, &mut self.received);
                     let at = (place, wire.group, now_ns);
-                    crossing.keep_back(&mut self.waiting, seen, columns, received, at);
+                    if let Some(follower) = &mut follower {
+                        follower.before_keeping(columns, seen.early);
+                    }
+                    let kept = crossing.keep_back(&mut self.waiting, seen, columns, received, at);
+                    if let Some(follower) = &mut follower {
+                        follower.kept_back(kept, self.columns.count);
+                    }
                     if self.received.is_empty() {
                         continue;
                     }
@@ -397,13 +394,23 @@ impl<P: Port, C: Clock> Worker<P, C> {
                 if mode.mode == Mode::Enforce && !is_smooth {
                     crossing.answer(&self.columns, &self.received, &mut self.limiter, now_ns);
                 }
+                if let Some(follower) = &mut follower {
+                    let link_up = crossing.egress_link.is_up();
+                    let decision = Decision { columns: &self.columns, link_up };
+                    follower.decided(&mut self.judge, &self.received, &decision, &moment);
+                }
                 if is_smooth && crossing.egress.held.is_empty() {
                     crossing.pass_all(&self.columns, &mut self.received);
                 } else {
                     let (received, dropped) = (&mut self.received, &mut self.dropped);
                     crossing.sort(&self.columns, received, dropped, mode.mode);
                 }
+                let queue = TRACED.then(|| crossing.queued());
                 crossing.flush(now_ns);
+                if let (Some(follower), Some(before)) = (&mut follower, queue) {
+                    let (now, reason) = (crossing.queued(), crossing.cannot_send());
+                    follower.flushed(&self.columns, (before, now), reason);
+                }
                 is_fresh = is_timed;
                 let took_ns = is_timed.then(|| {
                     let received_ns = std::mem::replace(&mut now_ns, self.clock.now_ns());
@@ -436,6 +443,11 @@ impl<P: Port, C: Clock> Worker<P, C> {
     fn drop_waiting(&mut self, place: Place, frame: P::Frame, reason: DropReason) {
         let (nth, from_inside) = place;
         let (wire, counters) = (&mut self.wires[nth], &self.counters.wires[nth]);
+        if let Some(follower) = self.tracer.as_mut().and_then(Tracer::follower) {
+            if let Ok(parsed) = parse(frame.bytes(), wire.id) {
+                follower.gave_up(&parsed, frame.bytes(), (wire.id, from_inside, reason));
+            }
+        }
         let (side, counters) = if from_inside {
             (&mut wire.inside, &counters.inside)
         } else {
@@ -584,6 +596,19 @@ impl<P: Port> Crossing<'_, P> {
         true
     }
 
+    /// The transmit queue of the egress port, now.
+    #[inline(always)]
+    fn queued(&self) -> Queued {
+        let transmitted = self.egress_counters.transmitted.packets.value();
+        Queued { held: self.egress.held.len(), transmitted }
+    }
+
+    /// Why what is held is given up, if it is.
+    #[inline(always)]
+    fn cannot_send(&self) -> DropReason {
+        if self.egress_link.is_up() { DropReason::TransmitFull } else { DropReason::LinkDown }
+    }
+
     /// Fills `burst` with what other workers have handed in and from the ingress port. False where
     /// nothing came.
     fn receive(&mut self, burst: &mut Burst<P::Frame>) -> bool {
@@ -624,7 +649,7 @@ impl<P: Port> Crossing<'_, P> {
     }
 
     /// Keeps back the fragments of a judged burst that came before their first one, and remembers
-    /// which first ones came.
+    /// which first ones came. Returns the places of those that are kept.
     fn keep_back(
         &mut self,
         waiting: &mut Waiting<P::Frame>,
@@ -632,7 +657,7 @@ impl<P: Port> Crossing<'_, P> {
         columns: &mut Columns,
         burst: &mut Burst<P::Frame>,
         at: (Place, u16, u64),
-    ) {
+    ) -> u64 {
         let (place, group, _) = at;
         // Asked before places shift.
         let first = |nth: usize| seen.first >> nth & 1 == 1;
@@ -640,21 +665,26 @@ impl<P: Port> Crossing<'_, P> {
         for parsed in (0..columns.count).filter(|&nth| first(nth)).map(|nth| &columns.parsed[nth]) {
             came.extend(FragmentKey::of_parsed(parsed, group));
         }
-        if seen.early != 0 {
-            waiting.keep(seen.early, columns, burst, at);
-        }
+        let kept = match seen.early {
+            0 => 0,
+            early => waiting.keep(early, columns, burst, at),
+        };
         if !waiting.is_empty() {
             came.iter().for_each(|key| waiting.first_came(key));
             self.ingress_counters.waiting.set(waiting.count_from(place) as u64);
         }
+        kept
     }
 
-    /// Hands the frames that belong to other workers to these, and keeps the others.
+    /// Hands the frames that belong to other workers to these, and keeps the others. `taken` is told
+    /// how many the ring to each had room for.
+    #[inline(always)]
     fn hand_over(
         &mut self,
         sorter: &mut Sorter<P::Frame>,
         columns: &mut Columns,
         burst: &mut Burst<P::Frame>,
+        mut taken: impl FnMut(usize, usize),
     ) {
         let Some(lane) = &mut self.lane else { return };
         if sorter.sort(columns, burst, self.handed_in) == 0 {
@@ -664,6 +694,7 @@ impl<P: Port> Crossing<'_, P> {
         for (owner, staged) in sorter.staged() {
             let (packets, bytes) = (staged.len(), total_bytes(staged));
             lane.send(owner, staged);
+            taken(owner, packets - staged.len());
             counters.handed_out.packets.add((packets - staged.len()) as u64);
             counters.handed_out.bytes.add(bytes - total_bytes(staged));
             if !staged.is_empty() {

@@ -423,7 +423,8 @@ fn host(word: &str) -> Option<(Host, Option<u16>)> {
     Some((Host::Ip(IpAddr::V4(addr.parse().ok()?)), Some(number(port)?)))
 }
 
-fn mac(word: &str) -> Option<Mac> {
+/// A MAC address: six bytes in hexadecimal, between colons or dashes.
+pub fn mac(word: &str) -> Option<Mac> {
     let separator = if word.contains('-') { '-' } else { ':' };
     let mut bytes = [0; 6];
     let mut parts = word.split(separator);

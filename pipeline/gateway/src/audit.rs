@@ -81,6 +81,8 @@ pub enum What {
     Release,
     /// A binding of an address was forgotten.
     Forget,
+    /// Packets were traced.
+    Trace,
     /// The log itself was damaged.
     Log,
     /// Somebody logged in at the console, or was kept out.
@@ -107,6 +109,7 @@ impl What {
             Self::Quarantine => "quarantine",
             Self::Release => "release",
             Self::Forget => "forget",
+            Self::Trace => "trace",
             Self::Log => "log",
             Self::LogIn => "log-in",
             Self::Access => "access",

@@ -15,6 +15,7 @@ use crate::learning::{self, LearnArgs};
 use crate::map::{self, MapArgs};
 use crate::propose::{self, ProposeArgs};
 use crate::replay::{self, ReplayArgs};
+use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, RollbackArgs, StageArgs,
 };
@@ -92,6 +93,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Show what the running gateway does
     Status(SocketArgs),
+    /// Follow matching packets through every stage of the running gateway
+    Trace(TraceArgs),
     /// Take the policy files as they are now into force, or learn why not
     Reload(SocketArgs),
     /// Show who has which address, as the running gateway knows it
@@ -375,6 +378,7 @@ pub fn main() -> ExitCode {
         #[cfg(feature = "dpdk")]
         Command::Doctor(args) => crate::doctor::main(&args),
         Command::Status(args) => status::main(&args),
+        Command::Trace(args) => trace::main(&args),
         Command::Reload(args) => control::client::reload(&args),
         Command::Bindings(args) => bindings::report::main(&args),
         Command::Stage(args) => commands::stage(&args),

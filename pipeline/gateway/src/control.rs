@@ -25,6 +25,7 @@ use crate::bindings::report::BindingsReport;
 use crate::reload::{ReloadReport, Request, Trigger};
 use crate::state::Gateway;
 use crate::status::Status;
+use crate::trace::{self, TraceMessage, TraceOrder};
 use crate::workflow::commands::{Exceptions, HistoryReport};
 use crate::workflow::stage::StageReport;
 use crate::workflow::{Change, ChangeReport, Order};
@@ -79,6 +80,8 @@ pub enum Ask {
     History {},
     /// Which grants and quarantines are there?
     Exceptions {},
+    /// Follow packets. Many lines come back: see [`crate::trace`].
+    Trace(TraceOrder),
     /// Make a change.
     Change {
         /// What is to be changed.
@@ -138,6 +141,8 @@ pub enum Answer {
     Audit(Box<AuditPage>),
     /// It is entered.
     Noted {},
+    /// A line of a trace.
+    Trace(Box<TraceMessage>),
     /// Why there is no answer.
     Error(String),
 }
@@ -325,6 +330,10 @@ async fn converse(
             Err(error) => Answer::Error(error),
         },
         Ok(Ask::Exceptions {}) => Answer::Exceptions(Box::new(Exceptions::of(gateway))),
+        Ok(Ask::Trace(order)) => {
+            limited.get_mut().set_limit(MAX_REQUEST_BYTES);
+            return trace::server::serve(gateway, who, order, (&mut limited, &mut writer)).await;
+        }
         Ok(Ask::Change { change, reason, force, on_behalf_of }) => {
             match gateway.config.console.acts_for(who, on_behalf_of) {
                 Ok(who) => apply(requests, Order { change, who, reason, force }).await,

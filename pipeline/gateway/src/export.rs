@@ -17,7 +17,7 @@ pub mod community_id;
 mod files;
 mod ipfix;
 mod json;
-mod pcapng;
+pub(crate) mod pcapng;
 
 pub use files::FileRing;
 pub use ipfix::{Collector, Transport};

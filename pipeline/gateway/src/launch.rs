@@ -19,6 +19,7 @@ use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
 use bulkhead_pipeline::record;
 use bulkhead_pipeline::snapshot::staged::Staging;
 use bulkhead_pipeline::snapshot::{Content, Publisher, Reader};
+use bulkhead_pipeline::trace;
 use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
 use tracing::{info, warn};
@@ -135,6 +136,7 @@ pub fn launch<B: Backend>(
         let (recorder, observer) = observe::channel(EVENTS);
         let (tap, claims) = bindings::channel(CLAIMS);
         let (records, source) = record::channel(&config.records.worker);
+        let (tracer, traces) = trace::channel();
         worker_handles.push(WorkerHandle {
             core,
             counters: counters.clone(),
@@ -142,6 +144,7 @@ pub fn launch<B: Backend>(
             observer: Mutex::new(observer),
             claims: Mutex::new(claims),
             records: Mutex::new(source),
+            trace: Mutex::new(traces),
             busy_ppm: AtomicU64::new(0),
             hangs: AtomicBool::new(false),
         });
@@ -162,7 +165,8 @@ pub fn launch<B: Backend>(
             let mut worker: Worker<B::Port, MonotonicClock> =
                 Worker::new(&settings, share, reader, counters, recorder, clock)
                     .with_tap(tap)
-                    .with_records(records);
+                    .with_records(records)
+                    .with_tracer(tracer);
             if let Some(peers) = peers {
                 worker = worker.with_peers(peers);
             }

@@ -20,6 +20,8 @@
 //! [`learning`] is a process of its own, `bulkhead learn`, and what reads its store; [`map`],
 //! [`devices`], [`propose`], [`explain_rule`] and [`drift`] are the commands that do.
 //!
+//! [`trace`] follows single packets through the workers while somebody asks.
+//!
 //! [`export`] is what becomes of them in other programs: JSON, IPFIX, captures.
 //!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
@@ -69,6 +71,7 @@ pub mod service;
 pub mod state;
 pub mod status;
 pub mod telemetry;
+pub mod trace;
 pub mod verdicts;
 pub mod watch;
 pub mod workflow;

@@ -11,6 +11,7 @@ use bulkhead_pipeline::observe::Observer;
 use bulkhead_pipeline::port::DriverCounters;
 use bulkhead_pipeline::record::RecordSource;
 use bulkhead_pipeline::snapshot::{Content, Publisher, WirePolicy};
+use bulkhead_pipeline::trace::TraceSource;
 use bulkhead_pipeline::worker::{Clock, MonotonicClock};
 use bulkhead_rules::headers::PolicyTime;
 
@@ -55,6 +56,8 @@ pub struct Gateway {
     pub records: RecordStats,
     /// What the process has given up, if it was told to.
     pub confinement: OnceLock<Confinement>,
+    /// Whether packets are traced: one at a time may ask for that.
+    pub tracing: AtomicBool,
     policy: Mutex<PolicyState>,
     bindings: Mutex<Followed>,
 }
@@ -108,6 +111,8 @@ pub struct WorkerHandle {
     pub claims: Mutex<Source>,
     /// What it tells of flows.
     pub records: Mutex<RecordSource>,
+    /// What it tells of packets that are followed.
+    pub trace: Mutex<TraceSource>,
     /// Millionths of the last second that it was busy.
     pub busy_ppm: AtomicU64,
     /// Whether it has not been round its ports for [`HANGING`].
@@ -128,6 +133,11 @@ impl WorkerHandle {
     /// What the worker tells of flows.
     pub fn records(&self) -> MutexGuard<'_, RecordSource> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What the worker tells of packets that are followed.
+    pub fn trace(&self) -> MutexGuard<'_, TraceSource> {
+        self.trace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The share of the last second that it was busy, from 0 to 1.
@@ -231,6 +241,7 @@ impl Gateway {
             log_suppressed: AtomicU64::new(0),
             records: RecordStats::default(),
             confinement: OnceLock::new(),
+            tracing: AtomicBool::new(false),
         }
     }
 

@@ -220,7 +220,7 @@ fn event() -> impl Strategy<Value = Event> {
     ]
 }
 
-fn one_frame(
+pub(crate) fn one_frame(
     from_inside: bool,
     host: u8,
     server: u8,

@@ -18,5 +18,6 @@ mod records;
 mod reload;
 mod staged;
 mod tcp;
+mod trace;
 mod tunnels;
 mod worker;

@@ -79,23 +79,40 @@ pub fn reload(args: &SocketArgs) -> u8 {
 /// Why it does not answer, and the remedy.
 pub fn ask(socket: &Path, ask: Ask) -> Result<Answer, String> {
     let shown = socket.display();
-    let unreachable = |error: std::io::Error| {
-        let remedy = match error.kind() {
-            std::io::ErrorKind::PermissionDenied => "you may not: be root or in its group",
-            _ => "is it running? --socket or --config says where",
-        };
-        format!("no gateway answers at {shown}: {error}; {remedy}")
-    };
-    let mut stream = UnixStream::connect(socket).map_err(unreachable)?;
-    stream.set_read_timeout(Some(ANSWER_LIMIT)).map_err(unreachable)?;
-    let mut line = serde_json::to_vec(&ask).map_err(|error| error.to_string())?;
-    line.push(b'\n');
-    stream.write_all(&line).map_err(unreachable)?;
-    let mut bytes = Vec::new();
-    stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes).map_err(unreachable)?;
+    let stream = send(socket, &ask)?;
+    let answer = stream.set_read_timeout(Some(ANSWER_LIMIT)).and_then(|()| {
+        let mut bytes = Vec::new();
+        stream.take(MAX_ANSWER_BYTES).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    });
+    let bytes = answer.map_err(|error| unreachable(socket, &error))?;
     serde_json::from_slice(&bytes).map_err(|error| {
         format!("the answer of the gateway at {shown} makes no sense here: {error}; is it of another version?")
     })
+}
+
+/// Sends a question; the answer, or several of them where the question asks for that, comes back line
+/// by line.
+///
+/// # Errors
+///
+/// Why nobody takes it, and the remedy.
+pub fn send(socket: &Path, ask: &Ask) -> Result<UnixStream, String> {
+    let mut line = serde_json::to_vec(ask).map_err(|error| error.to_string())?;
+    line.push(b'\n');
+    let sent = UnixStream::connect(socket).and_then(|mut stream| {
+        stream.write_all(&line)?;
+        Ok(stream)
+    });
+    sent.map_err(|error| unreachable(socket, &error))
+}
+
+fn unreachable(socket: &Path, error: &std::io::Error) -> String {
+    let remedy = match error.kind() {
+        std::io::ErrorKind::PermissionDenied => "you may not: be root or in its group",
+        _ => "is it running? --socket or --config says where",
+    };
+    format!("no gateway answers at {}: {error}; {remedy}", socket.display())
 }
 
 /// Prints a value as JSON for programs.

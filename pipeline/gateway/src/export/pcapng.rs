@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::files::{FileRing, Files};
 use super::{Sink, SinkCounts};
-use crate::flow_stream::{Frame, FrameKind, Message, Side};
+use crate::flow_stream::{FrameKind, Message, Side};
 
 const SECTION_HEADER: u32 = 0x0a0d_0d0a;
 const INTERFACE: u32 = 1;
@@ -54,7 +54,11 @@ impl Sink for Evidence {
             interface_description(buffer, name);
             next
         });
-        enhanced_packet(buffer, interface, frame);
+        let rule = frame.rule.as_deref().unwrap_or("no rule");
+        let reason = frame.reason.as_deref().unwrap_or("policy");
+        let comment = format!("rule: {rule}, reason: {reason}");
+        let micros = u64::try_from(frame.unix_ms).unwrap_or(0).saturating_mul(1000);
+        enhanced_packet(buffer, interface, micros, (&frame.bytes, frame.len), &comment);
         self.files.appended();
     }
 
@@ -67,7 +71,8 @@ impl Sink for Evidence {
     }
 }
 
-fn section_header(out: &mut Vec<u8>) {
+/// The head of a file.
+pub(crate) fn section_header(out: &mut Vec<u8>) {
     block(out, SECTION_HEADER, |out| {
         out.extend(BYTE_ORDER_MAGIC.to_le_bytes());
         // Version 1.0, length not told.
@@ -78,7 +83,8 @@ fn section_header(out: &mut Vec<u8>) {
     });
 }
 
-fn interface_description(out: &mut Vec<u8>, name: &str) {
+/// An interface of Ethernet frames; they are numbered in their order.
+pub(crate) fn interface_description(out: &mut Vec<u8>, name: &str) {
     block(out, INTERFACE, |out| {
         out.extend(LINK_ETHERNET.to_le_bytes());
         out.extend([0; 2]);
@@ -89,18 +95,22 @@ fn interface_description(out: &mut Vec<u8>, name: &str) {
     });
 }
 
-fn enhanced_packet(out: &mut Vec<u8>, interface: u32, frame: &Frame) {
-    let rule = frame.rule.as_deref().unwrap_or("no rule");
-    let reason = frame.reason.as_deref().unwrap_or("policy");
-    let comment = format!("rule: {rule}, reason: {reason}");
-    let micros = u64::try_from(frame.unix_ms).unwrap_or(0).saturating_mul(1000);
+/// A packet of an interface: its time in microseconds since the Unix epoch, its first bytes and its
+/// length.
+pub(crate) fn enhanced_packet(
+    out: &mut Vec<u8>,
+    interface: u32,
+    micros: u64,
+    (bytes, len): (&[u8], u32),
+    comment: &str,
+) {
     block(out, ENHANCED_PACKET, |out| {
         out.extend(interface.to_le_bytes());
         out.extend(((micros >> 32) as u32).to_le_bytes());
         out.extend((micros as u32).to_le_bytes());
-        out.extend((frame.bytes.len() as u32).to_le_bytes());
-        out.extend(frame.len.to_le_bytes());
-        padded(out, &frame.bytes);
+        out.extend((bytes.len() as u32).to_le_bytes());
+        out.extend(len.to_le_bytes());
+        padded(out, bytes);
         option(out, COMMENT, comment.as_bytes());
         option(out, 0, &[]);
     });

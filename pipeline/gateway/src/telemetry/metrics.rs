@@ -43,6 +43,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     fragments(gateway, &mut families);
     bindings(gateway, &mut families);
     records(gateway, &mut families);
+    traces(gateway, &mut families);
     histograms(gateway, &mut families);
     workflow(gateway, &mut families);
     {
@@ -222,6 +223,19 @@ fn records(gateway: &Gateway, families: &mut Families) {
     let mut family = families.counter("record_readers_lost_total", help);
     family.add(&[("message", "flow")], stats.flows_lost.load(Relaxed) as f64);
     family.add(&[("message", "frame")], stats.frames_lost.load(Relaxed) as f64);
+}
+
+fn traces(gateway: &Gateway, families: &mut Families) {
+    let (mut matched, mut lost) = (0, 0);
+    for worker in gateway.workers() {
+        let source = worker.trace();
+        matched += source.counters().matched.load(Relaxed);
+        lost += source.counters().lost.load(Relaxed);
+    }
+    let help = "Packets that `bulkhead trace` followed.";
+    families.counter("trace_packets_total", help).add(&[], matched as f64);
+    let help = "Steps of followed packets that found a worker's ring full.";
+    families.counter("trace_lost_total", help).add(&[], lost as f64);
 }
 
 /// Calls `each` with wire, port and counters summed over workers by `read`.
