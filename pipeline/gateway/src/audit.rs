@@ -127,6 +127,9 @@ pub struct Who {
     pub uid: Option<u32>,
     /// The user's name, or what it was if no user: `gateway`, `file`, `signal`.
     pub name: String,
+    /// The process at the other end, as the kernel knows it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<i32>,
     /// The console's user for whom it was done. Believed of nobody but the console.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub on_behalf_of: Option<String>,
@@ -140,7 +143,13 @@ impl Who {
 
     /// Something that is no user.
     pub fn thing(name: &str) -> Self {
-        Self { uid: None, name: name.to_owned(), on_behalf_of: None }
+        Self { uid: None, name: name.to_owned(), pid: None, on_behalf_of: None }
+    }
+
+    /// Whoever is at the other end of a socket, by what the kernel says of them.
+    pub fn peer(uid: u32, pid: Option<i32>) -> Self {
+        // 0 is a process that this one cannot see: of another namespace.
+        Self { pid: pid.filter(|&pid| pid > 0), ..Self::user(uid) }
     }
 
     /// A user of this machine, by the number. The name is that of `/etc/passwd`, where there is one.
@@ -152,7 +161,7 @@ impl Who {
             (number.parse() == Ok(uid)).then(|| name.to_owned())
         });
         let name = name.unwrap_or_else(|| format!("uid {uid}"));
-        Self { uid: Some(uid), name, on_behalf_of: None }
+        Self { uid: Some(uid), name, pid: None, on_behalf_of: None }
     }
 }
 

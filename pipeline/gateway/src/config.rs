@@ -360,7 +360,8 @@ impl Checker<'_> {
         let metrics = document.metrics;
         let limits = document.limits;
         let dpdk = document.dpdk;
-        let hardening = self.hardening(document.hardening);
+        let groups = [document.control_group, document.control_read_group];
+        let hardening = self.hardening(document.hardening, groups);
         Config {
             policy: self.path(Some(document.policy), ""),
             state_dir: self.path(document.state_dir, "/var/lib/bulkhead"),

@@ -1,7 +1,8 @@
 //! The control socket, one JSON line each way: questions about the gateway, and changes of it.
 //!
-//! Whoever may connect may reload, so the socket belongs to the gateway's user and group (mode
-//! 0660). What comes in is hostile until parsed: a request has a size, a time and a place in a
+//! Whoever may connect may reload, so the socket belongs to the gateway's user and to the group that
+//! `control-group` names (mode 0660). Members of `control-read-group` have a socket of their own beside it,
+//! on which questions are answered and nothing else: the file system tells the two apart. What comes in is hostile until parsed: a request has a size, a time and a place in a
 //! queue, and more than that it does not get.
 
 use std::fs;
@@ -152,8 +153,54 @@ pub enum Answer {
 /// # Errors
 ///
 /// What stands in the way, and the remedy.
-pub fn bind(path: &Path) -> Result<std::os::unix::net::UnixListener, String> {
-    bind_socket(path, "control socket", "control-socket", None)
+pub fn bind(path: &Path, group: Option<&str>) -> Result<std::os::unix::net::UnixListener, String> {
+    let group = group.map(|group| group_id(group, "control-group")).transpose()?;
+    bind_socket(path, "control socket", "control-socket", group)
+}
+
+/// Makes the socket for questions, likewise.
+///
+/// # Errors
+///
+/// What stands in the way, and the remedy.
+pub fn bind_questions(
+    path: &Path,
+    group: &str,
+) -> Result<std::os::unix::net::UnixListener, String> {
+    let group = group_id(group, "control-read-group")?;
+    bind_socket(path, "socket for questions", "control-socket", Some(group))
+}
+
+/// Where questions are answered to those who may change nothing: beside the control socket.
+pub fn questions_beside(control: &Path) -> PathBuf {
+    let stem = control.file_stem().unwrap_or_default().to_string_lossy();
+    control.with_file_name(format!("{stem}-read.sock"))
+}
+
+/// What those who may use a socket may do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rights {
+    /// Everything.
+    Change,
+    /// Ask.
+    Question,
+}
+
+impl Ask {
+    /// Whether the answer is all that it brings about. What is not known to be so, is not.
+    pub fn is_question(&self) -> bool {
+        matches!(
+            self,
+            Self::Status {}
+                | Self::Bindings { forget: None }
+                | Self::Staged { .. }
+                | Self::History {}
+                | Self::Exceptions {}
+                | Self::Policy { .. }
+                | Self::Rules {}
+                | Self::Audit { .. }
+        )
+    }
 }
 
 /// Makes the socket of flow records, likewise. Members of `group`, by its name or number, may read it.
@@ -165,24 +212,24 @@ pub fn bind_records(
     path: &Path,
     group: Option<&str>,
 ) -> Result<std::os::unix::net::UnixListener, String> {
-    let group = group.map(group_id).transpose()?;
+    let group = group.map(|group| group_id(group, "records-group")).transpose()?;
     bind_socket(path, "socket of flow records", "records-socket", group)
 }
 
 /// The number of a group: it is one, or has one on this machine.
-fn group_id(group: &str) -> Result<u32, String> {
+fn group_id(group: &str, key: &str) -> Result<u32, String> {
     if let Ok(id) = group.parse() {
         return Ok(id);
     }
     let groups = fs::read_to_string(GROUPS)
-        .map_err(|error| format!("cannot look up `records-group`: {GROUPS}: {error}"))?;
+        .map_err(|error| format!("cannot look up `{key}`: {GROUPS}: {error}"))?;
     let of_line = |line: &str| {
         let mut fields = line.split(':');
         (fields.next() == Some(group)).then(|| fields.nth(1)?.parse().ok()).flatten()
     };
     groups.lines().find_map(of_line).ok_or_else(|| {
         format!(
-            "there is no group `{group}` in {GROUPS}: correct `records-group`, or make it with \
+            "there is no group `{group}` in {GROUPS}: correct `{key}`, or make it with \
              `groupadd --system {group}`"
         )
     })
@@ -255,8 +302,13 @@ fn bind_hidden(path: &Path, group: Option<u32>) -> io::Result<std::os::unix::net
     bound
 }
 
-/// Serves clients until its runtime ends.
-pub async fn serve(listener: UnixListener, gateway: Arc<Gateway>, requests: Sender<Request>) {
+/// Serves clients, who have these rights, until its runtime ends.
+pub async fn serve(
+    listener: UnixListener,
+    rights: Rights,
+    gateway: Arc<Gateway>,
+    requests: Sender<Request>,
+) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     // Policies take memory: one is received at a time.
     let policies = Arc::new(Semaphore::new(1));
@@ -267,7 +319,9 @@ pub async fn serve(listener: UnixListener, gateway: Arc<Gateway>, requests: Send
                 let (gateway, requests) = (gateway.clone(), requests.clone());
                 let policies = policies.clone();
                 tokio::spawn(async move {
-                    if let Err(error) = converse(stream, &gateway, &requests, &policies).await {
+                    if let Err(error) =
+                        converse(stream, rights, &gateway, &requests, &policies).await
+                    {
                         debug!("a client of the control socket was left: {error}");
                     }
                     drop(place);
@@ -279,14 +333,19 @@ pub async fn serve(listener: UnixListener, gateway: Arc<Gateway>, requests: Send
     }
 }
 
+/// What is said to those who may only ask.
+const ONLY_QUESTIONS: &str =
+    "you may ask here, and change nothing: be root, or a member of `control-group`";
+
 async fn converse(
     mut stream: UnixStream,
+    rights: Rights,
     gateway: &Arc<Gateway>,
     requests: &Sender<Request>,
     policies: &Semaphore,
 ) -> io::Result<()> {
-    let uid = stream.peer_cred()?.uid();
-    let who = Who::user(uid);
+    let peer = stream.peer_cred()?;
+    let who = Who::peer(peer.uid(), peer.pid());
     let (reader, mut writer) = stream.split();
     let mut line = Vec::new();
     let mut limited = BufReader::new(reader.take(MAX_REQUEST_BYTES));
@@ -298,7 +357,11 @@ async fn converse(
         timeout(POLICY_LIMIT, limited.read_until(b'\n', &mut line)).await??;
         drop(place);
     }
-    let answer = match serde_json::from_slice(&line) {
+    let answer = match serde_json::from_slice::<Ask>(&line) {
+        Ok(ask) if rights == Rights::Question && !ask.is_question() => {
+            info!(who = who.name, uid = who.uid, "refused: who may only ask wanted a change");
+            Answer::Error(ONLY_QUESTIONS.to_owned())
+        }
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
         Ok(Ask::Reload { on_behalf_of }) => {
             match gateway.config.console.acts_for(who, on_behalf_of) {

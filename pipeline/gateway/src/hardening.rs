@@ -92,10 +92,18 @@ impl Profile {
         profile.write.push(config.state_dir.clone());
         profile.write.extend(folder_of(&config.control_socket));
         profile.write.extend(config.records.socket.as_deref().and_then(folder_of));
-        // DPDK's way to NICs and memory, and the switch of the host's own IPv6 on a kernel port.
-        let devices = ["/dev/vfio", "/dev/hugepages", "/dev/infiniband", "/dev/net", "/sys/fs/bpf"];
+        // DPDK's way to NICs and memory, libxdp's to its programs and locks, and the switch of the host's own IPv6 on a kernel port.
+        let devices = [
+            "/dev/vfio",
+            "/dev/hugepages",
+            "/dev/infiniband",
+            "/dev/net",
+            "/sys/fs/bpf",
+            "/run/xdp",
+        ];
         profile.write.extend(devices.iter().map(PathBuf::from));
-        profile.write.push("/proc/sys/net/ipv6/conf".into());
+        // … and the names of its threads.
+        profile.write.extend(["/proc/sys/net/ipv6/conf", "/proc/self/task"].map(PathBuf::from));
         let ports = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
         profile.write.extend(ports.flat_map(|port| paths_of_device(port)));
         profile.listen.extend(config.metrics.listen.as_ref().map(SocketAddr::port));

@@ -42,6 +42,7 @@ use tracing::error;
 use crate::cli::{CONFIG_PATH, Level, LogFormat, exit};
 use crate::config::{Config, LearnConfig};
 use crate::export::Exports;
+use crate::hardening::{self, Profile};
 use crate::replay::sides::Inside;
 use crate::telemetry;
 use service::{Settings, Shared};
@@ -102,6 +103,11 @@ pub fn main(args: &LearnArgs) -> u8 {
         return socket::show(&settings.folder, args.json);
     }
     crate::log::start_plain(args.log_level, args.log_format);
+    // Where the command line says everything, there need not be a configuration.
+    if let Some(config) = Config::load(&args.config).ok().filter(|config| config.hardening.confine)
+    {
+        hardening::confine(&Profile::learn(&config, &args.config, &settings.folder));
+    }
     let stop = Arc::new(AtomicBool::new(false));
     for signal in [signal_hook::consts::SIGTERM, signal_hook::consts::SIGINT] {
         if let Err(error) = signal_hook::flag::register(signal, Arc::clone(&stop)) {

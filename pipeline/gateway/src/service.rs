@@ -10,7 +10,7 @@ use tokio::runtime;
 use tokio::sync::oneshot;
 use tracing::{info, warn};
 
-use crate::control::{self, SocketFile};
+use crate::control::{self, Rights, SocketFile};
 use crate::reload::Request;
 use crate::state::Gateway;
 use crate::telemetry;
@@ -18,7 +18,7 @@ use crate::telemetry;
 /// What listens; it ends when this is dropped.
 pub struct Service {
     _end: oneshot::Sender<()>,
-    _socket: SocketFile,
+    _sockets: Vec<SocketFile>,
 }
 
 /// Opens the listeners and serves them on a thread of their own.
@@ -28,8 +28,15 @@ pub struct Service {
 /// What cannot be opened, and the remedy.
 pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service, String> {
     let config = &gateway.config;
-    let socket = control::bind(&config.control_socket)?;
-    let file = SocketFile(config.control_socket.clone());
+    let groups = &config.hardening;
+    let socket = control::bind(&config.control_socket, groups.control_group.as_deref())?;
+    let mut files = vec![SocketFile(config.control_socket.clone())];
+    let mut sockets = vec![(socket, Rights::Change)];
+    if let Some(group) = &groups.control_read_group {
+        let path = control::questions_beside(&config.control_socket);
+        sockets.push((control::bind_questions(&path, group)?, Rights::Question));
+        files.push(SocketFile(path));
+    }
     info!(socket = %config.control_socket.display(), "the control socket is open");
     let http = config.metrics.listen.map(telemetry::bind).transpose()?;
     let (end, ended) = oneshot::channel();
@@ -42,11 +49,14 @@ pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service
     let body = move || {
         gateway.lower_powers();
         runtime.block_on(async move {
-            match UnixListener::from_std(socket) {
-                Ok(socket) => {
-                    tokio::spawn(control::serve(socket, gateway.clone(), requests));
+            for (socket, rights) in sockets {
+                match UnixListener::from_std(socket) {
+                    Ok(socket) => {
+                        let (gateway, requests) = (gateway.clone(), requests.clone());
+                        tokio::spawn(control::serve(socket, rights, gateway, requests));
+                    }
+                    Err(error) => warn!("a control socket does not serve: {error}"),
                 }
-                Err(error) => warn!("the control socket does not serve: {error}"),
             }
             if let Some(http) = http {
                 match TcpListener::from_std(http) {
@@ -64,5 +74,5 @@ pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service
     };
     let thread = thread::Builder::new().name("service".to_owned()).spawn(body);
     thread.map_err(|error| format!("cannot start the service thread: {error}"))?;
-    Ok(Service { _end: end, _socket: file })
+    Ok(Service { _end: end, _sockets: files })
 }

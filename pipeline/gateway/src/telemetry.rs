@@ -18,7 +18,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::state::Gateway;
 
@@ -56,6 +56,13 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
         )
     })?;
     info!(%address, "the metrics endpoint is open");
+    if !address.ip().is_loopback() {
+        warn!(
+            %address,
+            "metrics are served to whoever reaches this address, without encryption and without asking who \
+             they are: they name wires, rules and groups; a firewall must let nobody but Prometheus through"
+        );
+    }
     Ok(listener)
 }
 

@@ -13,7 +13,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bulkhead_gateway::control::client::ask;
-use bulkhead_gateway::control::{Answer, Ask};
+use bulkhead_gateway::control::{Answer, Ask, questions_beside};
 use bulkhead_gateway::status;
 use common::{Running, policy, wait};
 
@@ -67,6 +67,39 @@ fn silent_clients_do_not_keep_others_out_for_long() {
     // More than there are places, each freed after five seconds.
     assert!(begun.elapsed() < Duration::from_secs(15), "{:?}", begun.elapsed());
     drop(silent);
+}
+
+#[test]
+fn who_may_only_ask_is_answered_and_changes_nothing() {
+    use std::os::unix::fs::MetadataExt;
+
+    let dir = tempfile::tempdir().unwrap();
+    // A group that this process may give files to.
+    let own = fs::metadata(dir.path()).unwrap().gid();
+    fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
+    let groups = format!("control-group = \"{own}\"\ncontrol-read-group = \"{own}\"\n");
+    let running = Running::start(dir.path(), "enforce", &groups);
+    running.wait_ready();
+    let questions = questions_beside(&running.socket());
+    let mode = fs::metadata(&questions).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o660);
+    assert!(matches!(ask(&questions, Ask::Status {}), Ok(Answer::Status(_))));
+    assert!(matches!(ask(&questions, Ask::History {}), Ok(Answer::History(_))));
+    let forget = Some("192.0.2.1".parse().unwrap());
+    for change in [Ask::Reload { on_behalf_of: None }, Ask::Bindings { forget }] {
+        match ask(&questions, change) {
+            Ok(Answer::Error(error)) => assert!(error.contains("control-group"), "{error}"),
+            other => panic!("{other:?}"),
+        }
+    }
+    // On the other one the same is done, and the kernel's word for who did it is kept.
+    let forget = Ask::Bindings { forget };
+    assert!(matches!(ask(&running.socket(), forget), Ok(Answer::Bindings(_))));
+    let log = fs::read_to_string(dir.path().join("state/audit.jsonl")).unwrap();
+    let pid = format!("\"pid\":{}", std::process::id());
+    assert!(log.lines().any(|line| line.contains("forget") && line.contains(&pid)), "{log}");
+    running.stop().0.unwrap();
+    assert!(!questions.exists());
 }
 
 #[test]

@@ -9,6 +9,8 @@ pub(super) struct Document {
     pub(super) policy: Spanned<String>,
     pub(super) state_dir: Option<Spanned<String>>,
     pub(super) control_socket: Option<Spanned<String>>,
+    pub(super) control_group: Option<Spanned<String>>,
+    pub(super) control_read_group: Option<Spanned<String>>,
     pub(super) records_socket: Option<Spanned<String>>,
     pub(super) records_group: Option<Spanned<String>>,
     pub(super) learn_dir: Option<Spanned<String>>,

@@ -1,4 +1,4 @@
-//! `[hardening]`: what a process of Bulkhead may do besides what it needs.
+//! `[hardening]`: what a process of Bulkhead may do besides what it needs; and who may talk to the gateway.
 
 use std::path::PathBuf;
 
@@ -14,20 +14,25 @@ pub struct Hardening {
     pub read: Vec<PathBuf>,
     /// Further folders to write below.
     pub write: Vec<PathBuf>,
-}
-
-impl Default for Hardening {
-    fn default() -> Self {
-        Self { confine: false, read: Vec::new(), write: Vec::new() }
-    }
+    /// The group whose members may do everything over the control socket: its name or its number.
+    pub control_group: Option<String>,
+    /// The group whose members may ask, over a socket beside it, and change nothing.
+    pub control_read_group: Option<String>,
 }
 
 impl Checker<'_> {
-    pub(super) fn hardening(&mut self, table: document::Hardening) -> Hardening {
+    pub(super) fn hardening(
+        &mut self,
+        table: document::Hardening,
+        groups: [Option<Spanned<String>>; 2],
+    ) -> Hardening {
+        let groups = groups.map(|group| group.and_then(|group| self.group(&group)));
+        let [control_group, control_read_group] = groups;
         let mut paths = |list: Option<Vec<Spanned<String>>>| -> Vec<PathBuf> {
             list.unwrap_or_default().into_iter().map(|path| self.path(Some(path), "")).collect()
         };
         let (read, write) = (paths(table.read), paths(table.write));
-        Hardening { confine: table.confine.unwrap_or(false), read, write }
+        let confine = table.confine.unwrap_or(true);
+        Hardening { confine, read, write, control_group, control_read_group }
     }
 }

@@ -71,7 +71,7 @@ impl Checker<'_> {
     }
 
     /// A group's name, or its number.
-    fn group(&mut self, group: &Spanned<String>) -> Option<String> {
+    pub(super) fn group(&mut self, group: &Spanned<String>) -> Option<String> {
         let name = group.get_ref();
         let is_name = !name.is_empty()
             && name.len() <= 32

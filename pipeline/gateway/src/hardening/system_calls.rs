@@ -243,6 +243,7 @@ const FILES: &[c_long] = &[
     SYS_times,
     // To read whether the clock is synchronised; to set it takes a capability that nobody here has.
     SYS_adjtimex,
+    SYS_clock_adjtime,
     #[cfg(target_arch = "x86_64")]
     SYS_open,
     #[cfg(target_arch = "x86_64")]
@@ -261,6 +262,10 @@ const FILES: &[c_long] = &[
     SYS_rmdir,
     #[cfg(target_arch = "x86_64")]
     SYS_unlink,
+    #[cfg(target_arch = "x86_64")]
+    SYS_link,
+    #[cfg(target_arch = "x86_64")]
+    SYS_symlink,
     #[cfg(target_arch = "x86_64")]
     SYS_rename,
     #[cfg(target_arch = "x86_64")]
