@@ -118,10 +118,10 @@ fn an_abandoned_socket_is_replaced_and_a_file_is_not() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("control.sock");
     drop(std::os::unix::net::UnixListener::bind(&path).unwrap());
-    bulkhead_gateway::control::bind(&path).unwrap();
+    bulkhead_gateway::control::bind(&path, None).unwrap();
     let file = dir.path().join("precious");
     fs::write(&file, "data").unwrap();
-    assert!(bulkhead_gateway::control::bind(&file).unwrap_err().contains("no socket"));
+    assert!(bulkhead_gateway::control::bind(&file, None).unwrap_err().contains("no socket"));
     assert_eq!(fs::read(&file).unwrap(), b"data");
 }
 
