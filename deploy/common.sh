@@ -102,6 +102,67 @@ run_cargo() {
     fi
 }
 
+# The console's web application, which the build of the gateway embeds.
+CONSOLE_APP=pipeline/console-app
+# Node older than this cannot build it; Debian 12 has 18.
+NODE_NEEDED=18
+
+# as_owner COMMAND...: runs it as the user who called sudo where the sources are that user's, so that no
+# file of root stays in them.
+as_owner() {
+    if is_root && [ -n "${SUDO_USER:-}" ] && [ "$SUDO_USER" != root ] &&
+        [ "$(stat -c %U "$CONSOLE_APP")" = "$SUDO_USER" ]; then
+        runuser -u "$SUDO_USER" -- env PATH="$PATH" \
+            HOME="$(getent passwd "$SUDO_USER" | cut -d: -f6)" "$@"
+    else
+        "$@"
+    fi
+}
+
+# find_node: sees to a Node and an npm that can build the application. Returns 1 where there are none,
+# after having said why.
+find_node() {
+    local major
+    if ! command -v node >/dev/null || ! command -v npm >/dev/null; then
+        install_packages nodejs npm || return 1
+    fi
+    major=$(node --version 2>/dev/null | sed -n 's/^v\([0-9]*\)\..*/\1/p')
+    if [ "${major:-0}" -lt "$NODE_NEEDED" ]; then
+        warn "Node ${major:-?} is too old for the console's application: $NODE_NEEDED or newer is needed."
+        return 1
+    fi
+}
+
+# console_packages: the application's libraries, exactly those of its lock file, where they are not there
+# yet. Their install scripts are not run.
+console_packages() {
+    local installed=$CONSOLE_APP/node_modules/.package-lock.json
+    if [ -e "$installed" ] && [ ! "$CONSOLE_APP/package-lock.json" -nt "$installed" ]; then return 0; fi
+    say "npm ci (the console's libraries)"
+    PLAYWRIGHT_SKIP_BROWSER_DOWNLOAD=1 as_owner npm --prefix "$CONSOLE_APP" ci --ignore-scripts \
+        --no-audit --no-fund --loglevel=error </dev/null || return 1
+    touch "$installed"
+}
+
+# build_console: builds the console's web application into its dist folder, unless that is newer than
+# every source. Returns 1 where it cannot be built, after having said why: the gateway builds without
+# it, and the console then says which command is missing.
+build_console() {
+    local built=$CONSOLE_APP/dist/index.html
+    if [ -e "$built" ] && [ -z "$(find "$CONSOLE_APP" \( -name node_modules -o -name dist \
+        -o -name test-results -o -name tests -o -name docs \) -prune -o -type f ! -name '*.md' \
+        -newer "$built" -print -quit)" ]; then return 0; fi
+    if ! find_node || ! console_packages; then
+        warn "The console's web application is not built. Its API works without it."
+        return 1
+    fi
+    say "npm run build (the console's web application)"
+    as_owner npm --prefix "$CONSOLE_APP" run --silent build </dev/null || {
+        warn "The console's web application does not build; its messages are above."
+        return 1
+    }
+}
+
 # Huge pages are shared by everything that runs at once: whoever reserves them holds a shared lock
 # on HUGE_LOCK, the first one notes how many there were, the last one puts that number back.
 HUGE_PAGES=/proc/sys/vm/nr_hugepages

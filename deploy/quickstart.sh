@@ -77,6 +77,7 @@ find_cargo
 install_packages build-essential pkg-config libdpdk-dev iproute2 ethtool ||
     die "without these packages the gateway cannot be built"
 if [ -z "$BIN" ]; then
+    build_console || warn "The plant runs all the same."
     say "cargo build --release (a few minutes the first time)"
     run_cargo build --release -p bulkhead-gateway -p bulkhead-tests --bins ||
         die "the build failed; its messages are above"

@@ -15,6 +15,10 @@ export class ApiError extends Error {
     readonly title: string,
     readonly detail: string,
     readonly remedy?: string,
+    /** What stands in the way, or is wrong with a policy, one sentence each. */
+    readonly obstacles: string[] = [],
+    /** Nobody can log in yet: there is no user. */
+    readonly setupNeeded = false,
   ) {
     super(detail ? `${title}: ${detail}` : title);
   }
@@ -36,7 +40,14 @@ export function withQuery(path: string, query: Query = {}): string {
 }
 
 async function problem(response: Response): Promise<ApiError> {
-  let body: { title?: string; detail?: string; remedy?: string } = {};
+  let body: {
+    title?: string;
+    detail?: string;
+    remedy?: string;
+    obstacles?: string[];
+    findings?: { message: string; file?: string | null; line?: number | null }[];
+    "setup-needed"?: boolean;
+  } = {};
   try {
     body = await response.json();
   } catch {
@@ -47,13 +58,15 @@ async function problem(response: Response): Promise<ApiError> {
     body.title ?? `The console answered ${response.status} ${response.statusText}`,
     body.detail ?? "",
     body.remedy,
+    [...(body.obstacles ?? []), ...(body.findings ?? []).map((f) => (f.file ? `${f.file}:${f.line ?? 1}: ${f.message}` : f.message))],
+    body["setup-needed"] === true,
   );
 }
 
 async function request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
   const headers: Record<string, string> = { Accept: "application/json" };
   if (body !== undefined) headers["Content-Type"] = "application/json";
-  if (method !== "GET" && session.value) headers["X-Bulkhead-CSRF"] = session.value.csrf;
+  if (method !== "GET" && session.value?.csrf) headers["X-Bulkhead-CSRF"] = session.value.csrf;
   const limit = method === "GET" ? READ_MS : CHANGE_MS;
   const timeout = AbortSignal.timeout(limit);
   let response: Response;
@@ -95,13 +108,17 @@ export async function download(path: string, body: unknown): Promise<Blob> {
   return (await request("POST", path, body)).blob();
 }
 
+/** Is there no user yet? Then the log-in says how to make the first. */
+export const setupNeeded = signal(false);
+
 /** Asks who is logged in. */
 export async function refreshSession(): Promise<void> {
   try {
     session.value = await get<Session>("/session");
   } catch (error) {
-    if (error instanceof ApiError && error.status === 401) session.value = null;
-    else throw error;
+    if (!(error instanceof ApiError) || error.status !== 401) throw error;
+    setupNeeded.value = error.setupNeeded;
+    session.value = null;
   }
 }
 

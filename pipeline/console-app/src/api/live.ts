@@ -1,11 +1,11 @@
 import { signal } from "@preact/signals";
-import type { HistoryPoint, Overview, Staged } from "./types";
+import type { Overview, Staged } from "./types";
 
 /** The newest numbers of the gateway; kept when it goes. */
 export const overview = signal<Overview | undefined>(undefined);
 export const staged = signal<Staged | undefined>(undefined);
 /** The last ten minutes of what the events told, oldest first. */
-export const recent = signal<HistoryPoint[]>([]);
+export const recent = signal<Overview[]>([]);
 /** Since when nothing is heard, and from whom; undefined while all is well. */
 export const silence = signal<{ since: number; who: "gateway" | "console" } | undefined>(undefined);
 
@@ -33,16 +33,13 @@ export function follow(): () => void {
     hear();
     const now = parse<Overview>(event);
     if (!now) return;
-    overview.value = now;
-    const point = {
-      at: now.at,
-      packets: now.rates.packets,
-      bits: now.rates.bits,
-      dropped: now.drops.reduce((sum, drop) => sum + drop.rate, 0),
-      "would-drop": 0,
-    };
-    recent.value = [...recent.value.slice(-KEEP + 1), point];
-    if (silence.value) silence.value = undefined;
+    // Without the gateway its last numbers stay, greyed.
+    if (now.gateway || !overview.value) overview.value = now;
+    recent.value = [...recent.value.slice(-KEEP + 1), now];
+    if (now.gateway) silence.value = undefined;
+    else if (silence.value?.who !== "gateway") {
+      silence.value = { since: now["unreachable-since"] ? Date.parse(now["unreachable-since"]) : Date.now(), who: "gateway" };
+    }
   });
   source.addEventListener("staged", (event) => {
     hear();

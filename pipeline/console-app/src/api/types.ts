@@ -5,9 +5,9 @@ export type Role = "viewer" | "operator" | "admin";
 export interface Session {
   user: string;
   role: Role;
-  csrf: string;
-  expires: string;
-  "setup-needed"?: boolean;
+  /** What a change sends in X-Bulkhead-CSRF. */
+  csrf?: string | null;
+  expires?: string | null;
 }
 
 /** One page of a list; `next-cursor` is absent on the last. */
@@ -29,46 +29,58 @@ export interface Decision {
   link?: string | null;
 }
 
+/** Who did something: a user of the gateway's machine, or for the console its own. */
+export interface Who {
+  uid?: number | null;
+  name: string;
+  "on-behalf-of"?: string | null;
+}
+
 export interface AuditEntry {
-  at: string;
-  who: string;
+  sequence: number;
+  time: string;
+  who: Who;
   what: string;
+  detail: string;
   reason?: string | null;
-  outcome?: string | null;
+}
+
+export interface AuditPage {
+  entries: AuditEntry[];
+  "next-cursor"?: string | null;
+  verified: boolean;
+  broken?: string | null;
 }
 
 export interface WireInfo {
   name: string;
   mode: string;
-  fail?: string | null;
-  ports: { name: string; link: string }[];
+  ports: { name: string; device?: string; link: string }[];
 }
 
 export interface Overview {
   at: string;
-  gateway: {
+  gateway?: {
     version: string;
+    ready: boolean;
     "uptime-seconds": number;
-    policy: { hash: string; "loaded-at": string; rules: number } | null;
+    policy?: { hash: string; source: string; "loaded-at": string; rules: number; fallback: boolean } | null;
     wires: WireInfo[];
-    clock: string;
+    "clock-synchronised": boolean;
+    standing: string[];
   } | null;
-  rates: { packets: number; bits: number };
-  verdicts: { forwarded: number; dropped: number; "would-drop": number };
+  unreachable?: string | null;
+  "unreachable-since"?: string | null;
+  rates: { packets: number; bits: number; forwarded: number; dropped: number; "would-drop": number };
+  verdicts: { received: number; forwarded: number; dropped: number; "would-drop": number };
   drops: Counted[];
-  workers: { core: number | null; "busy-ratio": number; hung: boolean }[];
-  latency: { p50: number; p90: number; p99: number; p999: number } | null;
+  "would-drops": Counted[];
+  workers: { core?: number | null; "busy-ratio": number; hung: boolean; flows: number; "flow-capacity": number }[];
+  /** Nanoseconds. */
+  latency: { p50: number; p90: number; p99: number; p999: number };
   flows: { used: number; capacity: number };
   "changes-since": AuditEntry[];
   decisions: Decision[];
-}
-
-export interface HistoryPoint {
-  at: string;
-  packets: number;
-  bits: number;
-  dropped: number;
-  "would-drop": number;
 }
 
 export type CellState = "used" | "unused" | "would-block" | "blocked" | "mixed";
@@ -85,40 +97,64 @@ export interface Cell {
   to: string;
   state: CellState;
   connections: number;
-  bytes: number;
-  denied: number;
+  used: number;
+  "would-block": number;
+  blocked: number;
   new: number;
+  flows: number;
+  bytes: number;
+  /** Denied packets. */
+  denied: number;
   services: string[];
 }
 
 export interface Matrix {
   groups: Group[];
   cells: Cell[];
+  "new-since": string;
+  staged: boolean;
+  at: string;
+  "left-out": number;
+  trouble?: string | null;
 }
 
 export interface Edge {
   client: string;
+  "client-name": string;
   server: string;
+  "server-name": string;
   protocol: string;
-  port: number | null;
+  port?: number | null;
   service: string;
+  wire: string;
   "first-seen": string;
   "last-seen": string;
   flows: number;
   packets: number;
   bytes: number;
-  verdict: string;
-  rule: string;
-  "staged-verdict"?: string | null;
+  denied: number;
+  state: CellState;
+  rule?: string | null;
+  "staged-rule"?: string | null;
+  "decided-by": string;
+}
+
+export interface Denied extends Edge {
+  reason: string;
+  nearest?: string | null;
+  remedy: string;
 }
 
 export interface GroupDetail extends Group {
-  members: DeviceRow[];
+  members: { id: string; name: string; connections: number }[];
+  opens: Cell[];
+  serves: Cell[];
 }
 
 export interface GraphNode {
   id: string;
   label: string;
+  "is-group"?: boolean;
   group: string;
   devices: number;
 }
@@ -130,51 +166,70 @@ export interface Graph {
 }
 
 export interface Blast {
-  steps: { depth: number; devices: number; groups: string[]; via: string[] }[];
+  device: string;
+  steps: { depth: number; count: number; devices: string[]; groups: Record<string, number>; via: string[] }[];
   before: number;
   after: number;
+  coarse: boolean;
 }
 
 export interface Times {
-  first: string | null;
-  last: string | null;
-  buckets: { at: string; flows: number }[];
+  first?: string | null;
+  last?: string | null;
+  buckets: { from: string; to: string; flows: number; denied: number }[];
 }
 
 export interface DeviceRow {
   id: string;
-  name: string | null;
+  name: string;
   addresses: string[];
-  maker: string | null;
+  mac?: string | null;
+  maker?: string | null;
   role: string;
-  wire: string;
   groups: string[];
+  group: string;
+  wire: string;
+  side: string;
+  vlan: string;
   "first-seen": string;
   "last-seen": string;
+  connections: number;
   quarantined: boolean;
-  decisions: number;
+}
+
+export interface ServiceUse {
+  service: string;
+  applications: string[];
+  peers: number;
+  flows: number;
+  denied: number;
 }
 
 export interface DeviceDetail extends DeviceRow {
-  history: { address: string; "first-seen": string; "last-seen": string; leased: boolean }[];
-  names: { name: string; source: string }[];
-  protocols: { service: string; direction: "offers" | "uses"; peers: number; flows: number }[];
-  open: Decision[];
+  history: { address: string; "first-seen": string; "last-seen": string }[];
+  offers: ServiceUse[];
+  uses: ServiceUse[];
   "neighbours-count": number;
+  quarantine?: { device: string; reason: string; who: Who; "since-unix-ms": number } | null;
 }
 
-export interface PolicyFile {
+/** A text of the policy, as it is sent. */
+export interface FileGiven {
   name: string;
   text: string;
+}
+
+export interface PolicyFile extends FileGiven {
   learned: boolean;
 }
 
 export interface Policy {
   hash: string;
+  source: string;
   files: PolicyFile[];
-  "loaded-at": string;
+  "loaded-at"?: string | null;
   rules: number;
-  warnings: Diagnostic[];
+  warnings: Finding[];
 }
 
 export interface Rule {
@@ -184,158 +239,189 @@ export interface Rule {
   action: string;
   from: string;
   to: string;
+  between: boolean;
   service: string;
   hits: number;
-  "last-hit": string | null;
-  expires: string | null;
-  owner: string | null;
-  reason: string | null;
+  "last-hit"?: string | null;
+  expires?: string | null;
+  reason?: string | null;
+  learned: boolean;
   warnings: string[];
 }
 
 export interface RuleDetail extends Rule {
   text: string;
-  evidence: Evidence | null;
+  evidence: Edge[];
+  "evidence-total": number;
 }
 
-export interface Evidence {
-  witnesses: string[];
-  unused: string[];
-  "nearest-rejected-merge": string | null;
-  confidence: string;
-}
-
-export interface Diagnostic {
-  file: string;
-  line: number;
-  column: number;
-  severity: "error" | "warning" | "note";
+/** What the parser, or the analysis, says of a text. */
+export interface Finding {
+  severity: string;
   message: string;
-  remedy?: string | null;
+  file?: string | null;
+  line?: number | null;
+  column?: number | null;
+  help?: string | null;
+}
+
+export interface CheckReport {
+  ok: boolean;
+  diagnostics: Finding[];
+  rules?: number | null;
 }
 
 export interface Difference {
   before: string;
   after: string;
-  witness: string;
   "rule-before": string;
   "rule-after": string;
-  count: number;
+  from: string;
+  to: string;
+  service: string;
+  witness: string;
+}
+
+export interface DiffReport {
+  before: string;
+  after: string;
+  differences: Difference[];
+  more: number;
+  complete: boolean;
 }
 
 export interface Version {
   number: number;
-  at: string;
+  "at-unix-ms": number;
   hash: string;
   rules: number;
   source: string;
-  who: string;
+  who: Who;
   by: string;
-  reason?: string | null;
+  "brought-back"?: number | null;
+}
+
+export interface HistoryReport {
+  "in-force": number;
+  pinned: boolean;
+  versions: Version[];
 }
 
 export interface Learning {
-  "observed-since": string | null;
-  hours: number;
+  "observed-since"?: string | null;
+  "observed-until"?: string | null;
+  periods: number;
+  "period-seconds": number;
   devices: number;
   edges: number;
-  losses: number;
-  store: { path: string; bytes: number; state: string };
+  losses: { what: string; count: number }[];
+  store: string;
+  enforcing: { wire: string; since: string }[];
 }
 
-export interface ProposedRule extends Evidence {
+export interface ProposedRule {
   name: string;
-  text: string;
-}
-
-export interface ProposalException {
-  name: string;
-  what: string;
-  why: string;
-  witness: string;
+  kind: string;
+  clients: string[];
+  servers: string[];
+  services: string[];
+  witnesses: number;
+  witness: string[];
+  unused: number;
+  "unused-some": string[];
+  periods: number;
+  "nearest-rejected-merge"?: string | null;
   approved: boolean;
 }
 
 export interface Proposal {
   id: string;
+  state: "pending" | "ready" | "failed";
+  at: string;
+  error?: string | null;
   rules: ProposedRule[];
-  exceptions: ProposalException[];
-  prediction: { denied: number; low: number; high: number } | null;
+  exceptions: ProposedRule[];
+  templates: string[];
+  prediction?: { denied: number; low: number; high: number; "ahead-periods": number } | null;
+  "makes-no-rule": number;
+  devices: number;
+  edges: number;
+  periods: number;
   text: string;
 }
 
 export interface Staged {
-  staged: { source: string; hash: string; rules: number; "since": string } | null;
+  staged?: { source: string; hash: string; rules: number; "age-s": number; restarts: number; unreviewed: string[] } | null;
   flows: number;
   passing: number;
   cut: number;
   opened: number;
   "denied-ratio": number;
+  unlisted: number;
   rules: { name: string; cut: number; opened: number; "by-default": boolean }[];
   differing: {
     flow: string;
     passes: boolean;
     rule: string;
     "staged-rule": string;
-    nearest: string | null;
+    nearest?: string | null;
     count: number;
-    last: string;
+    "last-unix-ms": number;
   }[];
   obstacles: string[];
 }
 
-export interface DriftItem {
-  kind: string;
-  what: string;
-  why: string;
-  remedy: string;
-  count: number;
+/** What was denied since the lockdown, and what to make of it. */
+export interface Drift {
+  since: string;
+  denials: {
+    client: string;
+    server: string;
+    service: string;
+    packets: number;
+    last: string;
+    rule: string;
+    reason: string;
+    advice: string;
+    text: string;
+  }[];
+  "unused-rules": string[];
 }
 
 export interface Grant {
-  id: string;
+  name: string;
   from: string;
   to: string;
   service: string;
-  expires: string;
-  who: string;
+  "expires-unix-ms": number;
+  who: Who;
   reason: string;
+  suspended: boolean;
 }
 
-export interface Flow {
-  at: string;
-  client: string;
-  server: string;
-  protocol: string;
-  port: number | null;
-  service: string;
-  wire: string;
-  verdict: string;
-  rule: string;
-  packets: number;
-  bytes: number;
-  "drop-reason"?: string | null;
-  nearest?: string | null;
-  remedy?: string | null;
+export interface Exceptions {
+  grants: Grant[];
+  quarantines: { device: string; reason: string; who: Who; "since-unix-ms": number }[];
 }
 
 export interface User {
   name: string;
   role: Role;
-  "last-login": string | null;
-  locked: boolean;
+  created: string;
 }
 
 export interface Token {
   id: string;
   name: string;
   scope: Role;
+  user: string;
+  created: string;
   expires: string;
-  "last-used": string | null;
 }
 
-/** The overview's numbers, each second, and whether the gateway's control socket answers. */
-export interface LiveEvent {
-  kind: "overview" | "staged" | "gone" | "back";
-  data: unknown;
+/** What the gateway says of a change that it made. */
+export interface ChangeReport {
+  done: boolean;
+  what: string;
+  name?: string | null;
 }

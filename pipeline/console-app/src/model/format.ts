@@ -76,5 +76,8 @@ export const clock = (at: string | number): string => moment(at).slice(11);
 /** The first digits of a hash, enough to tell two apart by eye. */
 export const short = (hash: string | null | undefined): string => (hash ? hash.slice(0, 12) : "–");
 
+/** The console's user for whom it was done, else the user of the machine. */
+export const who = (by: { name: string; "on-behalf-of"?: string | null }): string => by["on-behalf-of"] ?? by.name;
+
 /** "1 device", "2 devices". */
 export const count = (n: number, one: string, many = one + "s"): string => `${exact(n)} ${n === 1 ? one : many}`;

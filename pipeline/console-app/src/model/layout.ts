@@ -1,16 +1,24 @@
 import { forceCollide, forceLink, forceManyBody, forceSimulation, forceX, forceY, type SimulationNodeDatum } from "d3-force";
-import type { GraphNode } from "../api/types";
+import type { CellState, GraphNode } from "../api/types";
 
 export interface Placed extends GraphNode {
   x: number;
   y: number;
   r: number;
 }
+/** Where the members of a group lie, largest group first. */
 export interface Hull {
   group: string;
   x: number;
   y: number;
   r: number;
+}
+/** All edges between two groups in one state, as one line; `share` of the heaviest one's weight. */
+export interface Link {
+  from: Hull;
+  to: Hull;
+  state: CellState;
+  share: number;
 }
 
 const GOLDEN = Math.PI * (3 - Math.sqrt(5));
@@ -32,7 +40,10 @@ interface Body extends SimulationNodeDatum {
 
 /** Places groups by their connections, and the members of each in a spiral within it. The same input
  *  gives the same picture; nothing moves while it is looked at. */
-export function layout(nodes: GraphNode[], edges: { from: string; to: string; weight: number }[]): { nodes: Placed[]; hulls: Hull[] } {
+export function layout(
+  nodes: GraphNode[],
+  edges: { from: string; to: string; state: CellState; weight: number }[],
+): { nodes: Placed[]; hulls: Hull[]; links: Link[] } {
   const groups = new Map<string, GraphNode[]>();
   for (const node of nodes) {
     const list = groups.get(node.group);
@@ -67,8 +78,8 @@ export function layout(nodes: GraphNode[], edges: { from: string; to: string; we
         .distance(120)
         .strength((link) => 0.02 + 0.2 * Math.sqrt(link.weight / heaviest)),
     )
-    .force("x", forceX<Body>(0).strength(0.05))
-    .force("y", forceY<Body>(0).strength(0.07))
+    .force("x", forceX<Body>(0).strength(0.035))
+    .force("y", forceY<Body>(0).strength(0.11))
     .force("apart", forceCollide<Body>((body) => body.r + 14).strength(0.9))
     .stop()
     .tick(STEPS);
@@ -89,5 +100,26 @@ export function layout(nodes: GraphNode[], edges: { from: string; to: string; we
       });
     });
   }
-  return { nodes: placed, hulls };
+  hulls.sort((a, b) => b.r - a.r);
+  return { nodes: placed, hulls, links: between(hulls, groupOf, edges) };
+}
+
+function between(hulls: Hull[], groupOf: Map<string, string>, edges: { from: string; to: string; state: CellState; weight: number }[]): Link[] {
+  const hullOf = new Map(hulls.map((hull) => [hull.group, hull]));
+  const found = new Map<string, Link>();
+  for (const edge of edges) {
+    const a = groupOf.get(edge.from);
+    const b = groupOf.get(edge.to);
+    const from = a === undefined ? undefined : hullOf.get(a);
+    const to = b === undefined ? undefined : hullOf.get(b);
+    if (!from || !to || from === to) continue;
+    const key = `${a}\n${b}\n${edge.state}`;
+    const link = found.get(key);
+    if (link) link.share += edge.weight;
+    else found.set(key, { from, to, state: edge.state, share: edge.weight });
+  }
+  const links = [...found.values()];
+  const most = Math.max(1, ...links.map((link) => link.share));
+  for (const link of links) link.share = Math.sqrt(link.share / most);
+  return links;
 }

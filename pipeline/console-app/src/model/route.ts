@@ -35,6 +35,7 @@ export const route = signal<Route>(parseRoute(typeof location === "undefined" ? 
 
 /** Follows the address bar. */
 export function listen(): void {
+  route.value = parseRoute(location.hash);
   addEventListener("hashchange", () => {
     route.value = parseRoute(location.hash);
   });

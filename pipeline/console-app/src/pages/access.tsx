@@ -1,8 +1,8 @@
 import { useState } from "preact/hooks";
 import { may, refreshSession, send, session } from "../api/client";
-import { usePaged, useResource } from "../api/resource";
-import type { AuditEntry, Page, Role, Token, User } from "../api/types";
-import { ago, moment } from "../model/format";
+import { useResource } from "../api/resource";
+import type { AuditEntry, AuditPage, Page, Role, Token, User } from "../api/types";
+import { moment, who } from "../model/format";
 import { adjust, route } from "../model/route";
 import { PASSWORD_CHARACTERS } from "../shell/gate";
 import { change, tell } from "../ui/dialog";
@@ -23,14 +23,14 @@ export function AccessPage() {
       </div>
       <div class="row">
         <div class="segments" role="group" aria-label="Part">
-          {TABS.filter(([name]) => admin || !["users", "tokens"].includes(name)).map(([name, title]) => (
+          {TABS.filter(([name]) => admin || name !== "users").map(([name, title]) => (
             <button key={name} type="button" aria-pressed={name === tab} onClick={() => adjust({ tab: name })}>
               {title}
             </button>
           ))}
         </div>
       </div>
-      {tab === "users" && admin ? <Users /> : tab === "tokens" && admin ? <Tokens /> : tab === "audit" ? <Audit /> : <Account />}
+      {tab === "users" && admin ? <Users /> : tab === "tokens" ? <Tokens /> : tab === "audit" ? <Audit /> : <Account />}
     </div>
   );
 }
@@ -114,8 +114,9 @@ function Users() {
       title: `Add ${name}`,
       effect: `${name} may log in as ${role} with the password that you gave.`,
       button: "Add",
-      act: async (reason) => {
-        await send("POST", "/users", { name, password, role, reason });
+      plain: true,
+      act: async () => {
+        await send("POST", "/users", { name, password, role });
         setName("");
         setPassword("");
         return `${name} is added.`;
@@ -128,9 +129,10 @@ function Users() {
       title: `Remove ${user.name}`,
       effect: "Sessions and tokens of this user end at once.",
       button: "Remove",
+      plain: true,
       danger: true,
-      act: async (reason) => {
-        await send("DELETE", `/users/${encodeURIComponent(user.name)}`, { reason });
+      act: async () => {
+        await send("DELETE", `/users/${encodeURIComponent(user.name)}`);
         return `${user.name} is removed.`;
       },
       done: users.reload,
@@ -142,7 +144,7 @@ function Users() {
         <form class="filters" onSubmit={add}>
           <label class="field half">
             <span>Name</span>
-            <input required pattern="[a-z][a-z0-9-]*" autocomplete="off" value={name} onInput={(e) => setName(e.currentTarget.value)} />
+            <input required pattern="[A-Za-z0-9._@\-]+" autocomplete="off" value={name} onInput={(e) => setName(e.currentTarget.value)} />
           </label>
           <label class="field half">
             <span>Password, at least {PASSWORD_CHARACTERS} characters</span>
@@ -160,8 +162,7 @@ function Users() {
           columns={[
             { title: "Name", cell: (user) => user.name },
             { title: "Role", cell: (user) => user.role },
-            { title: "Last log-in", cell: (user) => ago(user["last-login"]) },
-            { title: "State", cell: (user) => (user.locked ? <span class="badge bad">✕ locked</span> : "–") },
+            { title: "Made", cell: (user) => moment(user.created) },
             {
               title: "",
               cell: (user) =>
@@ -191,10 +192,11 @@ function Tokens() {
       title: `Make the token ${name}`,
       effect: `Whoever holds it may do what a ${scope} may, for ${days} days. It is shown once.`,
       button: "Make it",
-      act: async (reason) => {
+      plain: true,
+      act: async () => {
         const expires = new Date(Date.now() + days * 86_400_000).toISOString();
-        const answer = await send<{ token?: string }>("POST", "/tokens", { name, scope, expires, reason });
-        setMade(answer.token);
+        const answer = await send<{ secret: string }>("POST", "/tokens", { name, scope, expires });
+        setMade(answer.secret);
         setName("");
         return `The token ${name} is made.`;
       },
@@ -206,9 +208,10 @@ function Tokens() {
       title: `Revoke the token ${token.name}`,
       effect: "Whatever uses it is refused from now on.",
       button: "Revoke",
+      plain: true,
       danger: true,
-      act: async (reason) => {
-        await send("DELETE", `/tokens/${encodeURIComponent(token.id)}`, { reason });
+      act: async () => {
+        await send("DELETE", `/tokens/${encodeURIComponent(token.id)}`);
         return `The token ${token.name} is revoked.`;
       },
       done: tokens.reload,
@@ -244,7 +247,7 @@ function Tokens() {
             { title: "Name", cell: (token) => token.name },
             { title: "Scope", cell: (token) => token.scope },
             { title: "Expires", cell: (token) => moment(token.expires) },
-            { title: "Last used", cell: (token) => ago(token["last-used"]) },
+            { title: "Of", cell: (token) => token.user },
             {
               title: "",
               cell: (token) => (
@@ -261,23 +264,46 @@ function Tokens() {
 }
 
 function Audit() {
-  const audit = usePaged<AuditEntry>("/audit", { limit: 200 });
-  const rows = audit.data ?? [];
+  const [entries, setEntries] = useState<AuditEntry[]>([]);
+  const [cursor, setCursor] = useState<string>();
+  const page = useResource<AuditPage>("/audit", { limit: 100, cursor });
+  const rows = [...entries, ...(page.data?.entries ?? [])];
+  const next = page.data?.["next-cursor"];
   return (
-    <Panel title="Audit log" from={audit} flush empty={{ when: rows.length === 0, what: "Nothing was written yet." }}>
+    <Panel
+      title="Audit log"
+      from={page}
+      flush
+      empty={{ when: rows.length === 0, what: "Nothing was written yet." }}
+      actions={
+        page.data &&
+        (page.data.verified ? (
+          <span class="badge good">● the hash chain holds</span>
+        ) : (
+          <span class="badge bad">✕ the hash chain is broken</span>
+        ))
+      }
+    >
+      {page.data?.broken && <p class="notice bad">{page.data.broken}</p>}
       <Table
         caption="Audit log"
         rows={rows}
-        id={(entry) => entry.at + entry.what + entry.who}
-        more={audit.more}
-        total={audit.total}
-        loading={audit.loading}
+        id={(entry) => String(entry.sequence)}
+        loading={page.loading}
+        more={
+          next
+            ? () => {
+                setEntries(rows);
+                setCursor(next);
+              }
+            : undefined
+        }
         columns={[
-          { title: "When", cell: (entry) => <span class="nowrap">{moment(entry.at)}</span> },
-          { title: "Who", cell: (entry) => entry.who },
-          { title: "What", cell: (entry) => <span class="wrap">{entry.what}</span> },
+          { title: "What", cell: (entry) => <span class="wrap">{entry.detail}</span> },
+          { title: "When", cell: (entry) => <span class="nowrap">{moment(entry.time)}</span> },
+          { title: "Who", cell: (entry) => who(entry.who) },
+          { title: "About", cell: (entry) => entry.what },
           { title: "Why", cell: (entry) => <span class="wrap">{entry.reason || "–"}</span> },
-          { title: "Outcome", secondary: true, cell: (entry) => entry.outcome ?? "–" },
         ]}
       />
     </Panel>

@@ -2,7 +2,7 @@ import { useState } from "preact/hooks";
 import { may, send } from "../api/client";
 import { usePaged, useResource, type Resource } from "../api/resource";
 import type { DeviceDetail, DeviceRow } from "../api/types";
-import { ago, count, exact, moment, si } from "../model/format";
+import { ago, count, exact, moment, si, who } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
 import { Panel } from "../ui/panel";
@@ -38,7 +38,12 @@ function Inventory() {
         </label>
         <label class="field half">
           <span>Role</span>
-          <input value={query.role ?? ""} onChange={(e) => adjust({ role: e.currentTarget.value.trim() })} />
+          <select value={query.role ?? ""} onChange={(e) => adjust({ role: e.currentTarget.value })}>
+            <option value="">any</option>
+            {["router", "server", "client", "both", "silent"].map((role) => (
+              <option key={role}>{role}</option>
+            ))}
+          </select>
         </label>
         <label class="field half">
           <span>Wire</span>
@@ -48,7 +53,9 @@ function Inventory() {
           <span>State</span>
           <select value={query.state ?? ""} onChange={(e) => adjust({ state: e.currentTarget.value })}>
             <option value="">any</option>
-            <option value="open">needs a decision</option>
+            <option value="ungrouped">in no group</option>
+            <option value="new">new</option>
+            <option value="denied">denied something</option>
             <option value="quarantined">in quarantine</option>
           </select>
         </label>
@@ -72,7 +79,7 @@ function Inventory() {
               title: "Device",
               cell: (device) => (
                 <>
-                  <a href={href(["devices", device.id])}>{device.name ?? device.id}</a>
+                  <a href={href(["devices", device.id])}>{device.name || device.id}</a>
                   <br />
                   <span class="small muted">{device.maker ?? "unknown maker"}</span>
                 </>
@@ -80,8 +87,8 @@ function Inventory() {
             },
             { title: "Address", cell: (device) => <span class="mono">{device.addresses.slice(0, 2).join(", ")}</span> },
             { title: "Role", cell: (device) => device.role },
-            { title: "Groups", secondary: true, cell: (device) => device.groups.join(", ") },
-            { title: "Wire", secondary: true, cell: (device) => device.wire },
+            { title: "Groups", cell: (device) => device.groups.join(", ") },
+            { title: "Wire", cell: (device) => device.wire },
             { title: "Last seen", cell: (device) => <span class="nowrap">{ago(device["last-seen"])}</span> },
             { title: "State", cell: (device) => <Standing device={device} /> },
           ]}
@@ -99,7 +106,7 @@ function Standing({ device }: { device: DeviceRow }) {
       </span>
     );
   }
-  return device.decisions > 0 ? <span class="badge warn">{device.decisions} open</span> : <span class="muted">–</span>;
+  return device.groups.length === 0 ? <span class="badge warn">no group</span> : <span class="muted">–</span>;
 }
 
 function Device({ id }: { id: string }) {
@@ -110,7 +117,7 @@ function Device({ id }: { id: string }) {
       <div class="title">
         <div class="row">
           <a href={href(["devices"])}>Devices</a> <span class="muted">/</span>
-          <h1>{data?.name ?? id}</h1>
+          <h1>{data?.name || id}</h1>
           {data && <Standing device={data} />}
         </div>
         {data && <Actions device={data} reload={device.reload} />}
@@ -130,18 +137,8 @@ function Device({ id }: { id: string }) {
                 { title: "Address", cell: (row) => <span class="mono">{row.address}</span> },
                 { title: "From", cell: (row) => moment(row["first-seen"]) },
                 { title: "Until", cell: (row) => moment(row["last-seen"]) },
-                { title: "By", secondary: true, cell: (row) => (row.leased ? "DHCP" : "seen") },
               ]}
             />
-          </Panel>
-          <Panel title="Open decisions" class="span-6" from={device} flush empty={{ when: data.open.length === 0, what: "Nothing about this device waits for you." }}>
-            <ul class="list">
-              {data.open.map((decision) => (
-                <li key={decision.what}>
-                  {decision.link ? <a href={decision.link}>{decision.what}</a> : decision.what} <span class="badge">{decision.kind}</span>
-                </li>
-              ))}
-            </ul>
           </Panel>
         </div>
       )}
@@ -154,11 +151,9 @@ function Identity({ data, from }: { data: DeviceDetail; from: Resource<DeviceDet
     <Panel title="Identity" class="span-6" from={from}>
       <dl class="facts-list">
         <dt>Identity</dt>
-        <dd class="mono">{data.id}</dd>
+        <dd class="mono">{data.mac ?? data.addresses[0] ?? data.id}</dd>
         <dt>Maker</dt>
         <dd>{data.maker ?? "unknown"}</dd>
-        <dt>Names</dt>
-        <dd>{data.names.map((name) => `${name.name} (${name.source})`).join(", ") || "none"}</dd>
         <dt>Role</dt>
         <dd>{data.role}</dd>
         <dt>Groups</dt>
@@ -166,19 +161,34 @@ function Identity({ data, from }: { data: DeviceDetail; from: Resource<DeviceDet
           {data.groups.map((group, i) => (
             <>
               {i > 0 && ", "}
-              <a href={href(["map"], { g: group })}>{group}</a>
+              <a href={href(["devices"], { search: group })}>{group}</a>
             </>
           ))}
           {data.groups.length === 0 && "none"}
         </dd>
         <dt>Wire</dt>
-        <dd>{data.wire}</dd>
+        <dd>
+          {data.wire}, {data.side}
+          {data.vlan && `, VLAN ${data.vlan}`}
+        </dd>
+        <dt>On the map</dt>
+        <dd>
+          <a href={href(["map"], { g: data.group })}>{data.group}</a>
+        </dd>
         <dt>First seen</dt>
         <dd>{moment(data["first-seen"])}</dd>
         <dt>Last seen</dt>
         <dd>
           {moment(data["last-seen"])} ({ago(data["last-seen"])})
         </dd>
+        {data.quarantine && (
+          <>
+            <dt>Quarantine</dt>
+            <dd>
+              since {moment(data.quarantine["since-unix-ms"])} by {who(data.quarantine.who)}: {data.quarantine.reason}
+            </dd>
+          </>
+        )}
         <dt>Neighbours</dt>
         <dd>
           <a href={href(["map"], { view: "graph", device: data.id })}>{exact(data["neighbours-count"])}</a>
@@ -189,17 +199,26 @@ function Identity({ data, from }: { data: DeviceDetail; from: Resource<DeviceDet
 }
 
 function Services({ data, from }: { data: DeviceDetail; from: Resource<DeviceDetail> }) {
+  const rows = [...data.offers.map((use) => ({ ...use, direction: "offers" })), ...data.uses.map((use) => ({ ...use, direction: "uses" }))];
   return (
-    <Panel title="What it offers and uses" class="span-6" from={from} flush empty={{ when: data.protocols.length === 0, what: "No service was seen, in either direction." }}>
+    <Panel title="What it offers and uses" class="span-6" from={from} flush empty={{ when: rows.length === 0, what: "No service was seen, in either direction." }}>
       <Table
         caption="Services"
-        rows={data.protocols}
+        rows={rows}
         id={(row) => row.direction + row.service}
         columns={[
-          { title: "Service", cell: (row) => row.service },
+          {
+            title: "Service",
+            cell: (row) => (
+              <>
+                {row.service} <span class="muted">{row.applications.join(", ")}</span>
+              </>
+            ),
+          },
           { title: "Direction", cell: (row) => row.direction },
           { title: "Peers", number: true, cell: (row) => exact(row.peers) },
           { title: "Flows", number: true, cell: (row) => si(row.flows) },
+          { title: "Denied", number: true, cell: (row) => <span class={row.denied ? "bad" : ""}>{si(row.denied)}</span> },
         ]}
       />
     </Panel>
@@ -208,7 +227,7 @@ function Services({ data, from }: { data: DeviceDetail; from: Resource<DeviceDet
 
 function Actions({ device, reload }: { device: DeviceDetail; reload: () => void }) {
   const path = `/devices/${encodeURIComponent(device.id)}/quarantine`;
-  const name = device.name ?? device.id;
+  const name = device.name || device.id;
   return (
     <div class="row">
       <a class="button" href={href(["map"], { view: "graph", device: device.id })}>
@@ -217,7 +236,7 @@ function Actions({ device, reload }: { device: DeviceDetail; reload: () => void 
       <a class="button" href={href(["map"], { overlay: "blast", device: device.id })}>
         Blast radius
       </a>
-      <a class="button" href={href(["flows"], { device: device.addresses[0] ?? device.id })}>
+      <a class="button" href={href(["flows"], { device: device.id })}>
         Flows
       </a>
       {may("operator") && (

@@ -1,7 +1,7 @@
 import { useEffect, useMemo, useState } from "preact/hooks";
 import { ApiError, may, send } from "../api/client";
 import { useResource } from "../api/resource";
-import type { Diagnostic, Difference, Policy, PolicyFile } from "../api/types";
+import type { CheckReport, DiffReport, FileGiven, Policy, PolicyFile } from "../api/types";
 import { count } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
@@ -18,9 +18,10 @@ export function EditorPage() {
   const { query } = route.value;
   const policy = useResource<Policy>("/policy");
   const [edits, setEdits] = useState<Record<string, string>>({});
-  const [checked, setChecked] = useState<{ ok: boolean; diagnostics: Diagnostic[] }>();
+  const [revision, setRevision] = useState(0);
+  const [checked, setChecked] = useState<CheckReport>();
   const [failed, setFailed] = useState<ApiError>();
-  const [differences, setDifferences] = useState<Difference[]>();
+  const [differences, setDifferences] = useState<DiffReport>();
   const files: PolicyFile[] = useMemo(() => (policy.data?.files ?? []).map((file) => ({ ...file, text: edits[file.name] ?? file.text })), [policy.data, edits]);
   const file = files.find((f) => f.name === query.file) ?? files[0];
   const dirty = files.some((f) => edits[f.name] !== undefined && edits[f.name] !== policy.data?.files.find((old) => old.name === f.name)?.text);
@@ -29,7 +30,7 @@ export function EditorPage() {
     if (files.length === 0) return;
     let stale = false;
     const timer = setTimeout(() => {
-      send<{ ok: boolean; diagnostics: Diagnostic[] }>("POST", "/policy/check", { files }).then(
+      send<CheckReport>("POST", "/policy/check", { files: given(files) }).then(
         (answer) => {
           if (stale) return;
           setChecked(answer);
@@ -43,14 +44,14 @@ export function EditorPage() {
       clearTimeout(timer);
     };
   }, [files]);
-  useEffect(() => setDifferences(undefined), [files]);
+  useEffect(() => setDifferences(undefined), [edits]);
   useEffect(() => {
     if (query.version) void compare({ version: Number(query.version) });
   }, [query.version]);
 
-  async function compare(what: { files: PolicyFile[] } | { version: number }) {
+  async function compare(what: { files: FileGiven[] } | { version: number }) {
     try {
-      setDifferences((await send<{ differences: Difference[] }>("POST", "/policy/diff", what)).differences);
+      setDifferences(await send<DiffReport>("POST", "/policy/diff", what));
       setFailed(undefined);
     } catch (error) {
       setFailed(error as ApiError);
@@ -62,7 +63,7 @@ export function EditorPage() {
       effect: "It runs beside the one in force: every flow and every denied packet gets its verdict too, and nothing is cut. Lock down when its tally is what you expect.",
       button: "Stage",
       act: async (reason) => {
-        await send("POST", "/policy/stage", { files, reason });
+        await send("POST", "/policy/stage", { files: given(files), reason });
         location.hash = href(["learn"]);
         return "Staged. Its tally is on this page.";
       },
@@ -94,10 +95,10 @@ export function EditorPage() {
                 ))}
               </select>
             </label>
-            <button type="button" class="button small" disabled={!dirty} onClick={() => setEdits({})}>
+            <button type="button" class="button small" disabled={!dirty} onClick={() => (setEdits({}), setRevision(revision + 1))}>
               Discard edits
             </button>
-            <button type="button" class="button small" disabled={!dirty || errors > 0} onClick={() => compare({ files })}>
+            <button type="button" class="button small" disabled={!dirty || errors > 0} onClick={() => compare({ files: given(files) })}>
               Compare with what runs
             </button>
             {may("operator") && (
@@ -111,6 +112,7 @@ export function EditorPage() {
         {file && (
           <Editor
             text={file.text}
+            revision={revision}
             label={`Text of ${file.name}`}
             readOnly={!may("operator")}
             diagnostics={mine}
@@ -129,15 +131,18 @@ export function EditorPage() {
             columns={[
               {
                 title: "Where",
-                cell: (d) => (
-                  <button type="button" class="plain mono" onClick={() => adjust({ file: d.file, line: d.line })}>
-                    {d.file}:{d.line}:{d.column}
-                  </button>
-                ),
+                cell: (d) =>
+                  d.file ? (
+                    <button type="button" class="plain mono" onClick={() => adjust({ file: d.file, line: d.line })}>
+                      {d.file}:{d.line}:{d.column}
+                    </button>
+                  ) : (
+                    "–"
+                  ),
               },
               { title: "Kind", cell: (d) => <span class={d.severity === "error" ? "bad" : "warn"}>{d.severity}</span> },
               { title: "What", cell: (d) => d.message },
-              { title: "What to do", cell: (d) => d.remedy ?? "–" },
+              { title: "What to do", cell: (d) => d.help ?? "–" },
             ]}
           />
         </Panel>
@@ -147,24 +152,30 @@ export function EditorPage() {
   );
 }
 
-function Differences({ differences, version }: { differences: Difference[]; version: string | undefined }) {
+/** What the server is given of a file: it refuses fields that it does not know. */
+const given = (files: PolicyFile[]): FileGiven[] => files.map(({ name, text }) => ({ name, text }));
+
+function Differences({ differences, version }: { differences: DiffReport; version: string | undefined }) {
+  const rows = differences.differences;
   return (
     <Panel
       title={version ? `What version ${version} decides differently` : "What would be decided differently"}
       flush
-      empty={{ when: differences.length === 0, what: "Nothing: both decide every packet alike.", hint: "Names, order and comments may differ." }}
+      empty={{ when: rows.length === 0 && differences.complete, what: "Nothing: both decide every packet alike.", hint: "Names, order and comments may differ." }}
     >
       <Table
         caption="Differences"
-        rows={differences}
+        rows={rows}
         id={(d) => d.witness + d["rule-after"]}
+        total={rows.length + differences.more}
         columns={[
           { title: "Witness packet", cell: (d) => <span class="mono wrap">{d.witness}</span> },
           { title: "Runs now", cell: (d) => `${d.before} by ${d["rule-before"]}` },
           { title: "Then", cell: (d) => <strong class={d.after === "allow" ? "good" : "bad"}>{`${d.after} by ${d["rule-after"]}`}</strong> },
-          { title: "Like it", number: true, cell: (d) => d.count },
+          { title: "From → to", cell: (d) => <span class="wrap">{`${d.from} → ${d.to} ${d.service}`}</span> },
         ]}
       />
+      {!differences.complete && <p class="notice warn">The comparison was cut short: there may be more than these.</p>}
     </Panel>
   );
 }

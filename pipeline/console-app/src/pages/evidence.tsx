@@ -1,49 +1,53 @@
-import type { Evidence } from "../api/types";
+import type { ProposedRule } from "../api/types";
+import { count } from "../model/format";
 
-/** Why a learnt rule is there, what it permits beyond what was seen, and what was not merged into it. */
-export function EvidenceList({ evidence }: { evidence: Evidence }) {
+/** Why a rule is proposed, what it permits beyond what was seen, and what was not merged into it. */
+export function EvidenceList({ rule, periods }: { rule: ProposedRule; periods: number }) {
   return (
     <dl class="stack">
       <div>
         <dt>
-          <h3>Witnesses</h3>
+          <h3>
+            {count(rule.witnesses, "witness", "witnesses")}, the steadiest in {rule.periods} of {periods} periods
+          </h3>
         </dt>
         <dd>
-          <ul class="mono wrap">
-            {evidence.witnesses.map((witness) => (
-              <li key={witness}>{witness}</li>
-            ))}
-          </ul>
-          {evidence.witnesses.length === 0 && <span class="muted">none kept</span>}
+          <Examples of={rule.witness} total={rule.witnesses} />
         </dd>
       </div>
       <div>
         <dt>
-          <h3>Permits, though nobody used it</h3>
+          <h3>Permits {count(rule.unused, "pair")} that nobody used</h3>
         </dt>
         <dd>
-          <ul class="mono wrap">
-            {evidence.unused.map((pair) => (
-              <li key={pair}>{pair}</li>
-            ))}
-          </ul>
-          {evidence.unused.length === 0 && <span class="muted">nothing</span>}
+          <Examples of={rule["unused-some"]} total={rule.unused} />
         </dd>
       </div>
       <div>
         <dt>
           <h3>Nearest merge that was rejected</h3>
         </dt>
-        <dd class="wrap">{evidence["nearest-rejected-merge"] ?? <span class="muted">none</span>}</dd>
+        <dd class="wrap">{rule["nearest-rejected-merge"] ?? <span class="muted">none</span>}</dd>
       </div>
-      {evidence.confidence && (
-        <div>
-          <dt>
-            <h3>Confidence</h3>
-          </dt>
-          <dd>{evidence.confidence}</dd>
-        </div>
-      )}
+      <div>
+        <dt>
+          <h3>Who</h3>
+        </dt>
+        <dd class="wrap">
+          {rule.clients.join(", ")} → {rule.servers.join(", ")}
+        </dd>
+      </div>
     </dl>
+  );
+}
+
+function Examples({ of, total }: { of: string[]; total: number }) {
+  return (
+    <ul class="mono wrap">
+      {of.map((text) => (
+        <li key={text}>{text}</li>
+      ))}
+      {total > of.length && <li class="muted">and {count(total - of.length, "other")}</li>}
+    </ul>
   );
 }

@@ -1,13 +1,16 @@
 import { useState } from "preact/hooks";
 import { ApiError, download, may } from "../api/client";
+import { findDevice } from "../api/find";
 import { usePaged } from "../api/resource";
-import type { Flow } from "../api/types";
+import type { Denied, Edge } from "../api/types";
 import { bytes, exact, moment, si } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { tell } from "../ui/dialog";
-import { Verdict } from "../ui/marks";
+import { RuleLink, State } from "../ui/marks";
 import { Failure, Panel } from "../ui/panel";
 import { Table } from "../ui/table";
+
+type Row = Edge & Partial<Denied>;
 
 const TIMES: [string, number][] = [["15 min", 15], ["1 h", 60], ["24 h", 1_440], ["7 d", 10_080]];
 
@@ -18,20 +21,27 @@ export const DeniedPage = () => <Search denied />;
 function Search({ denied }: { denied: boolean }) {
   const { query } = route.value;
   const [form, setForm] = useState({ device: query.device ?? "", group: query.group ?? "", service: query.service ?? "", rule: query.rule ?? "" });
+  const [missing, setMissing] = useState("");
   // The beginning is kept while the filters stay, so that paging does not slide.
   const [now, setNow] = useState(Date.now());
   const since = query.last ? new Date(now - Number(query.last) * 60_000).toISOString() : undefined;
-  const flows = usePaged<Flow>(denied ? "/denied" : "/flows", {
+  const flows = usePaged<Row>(denied ? "/denied" : "/flows", {
     device: query.device,
     group: query.group,
     service: query.service,
     rule: query.rule,
-    verdict: query.verdict,
-    reason: query.reason,
+    verdict: denied ? undefined : query.verdict,
     since,
     limit: 100,
   });
   const rows = flows.data ?? [];
+  const search = async () => {
+    setMissing("");
+    const { device, ...rest } = form;
+    const id = device ? (await findDevice(device)) : "";
+    if (id === undefined) setMissing(device);
+    else adjust({ ...rest, device: id });
+  };
   const field = (name: keyof typeof form, title: string) => (
     <label class="field half">
       <span>{title}</span>
@@ -50,7 +60,7 @@ function Search({ denied }: { denied: boolean }) {
         onSubmit={(event) => {
           event.preventDefault();
           setNow(Date.now());
-          adjust(form);
+          void search();
         }}
       >
         {field("device", "Device or address")}
@@ -62,9 +72,10 @@ function Search({ denied }: { denied: boolean }) {
             <span>Verdict</span>
             <select value={query.verdict ?? ""} onChange={(e) => adjust({ verdict: e.currentTarget.value })}>
               <option value="">any</option>
-              <option value="forwarded">forwarded</option>
-              <option value="dropped">dropped</option>
-              <option value="would-drop">would drop</option>
+              <option value="allow">permitted</option>
+              <option value="deny">denied by the policy</option>
+              <option value="blocked">blocked</option>
+              <option value="would-block">would be blocked</option>
             </select>
           </label>
         )}
@@ -80,12 +91,13 @@ function Search({ denied }: { denied: boolean }) {
           </select>
         </label>
         <button class="button primary">Search</button>
-        {query.reason && (
-          <button type="button" class="button" onClick={() => adjust({ reason: "" })}>
-            reason: {query.reason} ✕
+        {query.device && (
+          <button type="button" class="button" onClick={() => adjust({ device: "" })}>
+            device {query.device} ✕
           </button>
         )}
       </form>
+      {missing && <p class="notice warn">No device, or more than one, is called {missing}.</p>}
       {may("operator") && <Capture device={query.device ?? ""} />}
       <Panel
         title={flows.total === undefined || flows.total === null ? "Matches" : `${exact(flows.total)} match`}
@@ -101,33 +113,29 @@ function Search({ denied }: { denied: boolean }) {
         <Table
           caption={denied ? "Denied" : "Flows"}
           rows={rows}
-          id={(flow) => `${flow.at} ${flow.client} ${flow.server} ${flow.protocol} ${flow.port} ${flow.rule} ${flow.packets}`}
+          id={(flow) => `${flow.client} ${flow.server} ${flow.service} ${flow.wire} ${flow.reason ?? ""}`}
           more={flows.more}
           total={flows.total}
           loading={flows.loading}
           columns={[
-            { title: "Last", cell: (flow) => <span class="nowrap">{moment(flow.at)}</span> },
             {
               title: "Client → server",
               cell: (flow) => (
                 <>
-                  <a class="mono" href={href(["devices", flow.client])}>
-                    {flow.client}
-                  </a>
+                  <a href={href(["devices", flow.client])}>{flow["client-name"] || flow.client}</a>
                   {" → "}
-                  <a class="mono" href={href(["devices", flow.server])}>
-                    {flow.server}
-                  </a>
+                  <a href={href(["devices", flow.server])}>{flow["server-name"] || flow.server}</a>
                 </>
               ),
             },
             { title: "Service", cell: (flow) => flow.service },
+            { title: "Last", cell: (flow) => <span class="nowrap">{moment(flow["last-seen"])}</span> },
             {
               title: "Decided by",
               cell: (flow) => (
                 <>
-                  <Verdict verdict={flow.verdict} />{" "}
-                  {flow.rule && flow.rule !== "default" ? <a class="wrap" href={href(["policy", "rules", flow.rule])}>{flow.rule}</a> : <span class="muted">{flow.rule || flow["drop-reason"]}</span>}
+                  <State state={flow.state} /> <RuleLink name={flow.rule ?? flow["decided-by"]} />
+                  {flow.reason && <div class="muted small">{flow.reason}</div>}
                 </>
               ),
             },
@@ -135,7 +143,7 @@ function Search({ denied }: { denied: boolean }) {
               ? [
                   {
                     title: "Nearest rule, and what to do",
-                    cell: (flow: Flow) => (
+                    cell: (flow: Row) => (
                       <>
                         {flow.nearest && <span class="wrap">{flow.nearest}</span>}
                         {flow.remedy && <div class="muted small">{flow.remedy}</div>}
@@ -144,10 +152,11 @@ function Search({ denied }: { denied: boolean }) {
                   },
                 ]
               : [
-                  { title: "Wire", secondary: true, cell: (flow: Flow) => flow.wire },
-                  { title: "Bytes", number: true, secondary: true, cell: (flow: Flow) => bytes(flow.bytes) },
+                  { title: "Wire", cell: (flow: Row) => flow.wire },
+                  { title: "Flows", number: true, cell: (flow: Row) => si(flow.flows) },
+                  { title: "Bytes", number: true, cell: (flow: Row) => bytes(flow.bytes) },
                 ]),
-            { title: "Packets", number: true, cell: (flow) => si(flow.packets) },
+            { title: denied ? "Denied packets" : "Packets", number: true, cell: (flow) => si(denied ? flow.denied : flow.packets) },
           ]}
         />
       </Panel>

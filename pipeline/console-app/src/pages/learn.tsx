@@ -1,30 +1,33 @@
-import { useState } from "preact/hooks";
+import { useEffect, useState } from "preact/hooks";
 import { may, send, type ApiError } from "../api/client";
 import { overview, staged } from "../api/live";
 import { useResource } from "../api/resource";
-import type { DriftItem, Learning, Page, Proposal, Staged } from "../api/types";
-import { bytes, count, exact, moment, percent, si } from "../model/format";
+import type { ChangeReport, Drift as DriftReport, Learning, Proposal, ProposedRule, Staged } from "../api/types";
+import { count, exact, moment, percent, si, span } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
-import { Mode } from "../ui/marks";
+import { Mode, RuleLink } from "../ui/marks";
 import { Failure, Figure, Panel } from "../ui/panel";
 import { Table } from "../ui/table";
 import { EvidenceList } from "./evidence";
 
 /** From watching to lockdown, one step after the other, each with what it rests on. */
 export function LearnPage() {
-  const id = route.value.query.proposal ?? "latest";
+  const id = route.value.query.proposal;
   const learning = useResource<Learning>("/learning", {}, 10_000);
-  const proposal = useResource<Proposal>(route.value.query.proposal ? `/learning/proposals/${encodeURIComponent(id)}` : null);
+  const [pending, setPending] = useState(false);
+  const proposal = useResource<Proposal>(id ? `/learning/proposals/${encodeURIComponent(id)}` : null, {}, pending ? 1_000 : undefined);
+  const ready = id && proposal.data?.state === "ready" ? proposal.data : undefined;
+  useEffect(() => setPending(proposal.data?.state === "pending"), [proposal.data]);
   const asked = useResource<Staged>("/staged");
   const tally = staged.value ?? asked.data;
   const wires = overview.value?.gateway?.wires ?? [];
   const enforcing = wires.length > 0 && wires.every((wire) => wire.mode === "enforce");
-  const waiting = proposal.data?.exceptions.filter((e) => !e.approved).length ?? 0;
+  const waiting = ready?.exceptions.filter((e) => !e.approved).length ?? 0;
   const steps = [
-    { title: "Observe", done: (learning.data?.hours ?? 0) > 0, note: learning.data ? `${exact(learning.data.hours)} h` : "" },
-    { title: "Propose", done: Boolean(proposal.data) || Boolean(tally?.staged) || enforcing, note: proposal.data ? count(proposal.data.rules.length, "rule") : "" },
-    { title: "Review", done: (Boolean(proposal.data) && waiting === 0) || Boolean(tally?.staged) || enforcing, note: proposal.data ? `${waiting} open` : "" },
+    { title: "Observe", done: (learning.data?.periods ?? 0) > 0, note: learning.data ? span(observed(learning.data)) : "" },
+    { title: "Propose", done: Boolean(ready) || Boolean(tally?.staged) || enforcing, note: ready ? count(ready.rules.length, "rule") : "" },
+    { title: "Review", done: (Boolean(ready) && waiting === 0) || Boolean(tally?.staged) || enforcing, note: ready ? `${waiting} open` : "" },
     { title: "Stage", done: Boolean(tally?.staged) || enforcing, note: tally?.staged ? `${si(tally.cut)} would be cut` : "" },
     { title: "Lock down", done: enforcing, note: enforcing ? "in force" : "" },
     { title: "Drift", done: false, note: "" },
@@ -47,14 +50,17 @@ export function LearnPage() {
         ))}
       </ol>
       <Observed learning={learning} />
-      <Proposed proposal={proposal} />
-      {proposal.data && <Exceptions proposal={proposal.data} reload={proposal.reload} />}
-      <Rehearsal tally={tally} asked={asked} proposal={proposal.data} />
+      <Proposed proposal={proposal} ready={ready} />
+      {ready && <Exceptions proposal={ready} reload={proposal.reload} />}
+      <Rehearsal tally={tally} asked={asked} proposal={ready} />
       <Lockdown tally={tally} />
       <Drift />
     </div>
   );
 }
+
+/** Seconds of traffic that the store holds. */
+const observed = (learning: Learning): number => learning.periods * learning["period-seconds"];
 
 function jump(event: Event, step: number) {
   event.preventDefault();
@@ -75,13 +81,17 @@ function Observed({ learning }: { learning: From<Learning> }) {
         {data && (
           <>
             <dl class="figures">
-              <Figure name="For" value={`${exact(data.hours)} h`} note={`since ${moment(data["observed-since"])}`} />
+              <Figure name="For" value={span(observed(data))} note={`since ${moment(data["observed-since"])}`} />
               <Figure name="Devices" value={exact(data.devices)} />
               <Figure name="Connections" value={si(data.edges)} note="client, server and service" />
-              <Figure name="Records lost" value={exact(data.losses)} tone={data.losses ? "warn" : ""} note={data.losses ? "what was lost may be denied later" : "all was seen"} />
-              <Figure name="Store" value={bytes(data.store.bytes)} note={data.store.state} />
+              <Figure
+                name="Records lost"
+                value={exact(data.losses.reduce((sum, loss) => sum + loss.count, 0))}
+                tone={data.losses.length ? "warn" : ""}
+                note={data.losses.map((loss) => `${loss.what}: ${exact(loss.count)}`).join("; ") || "all was seen"}
+              />
             </dl>
-            {data.hours < 24 && <p class="notice warn spaced">Less than a day was watched: what happens once a day or once a week is not in it. The prediction below counts with that, but longer is better.</p>}
+            {observed(data) < 86_400 && <p class="notice warn spaced">Less than a day was watched: what happens once a day or once a week is not in it. The prediction below counts with that, but longer is better.</p>}
           </>
         )}
       </Panel>
@@ -89,81 +99,93 @@ function Observed({ learning }: { learning: From<Learning> }) {
   );
 }
 
-function Proposed({ proposal }: { proposal: From<Proposal> }) {
+function Proposed({ proposal, ready }: { proposal: From<Proposal>; ready: Proposal | undefined }) {
   const [busy, setBusy] = useState(false);
   const [failed, setFailed] = useState<ApiError>();
   const [opened, setOpened] = useState<string>();
   const [shown, setShown] = useState(25);
-  const data = proposal.data;
+  const asked = Boolean(route.value.query.proposal);
+  const state = asked ? proposal.data?.state : undefined;
   const propose = async () => {
     setBusy(true);
     setFailed(undefined);
     try {
-      const { id } = await send<{ id: string | number }>("POST", "/learning/proposals", { reason: "asked for in the console" });
-      adjust({ proposal: String(id) });
-      proposal.reload();
+      const { id } = await send<{ id: string }>("POST", "/learning/proposals", {});
+      adjust({ proposal: id });
     } catch (error) {
       setFailed(error as ApiError);
     } finally {
       setBusy(false);
     }
   };
-  const rule = data?.rules.find((r) => r.name === opened);
+  const rule = ready?.rules.find((r) => r.name === opened);
   return (
     <div id="step-1" class="stack">
       <Panel
         title="2. Proposed"
-        {...(route.value.query.proposal ? { from: proposal } : {})}
-        flush={Boolean(data)}
+        {...(asked ? { from: proposal } : {})}
+        flush={Boolean(ready)}
         actions={
           may("operator") && (
-            <button type="button" class={`button small ${data ? "" : "primary"}`} disabled={busy} onClick={propose}>
-              {busy ? "Learning" : data ? "Propose anew" : "Propose rules"}
+            <button type="button" class={`button small ${ready ? "" : "primary"}`} disabled={busy || state === "pending"} onClick={propose}>
+              {busy || state === "pending" ? "Learning" : ready ? "Propose anew" : "Propose rules"}
             </button>
           )
         }
       >
         {failed && <Failure error={failed} />}
-        {!data && <p class="muted">Rules for groups of devices, from what was observed. Each shows whom it rests on; nothing is put in force.</p>}
-        {data?.prediction && (
-          <dl class="figures inset">
-            <Figure name="Rules" value={exact(data.rules.length)} />
-            <Figure name="Expected wrong denials" value={percent(data.prediction.denied)} note={`of flow-hours; between ${percent(data.prediction.low)} and ${percent(data.prediction.high)}`} />
-            <Figure name="Exceptions to decide" value={exact(data.exceptions.filter((e) => !e.approved).length)} note={`of ${exact(data.exceptions.length)}`} />
-          </dl>
+        {!asked && <p class="muted">Rules for groups of devices, from what was observed. Each shows whom it rests on; nothing is put in force.</p>}
+        {state === "pending" && (
+          <p class="muted" role="status">
+            Learning from what was observed. With ten thousand devices this takes some minutes; you may leave the page.
+          </p>
         )}
-        {data && (
-          <Table
-            caption="Proposed rules"
-            rows={data.rules.slice(0, shown)}
-            id={(r) => r.name}
-            selected={opened ?? ""}
-            total={data.rules.length}
-            more={shown < data.rules.length ? () => setShown(shown + 100) : undefined}
-            columns={[
-              {
-                title: "Rule",
-                cell: (r) => (
-                  <button type="button" class="plain wrap" aria-expanded={opened === r.name} onClick={() => setOpened(opened === r.name ? undefined : r.name)}>
-                    {r.name}
-                  </button>
-                ),
-              },
-              { title: "Witnesses", number: true, cell: (r) => r.witnesses.length },
-              { title: "Unused pairs", number: true, cell: (r) => r.unused.length },
-              { title: "Confidence", secondary: true, cell: (r) => r.confidence },
-            ]}
-          />
+        {state === "failed" && <p class="notice bad">No proposal could be made: {proposal.data?.error}</p>}
+        {ready && (
+          <>
+            <dl class="figures inset">
+              <Figure name="Rules" value={exact(ready.rules.length)} note={`from ${count(ready.devices, "device")} and ${count(ready.edges, "connection")}`} />
+              {ready.prediction ? (
+                <Figure name="Expected wrong denials" value={percent(ready.prediction.denied)} note={`of what is used; between ${percent(ready.prediction.low)} and ${percent(ready.prediction.high)}`} />
+              ) : (
+                <Figure name="Expected wrong denials" value="–" note="too little was seen to say" tone="warn" />
+              )}
+              <Figure name="Exceptions to decide" value={exact(ready.exceptions.filter((e) => !e.approved).length)} note={`of ${exact(ready.exceptions.length)}`} />
+              <Figure name="Makes no rule" value={exact(ready["makes-no-rule"])} note="connections of doubtful direction, or seen once" />
+            </dl>
+            <Table
+              caption="Proposed rules"
+              rows={ready.rules.slice(0, shown)}
+              id={(r) => r.name}
+              selected={opened ?? ""}
+              total={ready.rules.length}
+              more={shown < ready.rules.length ? () => setShown(shown + 100) : undefined}
+              columns={[
+                {
+                  title: "Rule",
+                  cell: (r) => (
+                    <button type="button" class="plain wrap" aria-expanded={opened === r.name} onClick={() => setOpened(opened === r.name ? undefined : r.name)}>
+                      {r.name}
+                    </button>
+                  ),
+                },
+                { title: "Opens", cell: (r) => r.services.join(", ") },
+                { title: "Clients", number: true, cell: (r) => exact(r.clients.length) },
+                { title: "Servers", number: true, cell: (r) => exact(r.servers.length) },
+                { title: "Witnesses", number: true, cell: (r) => exact(r.witnesses) },
+                { title: "Unused pairs", number: true, cell: (r) => exact(r.unused) },
+              ]}
+            />
+            <details>
+              <summary>The policy text</summary>
+              <pre class="block">{ready.text}</pre>
+            </details>
+          </>
         )}
       </Panel>
-      {rule && (
+      {rule && ready && (
         <Panel title={`Why ${rule.name}`}>
-          <div class="grid">
-            <pre class="block span-6">{rule.text}</pre>
-            <div class="span-6">
-              <EvidenceList evidence={rule} />
-            </div>
-          </div>
+          <EvidenceList rule={rule} periods={ready.periods} />
         </Panel>
       )}
     </div>
@@ -171,18 +193,20 @@ function Proposed({ proposal }: { proposal: From<Proposal> }) {
 }
 
 function Exceptions({ proposal, reload }: { proposal: Proposal; reload: () => void }) {
-  const approve = (names: string[], what: string) => {
+  const approve = (name: string, what: string) => {
     change.value = {
-      title: names.length === 1 ? `Approve ${names[0]}` : `Approve ${names.length} exceptions`,
-      effect: `${what} becomes a rule of the proposal. It was seen, but only one device does it: approve what you know the purpose of.`,
+      title: `Approve ${name}`,
+      effect: `${what} becomes a rule of the proposal. It was seen, but only this device does it: approve what you know the purpose of.`,
       button: "Approve",
-      act: async (reason) => {
-        await send("POST", `/learning/proposals/${encodeURIComponent(proposal.id)}/approve`, { names, reason });
-        return `${count(names.length, "exception")} approved.`;
+      plain: true,
+      act: async () => {
+        await send("POST", `/learning/proposals/${encodeURIComponent(proposal.id)}/approve`, { names: [name] });
+        return `${name} is approved.`;
       },
       done: reload,
     };
   };
+  const what = (e: ProposedRule) => `${e.clients.join(", ")} → ${e.servers.join(", ")} ${e.services.join(", ")}`;
   return (
     <div id="step-2">
       <Panel title="3. Exceptions to approve, one by one" flush empty={{ when: proposal.exceptions.length === 0, what: "No exception: every connection belongs to a role." }}>
@@ -195,13 +219,15 @@ function Exceptions({ proposal, reload }: { proposal: Proposal; reload: () => vo
               title: "What",
               cell: (e) => (
                 <>
-                  <strong class="wrap">{e.what}</strong>
+                  <strong class="wrap">{what(e)}</strong>
                   <br />
-                  <span class="muted small">{e.why}</span>
+                  <span class="muted small">
+                    {e.name}: only this member of its role does it, in {e.periods} of {proposal.periods} periods
+                  </span>
                 </>
               ),
             },
-            { title: "Witness", secondary: true, cell: (e) => <span class="mono wrap">{e.witness}</span> },
+            { title: "Witness", cell: (e) => <span class="mono wrap">{e.witness[0] ?? "–"}</span> },
             {
               title: "",
               cell: (e) =>
@@ -209,7 +235,7 @@ function Exceptions({ proposal, reload }: { proposal: Proposal; reload: () => vo
                   <span class="badge good">● approved</span>
                 ) : (
                   may("operator") && (
-                    <button type="button" class="button small" onClick={() => approve([e.name], e.what)}>
+                    <button type="button" class="button small" onClick={() => approve(e.name, what(e))}>
                       Approve
                     </button>
                   )
@@ -231,9 +257,9 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
       effect: `${count(proposal.rules.length, "rule")} run beside the policy in force; every flow gets their verdict too, and nothing is cut.${open ? ` ${count(open, "exception")} not approved will count as cut.` : ""}`,
       button: "Stage",
       act: async (reason) => {
-        await send("POST", "/policy/stage", { "proposal-id": proposal.id, reason });
+        const { what } = await send<ChangeReport>("POST", "/policy/stage", { "proposal-id": proposal.id, reason });
         asked.reload();
-        return "Staged. The tally counts from now.";
+        return what;
       },
     };
   };
@@ -257,7 +283,7 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
         {tally?.staged && (
           <>
             <dl class="figures inset">
-              <Figure name="Staged since" value={moment(tally.staged.since).slice(11)} note={`${count(tally.staged.rules, "rule")} of ${tally.staged.source}`} />
+              <Figure name="Staged for" value={span(tally.staged["age-s"])} note={`${count(tally.staged.rules, "rule")} of ${tally.staged.source}`} />
               <Figure name="Flows judged" value={si(tally.flows)} />
               <Figure name="Would be cut" value={exact(tally.cut)} tone={tally.cut ? "warn" : "good"} note={`${percent(tally["denied-ratio"])} of those that pass`} />
               <Figure name="Would be opened" value={exact(tally.opened)} note="denied now, permitted then" />
@@ -269,9 +295,9 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
                 id={(f) => f.flow + f["staged-rule"]}
                 columns={[
                   { title: "Flow", cell: (f) => <span class="mono wrap">{f.flow}</span> },
-                  { title: "Now", secondary: true, cell: (f) => `${f.passes ? "passes" : "denied"} by ${f.rule}` },
+                  { title: "Now", cell: (f) => `${f.passes ? "passes" : "denied"} by ${f.rule}` },
                   { title: "Staged", cell: (f) => <span class={f.passes ? "bad" : "good"}>{`${f.passes ? "✕ cut" : "● opened"} by ${f["staged-rule"]}`}</span> },
-                  { title: "Nearest rule", secondary: true, cell: (f) => f.nearest ?? "–" },
+                  { title: "Nearest rule", cell: (f) => f.nearest ?? "–" },
                   { title: "Times", number: true, cell: (f) => exact(f.count) },
                 ]}
               />
@@ -303,8 +329,7 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
       button: "Lock down",
       danger: true,
       act: async (reason) => {
-        await send("POST", "/lockdown", { reason, force });
-        return "Locked down. Watch Denied for what was missed.";
+        return (await send<ChangeReport>("POST", "/lockdown", { reason, force })).what;
       },
     };
   };
@@ -315,8 +340,7 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
       button: "Observe",
       danger: true,
       act: async (reason) => {
-        await send("POST", "/observe", { reason });
-        return "The wires observe: everything is forwarded.";
+        return (await send<ChangeReport>("POST", "/observe", { reason })).what;
       },
     };
   };
@@ -368,23 +392,48 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
 }
 
 function Drift() {
-  const drift = useResource<Page<DriftItem>>("/drift", {}, 30_000);
-  const rows = drift.data?.items ?? [];
+  const drift = useResource<DriftReport>("/drift", {}, 30_000);
+  const rows = drift.data?.denials ?? [];
+  const unused = drift.data?.["unused-rules"] ?? [];
+  // Before the first lockdown there is nothing to compare with; that is no failure.
+  const early = drift.error?.status === 409;
   return (
     <div id="step-5">
-      <Panel title="6. Drift" from={drift} flush empty={{ when: rows.length === 0, what: "What happens is what the rules were learnt from." }}>
+      <Panel
+        title="6. Drift"
+        from={early ? { data: [] } : drift}
+        flush
+        empty={{
+          when: rows.length === 0 && unused.length === 0,
+          what: early ? "No wire enforces yet." : "What happens is what the rules were learnt from.",
+          hint: early ? "After the lockdown this lists what was denied, and what to make of it." : "",
+        }}
+      >
         <Table
-          caption="Drift"
+          caption="Denied since the lockdown"
           rows={rows}
-          id={(d) => d.kind + d.what}
+          id={(d) => d.client + d.server + d.service}
           columns={[
-            { title: "What", cell: (d) => <strong class="wrap">{d.what}</strong> },
-            { title: "Kind", cell: (d) => <span class="badge">{d.kind}</span> },
-            { title: "Why", secondary: true, cell: (d) => d.why },
-            { title: "What to do", cell: (d) => d.remedy },
-            { title: "Times", number: true, cell: (d) => exact(d.count) },
+            { title: "What", cell: (d) => <strong class="wrap">{`${d.client} → ${d.server} ${d.service}`}</strong> },
+            { title: "Advice", cell: (d) => <span class={`badge ${d.advice === "quarantine" ? "bad" : ""}`}>{d.advice}</span> },
+            { title: "Why", cell: (d) => d.text },
+            { title: "Last", cell: (d) => <span class="nowrap">{moment(d.last)}</span> },
+            { title: "Packets", number: true, cell: (d) => exact(d.packets) },
           ]}
         />
+        {unused.length > 0 && (
+          <div class="inset-text">
+            <h3>Learnt rules that nobody used since</h3>
+            <p class="wrap">
+              {unused.map((name, i) => (
+                <>
+                  {i > 0 && ", "}
+                  <RuleLink name={name} />
+                </>
+              ))}
+            </p>
+          </div>
+        )}
       </Panel>
     </div>
   );

@@ -1,9 +1,10 @@
 import { useState } from "preact/hooks";
+import { findDevice } from "../api/find";
 import { usePaged, useResource, type Resource } from "../api/resource";
 import type { Blast, Edge, GroupDetail } from "../api/types";
 import { ago, bytes, count, exact, si } from "../model/format";
 import { adjust, href } from "../model/route";
-import { Verdict } from "../ui/marks";
+import { RuleLink, State } from "../ui/marks";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
 
@@ -32,7 +33,7 @@ export function CellPanel(props: { from: string; to: string; range: { from?: str
       <Table
         caption={`Connections from ${props.from} to ${props.to}`}
         rows={edges.data ?? []}
-        id={(edge) => `${edge.client} ${edge.server} ${edge.protocol} ${edge.port} ${edge.rule}`}
+        id={(edge) => `${edge.client} ${edge.server} ${edge.service} ${edge.wire}`}
         more={edges.more}
         total={edges.total}
         loading={edges.loading}
@@ -41,14 +42,10 @@ export function CellPanel(props: { from: string; to: string; range: { from?: str
             title: "Client → server",
             cell: (edge) => (
               <>
-                <a class="mono" href={href(["devices", edge.client])}>
-                  {edge.client}
-                </a>
+                <a href={href(["devices", edge.client])}>{edge["client-name"] || edge.client}</a>
                 <br />
                 <span aria-hidden="true">→ </span>
-                <a class="mono" href={href(["devices", edge.server])}>
-                  {edge.server}
-                </a>
+                <a href={href(["devices", edge.server])}>{edge["server-name"] || edge.server}</a>
                 <br />
                 <span class="muted small">
                   {edge.service} · last {ago(edge["last-seen"])}
@@ -60,9 +57,9 @@ export function CellPanel(props: { from: string; to: string; range: { from?: str
             title: "Decided by",
             cell: (edge) => (
               <>
-                <Verdict verdict={edge["staged-verdict"] ?? edge.verdict} />
+                <State state={edge.state} />
                 <br />
-                {edge.rule === "default" ? <span class="muted">default</span> : <a class="wrap" href={href(["policy", "rules", edge.rule])}>{edge.rule}</a>}
+                <RuleLink name={edge.rule ?? edge["decided-by"]} />
               </>
             ),
           },
@@ -95,14 +92,10 @@ export function GroupPanel({ id, close }: { id: string; close: () => void }) {
           {
             title: "Device",
             cell: (device) => (
-              <>
-                <a href={href(["devices", device.id])}>{device.name ?? device.id}</a>
-                <br />
-                <span class="mono muted">{device.addresses[0]}</span>
-              </>
+<a href={href(["devices", device.id])}>{device.name || device.id}</a>
             ),
           },
-          { title: "Seen", cell: (device) => <span class="small">{ago(device["last-seen"])}</span> },
+          { title: "Connections", number: true, cell: (device) => exact(device.connections) },
           { title: "", cell: (device) => <a href={href(["map"], { view: "graph", device: device.id })}>Neighbours</a> },
         ]}
       />
@@ -110,11 +103,12 @@ export function GroupPanel({ id, close }: { id: string; close: () => void }) {
   );
 }
 
-const POLICIES = ["active", "staged", "proposed"];
+const POLICIES = ["active", "staged"];
 
 /** What one compromised device could reach, step by step, without and with the policy. */
 export function BlastPanel({ blast, device, policy }: { blast: Resource<Blast>; device: string | undefined; policy: string }) {
   const [text, setText] = useState(device ?? "");
+  const [missing, setMissing] = useState("");
   const data = blast.data;
   return (
     <Panel title="Blast radius" actions={<Close close={() => adjust({ overlay: "", policy: "" })} />}>
@@ -122,7 +116,7 @@ export function BlastPanel({ blast, device, policy }: { blast: Resource<Blast>; 
         class="stack"
         onSubmit={(event) => {
           event.preventDefault();
-          adjust({ device: text.trim() });
+          void findDevice(text).then((id) => (id ? adjust({ device: id }) : setMissing(text)));
         }}
       >
         <label class="field">
@@ -141,6 +135,7 @@ export function BlastPanel({ blast, device, policy }: { blast: Resource<Blast>; 
           <button class="button primary">Show</button>
         </div>
       </form>
+      {missing && <p class="bad">No device is called {missing}.</p>}
       {device && blast.error && <p class="bad">{blast.error.message}</p>}
       {device && data && (
         <div class="stack blast">
@@ -153,13 +148,16 @@ export function BlastPanel({ blast, device, policy }: { blast: Resource<Blast>; 
               <li key={step.depth}>
                 <span class="nowrap">{step.depth === 0 ? "itself" : `step ${step.depth}`}</span>
                 <span class="grow wrap">
-                  {step.groups.join(", ")}
+                  {Object.entries(step.groups)
+                    .map(([group, n]) => `${group} (${n})`)
+                    .join(", ")}
                   {step.via.length > 0 && <span class="muted"> via {step.via.join(", ")}</span>}
                 </span>
-                <span class="num">{exact(step.devices)}</span>
+                <span class="num">{exact(step.count)}</span>
               </li>
             ))}
           </ol>
+          {data.coarse && <p class="muted small">Counted by groups: an upper bound.</p>}
         </div>
       )}
     </Panel>

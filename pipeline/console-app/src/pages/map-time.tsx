@@ -3,6 +3,8 @@ import type { Times } from "../api/types";
 import { moment } from "../model/format";
 import { adjust, route } from "../model/route";
 
+type Bucket = Times["buckets"][number];
+
 /** From when to when the map counts, over bars of how much there was. Moving an end counts anew when it
  *  is let go. */
 export function TimeSlider() {
@@ -11,21 +13,21 @@ export function TimeSlider() {
   if (buckets.length < 2) return null;
   const { from, to } = route.value.query;
   const last = buckets.length - 1;
-  const start = from ? nearest(buckets, from) : 0;
-  const end = to ? nearest(buckets, to) : last;
+  const start = from ? nearest(buckets, (bucket) => bucket.from, from) : 0;
+  const end = to ? nearest(buckets, (bucket) => bucket.to, to) : last;
   const most = Math.max(1, ...buckets.map((bucket) => bucket.flows));
   const set = (a: number, b: number) => {
     const [low, high] = a <= b ? [a, b] : [b, a];
-    adjust({ from: low > 0 ? buckets[low]!.at : "", to: high < last ? buckets[high]!.at : "" });
+    adjust({ from: low > 0 ? buckets[low]!.from : "", to: high < last ? buckets[high]!.to : "" });
   };
   return (
     <section class="panel" aria-label="Time">
       <div class="body slider">
-        <span class="small num">{moment(buckets[start]!.at).slice(5, 16)}</span>
+        <span class="small num">{moment(buckets[start]!.from).slice(5, 16)}</span>
         <svg class="bars" viewBox={`0 0 ${buckets.length} 26`} preserveAspectRatio="none" aria-hidden="true">
           {buckets.map((bucket, i) => (
             <rect
-              key={bucket.at}
+              key={bucket.from}
               x={i + 0.1}
               width={0.8}
               y={26 - (25 * bucket.flows) / most}
@@ -35,29 +37,29 @@ export function TimeSlider() {
             />
           ))}
         </svg>
-        <span class="small num">{moment(buckets[end]!.at).slice(5, 16)}</span>
+        <span class="small num">{moment(buckets[end]!.to).slice(5, 16)}</span>
         <div class="ends">
           <input
             type="range"
             aria-label="From"
-            aria-valuetext={moment(buckets[start]!.at)}
+            aria-valuetext={moment(buckets[start]!.from)}
             min={0}
             max={last}
             value={start}
             onChange={(e) => set(Number(e.currentTarget.value), end)}
           />
-          <input type="range" aria-label="Until" aria-valuetext={moment(buckets[end]!.at)} min={0} max={last} value={end} onChange={(e) => set(start, Number(e.currentTarget.value))} />
+          <input type="range" aria-label="Until" aria-valuetext={moment(buckets[end]!.to)} min={0} max={last} value={end} onChange={(e) => set(start, Number(e.currentTarget.value))} />
         </div>
       </div>
     </section>
   );
 }
 
-function nearest(buckets: { at: string }[], at: string): number {
+function nearest(buckets: Bucket[], end: (bucket: Bucket) => string, at: string): number {
   const wanted = Date.parse(at);
   let best = 0;
   buckets.forEach((bucket, i) => {
-    if (Date.parse(bucket.at) <= wanted) best = i;
+    if (Date.parse(end(bucket)) <= wanted) best = i;
   });
   return best;
 }

@@ -21,14 +21,14 @@ export function MapPage() {
   const view = (VIEWS.some(([v]) => v === query.view) ? query.view : "matrix") as View;
   const overlay = (OVERLAYS.some((o) => o.overlay === query.overlay) ? query.overlay : "") as Overlay;
   const range = { from: query.from, to: query.to };
-  const matrix = useResource<Matrix>("/map/matrix", { ...range, overlay });
+  const matrix = useResource<Matrix>("/map/matrix", range);
   const indexed = useMemo(() => (matrix.data ? index(matrix.data) : undefined), [matrix.data]);
   const graph = useResource<Graph>(
     view !== "graph" ? null : query.device ? "/map/neighbours" : "/map/graph",
     query.device ? { device: query.device, depth: 1 } : { focus: query.focus, limit: 2000 },
   );
   const blast = useResource<Blast>(overlay === "blast" && query.device ? "/map/blast" : null, { device: query.device, policy: query.policy ?? "active" });
-  const reached = useMemo(() => new Set(blast.data?.steps.flatMap((step) => step.groups) ?? []), [blast.data]);
+  const reached = useMemo(() => new Set<string>(blast.data?.steps.flatMap((step) => Object.keys(step.groups)) ?? []), [blast.data]);
   const [picked, setPicked] = useState<string>();
   const chosen = query.a && query.b ? { from: query.a, to: query.b } : undefined;
   const side = chosen || query.g || overlay === "blast";
@@ -96,6 +96,9 @@ export function MapPage() {
               hint: "Groups appear as soon as the learning process has stored what the gateway saw; or choose a longer time above.",
             }}
           >
+            {matrix.data?.trouble && <p class="notice warn">{matrix.data.trouble}</p>}
+            {overlay === "staged" && matrix.data && !matrix.data.staged && <p class="notice">No policy is staged: “would be blocked” is what the policy in force would cut if every wire enforced it.</p>}
+            {matrix.data && matrix.data["left-out"] > 0 && <p class="notice warn">{count(matrix.data["left-out"], "connection")} had no room and are not shown.</p>}
             <Legend matrix={matrix.data} />
             {indexed && view === "matrix" && (
               <MatrixView matrix={indexed} overlay={overlay} reached={reached} {...(chosen ? { chosen } : {})} open={open} openGroup={openGroup} />
@@ -156,8 +159,8 @@ function Pairs(props: { matrix: Matrix; overlay: Overlay; reached: ReadonlySet<s
         { title: "State", cell: (cell) => <State state={cell.state} /> },
         { title: "Connections", number: true, cell: (cell) => cell.connections },
         { title: "Denied", number: true, cell: (cell) => cell.denied },
-        { title: "New", number: true, secondary: true, cell: (cell) => cell.new },
-        { title: "Services", secondary: true, cell: (cell) => cell.services.join(", ") },
+        { title: "New", number: true, cell: (cell) => cell.new },
+        { title: "Services", cell: (cell) => cell.services.join(", ") },
       ]}
     />
   );

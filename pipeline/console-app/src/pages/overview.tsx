@@ -1,8 +1,8 @@
 import { useMemo } from "preact/hooks";
 import { overview, recent, silence } from "../api/live";
 import { useResource } from "../api/resource";
-import type { HistoryPoint, Overview } from "../api/types";
-import { ago, exact, latency, moment, percent, short, si, span } from "../model/format";
+import type { Overview } from "../api/types";
+import { ago, exact, latency, moment, percent, short, si, span, who } from "../model/format";
 import { Chart } from "../ui/chart";
 import { Mode } from "../ui/marks";
 import { Bar, Figure, Panel } from "../ui/panel";
@@ -18,10 +18,15 @@ export function OverviewPage() {
         <h1>Overview</h1>
         {now?.gateway && (
           <p class="small">
-            Bulkhead {now.gateway.version}, up {span(now.gateway["uptime-seconds"])}, clock {now.gateway.clock}
+            Bulkhead {now.gateway.version}, up {span(now.gateway["uptime-seconds"])}, clock {now.gateway["clock-synchronised"] ? "synchronised" : "not synchronised"}
           </p>
         )}
       </div>
+      {now?.gateway?.standing.map((text) => (
+        <div key={text} class="notice warn">
+          {text}
+        </div>
+      ))}
       {now ? <Figures now={now} /> : <Panel title="Now" from={from} />}
       <div class="grid">
         <div class="stack span-5">
@@ -42,19 +47,18 @@ export function OverviewPage() {
 type Part = { from: Parameters<typeof Panel>[0]["from"]; now: Overview | undefined };
 
 function Figures({ now }: { now: Overview }) {
-  const dropping = now.drops.reduce((sum, drop) => sum + drop.rate, 0);
   return (
     <dl class="figures">
       <Figure name="Throughput" value={si(now.rates.bits, "bit/s")} note={si(now.rates.packets, "packets/s")} />
       <Figure name="Forwarded" value={si(now.verdicts.forwarded)} note="packets since start" />
-      <Figure name="Dropped" value={si(now.verdicts.dropped)} note={`${si(dropping)} per second now`} />
+      <Figure name="Dropped" value={si(now.verdicts.dropped)} note={`${si(now.rates.dropped)} per second now`} />
       <Figure
         name="Would drop"
         value={si(now.verdicts["would-drop"])}
         note={now.verdicts["would-drop"] ? "on wires that observe" : "nothing on wires that observe"}
         tone={now.verdicts["would-drop"] ? "warn" : ""}
       />
-      <Figure name="Latency p99" value={now.latency ? latency(now.latency.p99) : "–"} note={now.latency ? `p50 ${latency(now.latency.p50)}, p99.9 ${latency(now.latency.p999)}` : "not measured yet"} />
+      <Figure name="Latency p99" value={now.latency.p99 ? latency(now.latency.p99) : "–"} note={now.latency.p99 ? `p50 ${latency(now.latency.p50)}, p99.9 ${latency(now.latency.p999)}` : "no packet yet"} />
       <Figure name="Flows" value={si(now.flows.used)} note={`${percent(now.flows.capacity ? now.flows.used / now.flows.capacity : 0)} of ${si(now.flows.capacity)}`} />
       <Figure name="Policy" value={now.gateway?.policy ? exact(now.gateway.policy.rules) : "none"} note={now.gateway?.policy ? `rules, ${short(now.gateway.policy.hash)}, loaded ${ago(now.gateway.policy["loaded-at"])}` : "everything is denied where it is enforced"} />
     </dl>
@@ -73,7 +77,7 @@ function Decisions({ from, now }: Part) {
         {now?.decisions.map((decision) => (
           <li key={decision.kind + decision.what}>
             <span class="grow wrap">
-              {decision.link ? <a href={decision.link}>{decision.what}</a> : decision.what}
+              {decision.link ? <a href={page(decision.link)}>{decision.what}</a> : decision.what}
             </span>
             <span class="badge">{decision.kind}</span>
           </li>
@@ -84,7 +88,7 @@ function Decisions({ from, now }: Part) {
 }
 
 function Traffic() {
-  const history = useResource<{ items: HistoryPoint[] }>("/overview/history", { minutes: 60 });
+  const history = useResource<{ items: Overview[] }>("/overview/history", { minutes: 60 });
   const live = recent.value;
   const points = useMemo(() => {
     const old = history.data?.items ?? [];
@@ -99,12 +103,12 @@ function Traffic() {
       from={points.length ? { data: points } : history}
       empty={{ when: points.length < 2, what: "Two seconds of numbers make the first line.", hint: "The console keeps the last hour from its own start." }}
     >
-      <Chart label="Bits per second" times={times} format={(v) => si(v, "b/s")} series={[{ name: "throughput, bit/s", values: points.map((p) => p.bits), colour: "accent" }]} height={140} />
+      <Chart label="Bits per second" times={times} format={(v) => si(v, "b/s")} series={[{ name: "throughput, bit/s", values: points.map((p) => p.rates.bits), colour: "accent" }]} height={140} />
       <Chart
-        label="Packets dropped per second"
+        label="Packets dropped, or that would be, per second"
         times={times}
         format={(v) => si(v, "/s")}
-        series={[{ name: "dropped, packets/s", values: points.map((p) => p.dropped), colour: "bad", dash: [5, 3] }]}
+        series={[{ name: "dropped or would be, packets/s", values: points.map((p) => p.rates.dropped + p.rates["would-drop"]), colour: "bad", dash: [5, 3] }]}
         height={110}
       />
     </Panel>
@@ -120,7 +124,7 @@ function Drops({ from, now }: Part) {
         {drops.map((drop) => (
           <div class="drop-row" role="row" key={drop.reason}>
             <span role="cell">
-              <a href={`#/denied?reason=${encodeURIComponent(drop.reason)}`}>{drop.reason}</a>
+              {drop.reason}
             </span>
             <span role="cell">
               <Bar share={drop.count / most} />
@@ -175,7 +179,6 @@ function Wires({ from, now }: Part) {
                   {port.name} <span aria-hidden="true">{port.link === "up" ? "●" : "✕"}</span> {port.link}
                 </span>
               ))}
-              {wire.fail && <span>fail {wire.fail}</span>}
             </div>
           </li>
         ))}
@@ -185,18 +188,18 @@ function Wires({ from, now }: Part) {
 }
 
 function Changes({ from, now }: Part) {
-  const entries = [...(now?.["changes-since"] ?? [])].reverse();
+  const entries = now?.["changes-since"] ?? [];
   return (
     <Panel title="Changed since yesterday" from={from} flush empty={{ when: entries.length === 0, what: "Nothing was changed in the last 24 hours." }} actions={<a href="#/access?tab=audit">Audit log</a>}>
       <ul class="list">
         {entries.map((entry) => (
-          <li key={entry.at + entry.what}>
+          <li key={entry.sequence}>
             <span class="grow wrap">
-              {entry.what} <span class="muted">by {entry.who}</span>
+              {entry.detail} <span class="muted">by {who(entry.who)}</span>
               {entry.reason && <span class="muted">: {entry.reason}</span>}
             </span>
-            <time class="muted small nowrap" dateTime={entry.at}>
-              {moment(entry.at)}
+            <time class="muted small nowrap" dateTime={entry.time}>
+              {moment(entry.time)}
             </time>
           </li>
         ))}
@@ -205,3 +208,6 @@ function Changes({ from, now }: Part) {
   );
 }
 
+
+/** What the server calls a page, as an address of this application. */
+const page = (link: string): string => `#${({ "/overview": "/", "/grants": "/policy/grants" } as Record<string, string>)[link] ?? link}`;

@@ -2,13 +2,12 @@ import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { may, send } from "../api/client";
 import { usePaged, useResource } from "../api/resource";
-import type { Grant, Page, Policy, Rule, RuleDetail, Version } from "../api/types";
-import { ago, count, moment, short, si } from "../model/format";
+import type { ChangeReport, Exceptions, HistoryReport, Policy, Rule, RuleDetail, Version } from "../api/types";
+import { ago, count, moment, short, si, who } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
-import { EvidenceList } from "./evidence";
 
 const TABS: [string, string][] = [["rules", "Rules"], ["warnings", "Warnings"], ["editor", "Editor"], ["grants", "Exceptions"], ["history", "History"]];
 
@@ -45,9 +44,9 @@ export function PolicyPage() {
             rows={data?.warnings ?? []}
             id={(w) => `${w.file}:${w.line}:${w.message}`}
             columns={[
-              { title: "Where", cell: (w) => <a class="mono" href={href(["policy", "editor"], { file: w.file, line: w.line })}>{`${w.file}:${w.line}`}</a> },
+              { title: "Where", cell: (w) => (w.file ? <a class="mono" href={href(["policy", "editor"], { file: w.file, line: w.line })}>{`${w.file}:${w.line}`}</a> : "–") },
               { title: "What", cell: (w) => w.message },
-              { title: "What to do", cell: (w) => w.remedy ?? "–" },
+              { title: "What to do", cell: (w) => w.help ?? "–" },
             ]}
           />
         </Panel>
@@ -111,10 +110,10 @@ function Rules() {
             },
             { title: "Action", cell: (rule) => <Action action={rule.action} /> },
             { title: "From → to", cell: (rule) => `${rule.from} → ${rule.to}` },
-            { title: "Service", secondary: true, cell: (rule) => rule.service },
+            { title: "Service", cell: (rule) => rule.service },
             { title: "Hits", number: true, cell: (rule) => si(rule.hits) },
             { title: "Last hit", cell: (rule) => <span class="nowrap">{ago(rule["last-hit"])}</span> },
-            { title: "Expires", secondary: true, cell: (rule) => (rule.expires ? <span class="warn nowrap">{moment(rule.expires)}</span> : <span class="muted">–</span>) },
+            { title: "Expires", cell: (rule) => (rule.expires ? <span class="warn nowrap">{moment(rule.expires)}</span> : <span class="muted">–</span>) },
           ]}
         />
       </Panel>
@@ -152,8 +151,6 @@ function RuleView({ name }: { name: string }) {
             </dd>
             <dt>Reason</dt>
             <dd>{data.reason ?? "none given"}</dd>
-            <dt>Owner</dt>
-            <dd>{data.owner ?? "none given"}</dd>
             <dt>Expires</dt>
             <dd>{data.expires ? moment(data.expires) : "never"}</dd>
             <dt>Text</dt>
@@ -175,8 +172,34 @@ function RuleView({ name }: { name: string }) {
         ))}
         {data && <pre class="block">{data.text}</pre>}
       </Panel>
-      <Panel title="Evidence" class="span-6" from={rule} empty={{ when: Boolean(data && !data.evidence), what: "A person wrote this rule.", hint: "Only learnt rules carry evidence; its reason stands in the text." }}>
-        {data?.evidence && <EvidenceList evidence={data.evidence} />}
+      <Panel
+        title="Evidence: what it decides"
+        class="span-6"
+        from={rule}
+        flush
+        empty={{ when: data?.evidence.length === 0, what: "Nothing that was seen is decided by it.", hint: "It permits what nobody used; a narrower rule, or none, would cut nothing that was observed." }}
+      >
+        <Table
+          caption="Connections that the rule decides"
+          rows={data?.evidence ?? []}
+          id={(edge) => `${edge.client} ${edge.server} ${edge.service} ${edge.wire}`}
+          total={data?.["evidence-total"]}
+          columns={[
+            {
+              title: "Client → server",
+              cell: (edge) => (
+                <>
+                  <a href={href(["devices", edge.client])}>{edge["client-name"] || edge.client}</a>
+                  {" → "}
+                  <a href={href(["devices", edge.server])}>{edge["server-name"] || edge.server}</a>
+                </>
+              ),
+            },
+            { title: "Service", cell: (edge) => edge.service },
+            { title: "Last", cell: (edge) => <span class="nowrap">{ago(edge["last-seen"])}</span> },
+            { title: "Flows", number: true, cell: (edge) => si(edge.flows) },
+          ]}
+        />
       </Panel>
     </div>
   );
@@ -197,12 +220,12 @@ function EditorTab() {
 }
 
 function Grants() {
-  const grants = useResource<Page<Grant>>("/grants", {}, 15_000);
+  const grants = useResource<Exceptions>("/grants", {}, 15_000);
   const [from, setFrom] = useState("");
   const [to, setTo] = useState("");
   const [service, setService] = useState("");
-  const [time, setTime] = useState("4h");
-  const rows = grants.data?.items ?? [];
+  const [hours, setHours] = useState(4);
+  const rows = grants.data?.grants ?? [];
   return (
     <>
       {may("operator") && (
@@ -213,11 +236,11 @@ function Grants() {
               event.preventDefault();
               change.value = {
                 title: "Grant an exception",
-                effect: `${from} may open ${service} to ${to} for ${time}. It ends by itself, even if the console is gone.`,
+                effect: `${from} may open ${service} to ${to} for ${hours} hours. It ends by itself, even if the console is gone.`,
                 button: "Grant",
                 act: async (reason) => {
-                  await send("POST", "/grants", { permit: { from, to, service }, for: time, reason });
-                  return `Granted for ${time}.`;
+                  await send("POST", "/grants", { permit: { from, to, service }, "for-seconds": hours * 3600, reason });
+                  return `Granted for ${hours} hours.`;
                 },
                 done: grants.reload,
               };
@@ -237,9 +260,11 @@ function Grants() {
             </label>
             <label class="field half">
               <span>For</span>
-              <select value={time} onChange={(e) => setTime(e.currentTarget.value)}>
-                {["1h", "4h", "8h", "1d", "7d"].map((t) => (
-                  <option key={t}>{t}</option>
+              <select value={hours} onChange={(e) => setHours(Number(e.currentTarget.value))}>
+                {[1, 2, 4, 8, 24, 72, 168].map((h) => (
+                  <option key={h} value={h}>
+                    {h} h
+                  </option>
                 ))}
               </select>
             </label>
@@ -251,13 +276,13 @@ function Grants() {
         <Table
           caption="Exceptions"
           rows={rows}
-          id={(grant) => grant.id}
+          id={(grant) => grant.name}
           columns={[
             { title: "From → to", cell: (grant) => `${grant.from} → ${grant.to}` },
             { title: "Service", cell: (grant) => grant.service },
-            { title: "Ends", cell: (grant) => <span class="nowrap">{moment(grant.expires)}</span> },
-            { title: "By", secondary: true, cell: (grant) => grant.who },
-            { title: "Reason", secondary: true, cell: (grant) => grant.reason },
+            { title: "Ends", cell: (grant) => <span class="nowrap">{moment(grant["expires-unix-ms"])}</span> },
+            { title: "By", cell: (grant) => who(grant.who) },
+            { title: "Reason", cell: (grant) => grant.reason },
             {
               title: "",
               cell: (grant) =>
@@ -272,7 +297,7 @@ function Grants() {
                         button: "Revoke",
                         danger: true,
                         act: async (reason) => {
-                          await send("DELETE", `/grants/${encodeURIComponent(grant.id)}`, { reason });
+                          await send("DELETE", `/grants/${encodeURIComponent(grant.name)}`, { reason });
                           return "Revoked.";
                         },
                         done: grants.reload,
@@ -291,9 +316,9 @@ function Grants() {
 }
 
 function History() {
-  const versions = useResource<Page<Version>>("/policy/history");
-  const rows = versions.data?.items ?? [];
-  const newest = Math.max(0, ...rows.map((version) => version.number));
+  const versions = useResource<HistoryReport>("/policy/history");
+  const rows = [...(versions.data?.versions ?? [])].reverse();
+  const now = versions.data?.["in-force"];
   return (
     <Panel title="Versions that were in force" from={versions} flush empty={{ when: rows.length === 0, what: "No version is kept yet.", hint: "Each reload and each lockdown adds one." }}>
       <Table
@@ -302,14 +327,14 @@ function History() {
         id={(version) => String(version.number)}
         columns={[
           { title: "Version", number: true, cell: (version) => version.number },
-          { title: "Since", cell: (version) => <span class="nowrap">{moment(version.at)}</span> },
-          { title: "By", cell: (version) => `${version.who}, ${version.by}` },
+          { title: "Since", cell: (version) => <span class="nowrap">{moment(version["at-unix-ms"])}</span> },
+          { title: "By", cell: (version) => `${who(version.who)}, ${version.by}` },
           { title: "Rules", number: true, cell: (version) => version.rules },
-          { title: "Hash", secondary: true, cell: (version) => <span class="mono">{short(version.hash)}</span> },
+          { title: "Hash", cell: (version) => <span class="mono">{short(version.hash)}</span> },
           {
             title: "",
             cell: (version) =>
-              version.number === newest ? (
+              version.number === now ? (
                 <span class="badge accent">in force</span>
               ) : (
                 <div class="row">
@@ -333,12 +358,11 @@ function History() {
 function rollBack(version: Version, done: () => void) {
   change.value = {
     title: `Roll back to version ${version.number}`,
-    effect: `The policy of ${moment(version.at)} (${count(version.rules, "rule")}) and the modes of the wires at that time are in force again, at once. No packet is lost by it; what that policy forbids ends at its next packet.`,
+    effect: `The policy of ${moment(version["at-unix-ms"])} (${count(version.rules, "rule")}) and the modes of the wires at that time are in force again, at once. No packet is lost by it; what that policy forbids ends at its next packet.`,
     button: "Roll back",
     danger: true,
     act: async (reason) => {
-      await send("POST", "/policy/rollback", { to: version.number, reason });
-      return `Version ${version.number} is in force.`;
+      return (await send<ChangeReport>("POST", "/policy/rollback", { to: version.number, reason })).what;
     },
     done,
   };

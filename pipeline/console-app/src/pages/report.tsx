@@ -108,7 +108,7 @@ function Facts({ of }: { of: { [key: string]: Json } }) {
 function Rows({ of }: { of: { [key: string]: Json }[] }) {
   const keys = [...new Set(of.flatMap(Object.keys))];
   return (
-    <div class="table-box" tabIndex={0} role="region" aria-label="Table of the report">
+    <div class="table-box" tabIndex={0} role="group" aria-label="Table of the report, scrolls sideways">
       <table>
         <thead>
           <tr>

@@ -33,7 +33,7 @@ export function App() {
       </main>
     );
   }
-  if (session.value === null || session.value["setup-needed"] || route.value.parts[0] === "setup") return <Gate />;
+  if (session.value === null || route.value.parts[0] === "setup") return <Gate />;
   return <Frame />;
 }
 

@@ -1,11 +1,11 @@
 import { useState } from "preact/hooks";
-import { ApiError, refreshSession, send, session } from "../api/client";
+import { ApiError, refreshSession, send, session, setupNeeded } from "../api/client";
 import { route } from "../model/route";
 import { Failure } from "../ui/panel";
 import { Mark } from "./frame";
 
 /** Passwords shorter than this are refused; the server has the last word. */
-export const PASSWORD_CHARACTERS = 12;
+export const PASSWORD_CHARACTERS = 10;
 
 /** The log-in, or with a one-time link the first administrator. */
 export function Gate() {
@@ -40,7 +40,7 @@ function LogIn() {
         {form.busy ? "Checking" : "Log in"}
       </button>
       <p class="small muted">
-        No user yet, or locked out? On the gateway, as root: <code>bulkhead console --setup-link</code> prints a new one-time link.
+        {setupNeeded.value ? "There is no user yet." : "No user yet, or locked out?"} On the gateway, as root: <code>bulkhead console --setup-link</code> prints a new one-time link.
       </p>
     </form>
   );
@@ -64,7 +64,7 @@ function Setup({ token }: { token: string }) {
       <p class="muted">This link works once. The user that you make here may do everything, and makes the others.</p>
       <label class="field">
         <span>User</span>
-        <input required autocomplete="username" autocapitalize="none" pattern="[a-z][a-z0-9-]*" value={user} onInput={(e) => setUser(e.currentTarget.value)} />
+        <input required autocomplete="username" autocapitalize="none" pattern="[A-Za-z0-9._@\-]+" value={user} onInput={(e) => setUser(e.currentTarget.value)} />
       </label>
       <label class="field">
         <span>Password, at least {PASSWORD_CHARACTERS} characters</span>

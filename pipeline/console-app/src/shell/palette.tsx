@@ -74,7 +74,7 @@ export function Palette() {
   const entries: Entry[] = [
     ...FIXED().filter((entry) => entry.name.toLowerCase().includes(wanted)),
     ...devices.map((device) => ({
-      name: `${device.name ?? device.id}  ${device.addresses[0] ?? ""}`,
+      name: `${device.name || device.id}  ${device.addresses[0] ?? ""}`,
       kind: device.role,
       run: visit(href(["devices", device.id])),
     })),

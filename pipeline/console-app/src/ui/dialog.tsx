@@ -43,6 +43,8 @@ export interface Change {
   effect: ComponentChildren;
   button: string;
   danger?: boolean;
+  /** Takes no reason: it concerns access to the console, and its entry says all. */
+  plain?: boolean;
   /** Does it, and says what was done. */
   act: (reason: string) => Promise<string>;
   done?: () => void;
@@ -83,16 +85,18 @@ export function ChangeDialog() {
       <form onSubmit={submit}>
         <h2>{wanted.title}</h2>
         <div>{wanted.effect}</div>
-        <label class="field">
-          <span>Reason, for the audit log (a ticket, an order, what you saw)</span>
-          <textarea required minLength={3} maxLength={500} value={reason} autofocus onInput={(e) => setReason(e.currentTarget.value)} />
-        </label>
+        {!wanted.plain && (
+          <label class="field">
+            <span>Reason, for the audit log (a ticket, an order, what you saw)</span>
+            <textarea required minLength={3} maxLength={1000} value={reason} autofocus onInput={(e) => setReason(e.currentTarget.value)} />
+          </label>
+        )}
         {error && <Failure error={error} />}
         <div class="dialog-actions">
           <button type="button" class="button" onClick={close}>
             Cancel
           </button>
-          <button type="submit" class={`button ${wanted.danger ? "danger" : "primary"}`} disabled={busy || reason.trim().length < 3}>
+          <button type="submit" class={`button ${wanted.danger ? "danger" : "primary"}`} disabled={busy || (!wanted.plain && reason.trim().length < 3)}>
             {busy ? "Working" : wanted.button}
           </button>
         </div>

@@ -6,7 +6,7 @@ import { EditorState, RangeSet, StateEffect, StateField, type Range } from "@cod
 import { Decoration, EditorView, GutterMarker, gutter, highlightActiveLine, keymap, lineNumbers } from "@codemirror/view";
 import { tags } from "@lezer/highlight";
 import { useEffect, useRef } from "preact/hooks";
-import type { Diagnostic } from "../api/types";
+import type { Finding } from "../api/types";
 
 // The editor lives in a shadow root: there CodeMirror uses constructed style sheets, which a content
 // security policy without inline styles permits. Colours come in through the custom properties.
@@ -52,12 +52,12 @@ class Mark extends GutterMarker {
   }
 }
 
-const setDiagnostics = StateEffect.define<Diagnostic[]>();
+const setFindings = StateEffect.define<Finding[]>();
 const marks = StateField.define<{ gutter: RangeSet<GutterMarker>; text: RangeSet<Decoration> }>({
   create: () => ({ gutter: RangeSet.empty, text: Decoration.none }),
   update(value, transaction) {
     for (const effect of transaction.effects) {
-      if (effect.is(setDiagnostics)) return place(effect.value, transaction.state);
+      if (effect.is(setFindings)) return place(effect.value, transaction.state);
     }
     return transaction.docChanged
       ? { gutter: value.gutter.map(transaction.changes), text: value.text.map(transaction.changes) }
@@ -66,14 +66,14 @@ const marks = StateField.define<{ gutter: RangeSet<GutterMarker>; text: RangeSet
   provide: (field) => EditorView.decorations.from(field, (value) => value.text),
 });
 
-function place(diagnostics: Diagnostic[], state: EditorState) {
+function place(diagnostics: Finding[], state: EditorState) {
   const gutters: Range<GutterMarker>[] = [];
   const spans: Range<Decoration>[] = [];
   for (const d of diagnostics) {
-    if (d.line < 1 || d.line > state.doc.lines) continue;
+    if (!d.line || d.line > state.doc.lines) continue;
     const line = state.doc.line(d.line);
     gutters.push(new Mark(d.severity, d.message).range(line.from));
-    const from = Math.min(line.to, line.from + Math.max(0, d.column - 1));
+    const from = Math.min(line.to, line.from + Math.max(0, (d.column ?? 1) - 1));
     const word = /^[^\s,\]}#]+/.exec(line.text.slice(from - line.from));
     const to = from + (word?.[0].length ?? 0);
     if (to > from) spans.push(Decoration.mark({ class: `cm-${d.severity === "error" ? "error" : "warning"}` }).range(from, to));
@@ -84,9 +84,11 @@ function place(diagnostics: Diagnostic[], state: EditorState) {
 /** A text with line numbers, the parser's findings beside their lines, and `go` to bring a line into view. */
 export function Editor(props: {
   text: string;
+  /** The text is taken from outside only when this changes: what is typed is always newer. */
+  revision: number;
   readOnly: boolean;
   label: string;
-  diagnostics: Diagnostic[];
+  diagnostics: Finding[];
   line?: number | undefined;
   changed: (text: string) => void;
 }) {
@@ -130,8 +132,8 @@ export function Editor(props: {
   useEffect(() => {
     const v = view.current;
     if (v && v.state.doc.toString() !== props.text) v.dispatch({ changes: { from: 0, to: v.state.doc.length, insert: props.text } });
-  }, [props.text, props.label]);
-  useEffect(() => view.current?.dispatch({ effects: setDiagnostics.of(props.diagnostics) }), [props.diagnostics, props.label]);
+  }, [props.revision, props.label]);
+  useEffect(() => view.current?.dispatch({ effects: setFindings.of(props.diagnostics) }), [props.diagnostics, props.label]);
   useEffect(() => {
     const v = view.current;
     if (!v || !props.line || props.line > v.state.doc.lines) return;

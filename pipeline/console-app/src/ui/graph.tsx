@@ -5,8 +5,10 @@ import { layout, type Placed } from "../model/layout";
 import { token, useCanvas } from "./canvas";
 import { STATES } from "./marks";
 
+const DASHES: Record<string, number[]> = { "would-block": [6, 3], blocked: [2, 3], unused: [1, 4] };
+
 /** Devices as points within their groups. Drag moves, the wheel or + and − zoom; nothing moves by itself.
- *  The neighbours of what is chosen stay, the rest fades. */
+ *  Without a choice lines join groups, not devices; the neighbours of what is chosen stay, the rest fades. */
 export function GraphView(props: { graph: Graph; chosen?: string | undefined; choose: (id: string | undefined) => void; open: (id: string) => void }) {
   const { graph, chosen } = props;
   const placed = useMemo(() => layout(graph.nodes, graph.edges), [graph]);
@@ -22,7 +24,6 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
   }, [graph, chosen]);
   const [hover, setHover] = useState<Placed>();
   const view = useRef({ x: 0, y: 0, zoom: 0 });
-  const dashes: Record<string, number[]> = { "would-block": [6, 3], blocked: [2, 3], unused: [1, 4] };
 
   const draw = useCallback(
     (context: CanvasRenderingContext2D, width: number, height: number) => {
@@ -42,20 +43,29 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
       context.fill();
       for (const { state, token: name } of STATES) {
         context.strokeStyle = token(name);
-        context.setLineDash((dashes[state] ?? []).map((d) => d / zoom));
-        for (const bright of near ? [false, true] : [true]) {
-          context.globalAlpha = near ? (bright ? 0.95 : 0.05) : 0.3;
-          context.lineWidth = (near && bright ? 1.6 : 0.8) / zoom;
+        context.setLineDash((DASHES[state] ?? []).map((d) => d / zoom));
+        if (near) {
+          context.globalAlpha = 0.95;
+          context.lineWidth = 1.6 / zoom;
           context.beginPath();
           for (const edge of graph.edges) {
-            if (edge.state !== state) continue;
-            if (near && (edge.from === chosen || edge.to === chosen) !== bright) continue;
+            if (edge.state !== state || (edge.from !== chosen && edge.to !== chosen)) continue;
             const a = byId.get(edge.from);
             const b = byId.get(edge.to);
             if (!a || !b) continue;
             context.moveTo(a.x, a.y);
             context.lineTo(b.x, b.y);
           }
+          context.stroke();
+          continue;
+        }
+        context.globalAlpha = state === "used" || state === "unused" ? 0.28 : 0.75;
+        for (const link of placed.links) {
+          if (link.state !== state) continue;
+          context.lineWidth = (0.7 + 2.2 * link.share) / zoom;
+          context.beginPath();
+          context.moveTo(link.from.x, link.from.y);
+          context.lineTo(link.to.x, link.to.y);
           context.stroke();
         }
       }
@@ -84,23 +94,29 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
     context.font = `12px ${token("font")}`;
     context.textAlign = "center";
     context.textBaseline = "middle";
-    const write = (text: string, wx: number, wy: number, strong: boolean) => {
-      const px = width / 2 + (wx - x) * zoom;
-      const py = height / 2 + (wy - y) * zoom;
+    const taken: { left: number; right: number; y: number }[] = [];
+    // What is written first keeps its place: nothing is written over it.
+    const write = (text: string, at: { x: number; y: number; r: number }, strong: boolean) => {
+      const px = width / 2 + (at.x - x) * zoom;
+      const py = height / 2 + (at.y - at.r - y) * zoom - 8;
+      const half = context.measureText(text).width / 2 + 3;
+      if (px + half < 0 || px - half > width || py < 0 || py > height) return;
+      if (taken.some((other) => Math.abs(other.y - py) < 14 && px - half < other.right && px + half > other.left)) return;
+      taken.push({ left: px - half, right: px + half, y: py });
       context.strokeStyle = token("surface");
       context.lineWidth = 3;
       context.strokeText(text, px, py);
       context.fillStyle = token(strong ? "text" : "muted");
       context.fillText(text, px, py);
     };
-    if (!near) for (const hull of placed.hulls) if (hull.r * zoom > 22) write(hull.group, hull.x, hull.y - hull.r - 8 / zoom, false);
-    if (near || zoom > 2.2) {
-      for (const node of placed.nodes) if (near ? near.has(node.id) && near.size <= 60 : inView(node)) write(node.label, node.x, node.y - node.r - 8 / zoom, node.id === chosen);
+    if (hover) write(hover.devices > 1 ? `${hover.label} and ${hover.devices - 1} like it` : hover.label, hover, true);
+    if (near) {
+      for (const node of placed.nodes) if (node.id === chosen) write(node.label, node, true);
+      for (const node of placed.nodes) if (near.has(node.id)) write(node.label, node, false);
+      return;
     }
-    if (hover) write(hover.devices > 1 ? `${hover.label} and ${hover.devices - 1} like it` : hover.label, hover.x, hover.y - hover.r - 8 / zoom, true);
-    function inView(node: Placed) {
-      return Math.abs((node.x - x) * zoom) < width / 2 && Math.abs((node.y - y) * zoom) < height / 2;
-    }
+    for (const hull of placed.hulls) write(hull.group, hull, true);
+    if (zoom > 2.2) for (const node of placed.nodes) write(node.label, node, false);
   }
   const world = (event: { clientX: number; clientY: number }) => {
     const bounds = canvas.current!.getBoundingClientRect();

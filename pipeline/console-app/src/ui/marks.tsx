@@ -1,4 +1,5 @@
 import type { CellState } from "../api/types";
+import { href } from "../model/route";
 
 /** The states of a pair of groups: name, glyph and colour token, in the order of the legend. */
 export const STATES: { state: CellState; name: string; glyph: string; token: string; meaning: string }[] = [
@@ -30,14 +31,14 @@ export function Glyph({ state }: { state: CellState }) {
   );
 }
 
-/** A verdict in words with a mark of its own. */
-export function Verdict({ verdict }: { verdict: string }) {
-  const tone = /would/.test(verdict) ? "warn" : /drop|den|reject|block/.test(verdict) ? "bad" : "good";
-  const mark = tone === "good" ? "●" : tone === "warn" ? "▲" : "✕";
-  return (
-    <span class={`nowrap ${tone}`}>
-      <span aria-hidden="true">{mark}</span> {verdict}
-    </span>
+/** The rule, with a way to it where it is one of the policy's. */
+export function RuleLink({ name }: { name: string }) {
+  return !name || name === "default" || name === "observe" ? (
+    <span class="muted">{name || "–"}</span>
+  ) : (
+    <a class="wrap" href={href(["policy", "rules", name])}>
+      {name}
+    </a>
   );
 }
 

@@ -79,6 +79,13 @@ export function Failure({ error, retry }: { error: ApiError; retry?: (() => void
     <div class="notice bad" role="alert">
       <strong>{error.title}</strong>
       {error.detail && <p>{error.detail}</p>}
+      {error.obstacles.length > 0 && (
+        <ul class="bullets">
+          {error.obstacles.map((obstacle) => (
+            <li key={obstacle}>{obstacle}</li>
+          ))}
+        </ul>
+      )}
       {error.remedy && <p class="muted">{error.remedy}</p>}
       {retry && (
         <button type="button" class="plain" onClick={retry}>

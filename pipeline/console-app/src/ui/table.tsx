@@ -5,11 +5,10 @@ export interface Column<T> {
   title: string;
   cell: (row: T) => ComponentChildren;
   number?: boolean;
-  /** Left out where the screen is narrow. */
-  secondary?: boolean;
 }
 
-/** A table that scrolls sideways by itself, and says how much of the whole it shows. */
+/** A table that scrolls sideways by itself, and says how much of the whole it shows. On a narrow screen
+ *  each row becomes a card whose values carry their column's name, so that nothing is cut off. */
 export function Table<T>(props: {
   caption: string;
   columns: Column<T>[];
@@ -20,11 +19,11 @@ export function Table<T>(props: {
   total?: number | undefined;
   loading?: boolean;
 }) {
-  const style = (column: Column<T>) => `${column.number ? "num" : ""} ${column.secondary ? "hide-phone" : ""}`;
+  const style = (column: Column<T>) => (column.number ? "num" : "");
   return (
     <>
-      <div class="table-box" tabIndex={0} role="region" aria-label={props.caption}>
-        <table>
+      <div class="table-box" tabIndex={0} role="group" aria-label={`${props.caption}, scrolls sideways`}>
+        <table class="cards" role="table">
           <caption class="visually-hidden">{props.caption}</caption>
           <thead>
             <tr>
@@ -37,9 +36,9 @@ export function Table<T>(props: {
           </thead>
           <tbody>
             {props.rows.map((row) => (
-              <tr key={props.id(row)} class={props.selected === props.id(row) ? "selected" : ""}>
+              <tr key={props.id(row)} role="row" class={props.selected === props.id(row) ? "selected" : ""}>
                 {props.columns.map((column) => (
-                  <td key={column.title} class={style(column)}>
+                  <td key={column.title} class={style(column)} role="cell" data-title={column.title || undefined}>
                     {column.cell(row)}
                   </td>
                 ))}

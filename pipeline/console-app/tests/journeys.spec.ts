@@ -1,0 +1,106 @@
+import { expect, test } from "@playwright/test";
+import { FIXTURE, logIn, open, settle, watch } from "./console";
+
+// What an operator does, by keyboard and by pointer, over the generated plant.
+test.skip(!FIXTURE, "these know the generated plant; story.spec.ts goes through a real one");
+
+test.beforeEach(async ({ page }) => {
+  await logIn(page);
+});
+
+test("from the matrix to the rule that decided, by keyboard alone", async ({ page }) => {
+  const faults = watch(page);
+  await open(page, "/map");
+  await page.getByRole("application").focus();
+  await page.keyboard.press("ArrowDown");
+  await page.keyboard.press("ArrowUp");
+  await expect(page.locator("#matrix-at")).toContainText("→");
+  await page.keyboard.press("Enter");
+  await expect(page).toHaveURL(/a=.*&b=/);
+  await settle(page);
+  const rule = page.locator(".side table a[href*='policy/rules']").first();
+  await expect(rule).toBeVisible();
+  const name = (await rule.textContent()) ?? "";
+  await rule.focus();
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("heading", { name: `Rule ${name}` })).toBeVisible();
+  await expect(page.getByRole("heading", { name: "Evidence: what it decides" })).toBeVisible();
+  expect(faults).toEqual([]);
+});
+
+test("the palette finds pages and devices", async ({ page }) => {
+  await page.keyboard.press("/");
+  const input = page.getByRole("combobox", { name: "Go to a page or a device" });
+  await expect(input).toBeFocused();
+  await input.fill("plc-1-7");
+  await expect(page.getByRole("option").filter({ hasText: "plc-1-7" }).first()).toBeVisible();
+  await page.keyboard.press("Enter");
+  await expect(page).toHaveURL(/devices\/02/);
+  await page.keyboard.press("/");
+  await page.getByRole("combobox", { name: "Go to a page or a device" }).fill("history");
+  await page.keyboard.press("Enter");
+  await expect(page.getByRole("heading", { name: "Versions that were in force" })).toBeVisible();
+});
+
+test("quarantine asks for a reason, and the audit log has it", async ({ page }) => {
+  await open(page, "/devices?search=plc-2-");
+  await page.getByRole("table", { name: "Devices" }).getByRole("link").first().click();
+  await page.getByRole("button", { name: "Quarantine" }).click();
+  const dialog = page.getByRole("dialog");
+  const act = dialog.getByRole("button", { name: "Quarantine" });
+  await expect(act).toBeDisabled();
+  await dialog.getByRole("textbox").fill("scans line 2, INC-7");
+  await act.click();
+  await expect(page.getByRole("button", { name: "Release" })).toBeVisible();
+  await open(page, "/access?tab=audit");
+  await expect(page.getByText("scans line 2, INC-7").first()).toBeVisible();
+});
+
+test("the editor shows what the parser says while one types", async ({ page }) => {
+  const faults = watch(page);
+  await open(page, "/policy/editor");
+  await expect(page.getByText("the parser accepts it")).toBeVisible();
+  await page.locator(".editor .cm-content").click();
+  await page.keyboard.press("Control+End");
+  await page.keyboard.type("  - name: x\n    action: alow\n");
+  await expect(page.getByText("1 error")).toBeVisible();
+  await expect(page.getByRole("table", { name: "Diagnostics" })).toContainText("alow");
+  await expect(page.locator(".editor .mark-error")).toBeVisible();
+  await expect(page.getByRole("button", { name: "Stage" })).toBeDisabled();
+  expect(faults).toEqual([]);
+});
+
+test("when the gateway goes, the last numbers stay and say since when", async ({ page }) => {
+  // A stream of the gateway's going, in the place of the server's events.
+  await page.route("**/api/v1/events", (route) =>
+    route.fulfill({ status: 200, contentType: "text/event-stream", body: "event: gone\ndata: {}\n\n" }),
+  );
+  await page.reload();
+  await settle(page);
+  await expect(page.getByRole("alert")).toContainText("The gateway does not answer since");
+  await expect(page.locator(".head")).toContainText("gateway silent since");
+  await expect(page.locator(".panel.stale").first()).toBeVisible();
+  await expect(page.getByText("Throughput", { exact: true })).toBeVisible();
+});
+
+test("a panel whose question fails says so, and asks again", async ({ page }) => {
+  let refuse = true;
+  await page.route("**/api/v1/devices?*", (route) =>
+    refuse
+      ? route.fulfill({ status: 503, contentType: "application/problem+json", body: JSON.stringify({ title: "The store cannot be read", status: 503, detail: "it is damaged", remedy: "bulkhead doctor" }) })
+      : route.continue(),
+  );
+  await open(page, "/devices");
+  const alert = page.getByRole("alert");
+  await expect(alert).toContainText("The store cannot be read");
+  await expect(alert).toContainText("bulkhead doctor");
+  refuse = false;
+  await page.getByRole("button", { name: "Try again" }).click();
+  await expect(page.getByRole("table", { name: "Devices" })).toBeVisible();
+});
+
+test("a session that ends leads to the log-in, not to an error", async ({ page }) => {
+  await page.route("**/api/v1/flows?*", (route) => route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"title":"Log in first","status":401}' }));
+  await page.evaluate(() => (location.hash = "/flows"));
+  await expect(page.getByRole("heading", { name: "Log in" })).toBeVisible();
+});
