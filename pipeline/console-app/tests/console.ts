@@ -6,8 +6,8 @@ const AXE = readFileSync(createRequire(import.meta.url).resolve("axe-core/axe.mi
 
 /** Is it the fixture that answers? Else a real console with a real gateway behind it. */
 export const FIXTURE = !process.env.CONSOLE_URL;
-const USER = process.env.CONSOLE_USER ?? "admin";
-const PASSWORD = process.env.CONSOLE_PASSWORD ?? "a long enough password";
+export const USER = process.env.CONSOLE_USER ?? "admin";
+export const PASSWORD = process.env.CONSOLE_PASSWORD ?? "a long enough password";
 
 /** What a page must never do: break the content security policy, throw, or ask another host. */
 export function watch(page: Page): string[] {
