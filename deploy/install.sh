@@ -276,8 +276,17 @@ install_program() {
         put "$ROOT/etc/systemd/system/$unit" 644 <"deploy/$unit"
     done
     # The gateway's unit names the group of the learning process: it has to be there.
-    put "$ROOT/usr/lib/sysusers.d/bulkhead-learn.conf" 644 <deploy/bulkhead-learn.sysusers
-    [ -n "$ROOT" ] || systemd-sysusers bulkhead-learn.conf
+    for unit in bulkhead bulkhead-learn; do
+        put "$ROOT/usr/lib/sysusers.d/$unit.conf" 644 <"deploy/$unit.sysusers"
+        [ -n "$ROOT" ] || systemd-sysusers "$unit.conf"
+    done
+    # What the unit lacks for the way to the wire that was chosen.
+    if [ -n "$VFIO" ]; then
+        put "$ROOT/etc/udev/rules.d/60-bulkhead-vfio.rules" 644 <deploy/60-bulkhead-vfio.rules
+        [ -n "$ROOT" ] || udevadm control --reload
+    else
+        put "$ROOT/etc/systemd/system/bulkhead.service.d/kernel-interfaces.conf" 644 <deploy/kernel-interfaces.conf
+    fi
     [ -n "$ROOT" ] || systemctl daemon-reload
 }
 
