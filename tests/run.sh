@@ -51,7 +51,7 @@ trap 'exit 130' INT TERM
 # What the tests of every crate need, and what only those of the running gateway do.
 find_cargo
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev)
-RUN_PACKAGES=(iproute2 ethtool prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark)
+RUN_PACKAGES=(iproute2 ethtool prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark faketime)
 install_packages "${BUILD_PACKAGES[@]}" || die "DPDK and a C compiler are needed to build the gateway."
 install_packages "${RUN_PACKAGES[@]}" || warn "The tests that need these programs are skipped."
 

@@ -5,6 +5,7 @@
 
 mod bad_files;
 mod bindings;
+mod chaos;
 mod frames;
 mod learning;
 mod lifecycle;

@@ -68,6 +68,10 @@ pub struct Settings {
     pub extra: String,
     /// Further lines for each of its wires.
     pub wire_extra: String,
+    /// Further tables for the end of `gateway.toml`.
+    pub tables: String,
+    /// What its environment has besides.
+    pub environment: Vec<(String, String)>,
     /// Whether `/readyz` must say yes before [`Gateway::start`] returns.
     pub must_be_ready: bool,
 }
@@ -83,6 +87,8 @@ impl Settings {
             grace_s: 0,
             extra: String::new(),
             wire_extra: String::new(),
+            tables: String::new(),
+            environment: Vec::new(),
             must_be_ready: true,
         }
     }
@@ -117,6 +123,7 @@ impl Settings {
                 self.wire_extra
             );
         }
+        text.push_str(&self.tables);
         text
     }
 }
@@ -147,15 +154,20 @@ impl<'a> Gateway<'a> {
             fs::create_dir_all(&policies).unwrap_or_else(|e| panic!("{}: {e}", policies.display()));
             write(&policies.join("10-first.yaml"), &settings.policy);
         }
-        Self::start_in(rig, folder, settings.must_be_ready)
+        Self::start_in(rig, folder, settings.must_be_ready, &settings.environment)
     }
 
     /// Starts the gateway again in the folder of an earlier one, whose files are as they were left.
     pub fn start_again(rig: &'a Rig, folder: PathBuf, must_be_ready: bool) -> Self {
-        Self::start_in(rig, folder, must_be_ready)
+        Self::start_in(rig, folder, must_be_ready, &[])
     }
 
-    fn start_in(rig: &'a Rig, folder: PathBuf, must_be_ready: bool) -> Self {
+    fn start_in(
+        rig: &'a Rig,
+        folder: PathBuf,
+        must_be_ready: bool,
+        environment: &[(String, String)],
+    ) -> Self {
         let open = || {
             let path = folder.join("log");
             let file = File::options().create(true).append(true).open(&path);
@@ -165,6 +177,7 @@ impl<'a> Gateway<'a> {
         let process = (rig.gateway().command(&binary.to_string_lossy()))
             .args(["run", "--config"])
             .arg(folder.join("gateway.toml"))
+            .envs(environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(open())
             .stderr(open())

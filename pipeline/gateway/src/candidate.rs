@@ -9,7 +9,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bulkhead_rules::analyze::{AssertionResult, check_assertions};
 use bulkhead_rules::classifier::Classifier;
-use bulkhead_rules::compile::compile;
+use bulkhead_rules::compile::{self, compile};
 use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::policy::{self, LoadOptions, Loaded, Must, Policy};
 use bulkhead_rules::syntax::{self, Source};
@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
 use crate::diagnostic::Diagnostic;
+use crate::headroom;
 use crate::policy_files::{PolicyFiles, PolicyHash};
 
 /// A policy that may be published.
@@ -171,6 +172,12 @@ fn make_of_what_was_read(
     wires: Option<&[Arc<str>]>,
     limits: &Limits,
 ) -> Result<Candidate, Vec<Finding>> {
+    let text_bytes: usize = files.sources.iter().map(|source| source.text.len()).sum();
+    headroom::suffices(text_bytes as u64).map_err(|error| {
+        let help =
+            "make room, give the gateway more (`MemoryMax=`), or name groups where rules repeat";
+        vec![Finding::error("no-memory", error, Some(help.to_owned()))]
+    })?;
     let begun = Instant::now();
     let loaded = load(&files.sources, wires, limits)?;
     let load = begun.elapsed();
@@ -180,7 +187,7 @@ fn make_of_what_was_read(
     let assertions = check_promises(&policy, files, &mut warnings)?;
     let assert = begun.elapsed();
     let begun = Instant::now();
-    let classifier = compile(&policy, &limits.compile).map_err(|error| {
+    let classifier = compile(&policy, &within_reach(&limits.compile)).map_err(|error| {
         let help = "split what it names, or raise `compile-mib` or `compile-s` under `[limits]`";
         vec![Finding::error("limit-exceeded", format!("{error}; {help}"), None)]
     })?;
@@ -199,6 +206,12 @@ fn make_of_what_was_read(
         assertions,
         cost,
     })
+}
+
+/// The limits of a compilation, none above the memory that there is.
+fn within_reach(limits: &compile::Limits) -> compile::Limits {
+    let left = headroom::left().and_then(|left| usize::try_from(left).ok()).unwrap_or(usize::MAX);
+    compile::Limits { memory_bytes: limits.memory_bytes.min(left), ..*limits }
 }
 
 /// Texts to a checked policy, whatever its assertions say.

@@ -54,6 +54,7 @@ pub mod export;
 pub mod flow_stream;
 pub mod generate;
 pub mod hardening;
+pub mod headroom;
 pub mod launch;
 pub mod learning;
 pub mod link;
