@@ -249,8 +249,9 @@ put() {
 }
 
 write_configuration() {
-    install -d -m 750 "$ROOT/etc/bulkhead" "$ROOT/etc/bulkhead/policy"
-    configuration | put "$ROOT/etc/bulkhead/gateway.toml" 640
+    # The services read it as users of their own; there is no secret in it.
+    install -d -m 755 "$ROOT/etc/bulkhead" "$ROOT/etc/bulkhead/policy"
+    configuration | put "$ROOT/etc/bulkhead/gateway.toml" 644
     if ! ls "$ROOT"/etc/bulkhead/policy/*.yaml >/dev/null 2>&1; then
         printf 'version: 1\ndefault: deny\n' >"$ROOT/etc/bulkhead/policy/10-site.yaml"
     fi
@@ -280,14 +281,21 @@ install_program() {
         put "$ROOT/usr/lib/sysusers.d/$unit.conf" 644 <"deploy/$unit.sysusers"
         [ -n "$ROOT" ] || systemd-sysusers "$unit.conf"
     done
-    # What the unit lacks for the way to the wire that was chosen.
+    [ -n "$ROOT" ] || systemctl daemon-reload
+}
+
+# What the gateway's unit lacks for the way to the wire that was chosen: its user owns the NICs, or has what
+# kernel interfaces take.
+open_the_way() {
+    local folder=deploy
+    [ -d deploy ] || folder=.
     if [ -n "$VFIO" ]; then
-        put "$ROOT/etc/udev/rules.d/60-bulkhead-vfio.rules" 644 <deploy/60-bulkhead-vfio.rules
+        put "$ROOT/etc/udev/rules.d/60-bulkhead-vfio.rules" 644 <"$folder/60-bulkhead-vfio.rules"
         [ -n "$ROOT" ] || udevadm control --reload
     else
-        put "$ROOT/etc/systemd/system/bulkhead.service.d/kernel-interfaces.conf" 644 <deploy/kernel-interfaces.conf
+        put "$ROOT/etc/systemd/system/bulkhead.service.d/kernel-interfaces.conf" 644 <"$folder/kernel-interfaces.conf"
+        [ -n "$ROOT" ] || systemctl daemon-reload
     fi
-    [ -n "$ROOT" ] || systemctl daemon-reload
 }
 
 bind_nics() {
@@ -309,6 +317,8 @@ if [ -n "$APPLY" ] && [ ! -x "$BINARY" ]; then die "$BINARY is not there: cargo 
 do_it "write the configuration to $ROOT/etc/bulkhead" write_configuration
 do_it "reserve $PAGES huge pages of 2 MiB in $ROOT/etc/sysctl.d/60-bulkhead.conf" write_huge_pages
 do_it "install $BINARY and the units" install_program
+if [ -n "$VFIO" ]; then WAY='the NICs'; else WAY='what kernel interfaces take'; fi
+do_it "give the gateway's user $WAY" open_the_way
 [ -z "$VFIO" ] || do_it "bind the wires' NICs to vfio-pci, noted in $BOUND" bind_nics
 if [ -n "$CORES" ]; then
     say "  for you to do, then restart: keep other work off the workers' cores, in /etc/default/grub:"
