@@ -6,6 +6,7 @@
 mod bad_files;
 mod bindings;
 mod chaos;
+mod confined;
 mod frames;
 mod learning;
 mod lifecycle;

@@ -70,6 +70,8 @@ pub struct Settings {
     pub wire_extra: String,
     /// Further tables for the end of `gateway.toml`.
     pub tables: String,
+    /// A program, with its arguments, that starts it: `setpriv`, for one.
+    pub wrapper: Vec<String>,
     /// What its environment has besides.
     pub environment: Vec<(String, String)>,
     /// Whether `/readyz` must say yes before [`Gateway::start`] returns.
@@ -88,6 +90,7 @@ impl Settings {
             extra: String::new(),
             wire_extra: String::new(),
             tables: String::new(),
+            wrapper: Vec::new(),
             environment: Vec::new(),
             must_be_ready: true,
         }
@@ -154,18 +157,20 @@ impl<'a> Gateway<'a> {
             fs::create_dir_all(&policies).unwrap_or_else(|e| panic!("{}: {e}", policies.display()));
             write(&policies.join("10-first.yaml"), &settings.policy);
         }
-        Self::start_in(rig, folder, settings.must_be_ready, &settings.environment)
+        let (wrapper, environment) = (&settings.wrapper, &settings.environment);
+        Self::start_in(rig, folder, settings.must_be_ready, wrapper, environment)
     }
 
     /// Starts the gateway again in the folder of an earlier one, whose files are as they were left.
     pub fn start_again(rig: &'a Rig, folder: PathBuf, must_be_ready: bool) -> Self {
-        Self::start_in(rig, folder, must_be_ready, &[])
+        Self::start_in(rig, folder, must_be_ready, &[], &[])
     }
 
     fn start_in(
         rig: &'a Rig,
         folder: PathBuf,
         must_be_ready: bool,
+        wrapper: &[String],
         environment: &[(String, String)],
     ) -> Self {
         let open = || {
@@ -174,7 +179,10 @@ impl<'a> Gateway<'a> {
             file.unwrap_or_else(|e| panic!("{}: {e}", path.display()))
         };
         let binary = binary();
-        let process = (rig.gateway().command(&binary.to_string_lossy()))
+        let program = binary.to_string_lossy();
+        let mut words = wrapper.iter().map(String::as_str).chain([&*program]);
+        let process = (rig.gateway().command(words.next().unwrap_or_default()))
+            .args(words)
             .args(["run", "--config"])
             .arg(folder.join("gateway.toml"))
             .envs(environment.iter().map(|(name, value)| (name, value)))
