@@ -83,6 +83,8 @@ pub enum What {
     Forget,
     /// Packets were traced.
     Trace,
+    /// A gateway ended otherwise than it was told to, or frames passed unjudged.
+    Failure,
     /// The log itself was damaged.
     Log,
     /// Somebody logged in at the console, or was kept out.
@@ -110,6 +112,7 @@ impl What {
             Self::Release => "release",
             Self::Forget => "forget",
             Self::Trace => "trace",
+            Self::Failure => "failure",
             Self::Log => "log",
             Self::LogIn => "log-in",
             Self::Access => "access",

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
+use crate::config::Config;
 use crate::devices::{self, DevicesArgs};
 use crate::drift::{self, DriftArgs};
 use crate::explain_rule::{self, ExplainRuleArgs};
@@ -19,7 +20,7 @@ use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, RollbackArgs, StageArgs,
 };
-use crate::{bindings, broken_pipe, check, control, diff, explain, reach, run, status};
+use crate::{bindings, broken_pipe, check, control, diff, explain, failure, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -97,6 +98,10 @@ enum Command {
     Trace(TraceArgs),
     /// Take the policy files as they are now into force, or learn why not
     Reload(SocketArgs),
+    /// Start the gateway anew, as it is installed and configured now; wires stop for milliseconds
+    Restart(SocketArgs),
+    /// Let the wires that fail open carry frames unjudged while no gateway runs, or end that
+    Bypass(BypassArgs),
     /// Show who has which address, as the running gateway knows it
     Bindings(BindingsArgs),
     /// Put a policy beside the one in force, and see what it would change
@@ -137,6 +142,74 @@ pub struct RunArgs {
     /// How log lines look
     #[arg(long, value_name = "FORMAT", value_enum, default_value = "text")]
     pub log_format: LogFormat,
+    /// Run the gateway as a child of this process, which starts it anew when it ends or hangs, and renews
+    /// it on `bulkhead restart`. So it is anyway where a wire fails open
+    #[arg(long)]
+    pub supervise: bool,
+    /// This is the child; the standard input is its channel
+    #[arg(long, hide = true, conflicts_with = "supervise")]
+    pub supervised: bool,
+    /// This child takes the place of one that runs
+    #[arg(long, hide = true, requires = "supervised")]
+    pub takeover: bool,
+    /// The child that a supervisor which renewed itself goes on with
+    #[arg(long, hide = true, requires = "supervise", value_name = "PID")]
+    pub adopt: Option<i32>,
+    /// What the supervisor knows, as JSON
+    #[arg(long, hide = true, value_name = "JSON")]
+    pub history: Option<String>,
+}
+
+impl RunArgs {
+    /// Whether this process supervises a gateway and is none.
+    pub fn is_supervisor(&self, config: &Config) -> bool {
+        !self.supervised && (self.supervise || config.open_wires().next().is_some())
+    }
+
+    /// What is logged.
+    pub fn level(&self, config: &Config) -> Level {
+        let configured = Level::from_str(config.log_level.label(), true);
+        self.log_level.or(configured.ok()).unwrap_or(Level::Info)
+    }
+
+    /// The options of the log, for a child's command line.
+    pub fn log_args(&self) -> Vec<String> {
+        let word = |value: Option<clap::builder::PossibleValue>| {
+            value.map(|value| value.get_name().to_owned()).unwrap_or_default()
+        };
+        let mut args = vec![format!("--log-format={}", word(self.log_format.to_possible_value()))];
+        if let Some(level) = self.log_level {
+            args.push(format!("--log-level={}", word(level.to_possible_value())));
+        }
+        args
+    }
+}
+
+/// What `bypass` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "While a wire that fails open is bypassed, every frame passes it unjudged. The supervisor \
+    of `bulkhead run` bypasses such wires as soon as the gateway is gone, and the next gateway ends that; \
+    by hand it is for maintenance. No bypass is engaged while a gateway has the ports."
+)]
+pub struct BypassArgs {
+    /// What to do
+    #[arg(value_name = "ACTION", value_enum, default_value = "show")]
+    pub action: BypassAction,
+    /// The configuration whose wires are meant
+    #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
+    pub config: PathBuf,
+}
+
+/// What `bypass` does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum BypassAction {
+    /// Say how each wire fails, and which are bypassed.
+    Show,
+    /// Bypass the wires that fail open, and take away what others have left at those that fail closed.
+    Engage,
+    /// End that: nothing passes until a gateway runs.
+    Release,
 }
 
 /// The levels of the log on the command line.
@@ -380,6 +453,8 @@ pub fn main() -> ExitCode {
         Command::Status(args) => status::main(&args),
         Command::Trace(args) => trace::main(&args),
         Command::Reload(args) => control::client::reload(&args),
+        Command::Restart(args) => failure::restart::main(&args),
+        Command::Bypass(args) => failure::bypass::main(&args),
         Command::Bindings(args) => bindings::report::main(&args),
         Command::Stage(args) => commands::stage(&args),
         Command::Lockdown(args) => commands::lockdown(&args),

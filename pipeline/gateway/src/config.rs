@@ -25,6 +25,7 @@ use crate::workflow::lockdown::Bounds;
 mod console;
 mod document;
 mod hardening;
+mod failure;
 mod learn;
 mod lockdown;
 mod records;
@@ -34,6 +35,7 @@ pub use console::{
 };
 use document::{Document, Spanned};
 pub use hardening::Hardening;
+pub use failure::{Fail, WireFailure};
 pub use learn::LearnConfig;
 pub use records::{Export, Records};
 
@@ -71,6 +73,8 @@ pub struct Config {
     pub grace: Duration,
     /// The wires, in the order of their [`bulkhead_rules::headers::WireId`].
     pub wires: Vec<Wire>,
+    /// How long a worker, or the process, may stand still before it counts as hanging.
+    pub hang: Duration,
     /// Flow tables.
     pub flows: Flows,
     /// Fragment tables.
@@ -126,6 +130,8 @@ pub struct Wire {
     pub link_propagation: bool,
     /// How long a port may take to find carrier before it counts as lost.
     pub link_settling: Duration,
+    /// What becomes of it while no gateway judges.
+    pub failure: WireFailure,
 }
 
 /// The word for a mode in configuration, metrics and logs.
@@ -382,6 +388,7 @@ impl Checker<'_> {
             ),
             grace: self.seconds("grace-s", document.grace_s, 60, 0..=3600),
             wires,
+            hang: self.hang(document.failure),
             flows: self.flows(document.flows, document.timeouts),
             fragments: self.fragments(document.fragments),
             bindings: self.bindings(document.bindings),
@@ -493,6 +500,7 @@ impl Checker<'_> {
                 redundancy_group: self.redundancy_group(table.redundancy_group, &mut groups),
                 link_propagation: table.link_propagation.unwrap_or(true),
                 link_settling,
+                failure: self.wire_failure(table.fail, table.bypass_command),
             });
         }
         self.check_groups(&groups);

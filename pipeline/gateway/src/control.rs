@@ -23,6 +23,7 @@ use tracing::{debug, info};
 
 use crate::audit::{Draft, What, Who};
 use crate::bindings::report::BindingsReport;
+use crate::failure::restart;
 use crate::reload::{ReloadReport, Request, Trigger};
 use crate::state::Gateway;
 use crate::status::Status;
@@ -65,6 +66,8 @@ pub enum Ask {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         on_behalf_of: Option<String>,
     },
+    /// Start the gateway anew.
+    Restart {},
     /// Who has which address?
     Bindings {
         /// An address to let go of first.
@@ -124,6 +127,8 @@ pub enum Answer {
     Status(Box<Status>),
     /// What became of the reload.
     Reload(Box<ReloadReport>),
+    /// The process that another one takes the place of.
+    Restart(u32),
     /// Who has which address.
     Bindings(Box<BindingsReport>),
     /// What the staged policy would change.
@@ -369,6 +374,7 @@ async fn converse(
                 Err(error) => Answer::Error(error),
             }
         }
+        Ok(Ask::Restart {}) => restart::begin(gateway, who),
         Ok(Ask::Bindings { forget }) => {
             let entered = forget.map_or(Ok(()), |address| {
                 info!(%address, "told to let go of an address");

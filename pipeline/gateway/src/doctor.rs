@@ -10,6 +10,7 @@ use crate::cores;
 use crate::learning::table::Table;
 
 mod checks;
+mod failure;
 mod machine;
 
 use machine::Machine;

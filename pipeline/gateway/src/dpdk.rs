@@ -20,6 +20,8 @@ use crate::state::Device;
 #[derive(Debug, Default)]
 pub(crate) struct Dpdk {
     eal: OnceLock<Eal>,
+    /// The buffers of all ports.
+    pool: OnceLock<Mempool>,
     /// The hash by which ports spread frames, and the entries of its table, where one does.
     hash: OnceLock<(SymmetricRss, u16)>,
 }
@@ -27,7 +29,7 @@ pub(crate) struct Dpdk {
 impl Backend for Dpdk {
     type Port = DpdkPort;
 
-    fn open(&self, config: &Config) -> Result<Vec<OpenWire<DpdkPort>>, String> {
+    fn prepare(&self, config: &Config) -> Result<(), String> {
         set_log_sink(log_line);
         let names = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
         let pool = pool_of(config);
@@ -47,10 +49,20 @@ impl Backend for Dpdk {
             packet_memory_mib = pool.memory_bytes() >> 20,
             "DPDK is up"
         );
-        let _ = self.eal.set(eal);
         let pool = Mempool::new(&eal, pool).map_err(|error| error.to_string())?;
+        let _ = (self.eal.set(eal), self.pool.set(pool));
+        Ok(())
+    }
+
+    fn open(&self, config: &Config) -> Result<Vec<OpenWire<DpdkPort>>, String> {
+        if self.pool.get().is_none() {
+            self.prepare(config)?;
+        }
+        let (Some(eal), Some(pool)) = (self.eal.get(), self.pool.get()) else {
+            return Err("DPDK is not up".to_owned());
+        };
         let rss = SymmetricRss::random();
-        let opener = Opener { eal: &eal, pool: &pool, config, rss: rss.clone() };
+        let opener = Opener { eal, pool, config, rss: rss.clone() };
         let opened = opener.open_all()?;
         if let Some(table_len) = opened.iter().flatten().find_map(DpdkDevice::hash_table_len) {
             let _ = self.hash.set((rss, table_len));

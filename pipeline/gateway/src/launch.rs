@@ -24,9 +24,13 @@ use bulkhead_pipeline::worker::{MonotonicClock, PollMode, WirePorts, Worker, Wor
 use bulkhead_rules::headers::WireId;
 use tracing::{info, warn};
 
+use crate::audit::{Draft, What, Who};
+use crate::candidate::unix_now_ms;
 use crate::config::{Config, Poll};
 use crate::cores::Cores;
 use crate::hardening;
+use crate::failure::bypass;
+use crate::failure::channel::Said;
 use crate::notice::Watchdog;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 use crate::workflow::apply::staged_policy;
@@ -61,6 +65,16 @@ pub trait Backend: Send + Sync + 'static {
     ///
     /// What failed, on which port, and the remedy.
     fn open(&self, config: &Config) -> Result<Vec<OpenWire<Self::Port>>, String>;
+
+    /// Makes what [`Self::open`] needs and what no port has to be free for, so that another gateway may
+    /// run meanwhile. Once it was called, [`Self::open`] takes less time.
+    ///
+    /// # Errors
+    ///
+    /// What failed and the remedy.
+    fn prepare(&self, _config: &Config) -> Result<(), String> {
+        Ok(())
+    }
 
     /// Which worker judges a frame, for `workers` workers over the ports that are open: by the hash
     /// of the ports where they spread frames by addresses.
@@ -107,6 +121,9 @@ pub fn launch<B: Backend>(
     cores: &Cores,
 ) -> Result<Option<Crew>, String> {
     let config = &gateway.config;
+    if !has_ports(gateway) {
+        return Ok(None);
+    }
     let opened = backend.open(config)?;
     let wires: Vec<_> = config.wires.iter().map(|wire| wire.name.clone()).collect();
     let mut handles = Vec::new();
@@ -181,7 +198,9 @@ pub fn launch<B: Backend>(
     // Both are set once: a process launches once.
     let _ = gateway.workers.set(worker_handles);
     let _ = gateway.wires.set(handles);
-    let risen = wait_for_judgement(gateway, &crew).and_then(|()| raise(gateway));
+    let risen = wait_for_judgement(gateway, &crew)
+        .and_then(|()| end_bypass(gateway))
+        .and_then(|()| raise(gateway));
     if risen.is_ok() && !gateway.is_stopping() {
         gateway.guarding.store(true, Ordering::SeqCst);
         return Ok(Some(crew));
@@ -304,6 +323,38 @@ fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
         }
         thread::sleep(Duration::from_millis(1));
     }
+    Ok(())
+}
+
+/// Waits until a gateway whose place this one takes has closed its ports. False where it goes on.
+fn has_ports(gateway: &Gateway) -> bool {
+    match gateway.supervision.get() {
+        Some(supervision) if gateway.takes_over.load(Ordering::SeqCst) => {
+            supervision.say(&Said::WantsPorts);
+            supervision.wait_for_ports(gateway)
+        }
+        _ => true,
+    }
+}
+
+/// From here on a wire that fails open carries what its workers let through, and nothing else. What its
+/// ports got until now was carried by the kernel too, and is discarded when they start.
+fn end_bypass(gateway: &Gateway) -> Result<(), String> {
+    let released = bypass::release_open(&gateway.config)?;
+    if released.is_empty() {
+        return Ok(());
+    }
+    let wires = released.join(", ");
+    info!(wires, "the kernel's bypass is taken away: the gateway judges what passes");
+    let since = gateway.supervision.get().and_then(|s| s.history.bypassed_since_unix_ms);
+    let took_ms = since.zip(unix_now_ms()).map(|(since, now)| now.saturating_sub(since));
+    if let (Some(supervision), Some(took_ms)) = (gateway.supervision.get(), took_ms) {
+        let took_ms = u64::try_from(took_ms).unwrap_or(0);
+        supervision.ended_bypass_ms.store(took_ms, Ordering::Relaxed);
+    }
+    let lasted = took_ms.map_or("for an unknown time".to_owned(), |ms| format!("for {ms} ms"));
+    let detail = format!("judged again: {wires}; everything passed unjudged there {lasted}");
+    gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Failure, detail));
     Ok(())
 }
 

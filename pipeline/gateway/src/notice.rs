@@ -1,5 +1,7 @@
 //! What the service manager is told. Without one, nobody is.
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use sd_notify::NotifyState;
@@ -50,6 +52,21 @@ pub fn stopping() {
     send(&[NotifyState::Stopping]);
 }
 
+/// Leaves the service manager's watchdog to the supervisor of this process.
+pub fn supervised() {
+    SUPERVISED.store(true, Relaxed);
+}
+
+static SUPERVISED: AtomicBool = AtomicBool::new(false);
+
+/// How long ago control last said that the gateway is alive; [`None`] where it never did.
+pub fn since_alive() -> Option<Duration> {
+    // Held for two instructions by either thread; one that finds it held has its answer.
+    ALIVE.try_lock().map_or(Some(Duration::ZERO), |at| at.map(|at| at.elapsed()))
+}
+
+static ALIVE: Mutex<Option<Instant>> = Mutex::new(None);
+
 /// Keeps the service manager's watchdog from ending the gateway.
 #[derive(Default)]
 pub struct Watchdog {
@@ -61,7 +78,12 @@ impl Watchdog {
     pub fn alive(&mut self) {
         if self.told.is_none_or(|told| told.elapsed() >= ALIVE_INTERVAL) {
             self.told = Some(Instant::now());
-            send(&[NotifyState::Watchdog]);
+            if let Ok(mut at) = ALIVE.lock() {
+                *at = self.told;
+            }
+            if !SUPERVISED.load(Relaxed) {
+                send(&[NotifyState::Watchdog]);
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! `bulkhead run`: from the configuration to a gateway that guards its wires, and to its clean end.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, SeqCst};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -15,10 +15,15 @@ use crate::cli::{RunArgs, exit};
 use crate::config::{Config, ConfigError, Mode};
 use crate::cores::{self, Cores};
 use crate::hardening::{self, Profile};
+use crate::failure::channel::Said;
+use crate::failure::supervised::{self, Supervision};
+use crate::failure::{bypass, supervisor};
 use crate::launch::{Backend, Crew, LEFT_BEHIND, STOP_LIMIT, launch};
 use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
+use crate::records::RecordThread;
 use crate::reload::{self, Reloader, Request, Trigger};
+use crate::service::Service;
 use crate::state::{Gateway, HANGING};
 use crate::workflow::{stage, standing};
 use crate::{bindings, clock, log, notice, records, service, verdicts};
@@ -31,6 +36,9 @@ const CLOCK_INTERVAL: Duration = Duration::from_millis(500);
 
 /// How often carrier is looked at.
 const LINK_INTERVAL: Duration = Duration::from_millis(100);
+
+/// How long whoever still writes may take when another gateway takes over.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(30);
 
 /// How long the bindings may take to be written down at the end.
 const BINDINGS_KEPT: Duration = Duration::from_millis(200);
@@ -47,8 +55,16 @@ pub fn main(args: &RunArgs) -> u8 {
             };
         }
     };
+    if args.is_supervisor(&config) {
+        log::start_plain(args.level(&config), args.log_format);
+        return supervisor::main(args, config);
+    }
     let gateway = Arc::new(Gateway::new(config));
     log::start(args, &gateway);
+    if let Err(error) = link_to_supervisor(args, &gateway) {
+        error!("{error}");
+        return exit::UNAVAILABLE;
+    }
     info!(version = env!("CARGO_PKG_VERSION"), config = %args.config.display(), "bulkhead starts");
     if gateway.config.hardening.confine {
         let confinement = hardening::confine(&Profile::gateway(&gateway.config, &args.config));
@@ -82,6 +98,23 @@ fn with_backend(_gateway: &Arc<Gateway>) -> Result<(), String> {
         .to_owned())
 }
 
+/// Links a gateway to the supervisor that started it.
+fn link_to_supervisor(args: &RunArgs, gateway: &Arc<Gateway>) -> Result<(), String> {
+    if !args.supervised {
+        return Ok(());
+    }
+    let history = args.history.as_deref().map(serde_json::from_str).transpose();
+    let history = history.map_err(|error| format!("--history makes no sense: {error}"))?;
+    let supervision = Supervision::from_stdin(history.unwrap_or_default()).map_err(|error| {
+        format!("the standard input is no supervisor: {error}; run without --supervised")
+    })?;
+    notice::supervised();
+    gateway.takes_over.store(args.takeover, SeqCst);
+    // Set once.
+    let _ = gateway.supervision.set(supervision);
+    Ok(())
+}
+
 /// Runs a gateway over any way to the wire until it is told to stop.
 ///
 /// # Errors
@@ -93,6 +126,18 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     cores.warn(config.poll);
     // Before any thread is started: all inherit it, but the workers, which go to their cores.
     cores::keep_to(&cores.control)?;
+    let supervision = gateway.supervision.get().cloned();
+    if let Some(supervision) = supervision.clone() {
+        spawn("alive", gateway, move |gateway| supervised::beat(gateway, &supervision))?;
+    }
+    bypass::clear_closed(config)?;
+    if let Some(supervision) = supervision.filter(|_| gateway.takes_over.load(SeqCst)) {
+        backend.prepare(config)?;
+        supervision.say(&Said::Prepared);
+        if !supervision.wait_for_state(gateway) {
+            return Ok(());
+        }
+    }
     for (observing, enforcing) in config.mixed_groups() {
         warn!(
             wire = observing.name,
@@ -103,6 +148,10 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     }
 
     gateway.audit.begin();
+    if let Some(last) = gateway.supervision.get().and_then(|s| s.history.last.clone()) {
+        let draft = Draft::new(Who::thing("supervisor"), What::Failure, last);
+        gateway.audit.enter_anyway(draft);
+    }
     standing::restore(gateway);
     let modes = gateway.modes();
     for (wire, _) in config.wires.iter().zip(modes).filter(|(_, mode)| *mode == Mode::Observe) {
@@ -115,8 +164,9 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     bindings::restore(gateway);
     let (sender, requests) = reload::queue();
     let signals = signals(gateway, sender.clone())?;
-    let _service = service::start(gateway.clone(), sender.clone())?;
+    let service = service::start(gateway.clone(), sender.clone())?;
     let records = records::start(gateway)?;
+    let wake = sender.clone();
     let reloader = {
         let gateway = gateway.clone();
         let body = move || {
@@ -127,23 +177,58 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
         };
         thread::Builder::new().name("reload".to_owned()).spawn(body)
     };
-    reloader.map_err(|error| format!("cannot start a thread: {error}"))?;
+    let reloader = reloader.map_err(|error| format!("cannot start a thread: {error}"))?;
 
-    let result = guard(gateway, backend, &cores);
+    let mut control = Some(Control { service, records, reloader, wake });
+    let result = guard(gateway, backend, &cores, &mut control);
     gateway.stop();
-    records.finish(gateway);
     signals.close();
-    if let Err(error) = stage::kept::keep(gateway) {
-        warn!("a restart may not know all that was seen of the staged policy: {error}");
+    if let Some(control) = control {
+        control.end(gateway, &result);
     }
-    let detail = match &result {
-        Ok(()) => "stopped".to_owned(),
-        Err(error) => format!("stopped: {error}"),
-    };
-    let hash = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
-    let draft = Draft::new(Who::gateway(), What::Stop, detail).policies(hash, None);
-    gateway.audit.enter_anyway(draft);
     result
+}
+
+/// What runs beside the workers and belongs to whoever has the state directory and the sockets.
+struct Control {
+    service: Service,
+    records: RecordThread,
+    reloader: JoinHandle<()>,
+    /// Wakes the reloader.
+    wake: Sender<Request>,
+}
+
+impl Control {
+    /// Ends it once the gateway was told to stop, and writes down what a restart is to know.
+    fn end(self, gateway: &Gateway, result: &Result<(), String>) {
+        self.records.finish(gateway);
+        self.service.end();
+        if let Err(error) = stage::kept::keep(gateway) {
+            warn!("a restart may not know all that was seen of the staged policy: {error}");
+        }
+        let detail = match result {
+            Ok(()) => "stopped".to_owned(),
+            Err(error) => format!("stopped: {error}"),
+        };
+        let hash = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
+        let draft = Draft::new(Who::gateway(), What::Stop, detail).policies(hash, None);
+        gateway.audit.enter_anyway(draft);
+    }
+
+    /// Ends it for another gateway, to which state and sockets belong afterwards: whatever still writes
+    /// is waited for.
+    fn hand_over(self, gateway: &Gateway, follower: JoinHandle<()>) {
+        gateway.stop();
+        let (trigger, who) = (Trigger::Signal, Who::gateway());
+        // A full queue wakes it as well.
+        let _ = self.wake.try_send(Request::Reload { trigger, who, reply: None });
+        let begun = Instant::now();
+        let ended = |thread: &JoinHandle<()>| thread.is_finished();
+        while !(ended(&self.reloader) && ended(&follower)) && begun.elapsed() < HANDOVER_LIMIT {
+            thread::sleep(Duration::from_millis(1));
+        }
+        self.end(gateway, &Ok(()));
+    }
 }
 
 /// Waits for a policy, then guards the wires.
@@ -151,6 +236,7 @@ fn guard<B: Backend>(
     gateway: &Arc<Gateway>,
     backend: &Arc<B>,
     cores: &Cores,
+    control: &mut Option<Control>,
 ) -> Result<(), String> {
     if !wait_for_policy(gateway) {
         return Ok(());
@@ -163,14 +249,36 @@ fn guard<B: Backend>(
     spawn("links", gateway, links)?;
     spawn("verdicts", gateway, powerless(verdicts::write))?;
     let follower = spawn("bindings", gateway, powerless(bindings::follow))?;
+    let supervision = gateway.supervision.get();
+    if let Some(supervision) = supervision {
+        supervision.say(&Said::Guards);
+    }
     let ended = look_after(gateway, &crew);
-    notice::stopping();
+    let retires = supervision.filter(|s| s.is_to_retire() && ended.is_none());
+    let follower = match (retires, control.take()) {
+        (Some(supervision), Some(control)) => {
+            let begun = Instant::now();
+            control.hand_over(gateway, follower);
+            supervised::retire(supervision, begun);
+            None
+        }
+        (_, taken) => {
+            *control = taken;
+            notice::stopping();
+            Some(follower)
+        }
+    };
     info!("stopping");
     let stopped_in_time = crew.stop(STOP_LIMIT);
     gateway.close_ports();
+    if let Some(supervision) = retires {
+        supervision.say(&Said::Closed);
+    }
     // It writes down what it knows: an error of the disk must not hold up the end.
     let waited = Instant::now();
-    while !follower.is_finished() && waited.elapsed() < BINDINGS_KEPT {
+    while follower.as_ref().is_some_and(|follower| !follower.is_finished())
+        && waited.elapsed() < BINDINGS_KEPT
+    {
         thread::sleep(Duration::from_millis(1));
     }
     log_balance(gateway);
@@ -214,7 +322,8 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
     let mut load = Load::default();
     let mut rounds = Rounds::default();
     let mut watchdog = Watchdog::default();
-    while !gateway.is_stopping() {
+    let supervision = gateway.supervision.get();
+    while !gateway.is_stopping() && !supervision.is_some_and(|s| s.is_to_retire()) {
         if let Some(worker) = crew.casualty() {
             return Some(worker);
         }

@@ -2,7 +2,8 @@
 //! socket. It touches nothing that a worker waits for.
 
 use std::sync::Arc;
-use std::thread;
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use crossbeam::channel::Sender;
 use tokio::net::{TcpListener, UnixListener};
@@ -15,10 +16,25 @@ use crate::reload::Request;
 use crate::state::Gateway;
 use crate::telemetry;
 
+/// How long the listeners may take to close.
+const END_LIMIT: Duration = Duration::from_millis(500);
+
 /// What listens; it ends when this is dropped.
 pub struct Service {
-    _end: oneshot::Sender<()>,
-    _sockets: Vec<SocketFile>,
+    end: oneshot::Sender<()>,
+    thread: JoinHandle<()>,
+    sockets: Vec<SocketFile>,
+}
+
+impl Service {
+    /// Ends it, and waits a moment until others may listen there.
+    pub fn end(self) {
+        drop((self.end, self.sockets));
+        let begun = Instant::now();
+        while !self.thread.is_finished() && begun.elapsed() < END_LIMIT {
+            thread::sleep(Duration::from_millis(1));
+        }
+    }
 }
 
 /// Opens the listeners and serves them on a thread of their own.
@@ -73,6 +89,6 @@ pub fn start(gateway: Arc<Gateway>, requests: Sender<Request>) -> Result<Service
         runtime.shutdown_background();
     };
     let thread = thread::Builder::new().name("service".to_owned()).spawn(body);
-    thread.map_err(|error| format!("cannot start the service thread: {error}"))?;
-    Ok(Service { _end: end, _sockets: files })
+    let thread = thread.map_err(|error| format!("cannot start the service thread: {error}"))?;
+    Ok(Service { end, thread, sockets: files })
 }

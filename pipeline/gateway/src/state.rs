@@ -21,6 +21,7 @@ use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::{Config, Mode};
 use crate::hardening::{Confinement, Powers, powers};
+use crate::failure::supervised::Supervision;
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
 use crate::workflow::stage::StagedState;
@@ -58,6 +59,10 @@ pub struct Gateway {
     pub confinement: OnceLock<Confinement>,
     /// Whether packets are traced: one at a time may ask for that.
     pub tracing: AtomicBool,
+    /// The supervisor, where there is one.
+    pub supervision: OnceLock<Arc<Supervision>>,
+    /// Whether this gateway takes the place of one that runs.
+    pub takes_over: AtomicBool,
     policy: Mutex<PolicyState>,
     bindings: Mutex<Followed>,
 }
@@ -242,6 +247,8 @@ impl Gateway {
             records: RecordStats::default(),
             confinement: OnceLock::new(),
             tracing: AtomicBool::new(false),
+            supervision: OnceLock::new(),
+            takes_over: AtomicBool::new(false),
         }
     }
 

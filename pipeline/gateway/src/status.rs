@@ -24,6 +24,9 @@ const TOP: usize = 10;
 pub struct Status {
     /// The gateway's version.
     pub version: String,
+    /// Its process.
+    #[serde(default)]
+    pub pid: u32,
     /// Whether workers judge by a policy.
     pub ready: bool,
     /// Seconds since it started.
@@ -228,6 +231,7 @@ impl Status {
         let (bindings, alerts) = BindingsReport::in_short(gateway);
         Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
             ready: gateway.is_ready(),
             uptime_s: gateway.started.elapsed().as_secs(),
             policy,

@@ -22,6 +22,7 @@ use tracing::{debug, info, warn};
 
 use crate::state::Gateway;
 
+mod failure;
 mod families;
 pub mod learning;
 mod metrics;

@@ -3,6 +3,7 @@
 //! killed predecessor left, sees carrier, and puts everything back at the end.
 
 mod netlink;
+pub mod redirect;
 mod sys;
 
 use std::fs;

@@ -142,8 +142,13 @@ impl Rtnetlink {
         self.exchange(RouteNetlinkMessage::SetLink(message), NLM_F_ACK, |_| {})
     }
 
+    /// Sends an order, whose only reply is whether it was carried out.
+    pub(crate) fn ask(&mut self, request: RouteNetlinkMessage, flags: u16) -> io::Result<()> {
+        self.exchange(request, flags, |_| {})
+    }
+
     /// Sends a request and hands every reply to it to `take`.
-    fn exchange(
+    pub(crate) fn exchange(
         &mut self,
         request: RouteNetlinkMessage,
         flags: u16,

@@ -24,6 +24,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) wire: Vec<Spanned<Wire>>,
     #[serde(default)]
+    pub(super) failure: Failure,
+    #[serde(default)]
     pub(super) flows: Flows,
     #[serde(default)]
     pub(super) timeouts: Timeouts,
@@ -69,6 +71,14 @@ pub(super) struct Wire {
     pub(super) redundancy_group: Option<Spanned<String>>,
     pub(super) link_propagation: Option<bool>,
     pub(super) link_settling_s: Option<Spanned<i64>>,
+    pub(super) fail: Option<Spanned<String>>,
+    pub(super) bypass_command: Option<Spanned<Vec<String>>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Failure {
+    pub(super) hang_ms: Option<Spanned<i64>>,
 }
 
 #[derive(Deserialize, Default)]

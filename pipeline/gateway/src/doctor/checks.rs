@@ -7,6 +7,7 @@ use bulkhead_dpdk::PortName;
 use bulkhead_pipeline::worker::MonotonicClock;
 use rustix::fs::statvfs;
 
+use super::failure::of_failure;
 use super::machine::Machine;
 use super::{Finding, State};
 use crate::clock;
@@ -44,6 +45,7 @@ pub(super) fn all(
         cores.iter().flat_map(|cores| cores.workers.iter().copied().flatten()).collect();
     for wire in &config.wires {
         findings.extend(of_wire(machine, config, wire, &workers));
+        findings.push(of_failure(wire));
     }
     findings
 }

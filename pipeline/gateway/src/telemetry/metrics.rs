@@ -46,6 +46,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     traces(gateway, &mut families);
     histograms(gateway, &mut families);
     workflow(gateway, &mut families);
+    super::failure::render(gateway, &mut families);
     {
         let state = gateway.policy();
         policy(gateway, &state, &mut families);

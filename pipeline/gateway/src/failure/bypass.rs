@@ -1,0 +1,489 @@
+//! What carries the frames of a wire that fails open while no gateway judges them.
+
+use std::fmt;
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use tracing::{error, info, warn};
+
+use crate::cli::{BypassAction, BypassArgs, exit};
+use crate::config::{Config, ConfigError, Fail, Wire};
+
+/// How long the program of a hardware bypass may take.
+const COMMAND_LIMIT: Duration = Duration::from_secs(2);
+
+/// How often a hardware bypass is told that the gateway is alive.
+const FEED_INTERVAL: Duration = Duration::from_secs(1);
+
+/// How often, and how far apart, a bypass is tried that did not come.
+const ATTEMPTS: u32 = 5;
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What can carry a wire's frames unjudged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Means {
+    /// The kernel, from one port to the other.
+    Kernel,
+    /// Hardware, which a program works.
+    Command,
+    /// Nothing: the wire fails closed, whatever its configuration says.
+    None,
+}
+
+impl Means {
+    /// What there is for a wire that fails open. A program goes before the kernel: whoever names one has
+    /// relays, which hold without a kernel, too.
+    pub fn of(wire: &Wire) -> Self {
+        if !wire.failure.command.is_empty() {
+            Self::Command
+        } else if interfaces(wire).is_some() {
+            Self::Kernel
+        } else {
+            Self::None
+        }
+    }
+
+    /// The word in metrics.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Kernel => "kernel",
+            Self::Command => "command",
+            Self::None => "none",
+        }
+    }
+}
+
+/// A way past the gateway, for one wire. It outlives the process that engages it.
+pub trait Bypass: Send {
+    /// Lets every frame pass unjudged. To be called only while no gateway has the wire's ports.
+    ///
+    /// # Errors
+    ///
+    /// What failed and the remedy: the wire is cut.
+    fn engage(&mut self) -> Result<(), String>;
+
+    /// Ends that. For the kernel's way this is the gateway's part, between its ports' opening and their
+    /// start: see [`release_open`].
+    ///
+    /// # Errors
+    ///
+    /// What failed and the remedy: frames may pass unjudged.
+    fn release(&mut self) -> Result<(), String>;
+
+    /// A gateway judges still: for hardware with a watchdog of its own, which engages by itself when it
+    /// is not told this for a while. May be called as often as one likes.
+    fn feed(&mut self) {}
+}
+
+/// The bypass of a wire that fails open; [`None`] where it fails closed, or nothing can bypass it.
+pub fn of(wire: &Wire) -> Option<Box<dyn Bypass>> {
+    if wire.failure.fail == Fail::Closed {
+        return None;
+    }
+    match Means::of(wire) {
+        Means::Kernel => {
+            let (inside, outside) = interfaces(wire)?;
+            Some(Box::new(KernelBypass { wire: wire.name.clone(), inside, outside }))
+        }
+        Means::Command => Some(Box::new(CommandBypass {
+            wire: wire.name.clone(),
+            command: wire.failure.command.clone(),
+            fed: None,
+            feeding: None,
+        })),
+        Means::None => None,
+    }
+}
+
+/// Takes away what an earlier run has left at wires that fail closed: from now on nothing passes that
+/// no worker judges.
+///
+/// # Errors
+///
+/// Where frames may go on passing: the wire, why, and the remedy.
+pub fn clear_closed(config: &Config) -> Result<(), String> {
+    let closed = config.wires.iter().filter(|wire| wire.failure.fail == Fail::Closed);
+    for wire in closed {
+        if release_kernel(wire)? {
+            warn!(
+                wire = wire.name,
+                "this wire fails closed now: the kernel's bypass was taken away"
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Ends the kernel's bypass of wires, so that the gateway's ports can be raised. Returns the wires whose
+/// frames passed unjudged until now.
+///
+/// # Errors
+///
+/// Where frames may go on passing: the wire, why, and the remedy.
+pub fn release_open(config: &Config) -> Result<Vec<String>, String> {
+    let mut released = Vec::new();
+    for wire in config.open_wires() {
+        if release_kernel(wire)? {
+            released.push(wire.name.clone());
+        }
+    }
+    Ok(released)
+}
+
+/// The kernel interfaces of a wire, inside first, where both its ports are ones.
+fn interfaces(wire: &Wire) -> Option<(String, String)> {
+    Some((interface_of(&wire.inside)?, interface_of(&wire.outside)?))
+}
+
+#[cfg(feature = "dpdk")]
+fn interface_of(port: &str) -> Option<String> {
+    bulkhead_dpdk::PortName::parse(port).interface().map(str::to_owned)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn interface_of(_port: &str) -> Option<String> {
+    None
+}
+
+#[cfg(feature = "dpdk")]
+fn release_kernel(wire: &Wire) -> Result<bool, String> {
+    let mut any = false;
+    for interface in [&wire.inside, &wire.outside].into_iter().filter_map(|port| interface_of(port))
+    {
+        match bulkhead_dpdk::redirect::release(&interface) {
+            Ok(was) => any |= was,
+            // The port will say so, in its own words.
+            Err(error) if error.kind() == bulkhead_dpdk::ErrorKind::NotFound => {}
+            Err(error) => {
+                return Err(format!(
+                    "wire {}: frames may pass unjudged, the kernel's bypass cannot be taken away: \
+                     {error}; try `tc qdisc del dev {interface} clsact`",
+                    wire.name
+                ));
+            }
+        }
+    }
+    Ok(any)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn release_kernel(_wire: &Wire) -> Result<bool, String> {
+    Ok(false)
+}
+
+/// Whether the kernel carries a wire's frames now.
+#[cfg(feature = "dpdk")]
+fn is_kernel_engaged(wire: &Wire) -> Result<bool, String> {
+    let Some((inside, outside)) = interfaces(wire) else { return Ok(false) };
+    let ask = |interface: &str| {
+        bulkhead_dpdk::redirect::is_engaged(interface).map_err(|error| error.to_string())
+    };
+    Ok(ask(&inside)? || ask(&outside)?)
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn is_kernel_engaged(_wire: &Wire) -> Result<bool, String> {
+    Ok(false)
+}
+
+/// The kernel carries the frames from one port to the other.
+struct KernelBypass {
+    wire: String,
+    inside: String,
+    outside: String,
+}
+
+impl Bypass for KernelBypass {
+    #[cfg(feature = "dpdk")]
+    fn engage(&mut self) -> Result<(), String> {
+        let notes = bulkhead_dpdk::redirect::engage(&self.inside, &self.outside)
+            .map_err(|error| error.to_string())?;
+        for note in notes {
+            info!(wire = self.wire, "{note}");
+        }
+        Ok(())
+    }
+
+    #[cfg(not(feature = "dpdk"))]
+    fn engage(&mut self) -> Result<(), String> {
+        Err(format!("{}, {}, {}: built without DPDK", self.wire, self.inside, self.outside))
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        Ok(())
+    }
+}
+
+/// A program works relays: it is called with `engage`, `release` or `feed`, and the wire's name.
+struct CommandBypass {
+    wire: String,
+    command: Vec<String>,
+    fed: Option<Instant>,
+    feeding: Option<Child>,
+}
+
+impl CommandBypass {
+    fn start(&self, what: &str) -> Result<Child, String> {
+        let (program, args) = self.command.split_first().ok_or("there is no bypass-command")?;
+        (Command::new(program).args(args).args([what, &self.wire]))
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .spawn()
+            .map_err(|error| format!("bypass-command {program}: {error}"))
+    }
+
+    fn run(&self, what: &str) -> Result<(), String> {
+        let mut child = self.start(what)?;
+        let begun = Instant::now();
+        loop {
+            match child.try_wait() {
+                Ok(Some(status)) if status.success() => return Ok(()),
+                Ok(Some(status)) => return Err(format!("bypass-command {what}: {status}")),
+                Ok(None) if begun.elapsed() < COMMAND_LIMIT => {
+                    thread::sleep(Duration::from_millis(2));
+                }
+                outcome => {
+                    let _ = child.kill().and_then(|()| child.wait());
+                    return Err(match outcome {
+                        Err(error) => format!("bypass-command {what}: {error}"),
+                        _ => format!("bypass-command {what}: no end within {COMMAND_LIMIT:?}"),
+                    });
+                }
+            }
+        }
+    }
+}
+
+impl Bypass for CommandBypass {
+    fn engage(&mut self) -> Result<(), String> {
+        self.run("engage")
+    }
+
+    fn release(&mut self) -> Result<(), String> {
+        self.run("release")
+    }
+
+    fn feed(&mut self) {
+        if self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
+            return;
+        }
+        // One that takes longer is not helped by a second one beside it.
+        if self.feeding.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+            return;
+        }
+        self.fed = Some(Instant::now());
+        match self.start("feed") {
+            Ok(child) => self.feeding = Some(child),
+            Err(error) => error!(wire = self.wire, "{error}"),
+        }
+    }
+}
+
+/// The bypasses of all wires that fail open.
+pub struct Bypasses {
+    wires: Vec<(String, Box<dyn Bypass>)>,
+}
+
+impl Bypasses {
+    /// Those of a configuration. Wires that fail open and that nothing can bypass are warned of.
+    pub fn new(config: &Config) -> Self {
+        let mut wires = Vec::new();
+        for wire in config.open_wires() {
+            match of(wire) {
+                Some(bypass) => wires.push((wire.name.clone(), bypass)),
+                None => warn!(
+                    wire = wire.name,
+                    "`fail = \"open\"`, but nothing can bypass this wire: its ports are not both \
+                     interfaces that the kernel drives, and there is no `bypass-command`; it fails closed"
+                ),
+            }
+        }
+        Self { wires }
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.wires.is_empty()
+    }
+
+    /// Lets all of them carry frames. Returns what is to be said of it.
+    pub fn engage(&mut self) -> Engaged {
+        let mut engaged = Engaged::default();
+        for (wire, bypass) in &mut self.wires {
+            let mut outcome = bypass.engage();
+            for _ in 1..ATTEMPTS {
+                if outcome.is_ok() {
+                    break;
+                }
+                thread::sleep(PAUSE);
+                outcome = bypass.engage();
+            }
+            match outcome {
+                Ok(()) => engaged.wires.push(wire.clone()),
+                Err(error) => {
+                    error!(wire, "the wire is cut although it fails open: {error}");
+                    engaged.failed.push(wire.clone());
+                }
+            }
+        }
+        engaged
+    }
+
+    /// Ends those that are not the gateway's to end.
+    pub fn release(&mut self) {
+        for (wire, bypass) in &mut self.wires {
+            if let Err(error) = bypass.release() {
+                error!(wire, "frames may pass unjudged: {error}");
+            }
+        }
+    }
+
+    /// A gateway judges.
+    pub fn feed(&mut self) {
+        self.wires.iter_mut().for_each(|(_, bypass)| bypass.feed());
+    }
+}
+
+/// Which wires are bypassed now.
+#[derive(Default)]
+pub struct Engaged {
+    /// Those that are.
+    pub wires: Vec<String>,
+    /// Those that should be and are cut.
+    pub failed: Vec<String>,
+}
+
+impl fmt::Display for Engaged {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.wires.is_empty(), self.failed.is_empty()) {
+            (true, true) => f.write_str("nothing passes"),
+            (false, true) => write!(f, "passes unjudged: {}", self.wires.join(", ")),
+            (true, false) => write!(f, "cut, though it fails open: {}", self.failed.join(", ")),
+            (false, false) => write!(
+                f,
+                "passes unjudged: {}; cut, though it fails open: {}",
+                self.wires.join(", "),
+                self.failed.join(", ")
+            ),
+        }
+    }
+}
+
+/// `bulkhead bypass`. Returns the exit code.
+pub fn main(args: &BypassArgs) -> u8 {
+    let config = match Config::load(&args.config) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("{error}");
+            return match error {
+                ConfigError::Unreadable(_) => exit::UNAVAILABLE,
+                ConfigError::Invalid(_) => exit::REFUSED,
+            };
+        }
+    };
+    match args.action {
+        BypassAction::Show => show(&config),
+        BypassAction::Engage => {
+            let cleared = clear_closed(&config);
+            let mut bypasses = Bypasses::new(&config);
+            let engaged = bypasses.engage();
+            println!("{engaged}");
+            if let Err(error) = &cleared {
+                eprintln!("error: {error}");
+            }
+            if engaged.failed.is_empty() && cleared.is_ok() { exit::OK } else { exit::UNAVAILABLE }
+        }
+        BypassAction::Release => {
+            Bypasses::new(&config).release();
+            match clear_closed(&config).and_then(|()| release_open(&config)) {
+                Ok(released) if released.is_empty() => {
+                    println!("no wire was bypassed by the kernel");
+                    exit::OK
+                }
+                Ok(released) => {
+                    println!("cut until a gateway runs: {}", released.join(", "));
+                    exit::OK
+                }
+                Err(error) => {
+                    eprintln!("error: {error}");
+                    exit::UNAVAILABLE
+                }
+            }
+        }
+    }
+}
+
+fn show(config: &Config) -> u8 {
+    let mut code = exit::OK;
+    for wire in &config.wires {
+        let fails = match (wire.failure.fail, Means::of(wire)) {
+            (Fail::Closed, _) => "fails closed",
+            (Fail::Open, Means::Kernel) => "fails open, by the kernel",
+            (Fail::Open, Means::Command) => "fails open, by its bypass-command",
+            (Fail::Open, Means::None) => "fails closed: nothing can bypass it",
+        };
+        match is_kernel_engaged(wire) {
+            Ok(true) => println!("{}: {fails}; bypassed now", wire.name),
+            Ok(false) => println!("{}: {fails}", wire.name),
+            Err(error) => {
+                println!("{}: {fails}", wire.name);
+                eprintln!("error: {error}");
+                code = exit::UNAVAILABLE;
+            }
+        }
+    }
+    code
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    fn config(ports: (&str, &str), lines: &str) -> Config {
+        let text = format!(
+            "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"{}\"\noutside = \"{}\"\n{lines}",
+            ports.0, ports.1
+        );
+        Config::parse("g.toml", Path::new(""), &text).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    #[test]
+    #[cfg(feature = "dpdk")]
+    fn only_what_the_kernel_drives_on_both_sides_is_bypassed_by_it() {
+        let of =
+            |inside, outside| Means::of(&config((inside, outside), "fail = \"open\"\n").wires[0]);
+        assert_eq!(of("eth1", "eth2"), Means::Kernel);
+        assert_eq!(of("net_af_packet0,iface=eth1", "net_af_xdp0,iface=eth2"), Means::Kernel);
+        assert_eq!(of("0000:3b:00.0", "eth2"), Means::None);
+        assert_eq!(of("net_ring0", "net_ring1"), Means::None);
+        let open = "fail = \"open\"\nbypass-command = [\"/bin/true\"]\n";
+        let config = config(("0000:3b:00.0", "0000:3b:00.1"), open);
+        assert_eq!(Means::of(&config.wires[0]), Means::Command);
+    }
+
+    #[test]
+    fn a_program_is_told_what_to_do_and_for_which_wire() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, said) = (dir.path().join("bypass"), dir.path().join("said"));
+        fs::write(&program, format!("echo \"$@\" >> {}\n", said.display())).unwrap();
+        let lines = |argument: &str| {
+            let program = program.display();
+            format!(
+                "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"{program}\", \"{argument}\"]\n"
+            )
+        };
+        let ports = ("0000:3b:00.0", "0000:3b:00.1");
+        let mut bypasses = Bypasses::new(&config(ports, &lines("1")));
+        assert_eq!(bypasses.engage().to_string(), "passes unjudged: w");
+        bypasses.release();
+        assert_eq!(fs::read_to_string(&said).unwrap(), "1 engage w\n1 release w\n");
+        let mut broken =
+            of(&config(ports, "fail = \"open\"\nbypass-command = [\"/no/such\"]\n").wires[0])
+                .unwrap();
+        assert!(broken.engage().unwrap_err().contains("/no/such"));
+    }
+}

@@ -1,0 +1,617 @@
+//! The process that starts gateways: one after the other, so that there is one whenever there can be,
+//! and two for as long as one takes the other's place.
+//!
+//! It waits for three things: what a gateway says, a gateway's end, a signal. While a gateway that is
+//! told to be alive says nothing for the configuration's `hang-ms`, it hangs and is killed. Wires that
+//! fail open are bypassed as soon as no process of a gateway is left.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::iterator::Signals;
+use tracing::{error, info, warn};
+
+use super::bypass::{Bypasses, Engaged};
+use super::channel::{self, Said, Told};
+use super::supervised::History;
+use crate::candidate::unix_now_ms;
+use crate::cli::{RunArgs, exit};
+use crate::config::Config;
+use crate::notice::{self, Watchdog};
+
+/// How often deadlines are looked at.
+const TICK: Duration = Duration::from_millis(10);
+
+/// How long a gateway may take to end once it has stopped saying anything, or was told to.
+const END_LIMIT: Duration = Duration::from_secs(5);
+
+/// How long a new gateway may take to be ready to take over, policy and all.
+const PREPARE_LIMIT: Duration = Duration::from_secs(180);
+
+/// How long ports may take to change hands.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
+
+/// After an end, how long the next start waits: not at all at first, and longer each time that a
+/// gateway does not last.
+const FIRST_PAUSE: Duration = Duration::from_millis(100);
+const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// A gateway that has guarded for so long has lasted.
+const LASTS: Duration = Duration::from_secs(10);
+
+/// Supervises a gateway until told to stop. Returns the exit code.
+pub fn main(args: &RunArgs, config: Config) -> u8 {
+    match Supervisor::new(args, config).and_then(Supervisor::run) {
+        Ok(code) => code,
+        Err(error) => {
+            error!("{error}");
+            exit::UNAVAILABLE
+        }
+    }
+}
+
+/// What the supervisor waits for.
+enum Event {
+    /// A gateway said something.
+    Said(Pid, Said),
+    /// A gateway's end of the channel is closed.
+    Gone(Pid),
+    /// A signal came.
+    Signal(i32),
+}
+
+/// A gateway's process.
+struct Process {
+    pid: Pid,
+    stream: UnixStream,
+    /// When it last said that all is well.
+    alive: Instant,
+    /// Since when it guards.
+    guards: Option<Instant>,
+    /// Why it was killed, where it was.
+    hung: Option<String>,
+}
+
+/// How far a gateway has come that is to take another one's place.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Phase {
+    /// It makes what can be made beside the other one.
+    Prepares,
+    /// The other one ends its control side.
+    Retires,
+    /// It takes over the state.
+    TakesOver,
+    /// The other one closes its ports.
+    Closes,
+    /// It opens the ports.
+    Opens,
+}
+
+/// A gateway that is to take the place of the one that guards.
+struct Successor {
+    process: Process,
+    phase: Phase,
+    since: Instant,
+    /// When the one that guards was told to close its ports.
+    closes: Option<Instant>,
+}
+
+struct Supervisor {
+    program: PathBuf,
+    args: RunArgs,
+    config: Config,
+    bypasses: Bypasses,
+    history: History,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    current: Option<Process>,
+    successor: Option<Successor>,
+    /// Processes that ended their part and are left to end.
+    leaving: Vec<(Process, Instant)>,
+    /// When the next gateway is started, while there is none.
+    next_start: Instant,
+    failures: u32,
+    has_guarded: bool,
+    watchdog: Watchdog,
+    looked: Instant,
+}
+
+impl Supervisor {
+    fn new(args: &RunArgs, config: Config) -> Result<Self, String> {
+        let program = std::env::current_exe()
+            .map_err(|error| format!("the supervisor does not know its own program: {error}"))?;
+        let (sender, events) = unbounded();
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
+            .map_err(|error| format!("cannot catch signals: {error}"))?;
+        let to = sender.clone();
+        let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
+            for signal in signals.forever() {
+                if to.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        });
+        listener.map_err(|error| format!("cannot start a thread: {error}"))?;
+        let mut supervisor = Self {
+            program,
+            args: args.clone(),
+            bypasses: Bypasses::new(&config),
+            config,
+            history: history_of(args),
+            events,
+            sender,
+            current: None,
+            successor: None,
+            leaving: Vec::new(),
+            next_start: Instant::now(),
+            failures: 0,
+            has_guarded: false,
+            watchdog: Watchdog::default(),
+            looked: Instant::now(),
+        };
+        if let Some(pid) = args.adopt.filter(|&pid| pid > 0).and_then(Pid::from_raw) {
+            supervisor.adopt(pid)?;
+        } else if !supervisor.bypasses.is_empty() {
+            supervisor.bypass("no gateway runs yet");
+        }
+        Ok(supervisor)
+    }
+
+    fn run(mut self) -> Result<u8, String> {
+        loop {
+            self.watchdog.alive();
+            match self.events.recv_timeout(TICK) {
+                Ok(Event::Signal(SIGTERM | SIGINT)) => return Ok(self.stop()),
+                Ok(Event::Signal(SIGHUP)) => {
+                    if let Some(process) = &self.current {
+                        let _ = kill_process(process.pid, Signal::HUP);
+                    }
+                }
+                Ok(Event::Signal(_)) => self.renew(),
+                Ok(Event::Said(pid, said)) => self.hear(pid, said),
+                Ok(Event::Gone(pid)) => {
+                    if let Some(code) = self.gone(pid) {
+                        return Ok(code);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => return Err("no events any more".to_owned()),
+            }
+            self.look_after();
+            let is_none = self.current.is_none() && self.successor.is_none();
+            if is_none && Instant::now() >= self.next_start {
+                match self.spawn(false) {
+                    Ok(process) => self.current = Some(process),
+                    Err(error) => {
+                        error!("{error}");
+                        self.wait_before_start();
+                    }
+                }
+            }
+        }
+    }
+
+    /// Starts a gateway's process.
+    fn spawn(&self, takes_over: bool) -> Result<Process, String> {
+        let cannot =
+            |error: std::io::Error| format!("cannot start {}: {error}", self.program.display());
+        let (ours, theirs) = channel::pair().map_err(cannot)?;
+        let mut command = self.command();
+        command.arg("--supervised").arg("--history").arg(self.told_history());
+        if takes_over {
+            command.arg("--takeover");
+        }
+        command.stdin(Stdio::from(OwnedFd::from(theirs)));
+        // Its watchdog is this process, which in turn feeds the service manager's.
+        command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+        let child = command.spawn().map_err(cannot)?;
+        let pid = Pid::from_child(&child);
+        info!(pid = pid.as_raw_nonzero(), takes_over, "a gateway starts");
+        self.process(pid, ours)
+    }
+
+    /// The command line of this very gateway.
+    fn command(&self) -> Command {
+        let mut command = Command::new(&self.program);
+        command.arg("run").arg("--config").arg(&self.args.config);
+        command.args(self.args.log_args());
+        command
+    }
+
+    fn told_history(&self) -> String {
+        serde_json::to_string(&self.history).unwrap_or_else(|_| "{}".to_owned())
+    }
+
+    /// A process that is there, with what it says as events.
+    fn process(&self, pid: Pid, stream: UnixStream) -> Result<Process, String> {
+        let reader = stream.try_clone().map_err(|error| format!("cannot listen: {error}"))?;
+        let to = self.sender.clone();
+        let listener = thread::Builder::new().name("gateway".to_owned()).spawn(move || {
+            channel::receive(reader, |said| {
+                let _ = to.send(Event::Said(pid, said));
+            });
+            let _ = to.send(Event::Gone(pid));
+        });
+        listener.map_err(|error| format!("cannot start a thread: {error}"))?;
+        Ok(Process { pid, stream, alive: Instant::now(), guards: None, hung: None })
+    }
+
+    /// Goes on with a gateway that this process started before it was renewed itself: its channel is the
+    /// standard input.
+    fn adopt(&mut self, pid: Pid) -> Result<(), String> {
+        let stdin = std::io::stdin().as_fd().try_clone_to_owned();
+        let stream = stdin.map_err(|error| format!("the gateway's channel is lost: {error}"))?;
+        let mut process = self.process(pid, UnixStream::from(stream))?;
+        process.guards = Some(Instant::now());
+        self.current = Some(process);
+        self.has_guarded = true;
+        info!(pid = pid.as_raw_nonzero(), "the renewed supervisor goes on with the gateway");
+        Ok(())
+    }
+
+    fn hear(&mut self, pid: Pid, said: Said) {
+        if let Some(successor) = self.successor.as_mut().filter(|s| s.process.pid == pid) {
+            successor.process.alive = Instant::now();
+            match said {
+                Said::Prepared => self.advance(Phase::Prepares, Phase::Retires, Told::Retire),
+                Said::WantsPorts => self.advance(Phase::TakesOver, Phase::Closes, Told::Close),
+                Said::Guards => self.change_places(),
+                Said::Hangs(what) => self.give_up_successor(&what),
+                Said::Alive | Said::Retired | Said::Closed | Said::Restart => {}
+            }
+            return;
+        }
+        let Some(process) = self.current.as_mut().filter(|process| process.pid == pid) else {
+            return;
+        };
+        match said {
+            Said::Alive => process.alive = Instant::now(),
+            Said::Hangs(what) => hang(process, what),
+            Said::Guards => {
+                process.guards = Some(Instant::now());
+                self.has_guarded = true;
+                self.end_bypass();
+            }
+            Said::Retired => self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver),
+            Said::Closed => {
+                self.advance(Phase::Closes, Phase::Opens, Told::Ports);
+                // Its part is over: it ends by itself.
+                self.leaving.extend(self.current.take().map(|old| (old, Instant::now())));
+            }
+            Said::Restart => self.renew(),
+            Said::Prepared | Said::WantsPorts => {}
+        }
+    }
+
+    /// Starts a gateway that is to take the place of the one that guards.
+    fn renew(&mut self) {
+        let guards = self.current.as_ref().is_some_and(|process| process.guards.is_some());
+        if self.successor.is_some() || !guards {
+            warn!("a restart is asked for while a gateway starts: it is left to that one");
+            return;
+        }
+        match self.spawn(true) {
+            Ok(process) => {
+                let since = Instant::now();
+                let phase = Phase::Prepares;
+                self.successor = Some(Successor { process, phase, since, closes: None });
+            }
+            Err(error) => error!("{error}; the gateway that runs goes on"),
+        }
+    }
+
+    /// Goes from one step of a renewal to the next, where it stands at the first of them.
+    fn advance(&mut self, from: Phase, to: Phase, told: Told) {
+        let Some(successor) = self.successor.as_mut().filter(|s| s.phase == from) else { return };
+        let now = Instant::now();
+        (successor.phase, successor.since) = (to, now);
+        if to == Phase::Closes {
+            successor.closes = Some(now);
+        }
+        let to_old = matches!(told, Told::Retire | Told::Close);
+        match (&self.current, to_old) {
+            (Some(process), true) => tell(process, told),
+            (None, true) => {}
+            (_, false) => tell(&successor.process, told),
+        }
+    }
+
+    /// The successor guards: it is the gateway from now on.
+    fn change_places(&mut self) {
+        let Some(Successor { mut process, closes, .. }) = self.successor.take() else { return };
+        let stopped = closes.map_or(Duration::ZERO, |since| since.elapsed());
+        process.guards = Some(Instant::now());
+        self.history.updates += 1;
+        info!(
+            pid = process.pid.as_raw_nonzero(),
+            stopped_us = stopped.as_micros() as u64,
+            "the gateway is renewed"
+        );
+        tell(&process, Told::Renewed(u64::try_from(stopped.as_micros()).unwrap_or(u64::MAX)));
+        self.current = Some(process);
+        self.end_bypass();
+        self.wait_for_leaving();
+        self.renew_itself();
+    }
+
+    /// Runs the program that is installed now in the place of this one: same process, same child.
+    fn renew_itself(&mut self) {
+        let Some(process) = &self.current else { return };
+        let Ok(stream) = process.stream.try_clone() else { return };
+        let mut command = self.command();
+        command.arg("--supervise").arg("--history").arg(self.told_history());
+        command.arg("--adopt").arg(process.pid.as_raw_nonzero().to_string());
+        command.stdin(Stdio::from(OwnedFd::from(stream)));
+        let error = command.exec();
+        error!("the supervisor goes on as it is: {}: {error}", self.program.display());
+    }
+
+    /// Ends a successor that does not come up. The gateway that guards goes on where it still can.
+    fn give_up_successor(&mut self, why: &str) {
+        let Some(successor) = self.successor.take() else { return };
+        let pid = successor.process.pid;
+        let _ = kill_process(pid, Signal::KILL);
+        self.leaving.push((successor.process, Instant::now()));
+        if successor.phase == Phase::Prepares {
+            error!("the new gateway was given up, the one that runs goes on: {why}");
+            return;
+        }
+        self.history.crashes += 1;
+        error!(
+            "the new gateway was given up after it had taken over the state: {why}; starting anew"
+        );
+        if let Some(process) = self.current.as_mut() {
+            process.hung = Some(format!("a renewal failed: {why}"));
+            let _ = kill_process(process.pid, Signal::KILL);
+            return;
+        }
+        self.wait_for_leaving();
+        self.bypass(&format!("a renewal failed: {why}"));
+        self.wait_before_start();
+    }
+
+    /// Looks at every deadline.
+    fn look_after(&mut self) {
+        let (now, before) = (Instant::now(), self.looked);
+        self.looked = now;
+        // Whoever did not look for a while (the machine stood still) accuses nobody of it.
+        let late = now.duration_since(before).saturating_sub(5 * TICK);
+        let limit = self.config.hang;
+        let said_nothing = || format!("it has said nothing for {} ms", limit.as_millis());
+        for process in
+            self.current.iter_mut().chain(self.successor.iter_mut().map(|s| &mut s.process))
+        {
+            process.alive = (process.alive + late).min(now);
+        }
+        if let Some(process) = self.current.as_mut() {
+            if process.hung.is_none() && process.alive.elapsed() > limit {
+                hang(process, said_nothing());
+            } else if process.hung.is_none() && process.guards.is_some() {
+                self.bypasses.feed();
+            }
+        }
+        if let Some(successor) = &self.successor {
+            let may_take = match successor.phase {
+                Phase::Prepares | Phase::TakesOver => PREPARE_LIMIT,
+                Phase::Retires | Phase::Closes | Phase::Opens => HANDOVER_LIMIT,
+            };
+            if successor.process.alive.elapsed() > limit {
+                self.give_up_successor(&said_nothing());
+            } else if successor.since.elapsed() > may_take {
+                let why = format!("{:?} took longer than {may_take:?}", successor.phase);
+                self.give_up_successor(&why);
+            }
+        }
+        self.leaving.retain(|(process, since)| {
+            if since.elapsed() > END_LIMIT {
+                let _ = kill_process(process.pid, Signal::KILL);
+            }
+            ended(process.pid).is_none()
+        });
+    }
+
+    fn wait_for_leaving(&mut self) {
+        for (process, _) in self.leaving.drain(..) {
+            let _ = wait_for_end(process.pid, END_LIMIT);
+        }
+    }
+
+    /// A gateway has closed its end: it is dead, or dies. Returns the exit code where that is the end.
+    fn gone(&mut self, pid: Pid) -> Option<u8> {
+        if self.successor.as_ref().is_some_and(|s| s.process.pid == pid) {
+            self.give_up_successor("it ended; its last lines in the log say why");
+            return None;
+        }
+        let process = self.current.take_if(|process| process.pid == pid)?;
+        let begun = Instant::now();
+        let status = wait_for_end(pid, END_LIMIT);
+        let code = match status {
+            End::Exited(code) => Some(code),
+            End::Signalled(_) | End::Unknown => None,
+        };
+        if process.guards.is_none() && !self.has_guarded {
+            // It would not start, and said why: whoever started this one knows better what to do.
+            self.bypass("the gateway does not start");
+            return Some(
+                code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::UNAVAILABLE),
+            );
+        }
+        let why = match &process.hung {
+            Some(what) => format!("{what}, so it was killed"),
+            None => format!("it ended by itself, by {status}"),
+        };
+        match &process.hung {
+            Some(_) => self.history.hangs += 1,
+            None => self.history.crashes += 1,
+        }
+        if process.guards.is_some_and(|since| since.elapsed() > LASTS) {
+            self.failures = 0;
+        }
+        if let Some(mut successor) = self.successor.take() {
+            // Whatever it waited for is its own now.
+            warn!("{why}: the gateway that was to take over does so at once");
+            tell(&successor.process, Told::TakeOver);
+            tell(&successor.process, Told::Ports);
+            successor.process.alive = Instant::now();
+            self.bypass(&why);
+            self.current = Some(successor.process);
+            return None;
+        }
+        self.bypass(&why);
+        info!(took_us = begun.elapsed().as_micros() as u64, "it is bypassed where it fails open");
+        self.wait_before_start();
+        None
+    }
+
+    /// When the next gateway starts.
+    fn wait_before_start(&mut self) {
+        let pause = match self.failures {
+            0 => Duration::ZERO,
+            failures => (FIRST_PAUSE * 2_u32.pow(failures.min(10) - 1)).min(LONGEST_PAUSE),
+        };
+        self.failures = self.failures.saturating_add(1);
+        self.next_start = Instant::now() + pause;
+    }
+
+    /// No gateway is left: wires that fail open carry everything from now on.
+    fn bypass(&mut self, why: &str) {
+        let engaged =
+            if self.bypasses.is_empty() { Engaged::default() } else { self.bypasses.engage() };
+        if !engaged.wires.is_empty() && self.history.bypassed_since_unix_ms.is_none() {
+            self.history.bypasses += 1;
+            self.history.bypassed_since_unix_ms = unix_now_ms();
+        }
+        let line = format!("{why}; {engaged}");
+        warn!("no gateway judges: {line}");
+        notice::status(&format!("no gateway judges: {engaged}"));
+        self.history.last = Some(line);
+    }
+
+    /// A gateway guards: it has ended the kernel's bypasses itself, before its ports rose.
+    fn end_bypass(&mut self) {
+        self.history.last = None;
+        self.bypasses.release();
+        if let Some(since) = self.history.bypassed_since_unix_ms.take() {
+            let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
+            self.history.bypassed_ms += u64::try_from(took).unwrap_or(0);
+        }
+    }
+
+    /// Ends the gateway, and bypasses what fails open. Returns the exit code.
+    fn stop(&mut self) -> u8 {
+        info!("the supervisor is told to stop");
+        notice::stopping();
+        if let Some(successor) = self.successor.take() {
+            let _ = kill_process(successor.process.pid, Signal::KILL);
+            let _ = wait_for_end(successor.process.pid, END_LIMIT);
+        }
+        let mut code = exit::OK;
+        if let Some(process) = self.current.take() {
+            // Where another one was to take its place, it waits for nothing but this.
+            tell(&process, Told::Close);
+            let _ = kill_process(process.pid, Signal::TERM);
+            if let End::Exited(its) = wait_for_end(process.pid, END_LIMIT) {
+                code = u8::try_from(its).unwrap_or(exit::UNAVAILABLE);
+            }
+        }
+        self.wait_for_leaving();
+        self.bypass("the gateway was told to stop");
+        code
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum End {
+    Exited(i32),
+    Signalled(i32),
+    Unknown,
+}
+
+impl std::fmt::Display for End {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(code) => write!(f, "exit code {code}"),
+            Self::Signalled(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("nobody knows what"),
+        }
+    }
+}
+
+/// How a child ended; [`None`] while it has not.
+fn ended(pid: Pid) -> Option<End> {
+    match waitpid(Some(pid), WaitOptions::NOHANG) {
+        Ok(None) => None,
+        Ok(Some((_, status))) => Some(match (status.exit_status(), status.terminating_signal()) {
+            (Some(code), _) => End::Exited(code),
+            (None, Some(signal)) => End::Signalled(signal),
+            (None, None) => return None,
+        }),
+        Err(_) => Some(End::Unknown),
+    }
+}
+
+/// Waits for a child's end, and kills it when that takes longer than `limit`. Whatever it had open is
+/// closed then.
+fn wait_for_end(pid: Pid, limit: Duration) -> End {
+    let begun = Instant::now();
+    let mut killed = false;
+    loop {
+        if let Some(end) = ended(pid) {
+            return end;
+        }
+        if !killed && begun.elapsed() > limit {
+            killed = true;
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        // A process that cannot die (it waits for hardware) is waited for: its ports are its own.
+        thread::sleep(Duration::from_micros(500));
+    }
+}
+
+/// Kills a gateway that hangs. What it held, a worker that goes on again included, ends with it.
+fn hang(process: &mut Process, what: String) {
+    if process.hung.is_some() {
+        return;
+    }
+    error!(pid = process.pid.as_raw_nonzero(), "the gateway hangs and is killed: {what}");
+    process.hung = Some(what);
+    let _ = kill_process(process.pid, Signal::KILL);
+}
+
+fn tell(process: &Process, told: Told) {
+    if let Err(error) = channel::send(&process.stream, &told) {
+        warn!(pid = process.pid.as_raw_nonzero(), "the gateway cannot be told {told:?}: {error}");
+    }
+}
+
+fn history_of(args: &RunArgs) -> History {
+    let text = args.history.as_deref().unwrap_or("{}");
+    serde_json::from_str(text).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_is_waited_for_and_killed_when_it_takes_too_long() {
+        let spawn = |script: &str| {
+            let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::null()).spawn();
+            Pid::from_child(&child.unwrap_or_else(|error| panic!("{error}")))
+        };
+        assert_eq!(wait_for_end(spawn("exit 3"), END_LIMIT), End::Exited(3));
+        assert_eq!(wait_for_end(spawn("kill -9 $$"), END_LIMIT), End::Signalled(9));
+        let stuck = spawn("exec sleep 600");
+        assert_eq!(wait_for_end(stuck, Duration::from_millis(50)), End::Signalled(9));
+        assert_eq!(ended(stuck), Some(End::Unknown), "nobody waits for it twice");
+    }
+}
