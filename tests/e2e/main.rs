@@ -7,6 +7,7 @@ mod bad_files;
 mod bindings;
 mod chaos;
 mod confined;
+mod failure;
 mod frames;
 mod learning;
 mod lifecycle;

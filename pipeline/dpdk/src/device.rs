@@ -205,6 +205,14 @@ impl Device {
         self.shared.set_link(up).map_err(|error| error.on(self.name()))
     }
 
+    /// Says that another gateway takes the port over: closing it then leaves its link up, and with it
+    /// what cannot be changed without taking that down.
+    pub fn hand_over(&self) {
+        if let Some(mut kernel) = self.shared.kernel() {
+            kernel.hand_over();
+        }
+    }
+
     /// What the driver has counted since the port was opened.
     ///
     /// # Errors
@@ -445,8 +453,9 @@ fn af_xdp_lanes(
     notes: &mut Vec<String>,
     mtu: u16,
 ) -> Result<Vec<Ethdev>> {
-    const ATTEMPTS: u32 = 6;
-    const PAUSE: Duration = Duration::from_millis(100);
+    const ATTEMPTS: u32 = 16;
+    /// So much longer each time: a gateway that takes another one's place waits for no more than it has to.
+    const PAUSE: Duration = Duration::from_millis(5);
 
     check_af_xdp(pool, mtu)?;
     let note = kernel.keep_tags()?;
@@ -468,8 +477,8 @@ fn af_xdp_lanes(
                             && error.call() == "rte_eth_rx_queue_setup"
                             && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
                     {
+                        thread::sleep(PAUSE * attempt);
                         attempt += 1;
-                        thread::sleep(PAUSE);
                     }
                     Err(error) => return Err(error),
                 }

@@ -111,6 +111,10 @@ impl Device for DpdkDevice {
     fn driver_counters(&self) -> DriverCounters {
         self.counters().unwrap_or_default()
     }
+
+    fn hand_over(&self) {
+        DpdkDevice::hand_over(self);
+    }
 }
 
 /// Bytes that the packets of a gateway of this configuration lie in.

@@ -13,8 +13,8 @@
 //!    and [`bindings`] is the one that knows who has which address.
 //! 7. [`workflow`]: staging, lockdown, rollback, grants and quarantines; [`audit`]: who changed what.
 //! 8. [`hardening`]: what the process gives up before any of that.
-//! 8. [`failure`]: what becomes of the wires while no gateway judges, and who starts the next one.
-//! 9. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
+//! 9. [`failure`]: what becomes of the wires while no gateway judges, and who starts the next one.
+//! 10. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
 //!
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
 //! keep records of them.

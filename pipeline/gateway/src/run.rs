@@ -14,10 +14,10 @@ use crate::audit::{Draft, What, Who};
 use crate::cli::{RunArgs, exit};
 use crate::config::{Config, ConfigError, Mode};
 use crate::cores::{self, Cores};
-use crate::hardening::{self, Profile};
 use crate::failure::channel::Said;
 use crate::failure::supervised::{self, Supervision};
 use crate::failure::{bypass, supervisor};
+use crate::hardening::{self, Profile};
 use crate::launch::{Backend, Crew, LEFT_BEHIND, STOP_LIMIT, launch};
 use crate::link::{self, WireLink};
 use crate::notice::Watchdog;
@@ -259,6 +259,7 @@ fn guard<B: Backend>(
         (Some(supervision), Some(control)) => {
             let begun = Instant::now();
             control.hand_over(gateway, follower);
+            gateway.hand_over_ports();
             supervised::retire(supervision, begun);
             None
         }

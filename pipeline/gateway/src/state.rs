@@ -20,8 +20,8 @@ use crate::bindings::Followed;
 use crate::candidate::Candidate;
 use crate::clock;
 use crate::config::{Config, Mode};
-use crate::hardening::{Confinement, Powers, powers};
 use crate::failure::supervised::Supervision;
+use crate::hardening::{Confinement, Powers, powers};
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
 use crate::workflow::stage::StagedState;
@@ -217,6 +217,9 @@ pub trait Device: Send + Sync {
 
     /// What the driver counts.
     fn driver_counters(&self) -> DriverCounters;
+
+    /// Says that another gateway takes the port over, so that closing it leaves its link up.
+    fn hand_over(&self) {}
 }
 
 impl Gateway {
@@ -323,6 +326,13 @@ impl Gateway {
         for wire in self.wires() {
             wire.inside.close();
             wire.outside.close();
+        }
+    }
+
+    /// Has all ports keep their links up when they are closed, for another gateway.
+    pub fn hand_over_ports(&self) {
+        for port in self.wires().iter().flat_map(|wire| [&wire.inside, &wire.outside]) {
+            port.device(|device| device.hand_over());
         }
     }
 

@@ -38,6 +38,8 @@ pub(crate) struct KernelPort {
     /// The driver's AF_XDP sockets.
     xdp_sockets: Vec<XdpSocket>,
     packet_drops: u64,
+    /// Whether another gateway takes the interface over: what would take its link down stays as it is.
+    handed_over: bool,
     _promiscuous: OwnedFd,
     _claim: UnixListener,
 }
@@ -85,6 +87,7 @@ impl KernelPort {
             notes,
             xdp_sockets: Vec::new(),
             packet_drops: 0,
+            handed_over: false,
             _promiscuous: promiscuous,
             _claim: claim,
         };
@@ -252,6 +255,11 @@ impl KernelPort {
             .map_err(|error| Error::kernel("read_dir(/proc/self/fd)", &error))
     }
 
+    /// Leaves the interface up, with its MTU and its queues, for whoever takes it over.
+    pub(crate) fn hand_over(&mut self) {
+        self.handed_over = true;
+    }
+
     fn too_few_queues(&self, has: u32, wanted: u32) -> Error {
         Error::refused(
             ErrorKind::Queues,
@@ -311,14 +319,14 @@ impl Drop for KernelPort {
                     let _ = self.rtnetlink.detach_xdp(self.index, mode);
                 }
             }
-            if link.mtu != self.before.mtu {
+            if link.mtu != self.before.mtu && !self.handed_over {
                 let _ = self.rtnetlink.set_mtu(self.index, self.before.mtu);
             }
-            if link.up != self.before.up {
+            if link.up != self.before.up && !self.handed_over {
                 let _ = self.rtnetlink.set_up(self.index, self.before.up);
             }
         }
-        if let Some(channels) = self.restore_channels {
+        if let Some(channels) = self.restore_channels.filter(|_| !self.handed_over) {
             let _ = self.ethtool.set_channels(&self.name, channels);
         }
         for &offload in &self.restore_offloads {

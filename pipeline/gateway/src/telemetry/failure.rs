@@ -8,8 +8,10 @@ use crate::failure::bypass::Means;
 use crate::state::Gateway;
 
 pub(super) fn render(gateway: &Gateway, families: &mut Families) {
-    let mut fails = families
-        .gauge("wire_fail", "What becomes of each wire while no gateway judges: 1 for what is configured.");
+    let mut fails = families.gauge(
+        "wire_fail",
+        "What becomes of each wire while no gateway judges: 1 for what is configured.",
+    );
     for wire in &gateway.config.wires {
         for fail in [Fail::Closed, Fail::Open] {
             let labels = [("wire", wire.name.as_str()), ("fail", fail.label())];
@@ -21,7 +23,7 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
         "What can bypass each wire that fails open: 1 for what does. `none` fails closed.",
     );
     for wire in gateway.config.open_wires() {
-        means.add(&[("wire", &wire.name), ("by", Means::of(wire).label())], 1.0);
+        means.add(&[("wire", wire.name.as_str()), ("by", Means::of(wire).label())], 1.0);
     }
     let supervision = gateway.supervision.get();
     families
@@ -30,8 +32,8 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
     let Some(supervision) = supervision else { return };
     let history = &supervision.history;
     let renewed_us = supervision.renewed_us.load(Relaxed);
-    let mut restarts =
-        families.counter("restarts_total", "Starts of a gateway after one, by what became of that.");
+    let mut restarts = families
+        .counter("restarts_total", "Starts of a gateway after one, by what became of that.");
     // What the supervisor counts once this gateway guards is not in what it was told at its start.
     let updates = history.updates + u64::from(renewed_us > 0);
     for (reason, count) in
@@ -48,7 +50,10 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
         .add(&[], bypassed_ms as f64 / 1e3);
     if renewed_us > 0 {
         families
-            .gauge("update_gap_seconds", "For how long ports changed hands when this gateway took over.")
+            .gauge(
+                "update_gap_seconds",
+                "For how long ports changed hands when this gateway took over.",
+            )
             .add(&[], renewed_us as f64 / 1e6);
     }
 }
