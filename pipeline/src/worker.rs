@@ -15,8 +15,7 @@ use bulkhead_rules::headers::{PolicyTime, WireId};
 use crate::bindings::Tap;
 use crate::burst::Columns;
 use crate::counters::{LinkState, PortCounters, Volume, WorkerCounters};
-use crate::flow_table::FlowTableConfig;
-use crate::fragment::{FragmentKey, FragmentTableConfig};
+use crate::fragment::FragmentKey;
 use crate::handover::{Lane, Peers, Sorter};
 use crate::judge::{FragmentsSeen, Judge};
 use crate::observe::{Recorder, VerdictEvent};
@@ -30,25 +29,10 @@ use crate::verdict::{DropReason, Verdict};
 use crate::waiting::{Place, Waiting};
 
 mod clock;
+mod config;
 
 pub use self::clock::{Clock, MonotonicClock, Stage, VirtualClock};
-
-/// What a worker is built with. All memory is allocated from these numbers at start.
-#[derive(Clone, Debug)]
-pub struct WorkerConfig {
-    /// The flow table.
-    pub flows: FlowTableConfig,
-    /// Flows that one source may open in a second; twice as many at once. Packets that are denied
-    /// count a sixteenth. At least 1.
-    pub new_flows_per_source: u32,
-    /// The fragment table.
-    pub fragments: FragmentTableConfig,
-    /// Answers of reject rules, in packets a second; the same number may go out as one burst.
-    pub rejects_per_second: u32,
-    /// How long frames wait for a transmit queue that takes nothing before they are dropped, in nanoseconds.
-    /// Meanwhile the worker takes nothing from the other port of the wire.
-    pub transmit_patience_ns: u64,
-}
+pub use self::config::WorkerConfig;
 
 /// The two ports of a wire, as one worker sees them.
 #[derive(Debug)]
@@ -129,18 +113,6 @@ struct Side<P: Port> {
     blocked_since_ns: Option<u64>,
 }
 
-impl Default for WorkerConfig {
-    fn default() -> Self {
-        Self {
-            flows: FlowTableConfig::default(),
-            new_flows_per_source: 5000,
-            fragments: FragmentTableConfig::default(),
-            rejects_per_second: 1000,
-            transmit_patience_ns: 2_000_000,
-        }
-    }
-}
-
 impl<P: Port> Side<P> {
     fn new(port: P) -> Self {
         Self { port, held: Box::default(), held_bytes: 0, blocked_since_ns: None }
@@ -161,8 +133,21 @@ impl<P: Port, C: Clock> Worker<P, C> {
         recorder: Recorder,
         clock: C,
     ) -> Self {
+        Self::with_judge(Judge::new(config), config, wires, reader, counters, recorder, clock)
+    }
+
+    /// The same around tables that were made before by the same configuration, which takes longest.
+    pub fn with_judge(
+        judge: Judge,
+        config: &WorkerConfig,
+        wires: Vec<WirePorts<P>>,
+        reader: Reader,
+        counters: Arc<WorkerCounters>,
+        recorder: Recorder,
+        clock: C,
+    ) -> Self {
         assert_eq!(wires.len(), counters.wires.len(), "one set of counters for each wire");
-        let judge = Judge::new(config).for_worker(reader.worker());
+        let judge = judge.for_worker(reader.worker());
         counters.flow_capacity.set(judge.flow_capacity() as u64);
         Self {
             wires: (wires.into_iter())

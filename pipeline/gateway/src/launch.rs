@@ -13,6 +13,7 @@ use bulkhead_pipeline::counters::WorkerCounters;
 use bulkhead_pipeline::flow_table::FlowTableConfig;
 use bulkhead_pipeline::fragment::FragmentTableConfig;
 use bulkhead_pipeline::handover::{self, Peers};
+use bulkhead_pipeline::judge::Judge;
 use bulkhead_pipeline::observe;
 use bulkhead_pipeline::owner::OwnerRule;
 use bulkhead_pipeline::port::{Frame, MAX_BURST, Port};
@@ -121,6 +122,7 @@ pub fn launch<B: Backend>(
     cores: &Cores,
 ) -> Result<Option<Crew>, String> {
     let config = &gateway.config;
+    let mut judges = build_judges(config, cores).into_iter();
     if !has_ports(gateway) {
         return Ok(None);
     }
@@ -147,7 +149,7 @@ pub fn launch<B: Backend>(
     let mut crew = Crew { stop: stop.clone(), threads: Vec::new() };
     let mut worker_handles = Vec::new();
     for (index, (share, reader)) in shares.into_iter().zip(readers).enumerate() {
-        let peers = peers.next();
+        let (peers, judge) = (peers.next(), judges.next().flatten());
         let core = cores.workers.get(index).copied().flatten();
         let counters = Arc::new(WorkerCounters::new(share.len()));
         let (recorder, observer) = observe::channel(EVENTS);
@@ -179,8 +181,9 @@ pub fn launch<B: Backend>(
                     return;
                 }
             };
+            let judge = judge.unwrap_or_else(|| Judge::new(&settings));
             let mut worker: Worker<B::Port, MonotonicClock> =
-                Worker::new(&settings, share, reader, counters, recorder, clock)
+                Worker::with_judge(judge, &settings, share, reader, counters, recorder, clock)
                     .with_tap(tap)
                     .with_records(records)
                     .with_tracer(tracer);
@@ -324,6 +327,26 @@ fn wait_for_judgement(gateway: &Gateway, crew: &Crew) -> Result<(), String> {
         thread::sleep(Duration::from_millis(1));
     }
     Ok(())
+}
+
+/// The tables of the workers, each made on its worker's core, so that its memory is near. Before any port
+/// is opened: from then on until its worker goes round, a wire is cut.
+fn build_judges(config: &Config, cores: &Cores) -> Vec<Option<Judge>> {
+    let settings = worker_config(config);
+    thread::scope(|scope| {
+        let builders: Vec<_> = (0..config.workers.max(1))
+            .map(|index| {
+                let core = cores.workers.get(index).copied().flatten();
+                let settings = &settings;
+                scope.spawn(move || {
+                    pin(index, core);
+                    Judge::new(settings)
+                })
+            })
+            .collect();
+        // One that could not be made is tried again by its worker, which says why it cannot.
+        builders.into_iter().map(|builder| builder.join().ok()).collect()
+    })
 }
 
 /// Waits until a gateway whose place this one takes has closed its ports. False where it goes on.
