@@ -67,6 +67,25 @@ pub fn engage(inside: &str, outside: &str) -> Result<Vec<String>> {
     Ok(notes)
 }
 
+/// The first part of [`engage`], for interfaces of a process of which no thread is left, but whose sockets
+/// the kernel may still be closing: frames pass as soon as it has. To be followed by [`engage`].
+///
+/// # Errors
+///
+/// An interface does not exist, or the kernel refuses.
+pub fn begin(inside: &str, outside: &str) -> Result<()> {
+    let mut rtnetlink = connect()?;
+    let links = [link_of(&mut rtnetlink, inside)?, link_of(&mut rtnetlink, outside)?];
+    for (from, to, name) in [(0, 1, inside), (1, 0, outside)] {
+        redirect(&mut rtnetlink, links[from].index, links[to].index)
+            .map_err(|error| error.on(name))?;
+        rtnetlink
+            .set_promiscuous_flag(links[from].index, true)
+            .map_err(|error| Error::kernel("RTM_SETLINK(IFF_PROMISC)", &error).on(name))?;
+    }
+    Ok(())
+}
+
 /// Ends what [`engage`] began at an interface. Returns whether it was so.
 ///
 /// # Errors

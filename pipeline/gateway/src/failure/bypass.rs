@@ -63,6 +63,10 @@ pub trait Bypass: Send {
     /// What failed and the remedy: the wire is cut.
     fn engage(&mut self) -> Result<(), String>;
 
+    /// What of it can be done before all that a dead gateway held is given back: no thread of it is left.
+    /// [`Self::engage`] follows, and says what failed.
+    fn begin(&mut self) {}
+
     /// Ends that. For the kernel's way this is the gateway's part, between its ports' opening and their
     /// start: see [`release_open`].
     ///
@@ -196,6 +200,11 @@ struct KernelBypass {
 
 impl Bypass for KernelBypass {
     #[cfg(feature = "dpdk")]
+    fn begin(&mut self) {
+        let _ = bulkhead_dpdk::redirect::begin(&self.inside, &self.outside);
+    }
+
+    #[cfg(feature = "dpdk")]
     fn engage(&mut self) -> Result<(), String> {
         let notes = bulkhead_dpdk::redirect::engage(&self.inside, &self.outside)
             .map_err(|error| error.to_string())?;
@@ -305,6 +314,11 @@ impl Bypasses {
     /// Whether there is none.
     pub fn is_empty(&self) -> bool {
         self.wires.is_empty()
+    }
+
+    /// A gateway has died: what can be done at once is, before [`Self::engage`].
+    pub fn begin(&mut self) {
+        self.wires.iter_mut().for_each(|(_, bypass)| bypass.begin());
     }
 
     /// Lets all of them carry frames. Returns what is to be said of it.

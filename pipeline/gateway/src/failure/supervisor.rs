@@ -432,6 +432,10 @@ impl Supervisor {
         }
         let process = self.current.take_if(|process| process.pid == pid)?;
         let begun = Instant::now();
+        // The kernel closes a process's files once its last thread has ended. One that has closed this one
+        // only does not go on either.
+        let _ = kill_process(pid, Signal::KILL);
+        self.bypasses.begin();
         let status = wait_for_end(pid, END_LIMIT);
         let code = match status {
             End::Exited(code) => Some(code),
