@@ -104,10 +104,11 @@ impl<'r> Table<'r> {
     }
 
     fn finish(self) {
+        let full = if is_full() { "BULKHEAD_FULL=1 " } else { "" };
         let page = format!(
-            "# Faults and promises\n\n`BULKHEAD_RESULTS=bench/results cargo test -p bulkhead-tests --test e2e chaos`{}\n\n\
-             | fault | promise | result |\n|---|---|---|\n{}\n{} violations.\n",
-            if is_full() { " with `BULKHEAD_FULL=1`" } else { "" },
+            "# Faults and promises\n\n`{full}BULKHEAD_RESULTS=bench/results cargo test -p bulkhead-tests --test e2e \
+             chaos`\n\n{}.\n\n| fault | promise | result |\n|---|---|---|\n{}\n{} violations.\n",
+            crate::soak::machine(),
             self.rows,
             self.violations.len()
         );
@@ -309,7 +310,7 @@ fn memory_runs_out(rig: &Rig, table: &mut Table<'_>) {
     let goes_on = exchange(&mut session).is_ok();
     let alive = Path::new(&format!("/proc/{}/exe", gateway.pid())).exists()
         && gateway.get("/readyz").0 == 200;
-    let short = said.lines().find(|line| line.contains("memory")).unwrap_or(&said).to_owned();
+    let short = first_line(said.lines().find(|line| line.contains("memory")).unwrap_or(&said));
     let mut promises = vec![
         promise(
             code != 0 && alive,
@@ -406,7 +407,10 @@ fn disk_is_full(rig: &Rig, table: &mut Table<'_>) {
     table.enter("full disk (state of 1 MiB)", begun, promises);
 }
 
+/// The first line of what was said, for a table: short, and without the folder of this run.
 fn first_line(text: &str) -> String {
+    let folder = std::env::temp_dir();
+    let text = text.replace(&*folder.to_string_lossy(), "…");
     let line = text.lines().find(|line| !line.trim().is_empty()).unwrap_or_default();
     line.chars().take(110).collect::<String>().replace('|', "/")
 }

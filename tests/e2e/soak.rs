@@ -524,8 +524,8 @@ fn load_average() -> String {
     load.split(' ').take(3).collect::<Vec<_>>().join(" ")
 }
 
-/// Processor, kernel and commit.
-fn machine() -> String {
+/// Processor, kernel and commit, for an account of what was measured.
+pub(crate) fn machine() -> String {
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("");

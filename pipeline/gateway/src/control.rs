@@ -273,7 +273,7 @@ fn bind_socket(
     bound.map_err(|error| match (group, error.kind()) {
         (Some(group), io::ErrorKind::PermissionDenied) => format!(
             "cannot make the {what} {shown} and give it to group {group}: {error}; the gateway has to \
-             be root with CAP_CHOWN, or a member of the group (SupplementaryGroups= in its unit)"
+             be root with CAP_CHOWN, or a member of the group (`usermod -aG`, or SupplementaryGroups= in its unit)"
         ),
         _ => format!("cannot make the {what} {shown}: {error}"),
     })

@@ -221,12 +221,18 @@ fn the_example_shows_every_key_with_its_default() {
     };
     let uncommented: Vec<&str> = (example.lines())
         // One worker per listed core, and which are there is the machine's business.
-        // A wire is redundant with no other; nothing is exported; the records are root's.
+        // A wire is redundant with no other; nothing is exported; sockets are root's,
+        // and the console has a certificate of its own.
         .filter(|line| {
             let others = [
                 "#cores",
                 "#redundancy-group",
                 "#records-group",
+                "#control-group",
+                "#control-read-group",
+                "#certificate =",
+                "#key =",
+                "#names =",
                 "#json =",
                 "#ipfix =",
                 "#pcapng =",
