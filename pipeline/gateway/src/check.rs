@@ -8,8 +8,9 @@ use serde::Serialize;
 use crate::analysis::{self, Analysis};
 use crate::candidate::{self, Assertion, Candidate, Cost, Finding};
 use crate::cli::{CheckArgs, exit};
-use crate::config::{Config, ConfigError, Limits};
+use crate::config::{Config, ConfigError, Limits, Signatures};
 use crate::policy_files::PolicyFiles;
+use crate::signature::{self, Envelope};
 
 /// What is known of one policy after its check.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -46,6 +47,7 @@ pub fn main(args: &CheckArgs) -> u8 {
     let mut wires = None;
     let mut paths = args.policies.clone();
     let mut config_report = None;
+    let mut trust = Signatures::default();
     if let Some(path) = &args.config {
         match Config::load(path) {
             Ok(config) => {
@@ -54,7 +56,8 @@ pub fn main(args: &CheckArgs) -> u8 {
                 }
                 let names = config.wires.iter().map(|wire| Arc::from(wire.name.as_str()));
                 wires = Some(names.collect::<Vec<Arc<str>>>());
-                limits = config.limits;
+                limits = config.limits.clone();
+                trust = config.signatures.clone();
                 config_report = Some(config_accepted(path, wires.as_deref().unwrap_or_default()));
             }
             Err(error) => {
@@ -67,7 +70,7 @@ pub fn main(args: &CheckArgs) -> u8 {
         }
     }
     let reports: Vec<Report> =
-        paths.iter().map(|path| check(path, wires.as_deref(), &limits, args)).collect();
+        paths.iter().map(|path| check(path, wires.as_deref(), (&limits, &trust), args)).collect();
     for report in &reports {
         worst = worse(worst, exit_code(report, args.deny_warnings));
     }
@@ -87,7 +90,12 @@ pub fn main(args: &CheckArgs) -> u8 {
     worst
 }
 
-fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits, args: &CheckArgs) -> Report {
+fn check(
+    path: &Path,
+    wires: Option<&[Arc<str>]>,
+    (limits, trust): (&Limits, &Signatures),
+    args: &CheckArgs,
+) -> Report {
     let shown = path.display().to_string();
     let files = match PolicyFiles::read(path, limits) {
         Ok(files) => files,
@@ -98,7 +106,21 @@ fn check(path: &Path, wires: Option<&[Arc<str>]>, limits: &Limits, args: &CheckA
             return Report { path: shown, result, summary: None, findings, analysis: None };
         }
     };
-    match candidate::make(&files, wires, limits) {
+    let signed = match trust.trusted_keys {
+        Some(_) => Envelope::read(path)
+            .and_then(|envelope| signature::verify(trust, &files, envelope.as_ref(), None)),
+        None => Ok(None),
+    };
+    let made = candidate::make(&files, wires, limits);
+    let made = match (made, signed) {
+        (Ok(_), Err(refusal)) => Err(vec![Finding::from(&refusal)]),
+        (Err(mut found), Err(refusal)) => {
+            found.push(Finding::from(&refusal));
+            Err(found)
+        }
+        (made, Ok(_)) => made,
+    };
+    match made {
         Ok(candidate) => Report {
             path: shown,
             result: "accepted",

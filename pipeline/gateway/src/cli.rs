@@ -16,11 +16,12 @@ use crate::learning::{self, LearnArgs};
 use crate::map::{self, MapArgs};
 use crate::propose::{self, ProposeArgs};
 use crate::replay::{self, ReplayArgs};
+use crate::signature::command::{self as sign, SignArgs};
 use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
-    self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, RollbackArgs, StageArgs,
+    self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, ReloadArgs, RollbackArgs, StageArgs,
 };
-use crate::{bindings, broken_pipe, check, control, diff, explain, failure, reach, run, status};
+use crate::{bindings, broken_pipe, check, diff, explain, failure, reach, run, status};
 
 /// Where the configuration is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -97,11 +98,13 @@ enum Command {
     /// Follow matching packets through every stage of the running gateway
     Trace(TraceArgs),
     /// Take the policy files as they are now into force, or learn why not
-    Reload(SocketArgs),
+    Reload(ReloadArgs),
     /// Start the gateway anew, as it is installed and configured now; wires stop for milliseconds
     Restart(SocketArgs),
     /// Let the wires that fail open carry frames unjudged while no gateway runs, or end that
     Bypass(BypassArgs),
+    /// Write a policy's manifest and sign it
+    Sign(SignArgs),
     /// Show who has which address, as the running gateway knows it
     Bindings(BindingsArgs),
     /// Put a policy beside the one in force, and see what it would change
@@ -452,9 +455,10 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => crate::doctor::main(&args),
         Command::Status(args) => status::main(&args),
         Command::Trace(args) => trace::main(&args),
-        Command::Reload(args) => control::client::reload(&args),
+        Command::Reload(args) => commands::reload(&args),
         Command::Restart(args) => failure::restart::main(&args),
         Command::Bypass(args) => failure::bypass::main(&args),
+        Command::Sign(args) => sign::main(&args),
         Command::Bindings(args) => bindings::report::main(&args),
         Command::Stage(args) => commands::stage(&args),
         Command::Lockdown(args) => commands::lockdown(&args),

@@ -30,6 +30,7 @@ mod learn;
 mod lockdown;
 mod records;
 mod redundancy;
+mod signatures;
 
 pub use console::{
     ConsoleConfig, DEFAULT_PORT as DEFAULT_CONSOLE_PORT, MAX_USER_BYTES, Tls, is_user_name,
@@ -39,6 +40,7 @@ pub use failure::{Fail, WireFailure};
 pub use hardening::Hardening;
 pub use learn::LearnConfig;
 pub use records::{Export, Records};
+pub use signatures::Signatures;
 
 /// The most bytes that a configuration file may have.
 pub const MAX_CONFIG_BYTES: u64 = 1 << 20;
@@ -84,6 +86,8 @@ pub struct Config {
     pub bindings: Bindings,
     /// Flow records.
     pub records: Records,
+    /// Whose policies are taken.
+    pub signatures: Signatures,
     /// When a lockdown is refused.
     pub lockdown: Bounds,
     /// What becomes of them in other programs.
@@ -370,6 +374,7 @@ impl Checker<'_> {
             fragments: self.fragments(document.fragments),
             bindings: self.bindings(document.bindings),
             records,
+            signatures: self.signatures(document.signatures),
             lockdown: self.lockdown(document.lockdown),
             export: self.export(document.export),
             learn: self.learn(document.learn_dir, document.learn),

@@ -66,6 +66,13 @@ pub fn version(args: &VersionArgs) -> u8 {
             "name": "bulkhead",
             "version": version,
             "dpdk": dpdk,
+            // The commit that a package was built from.
+            "commit": option_env!("BULKHEAD_COMMIT").filter(|commit| !commit.is_empty()),
+            "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
+            // What the texts that it reads are versions of.
+            "policy_version": 1,
+            "manifest_version": 1,
+            "signature_namespace": crate::signature::NAMESPACE,
             "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         });
         println!("{document:#}");

@@ -89,6 +89,8 @@ impl Profile {
         let mut profile = Self::empty("the gateway", Powers::Start, Calls::Gateway);
         profile.read.extend(with_its_folder(file));
         profile.read.extend(with_its_folder(&config.policy));
+        let trusted_keys = config.signatures.trusted_keys.as_deref();
+        profile.read.extend(trusted_keys.into_iter().flat_map(with_its_folder));
         profile.write.push(config.state_dir.clone());
         profile.write.extend(folder_of(&config.control_socket));
         profile.write.extend(config.records.socket.as_deref().and_then(folder_of));

@@ -7,7 +7,8 @@
 //! 2. [`config`]: `gateway.toml` to a checked [`config::Config`].
 //! 3. [`run`]: the order in which everything starts, is looked after, and stops.
 //! 4. [`policy_files`], [`candidate`], [`reload`]: files to texts, to a policy that may be published,
-//!    to the policy in force; [`watch`] says when, [`accepted`] keeps the last one.
+//!    to the policy in force; [`watch`] says when, [`accepted`] keeps the last one, [`signature`] says
+//!    whose policies are taken.
 //! 5. [`launch`]: ports and workers; `dpdk` is the way to the wire, [`cores`] who runs where.
 //! 6. [`state`]: what control threads share; [`link`], [`clock`] and [`verdicts`] are such threads,
 //!    and [`bindings`] is the one that knows who has which address.
@@ -71,6 +72,7 @@ pub mod reload;
 pub mod replay;
 pub mod run;
 pub mod service;
+pub mod signature;
 pub mod state;
 pub mod status;
 pub mod telemetry;

@@ -14,6 +14,7 @@ use bulkhead_rules::syntax::Source;
 use sha2::{Digest, Sha256};
 
 use crate::config::Limits;
+use crate::signature;
 
 /// The texts of a policy, in the order in which they are read.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -250,7 +251,9 @@ fn list(folder: &Path, limits: &Limits) -> Result<(Vec<PathBuf>, Vec<PathBuf>), 
         let name = entry.map_err(|error| ReadError::io(folder, &error))?.file_name();
         if is_policy_name(Path::new(&name)) && !folder.join(&name).is_dir() {
             names.push(name);
-        } else if !name.as_encoded_bytes().starts_with(b".") {
+        } else if !name.as_encoded_bytes().starts_with(b".")
+            && !signature::is_part(name.as_encoded_bytes())
+        {
             others.push(name);
         }
     }

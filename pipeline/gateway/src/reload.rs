@@ -17,6 +17,8 @@ use tracing::{debug, error, info, warn};
 use crate::audit::{Draft, What, Who};
 use crate::candidate::{Candidate, Cost, Finding, micros, unix_now_ms};
 use crate::policy_files::{PolicyFiles, PolicyHash};
+use crate::signature::Seal;
+use crate::signature::gate::{self, Age};
 use crate::state::{Current, Gateway};
 use crate::watch::{Signature, Watch};
 use crate::workflow::history::History;
@@ -256,7 +258,7 @@ impl Reloader {
                 self.gateway
                     .audit
                     .enter_anyway(started(detail.to_owned()).policies(None, Some(hash)));
-                standing.base = Some(Base::new(files, source.clone()));
+                standing.base = Some(Base::seen(&self.gateway, files, source.clone()));
                 self.install(candidate, source, true, standing, Staging::Keep, stage::Next::Keep);
             }
             Err(why) => {
@@ -309,7 +311,12 @@ impl Reloader {
 
     /// Reads the files and, if they are a policy, takes it into force.
     pub fn reload(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
-        let report = self.attempt(trigger, who);
+        self.reload_of(Age::Newest, trigger, who)
+    }
+
+    /// The same, also where the files were signed earlier than what was in force, if `age` says so.
+    pub(crate) fn reload_of(&mut self, age: Age, trigger: Trigger, who: &Who) -> ReloadReport {
+        let report = self.attempt(age, trigger, who);
         log(&report);
         let mut state = self.gateway.policy();
         *state.outcomes.entry(report.outcome).or_default() += 1;
@@ -395,7 +402,7 @@ impl Reloader {
                 format!("it no longer is a policy: {}", first_message(&found))
             };
             let candidate = made.map_err(wrong)?;
-            Ok((candidate, Base::new(files, version.source.clone())))
+            Ok((candidate, Base::seen(&gateway, files, version.source.clone())))
         });
         let (candidate, base) = match made {
             Ok(made) => made,
@@ -431,7 +438,7 @@ impl Reloader {
         true
     }
 
-    fn attempt(&mut self, trigger: Trigger, who: &Who) -> ReloadReport {
+    fn attempt(&mut self, age: Age, trigger: Trigger, who: &Who) -> ReloadReport {
         let mut report = ReloadReport::new(trigger);
         let gateway = self.gateway.clone();
         let path = gateway.config.policy.as_path();
@@ -446,14 +453,23 @@ impl Reloader {
         };
         let hash = files.hash();
         report.hash = Some(hash.to_string());
+        let seal = match gate::admit_files(&gateway, path, &files, age, who) {
+            Ok(seal) => seal,
+            Err(finding) => {
+                report.outcome = ReloadOutcome::Refused;
+                report.findings.push(finding);
+                return report;
+            }
+        };
         if self.is_in_force(hash, trigger) {
             report.outcome = ReloadOutcome::Unchanged;
+            report.findings.extend(self.signed_again(hash, seal));
             return report;
         }
         let mut standing = gateway.policy().standing.clone();
         match standing::make(&gateway, &files, &mut standing.overlay) {
             Ok(candidate) => {
-                if let Err(error) = self.enter(&candidate, path, trigger, who) {
+                if let Err(error) = self.enter(&candidate, path, seal.as_ref(), (trigger, who)) {
                     report.outcome = ReloadOutcome::Refused;
                     report.findings.push(Finding::error("not-audited", error, None));
                     return report;
@@ -471,7 +487,8 @@ impl Reloader {
                     report.findings.push(Finding::warning("superseded", message));
                 }
                 let source = path.display().to_string();
-                standing.base = Some(Base::new(files.clone(), source.clone()));
+                let base = Base::new(files.clone(), source.clone());
+                standing.base = Some(base.sealed(seal.clone()));
                 let by = trigger.label();
                 report.findings.extend(self.versioned(&mut standing, &candidate, who, by, None));
                 let staging = self.renewed();
@@ -481,6 +498,7 @@ impl Reloader {
                 report.publish_us = publication.publish_us;
                 report.stalled_worker = publication.stalled_worker;
                 self.keep(path, &files, &mut report);
+                report.findings.extend(gate::in_force(&gateway, seal.as_ref()));
             }
             Err(mut found) => {
                 found.truncate(MAX_FINDINGS);
@@ -497,8 +515,8 @@ impl Reloader {
         &self,
         candidate: &Candidate,
         path: &Path,
-        trigger: Trigger,
-        who: &Who,
+        seal: Option<&Seal>,
+        (trigger, who): (Trigger, &Who),
     ) -> Result<(), String> {
         let gateway = &self.gateway;
         let before = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
@@ -508,7 +526,9 @@ impl Reloader {
             _ => (What::Policy, "took up"),
         };
         let cause = trigger.label();
-        let detail = format!("{verb} the policy {} with {rules} rules ({cause})", path.display());
+        let signed = gate::words(seal);
+        let path = path.display();
+        let detail = format!("{verb} the policy {path} with {rules} rules ({cause}){signed}");
         let after = Some(candidate.hash.to_string());
         let draft = Draft::new(who.clone(), what, detail).policies(before, after);
         if trigger == Trigger::Start {
@@ -531,6 +551,15 @@ impl Reloader {
         }
         let base = state.standing.base.as_ref();
         base.is_some_and(|base| base.hash == hash)
+    }
+
+    /// Notes who has signed what is in force already, where its files were signed once more.
+    fn signed_again(&self, hash: PolicyHash, seal: Option<Seal>) -> Option<Finding> {
+        let mut state = self.gateway.policy();
+        let base = state.standing.base.as_mut().filter(|base| base.hash == hash)?;
+        base.seal.clone_from(&seal);
+        drop(state);
+        gate::in_force(&self.gateway, seal.as_ref())
     }
 
     /// Publishes to the workers, or, where they do not run yet, leaves the policy for their start.

@@ -24,6 +24,7 @@ use crate::failure::supervised::Supervision;
 use crate::hardening::{Confinement, Powers, powers};
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
+use crate::signature::ledger::Ledger;
 use crate::workflow::stage::StagedState;
 use crate::workflow::standing::Standing;
 
@@ -53,6 +54,8 @@ pub struct Gateway {
     pub audit: Audit,
     /// Log lines that the rate limit kept back.
     pub log_suppressed: AtomicU64,
+    /// Which signed policies were in force.
+    pub signatures: Ledger,
     /// What becomes of flow records.
     pub records: RecordStats,
     /// What the process has given up, if it was told to.
@@ -228,6 +231,7 @@ impl Gateway {
         Self {
             bindings: Mutex::new(Followed::new(&config)),
             audit: Audit::new(&config.state_dir),
+            signatures: Ledger::new(&config.state_dir),
             policy: Mutex::new(PolicyState {
                 publisher: None,
                 current: None,

@@ -296,6 +296,14 @@ fn standing(gateway: &Gateway) -> Vec<String> {
             standing.version
         ));
     }
+    if let Some(seal) = standing.base.as_ref().and_then(|base| base.seal.as_ref()) {
+        lines.push(seal.describe());
+    } else if gateway.config.signatures.required && state.current.is_some() {
+        lines.push(
+            "the policy in force is not signed: it is from before signatures were required"
+                .to_owned(),
+        );
+    }
     if let Some(staged) = &state.staged {
         let (source, age) = (&staged.base.source, staged.age().as_secs());
         lines.push(format!("{source} is staged for {} (`bulkhead stage --status`)", duration(age)));

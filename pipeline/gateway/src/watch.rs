@@ -14,6 +14,7 @@ use notify::{RecursiveMode, Watcher};
 
 use crate::audit::Who;
 use crate::reload::{Request, Trigger};
+use crate::signature;
 
 /// The most entries of a folder that a signature looks at; the reader's own limit is lower or says
 /// so.
@@ -27,7 +28,9 @@ pub struct Signature(Vec<(PathBuf, [i64; 5])>);
 impl Signature {
     /// The files at `path` as they are now; what is not there is left out.
     pub fn of(path: &Path) -> Self {
+        // A signature that lies beside a file changes what becomes of it.
         let mut paths = vec![path.to_path_buf()];
+        paths.extend(signature::places(path));
         if path.is_dir() {
             let entries = fs::read_dir(path).into_iter().flatten().flatten();
             paths.extend(entries.take(MAX_ENTRIES).map(|entry| entry.path()));
@@ -43,6 +46,7 @@ impl Signature {
             })
             .collect();
         found.sort();
+        found.dedup();
         Self(found)
     }
 }

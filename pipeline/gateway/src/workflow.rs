@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::audit::Who;
 use crate::candidate::Finding;
+use crate::signature::Envelope;
 
 pub mod apply;
 pub mod commands;
@@ -29,6 +30,9 @@ pub struct PolicyTexts {
     pub source: String,
     /// Name and text of each file, in the order in which they are read.
     pub files: Vec<(String, String)>,
+    /// Their manifest and its signature, where they are signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub envelope: Option<Envelope>,
 }
 
 /// What is to be changed.
@@ -61,6 +65,8 @@ pub enum Change {
         #[serde(default, skip_serializing_if = "Option::is_none")]
         version: Option<u64>,
     },
+    /// Take the policy's files into force although one that was issued later was in force.
+    TakeOlder {},
     /// Permit something for a time.
     Grant {
         /// The side that opens, as in a rule.

@@ -32,7 +32,8 @@ fn exposed() -> Exposed {
     let running = Running::start(dir.path(), "enforce", "");
     running.wait_ready();
     let files = vec![("/home/somebody/new.yaml".to_owned(), policy(503))];
-    let policy = PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files };
+    let policy =
+        PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files, envelope: None };
     let change = Change::Stage { policy };
     let answer = ask(
         &running.socket(),

@@ -25,7 +25,7 @@ const AT_ONCE: &str = "[lockdown]\nmin-staged-s = 0\n";
 
 fn texts(text: &str) -> PolicyTexts {
     let files = vec![("/home/somebody/new.yaml".to_owned(), text.to_owned())];
-    PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files }
+    PolicyTexts { source: "/home/somebody/new.yaml".to_owned(), files, envelope: None }
 }
 
 fn try_change(running: &Running, change: Change, force: bool) -> ChangeReport {

@@ -36,6 +36,8 @@ pub(super) struct Document {
     #[serde(default)]
     pub(super) records: Records,
     #[serde(default)]
+    pub(super) signatures: Signatures,
+    #[serde(default)]
     pub(super) lockdown: Lockdown,
     #[serde(default)]
     pub(super) export: Export,
@@ -148,6 +150,14 @@ pub(super) struct Export {
     pub(super) pcapng: Option<Spanned<String>>,
     pub(super) pcapng_mib: Option<Spanned<i64>>,
     pub(super) pcapng_files: Option<Spanned<i64>>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub(super) struct Signatures {
+    pub(super) trusted_keys: Option<Spanned<String>>,
+    pub(super) required: Option<Spanned<bool>>,
+    pub(super) name: Option<Spanned<String>>,
 }
 
 #[derive(Deserialize, Default)]

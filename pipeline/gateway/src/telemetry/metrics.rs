@@ -621,6 +621,27 @@ fn histograms(gateway: &Gateway, families: &mut Families) {
     });
 }
 
+fn signatures(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
+    let seal = state.standing.base.as_ref().and_then(|base| base.seal.as_ref());
+    let flag = |value: bool| f64::from(u8::from(value));
+    families
+        .gauge("policy_signed", "Whether somebody who is trusted has signed the policy in force.")
+        .add(&[], flag(seal.is_some()));
+    families
+        .gauge("policy_signature_required", "Whether only signed policies are taken.")
+        .add(&[], flag(gateway.config.signatures.required));
+    if let Some(seal) = seal {
+        families
+            .gauge("policy_issued_timestamp_seconds", "When the policy in force was issued.")
+            .add(&[], seal.issued_s as f64);
+    }
+    let help = "Policies that were refused for their signature, by reason.";
+    let mut refusals = families.counter("policy_signature_refusals_total", help);
+    for (reason, count) in gateway.signatures.refused() {
+        refusals.add(&[("reason", reason.label())], count as f64);
+    }
+}
+
 fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
     let mut reloads =
         families.counter("policy_reload_total", "Reloads, the start included, by result.");
@@ -647,6 +668,7 @@ fn policy(gateway: &Gateway, state: &PolicyState, families: &mut Families) {
             "Whether the last accepted policy stands in for files that were bad at the start.",
         )
         .add(&[], flag(state.fallback));
+    signatures(gateway, state, families);
     let now = gateway.now();
     families
         .gauge(

@@ -23,7 +23,8 @@ use crate::bindings;
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::Mode;
 use crate::policy_files::PolicyFiles;
-use crate::reload::{Reloader, Unkept};
+use crate::reload::{Reloader, Trigger, Unkept};
+use crate::signature::gate::{self, Age};
 
 /// The longest grant: what is needed for longer belongs in the policy.
 pub const LONGEST_GRANT_S: u64 = 30 * 86_400;
@@ -52,6 +53,7 @@ impl Reloader {
             Change::Observe { wires } => self.observe(order, wires),
             Change::Lockdown { wires, policy } => self.lockdown(order, wires, policy.as_ref()),
             Change::Rollback { version } => self.rollback(order, *version),
+            Change::TakeOlder {} => self.take_older(order),
             Change::Grant { from, to, service, for_s } => {
                 self.grant(order, [from, to, service], *for_s)
             }
@@ -197,15 +199,18 @@ impl Reloader {
     }
 
     fn stage(&mut self, order: &Order, texts: &PolicyTexts) -> Made {
-        let base = base_of(texts);
+        let base = self.signed(order, texts)?;
         let standing = self.gateway.policy().standing.clone();
         let candidate = self.made(&base, &mut standing.overlay.clone())?;
         let active = self.active("there is no policy in force to stage one beside")?;
-        let warnings = candidate.warnings.clone();
+        let mut warnings = candidate.warnings.clone();
+        warnings.extend(self.older(&base).map(|why| Finding::warning("older", why)));
+        warnings.extend(gate::staged(&self.gateway, base.seal.as_ref()));
         let rules = candidate.policy.rule_count();
         let what = format!("staged {} with {rules} rules beside the policy in force", base.source);
         let hash = base.hash.to_string();
-        let draft = draft(order, What::Stage, format!("{what}; its hash is {hash}"));
+        let signed = gate::words(base.seal.as_ref());
+        let draft = draft(order, What::Stage, format!("{what}; its hash is {hash}{signed}"));
         self.gateway.audit.enter_anyway(draft.policies(effective(&active), effective(&active)));
         let staging = Staging::Put(bindings::staged::prepare(&self.gateway, &candidate));
         let staged = stage::Next::Put(Box::new(StagedState::new(candidate, base)));
@@ -256,7 +261,7 @@ impl Reloader {
         let staged = self.staged();
         let base = match (texts, staged) {
             (Some(texts), staged) => {
-                let base = base_of(texts);
+                let base = self.signed(order, texts)?;
                 if staged.is_none_or(|staged| staged.hash != base.hash) {
                     obstacles = vec![format!(
                         "{} is not what is staged: nobody has seen what it would cut",
@@ -271,6 +276,16 @@ impl Reloader {
             }
             (None, None) => return Err(self.refuse(order, obstacles)),
         };
+        obstacles.extend(self.older(&base));
+        let is_in_force = standing.base.as_ref().is_some_and(|b| b.hash == base.hash);
+        if self.gateway.config.signatures.required && base.seal.is_none() && !is_in_force {
+            let why = format!(
+                "{} is not signed, and only signed policies are taken: sign it (`bulkhead sign`), and \
+                 stage it again",
+                base.source
+            );
+            return Err(ChangeReport::refused(why));
+        }
         let is_forced = order.force && order.reason.is_some();
         if !obstacles.is_empty() && !is_forced {
             return Err(self.refuse(order, obstacles));
@@ -279,11 +294,11 @@ impl Reloader {
         let candidate = self.made(&base, &mut overlay)?;
         let is_other = standing.base.as_ref().is_none_or(|b| b.hash != base.hash);
         (standing.overlay, standing.pinned) = (overlay, self.pin(&base, 0));
-        let source = base.source.clone();
+        let (source, seal) = (base.source.clone(), base.seal.clone());
         standing.base = Some(base);
         let wires =
             if changed.is_empty() { "no further wire".to_owned() } else { changed.join(", ") };
-        let mut what = format!("{wires} enforce, by {source}");
+        let mut what = format!("{wires} enforce, by {source}{}", gate::words(seal.as_ref()));
         if !obstacles.is_empty() {
             what.push_str(&format!("; forced although: {}", obstacles.join("; ")));
         }
@@ -301,6 +316,7 @@ impl Reloader {
         let (staging, staged) = (Staging::Drop, stage::Next::Drop);
         let report = self.put(Next { candidate, standing, staging, staged });
         findings.extend(self.keep_staged());
+        findings.extend(gate::in_force(&self.gateway, seal.as_ref()));
         Ok(ChangeReport { done: true, what, findings, obstacles, ..report })
     }
 
@@ -321,7 +337,7 @@ impl Reloader {
             return Err(refused(format!("{missing}; `bulkhead history` lists them")));
         };
         let files = History::files(&config.state_dir, version, &config.limits).map_err(refused)?;
-        let base = Base::new(files, version.source.clone());
+        let base = Base::seen(&self.gateway, files, version.source.clone());
         let candidate = self.made(&base, &mut standing.overlay)?;
         let pinned = self.pin(&base, version.number);
         (standing.base, standing.pinned) = (Some(base), pinned);
@@ -341,6 +357,47 @@ impl Reloader {
         let staged = stage::Next::Keep;
         let report = self.put(Next { candidate, standing, staging, staged });
         Ok(ChangeReport { done: true, what, findings, ..report })
+    }
+
+    /// Takes the policy's files into force whatever their age; everything else about them has to hold.
+    fn take_older(&mut self, order: &Order) -> Made {
+        if order.reason.is_none() {
+            return Err(ChangeReport::refused("an older policy needs a reason: `--reason`"));
+        }
+        let what = "an older signed policy may be taken into force";
+        self.gateway
+            .audit
+            .enter(draft(order, What::Policy, what))
+            .map_err(ChangeReport::refused)?;
+        let report = self.reload_of(Age::Any, Trigger::Command, &order.who);
+        let source = self.gateway.config.policy.display();
+        Ok(ChangeReport {
+            done: report.outcome.is_success(),
+            what: format!("{source}: {}", report.outcome.label()),
+            findings: report.findings,
+            epoch: report.epoch,
+            publish_us: report.publish_us,
+            stalled_worker: report.stalled_worker,
+            ..ChangeReport::default()
+        })
+    }
+
+    /// The texts, with whoever has signed them.
+    fn signed(&self, order: &Order, texts: &PolicyTexts) -> Result<Base, Refusal> {
+        let base = base_of(texts);
+        let given = (&*base.files, texts.envelope.as_ref());
+        let admitted = gate::admit_texts(&self.gateway, &texts.source, given, Age::Any, &order.who);
+        let seal = admitted.map_err(|finding| {
+            let what = format!("{} is not taken: nothing was changed", texts.source);
+            ChangeReport::wrong(what, vec![finding])
+        })?;
+        Ok(base.sealed(seal))
+    }
+
+    /// That a signed policy is older than one that was in force, where it is.
+    fn older(&self, base: &Base) -> Option<String> {
+        let refusal = self.gateway.signatures.check_age(base.seal.as_ref()?).err()?;
+        Some(format!("{}: {}", base.source, refusal.message))
     }
 
     fn grant(&mut self, order: &Order, [from, to, service]: [&String; 3], for_s: u64) -> Made {

@@ -18,9 +18,10 @@ use crate::audit::Who;
 use crate::candidate::unix_now_ms;
 use crate::cli::{SocketArgs, exit};
 use crate::config::Limits;
-use crate::control::client::{ANOTHER_QUESTION, ask, print_json, socket};
+use crate::control::client::{self, ANOTHER_QUESTION, ask, print_json, socket};
 use crate::control::{Answer, Ask};
 use crate::policy_files::PolicyFiles;
+use crate::signature::Envelope;
 use crate::state::Gateway;
 
 /// How often `stage --watch` asks.
@@ -98,6 +99,20 @@ pub struct LockdownArgs {
     /// Who is asked, and why
     #[command(flatten)]
     pub order: OrderArgs,
+}
+
+/// What `reload` is told.
+#[derive(Args, Clone, Debug)]
+pub struct ReloadArgs {
+    /// Take a signed policy although one that was issued later was in force
+    #[arg(long, requires = "reason")]
+    pub allow_older: bool,
+    /// Why an older one is taken, for the audit log
+    #[arg(long, value_name = "TEXT", requires = "allow_older")]
+    pub reason: Option<String>,
+    /// The gateway
+    #[command(flatten)]
+    pub socket: SocketArgs,
 }
 
 /// What `rollback` is told.
@@ -257,6 +272,15 @@ pub fn rollback(args: &RollbackArgs) -> u8 {
     change(&args.order, Change::Rollback { version }, false)
 }
 
+/// Takes the policy's files into force, older ones too where that is said. Returns the exit code.
+pub fn reload(args: &ReloadArgs) -> u8 {
+    if !args.allow_older {
+        return client::reload(&args.socket);
+    }
+    let order = OrderArgs { reason: args.reason.clone(), socket: args.socket.clone() };
+    change(&order, Change::TakeOlder {}, true)
+}
+
 /// Makes or ends a grant. Returns the exit code.
 pub fn grant(args: &GrantArgs) -> u8 {
     let wanted = match args.clone() {
@@ -360,7 +384,9 @@ fn texts(path: &Path) -> Result<PolicyTexts, String> {
     let files = PolicyFiles::read(path, &Limits::default()).map_err(|error| error.to_string())?;
     let source = path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string();
     let text = |source: bulkhead_rules::syntax::Source| (source.name.to_string(), source.text);
-    Ok(PolicyTexts { source, files: files.sources.into_iter().map(text).collect() })
+    // Half a signature is none: a gateway that requires one says so.
+    let envelope = Envelope::read(path).ok().flatten();
+    Ok(PolicyTexts { source, files: files.sources.into_iter().map(text).collect(), envelope })
 }
 
 fn seconds(written: &str) -> Result<u64, String> {

@@ -14,6 +14,7 @@ use crate::audit::{Draft, What, Who};
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::{Config, Mode, mode_label};
 use crate::policy_files::{PolicyFiles, PolicyHash};
+use crate::signature::Seal;
 use crate::state::Gateway;
 
 const FILE: &str = "standing.json";
@@ -27,12 +28,27 @@ pub struct Base {
     pub hash: PolicyHash,
     /// Where they were read from.
     pub source: String,
+    /// Who signed them, where that is known.
+    pub seal: Option<Seal>,
 }
 
 impl Base {
     /// Files that were read from `source`.
     pub fn new(files: PolicyFiles, source: String) -> Self {
-        Self { hash: files.hash(), files: Arc::new(files), source }
+        Self { hash: files.hash(), files: Arc::new(files), source, seal: None }
+    }
+
+    /// The same, signed.
+    #[must_use]
+    pub fn sealed(self, seal: Option<Seal>) -> Self {
+        Self { seal, ..self }
+    }
+
+    /// What was in force, or staged, before: who signed it the gateway knows.
+    pub fn seen(gateway: &Gateway, files: PolicyFiles, source: String) -> Self {
+        let base = Self::new(files, source);
+        let seal = gateway.signatures.seal_of(&base.hash.to_string());
+        base.sealed(seal)
     }
 }
 
@@ -145,6 +161,9 @@ pub fn modes_of(
 pub fn restore(gateway: &Gateway) {
     let config = &gateway.config;
     let mut standing = Standing::new(config);
+    if let Err(error) = gateway.signatures.restore() {
+        damaged(gateway, &error);
+    }
     match read_kept::<Kept>(&config.state_dir, FILE) {
         Ok(None) => {}
         Ok(Some(kept)) => {

@@ -100,7 +100,7 @@ fn put(gateway: &Gateway, kept: Kept, files: PolicyFiles) -> Result<(), String> 
         kept.source, kept.watched_s
     );
     let policy = bindings::staged::prepare(gateway, &candidate);
-    let base = Base::new(files, kept.source.clone());
+    let base = Base::seen(gateway, files, kept.source.clone());
     let staged = StagedState::of_earlier_run(candidate, base, kept);
     gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Stage, &detail));
     info!("{detail}");
