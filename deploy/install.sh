@@ -3,15 +3,18 @@
 # proposes wires and cores, and, with --apply, writes the configuration and binds NICs. Without --apply
 # it only says what it would do. `--undo` gives bound NICs back to the kernel.
 set -euo pipefail
-cd "$(dirname "${BASH_SOURCE[0]}")/.."
+cd "$(dirname "${BASH_SOURCE[0]}")"
 # shellcheck source=deploy/common.sh
-. deploy/common.sh
+. ./common.sh
+# The Debian package has this script in /usr/share/bulkhead, and has installed the program and its units.
+PACKAGED=''
+if [ "$PWD" = /usr/share/bulkhead ]; then PACKAGED=1; else cd ..; fi
 
 usage() {
     cat <<'TEXT'
-usage: deploy/install.sh [--apply] [--wire NAME=INSIDE,OUTSIDE]... [--management IFACE]... [--vfio]
+usage: install.sh [--apply] [--wire NAME=INSIDE,OUTSIDE]... [--management IFACE]... [--vfio]
                          [--workers N] [--binary FILE]
-       deploy/install.sh --undo
+       install.sh --undo
 
   (nothing)              show the NICs, and what would be done
   --apply                do it: configuration, policy folder, huge pages, binary, units; nothing is started
@@ -19,7 +22,7 @@ usage: deploy/install.sh [--apply] [--wire NAME=INSIDE,OUTSIDE]... [--management
   --management IFACE     never touch this interface (the one by which you are logged in is known)
   --vfio                 bind the wires' NICs to vfio-pci (fastest); otherwise the kernel drives them (AF_XDP)
   --workers N            worker cores; by default one for each wire, as far as there are cores
-  --binary FILE          the program; by default target/release/bulkhead
+  --binary FILE          the program; by default target/release/bulkhead, or that of the Debian package
   --undo                 give NICs back to their kernel drivers, as noted in /var/lib/bulkhead/bound-nics
   --root DIR             look for and write files below DIR (for images and tests)
 
@@ -251,6 +254,11 @@ put() {
 write_configuration() {
     # The services read it as users of their own; there is no secret in it.
     install -d -m 755 "$ROOT/etc/bulkhead" "$ROOT/etc/bulkhead/policy"
+    # The package's configuration guards no wire: no gateway runs with it, so nothing is lost.
+    if [ -n "$PACKAGED" ] && [ -e "$ROOT/etc/bulkhead/gateway.toml" ] &&
+        ! grep -q '^ *\[\[ *wire' "$ROOT/etc/bulkhead/gateway.toml"; then
+        rm -f "$ROOT/etc/bulkhead/gateway.toml"
+    fi
     configuration | put "$ROOT/etc/bulkhead/gateway.toml" 644
     if ! ls "$ROOT"/etc/bulkhead/policy/*.yaml >/dev/null 2>&1; then
         printf 'version: 1\ndefault: deny\n' >"$ROOT/etc/bulkhead/policy/10-site.yaml"
@@ -313,10 +321,10 @@ bind_nics() {
 }
 
 head_line "$([ -n "$APPLY" ] && echo Installing || echo 'To do')"
-if [ -n "$APPLY" ] && [ ! -x "$BINARY" ]; then die "$BINARY is not there: cargo build --release, or --binary FILE"; fi
+if [ -n "$APPLY" ] && [ -z "$PACKAGED" ] && [ ! -x "$BINARY" ]; then die "$BINARY is not there: cargo build --release, or --binary FILE"; fi
 do_it "write the configuration to $ROOT/etc/bulkhead" write_configuration
 do_it "reserve $PAGES huge pages of 2 MiB in $ROOT/etc/sysctl.d/60-bulkhead.conf" write_huge_pages
-do_it "install $BINARY and the units" install_program
+[ -n "$PACKAGED" ] || do_it "install $BINARY and the units" install_program
 if [ -n "$VFIO" ]; then WAY='the NICs'; else WAY='what kernel interfaces take'; fi
 do_it "give the gateway's user $WAY" open_the_way
 [ -z "$VFIO" ] || do_it "bind the wires' NICs to vfio-pci, noted in $BOUND" bind_nics

@@ -746,17 +746,6 @@ impl Checker<'_> {
         parsed
     }
 
-    /// Where the learning process serves its metrics: nowhere, unless the file says so.
-    fn learn_listen(&mut self, listen: Option<Spanned<String>>) -> Option<SocketAddr> {
-        let listen = listen.filter(|listen| listen.get_ref() != "off")?;
-        let parsed = listen.get_ref().parse::<SocketAddr>().ok();
-        if parsed.is_none() {
-            self.mistake(listen.span(), format!("`{}` is no address and port", listen.get_ref()))
-                .help("write `127.0.0.1:10470`, `[::1]:10470` or `off`");
-        }
-        parsed
-    }
-
     fn log_level(&mut self, level: Option<Spanned<String>>) -> LogLevel {
         use LogLevel::{Debug, Error, Info, Trace, Warn};
         let levels = [Error, Warn, Info, Debug, Trace].map(|level| (level.label(), level));

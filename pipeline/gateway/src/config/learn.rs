@@ -51,4 +51,15 @@ impl Checker<'_> {
             listen: self.learn_listen(table.listen),
         }
     }
+
+    /// Where the learning process serves its metrics: nowhere, unless the file says so.
+    fn learn_listen(&mut self, listen: Option<Spanned<String>>) -> Option<SocketAddr> {
+        let listen = listen.filter(|listen| listen.get_ref() != "off")?;
+        let parsed = listen.get_ref().parse::<SocketAddr>().ok();
+        if parsed.is_none() {
+            self.mistake(listen.span(), format!("`{}` is no address and port", listen.get_ref()))
+                .help("write `127.0.0.1:10470`, `[::1]:10470` or `off`");
+        }
+        parsed
+    }
 }

@@ -455,8 +455,8 @@ fn what_openssh_signs_is_taken_and_openssh_finds_it_well() {
                   [[wire]]\nname = \"line3\"\ninside = \"a\"\noutside = \"b\"\n";
     fs::write(folder.join("gateway.toml"), config).unwrap();
     write_folder(&folder.join("policy"), 502);
-    for (kind, curve) in [("ed25519", "256"), ("ecdsa", "256")] {
-        let made = ["-q", "-t", kind, "-b", curve, "-N", "", "-C", "anna", "-f", kind];
+    for (kind, port) in [("ed25519", 22), ("ecdsa", 23)] {
+        let made = ["-q", "-t", kind, "-b", "256", "-N", "", "-C", "anna", "-f", kind];
         assert!(run("ssh-keygen", &made, folder).0);
         let public = fs::read_to_string(folder.join(format!("{kind}.pub"))).unwrap();
         let trusted = format!("anna namespaces=\"{NAMESPACE}\" {public}");
@@ -474,7 +474,7 @@ fn what_openssh_signs_is_taken_and_openssh_finds_it_well() {
         );
         let (ok, said) = run("sh", &["-c", &by_hand], folder);
         assert!(ok && said.contains("10-site.yaml: OK"), "{said}");
-        fs::write(folder.join("policy/10-site.yaml"), policy(22)).unwrap();
+        fs::write(folder.join("policy/10-site.yaml"), policy(port)).unwrap();
         let (ok, said) = run(bulkhead, &checked, folder);
         assert!(!ok && said.contains("10-site.yaml is not as it was signed"), "{said}");
     }

@@ -1,0 +1,358 @@
+//! The Debian package, made of the program that these tests were built with: what is in it, what its scripts
+//! do in a root of their own, and that the SBOM names what is linked.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use bulkhead_gateway::candidate;
+use bulkhead_gateway::config::{Config, ConfigError, Limits};
+use bulkhead_gateway::policy_files::PolicyFiles;
+use serde_json::Value;
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+/// The standard output of a command that must succeed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (&output.stdout, String::from_utf8_lossy(&output.stderr));
+    let out = String::from_utf8_lossy(out).into_owned();
+    assert!(output.status.success(), "{command:?}: {}\n{out}{err}", output.status);
+    out
+}
+
+fn is_there(program: &str) -> bool {
+    let found = Command::new("sh").args(["-c", &format!("command -v {program}")]).output();
+    found.is_ok_and(|output| output.status.success())
+        || repository().join("target/tools/bin").join(program).is_file()
+}
+
+/// What is needed to pack and is not there: then the tests here are skipped, and say so.
+fn is_missing(test: &str, programs: &[&str]) -> bool {
+    let missing: Vec<_> = programs.iter().filter(|program| !is_there(program)).collect();
+    if !missing.is_empty() {
+        println!(
+            "SKIPPED: {test}: not installed: {missing:?}; deploy/package.sh builds cargo-deb once"
+        );
+    }
+    !missing.is_empty()
+}
+
+/// Name, mode and owner of each file of an archive; folders end with a slash.
+fn listing(deb: &Path) -> BTreeMap<String, (String, String)> {
+    let listed = run(Command::new("dpkg-deb").arg("--contents").arg(deb));
+    let entry = |line: &str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let path = fields[5].trim_start_matches('.').to_owned();
+        (path, (fields[0].to_owned(), fields[1].to_owned()))
+    };
+    listed.lines().map(entry).collect()
+}
+
+fn files_below(folder: &Path) -> BTreeSet<PathBuf> {
+    let mut found = BTreeSet::new();
+    let mut left = vec![folder.to_path_buf()];
+    while let Some(folder) = left.pop() {
+        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            if path.is_dir() && !path.is_symlink() {
+                left.push(path.clone());
+            }
+            found.insert(path);
+        }
+    }
+    found
+}
+
+#[test]
+fn the_package_holds_what_an_operator_needs_and_starts_nothing() {
+    let tools = ["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "jq"];
+    if is_missing("the Debian package", &tools) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
+    let target = Path::new(env!("CARGO_BIN_EXE_bulkhead")).parent().unwrap().parent().unwrap();
+    let said = run(Command::new(repository().join("deploy/package.sh"))
+        .args(["--no-build", "--profile", profile, "--out"])
+        .arg(dir.path())
+        .env("CARGO_TARGET_DIR", target));
+    let version = env!("CARGO_PKG_VERSION");
+    let made = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path());
+    let debs: Vec<PathBuf> =
+        made.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
+    let [deb] = &debs[..] else { panic!("no package, or several: {said}") };
+    if is_there("lintian") {
+        assert!(said.contains("no errors, no warnings"), "{said}");
+    } else {
+        println!("SKIPPED: lintian: not installed");
+    }
+    check_contents(deb);
+    let unpacked = dir.path().join("unpacked");
+    run(Command::new("dpkg-deb").arg("-R").arg(deb).arg(&unpacked));
+    check_control(&unpacked, version);
+    check_units(&unpacked);
+    check_configuration(&unpacked);
+    check_sbom(&unpacked.join("usr/share/doc/bulkhead/bulkhead.cdx.json"));
+    run_scripts(&unpacked);
+}
+
+fn check_contents(deb: &Path) {
+    let listed = listing(deb);
+    for (path, mode) in [
+        ("/usr/bin/bulkhead", "-rwxr-xr-x"),
+        ("/usr/lib/systemd/system/bulkhead.service", "-rw-r--r--"),
+        ("/usr/lib/systemd/system/bulkhead-learn.service", "-rw-r--r--"),
+        ("/usr/lib/sysusers.d/bulkhead-learn.conf", "-rw-r--r--"),
+        ("/etc/bulkhead/gateway.toml", "-rw-r--r--"),
+        ("/etc/bulkhead/policy/10-site.yaml", "-rw-r--r--"),
+        ("/usr/share/man/man1/bulkhead.1.gz", "-rw-r--r--"),
+        ("/usr/share/man/man1/bulkhead-sign.1.gz", "-rw-r--r--"),
+        ("/usr/share/bash-completion/completions/bulkhead", "-rw-r--r--"),
+        ("/usr/share/zsh/vendor-completions/_bulkhead", "-rw-r--r--"),
+        ("/usr/share/fish/vendor_completions.d/bulkhead.fish", "-rw-r--r--"),
+        ("/usr/share/bulkhead/install.sh", "-rwxr-xr-x"),
+        ("/usr/share/bulkhead/kernel-interfaces.conf", "-rw-r--r--"),
+        ("/usr/share/bulkhead/60-bulkhead-vfio.rules", "-rw-r--r--"),
+        ("/usr/lib/sysusers.d/bulkhead.conf", "-rw-r--r--"),
+        ("/usr/share/bulkhead/alerts.yml", "-rw-r--r--"),
+        ("/usr/share/bulkhead/dashboards/bulkhead.json", "-rw-r--r--"),
+        ("/usr/share/bulkhead/examples/plant-line.yaml", "-rw-r--r--"),
+        ("/usr/share/doc/bulkhead/README.md", "-rw-r--r--"),
+        ("/usr/share/doc/bulkhead/copyright", "-rw-r--r--"),
+        ("/usr/share/doc/bulkhead/changelog.gz", "-rw-r--r--"),
+        ("/usr/share/doc/bulkhead/bulkhead.cdx.json", "-rw-r--r--"),
+    ] {
+        let found = listed.get(path).unwrap_or_else(|| panic!("{path} is missing: {listed:?}"));
+        assert_eq!((found.0.as_str(), found.1.as_str()), (mode, "root/root"), "{path}");
+    }
+    let elsewhere =
+        listed.keys().find(|path| path.starts_with("/usr/local") || path.contains("..."));
+    assert_eq!(elsewhere, None);
+    let written = listed.iter().find(|(_, (mode, _))| mode.as_bytes()[8] == b'w');
+    assert_eq!(written, None, "nobody else may write it");
+}
+
+fn check_control(unpacked: &Path, version: &str) {
+    let control = fs::read_to_string(unpacked.join("DEBIAN/control")).unwrap();
+    let field = |name: &str| {
+        let line = control.lines().find_map(|line| line.strip_prefix(&format!("{name}: ")));
+        line.unwrap_or_else(|| panic!("no {name}: {control}")).to_owned()
+    };
+    assert_eq!((field("Package"), field("Version")), ("bulkhead".to_owned(), version.to_owned()));
+    let depends = field("Depends");
+    for needed in ["libc6", "librte-net-af-xdp23", "librte-net-af-packet23", "librte-bus-vdev23"] {
+        assert!(depends.contains(needed), "{needed}: {depends}");
+    }
+    let conffiles = fs::read_to_string(unpacked.join("DEBIAN/conffiles")).unwrap();
+    let kept = ["/etc/bulkhead/gateway.toml", "/etc/bulkhead/policy/10-site.yaml"];
+    assert_eq!(conffiles.lines().collect::<Vec<_>>(), kept);
+    for script in ["postinst", "prerm", "postrm"] {
+        let path = unpacked.join("DEBIAN").join(script);
+        let text = fs::read_to_string(&path).unwrap();
+        assert!(!text.contains('@'), "{script}: a place that was not filled in: {text}");
+        for forbidden in
+            ["systemctl start", "systemctl restart \"", "systemctl enable \"", "--now \""]
+        {
+            assert!(!text.contains(forbidden), "{script}: {forbidden}");
+        }
+        run(Command::new("sh").arg("-n").arg(&path));
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o755);
+    }
+}
+
+/// Every unit runs the program where the package has it, and each user that one names is made.
+fn check_units(unpacked: &Path) {
+    let sysusers: String = files_below(&unpacked.join("usr/lib/sysusers.d"))
+        .iter()
+        .map(|path| fs::read_to_string(path).unwrap())
+        .collect();
+    let units = files_below(&unpacked.join("usr/lib/systemd/system"));
+    assert!(units.len() >= 2);
+    for unit in units {
+        let text = fs::read_to_string(&unit).unwrap();
+        assert!(!text.contains("/usr/local"), "{}", unit.display());
+        assert!(text.contains("ExecStart=/usr/bin/bulkhead "), "{}", unit.display());
+        for user in text.lines().filter_map(|line| line.strip_prefix("User=")) {
+            assert!(sysusers.contains(&format!("u {user} ")), "{}: {user}", unit.display());
+        }
+    }
+}
+
+/// The configuration as installed names no interface of anybody's, and says what is missing; with a wire it
+/// is whole, and the policy beside it is one.
+fn check_configuration(unpacked: &Path) {
+    let path = unpacked.join("etc/bulkhead/gateway.toml");
+    let Err(ConfigError::Invalid(mistakes)) = Config::load(&path) else {
+        panic!("the packaged configuration guards something");
+    };
+    let found: Vec<&str> = mistakes.0.iter().map(|mistake| mistake.message.as_str()).collect();
+    assert_eq!(found, ["there is no wire to guard"]);
+    let text = fs::read_to_string(&path).unwrap();
+    let wire = "[[wire]]\nname = \"line3\"\ninside = \"eth1\"\noutside = \"eth2\"\n";
+    let config =
+        Config::parse("gateway.toml", Path::new("/etc/bulkhead"), &format!("{text}\n{wire}"));
+    assert_eq!(config.unwrap().policy, Path::new("/etc/bulkhead/policy"));
+    let policy =
+        PolicyFiles::read(&unpacked.join("etc/bulkhead/policy"), &Limits::default()).unwrap();
+    assert!(candidate::make(&policy, None, &Limits::default()).is_ok());
+}
+
+/// Every crate that the program was made of, by the program's own word, is in the SBOM, with a version, a
+/// licence and a name for scanners; so is DPDK, and each thing that something depends on.
+fn check_sbom(path: &Path) {
+    let sbom: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    assert_eq!(
+        (sbom["bomFormat"].as_str(), sbom["specVersion"].as_str()),
+        (Some("CycloneDX"), Some("1.5"))
+    );
+    assert_eq!(sbom["metadata"]["component"]["version"], env!("CARGO_PKG_VERSION"));
+    let components = sbom["components"].as_array().unwrap();
+    let mut known = BTreeSet::new();
+    let mut crates = BTreeSet::new();
+    for component in components {
+        let text = |key: &str| component[key].as_str().unwrap_or_default();
+        let (name, version, purl) = (text("name"), text("version"), text("purl"));
+        assert!(
+            !name.is_empty() && version.starts_with(|c: char| c.is_ascii_digit()),
+            "{component}"
+        );
+        assert!(purl.starts_with("pkg:") && purl.contains('@'), "{component}");
+        assert!(known.insert(text("bom-ref").to_owned()), "twice: {component}");
+        if purl.starts_with("pkg:cargo/") {
+            let licences = component["licenses"].as_array().unwrap();
+            assert!(!licences.is_empty(), "{name} has no licence");
+            let is_ours = name.starts_with("bulkhead-");
+            assert!(
+                is_ours || component["hashes"][0]["content"].as_str().unwrap().len() == 64,
+                "{name}"
+            );
+            crates.insert(format!("{name}-{version}"));
+        }
+    }
+    let names: BTreeSet<&str> = components.iter().filter_map(|c| c["name"].as_str()).collect();
+    for needed in ["librte-eal23", "librte-ethdev23", "libc6", "sqlite", "bulkhead-dpdk", "ssh-key"]
+    {
+        assert!(names.contains(needed), "{needed}: {names:?}");
+    }
+    known.insert(sbom["metadata"]["component"]["bom-ref"].as_str().unwrap().to_owned());
+    for dependency in sbom["dependencies"].as_array().unwrap() {
+        let on = dependency["dependsOn"].as_array().unwrap();
+        for reference in on.iter().chain([&dependency["ref"]]) {
+            assert!(known.contains(reference.as_str().unwrap()), "{reference} is no component");
+        }
+    }
+    // Places in the sources of crates that the compiler has left in the program, for panics.
+    let program = fs::read(env!("CARGO_BIN_EXE_bulkhead")).unwrap();
+    let linked = crates_in(&program);
+    assert!(linked.len() > 20, "{linked:?}");
+    let unlisted: Vec<_> = linked.difference(&crates).collect();
+    assert!(unlisted.is_empty(), "linked, and not in the SBOM: {unlisted:?}");
+}
+
+/// Names and versions in `…/registry/src/INDEX/NAME-VERSION/…`.
+fn crates_in(program: &[u8]) -> BTreeSet<String> {
+    const MARK: &[u8] = b"/registry/src/";
+    let mut found = BTreeSet::new();
+    for place in 0..program.len().saturating_sub(300) {
+        if !program[place..].starts_with(MARK) {
+            continue;
+        }
+        let rest = &program[place + MARK.len()..place + 300];
+        let mut parts = rest.split(|&byte| byte == b'/').skip(1);
+        if let Some(Ok(name)) = parts.next().map(std::str::from_utf8) {
+            found.insert(name.to_owned());
+        }
+    }
+    found
+}
+
+/// Installs, upgrades, removes and purges in a root of its own, by dpkg itself: the scripts run there, with
+/// what they call replaced by notes of how they were called.
+fn run_scripts(unpacked: &Path) {
+    let dir = tempfile::tempdir().unwrap();
+    let root = dir.path().join("root");
+    let bin = dir.path().join("bin");
+    fs::create_dir_all(&bin).unwrap();
+    let log = dir.path().join("called");
+    let tools = [
+        "systemd-sysusers",
+        "deb-systemd-helper",
+        "deb-systemd-invoke",
+        "systemctl",
+        "userdel",
+        "groupdel",
+        "getent",
+    ];
+    for tool in tools {
+        let path = bin.join(tool);
+        fs::write(&path, format!("#!/bin/sh\necho \"{tool} $*\" >>{}\n", log.display())).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    // What is written below /etc and /var would be this machine's: the scripts' paths go below the root.
+    let script = |name: &str, arguments: &[&str]| {
+        let text = fs::read_to_string(unpacked.join("DEBIAN").join(name)).unwrap();
+        let rooted = ["/etc/", "/var/lib/"].iter().fold(text, |text, path| {
+            text.replace(&format!(" {path}"), &format!(" {}{path}", root.display()))
+        });
+        let outside = [" /etc/", " /var/lib/"].iter().find(|path| rooted.contains(**path));
+        assert_eq!(outside, None, "{name} would touch this machine");
+        let place = dir.path().join(name);
+        fs::write(&place, rooted).unwrap();
+        let path = format!("{}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display());
+        fs::write(&log, "").unwrap();
+        let root = root.display().to_string();
+        let said = run(Command::new("sh")
+            .arg(&place)
+            .args(arguments)
+            .env("PATH", path)
+            .env("DPKG_ROOT", root));
+        (said, fs::read_to_string(&log).unwrap())
+    };
+    let write = |path: &str| {
+        let path = root.join(path);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, "x\n").unwrap();
+    };
+    fs::create_dir_all(root.join("etc/sysctl.d")).unwrap();
+    fs::create_dir_all(root.join("etc/udev/rules.d")).unwrap();
+    fs::create_dir_all(root.join("etc/systemd/system")).unwrap();
+    fs::create_dir_all(root.join("var/lib")).unwrap();
+    let before = files_below(&root);
+
+    let (said, called) = script("postinst", &["configure", ""]);
+    assert!(said.contains("nothing is started"), "{said}");
+    assert!(called.contains("systemd-sysusers bulkhead-learn.conf"), "{called}");
+    assert!(!called.contains("invoke") && !called.contains(" start"), "{called}");
+    let (said, called) = script("postinst", &["configure", "0.0.9"]);
+    assert!(!said.contains("nothing is started") && !called.contains("start "), "{said}{called}");
+    let (_, called) = script("prerm", &["upgrade", "0.2.0"]);
+    assert_eq!(called, "", "an upgrade stops nothing");
+
+    write("etc/bulkhead/gateway.toml");
+    write("etc/bulkhead/trusted-keys");
+    write("etc/sysctl.d/60-bulkhead.conf");
+    write("etc/udev/rules.d/60-bulkhead-vfio.rules");
+    write("etc/systemd/system/bulkhead.service.d/kernel-interfaces.conf");
+    write("var/lib/bulkhead/audit.jsonl");
+    write("var/lib/bulkhead/bound-nics");
+    write("var/lib/bulkhead-learn/communication.db");
+    let (said, _) = script("prerm", &["remove"]);
+    assert!(said.contains("dpdk-devbind.py"), "{said}");
+    let kept = files_below(&root);
+    script("postrm", &["remove"]);
+    assert_eq!(files_below(&root), kept, "a removal keeps what is the operator's");
+    let (said, called) = script("postrm", &["purge"]);
+    assert_eq!(files_below(&root), before, "a purge leaves nothing");
+    assert!(said.contains("the audit log goes"), "{said}");
+    assert!(
+        called.contains("userdel bulkhead-learn") && called.contains("groupdel bulkhead-learn"),
+        "{called}"
+    );
+    assert!(called.contains("deb-systemd-helper purge bulkhead.service"), "{called}");
+}
