@@ -8,6 +8,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
 use crate::config::Config;
+use crate::console::{self, ConsoleArgs};
 use crate::devices::{self, DevicesArgs};
 use crate::drift::{self, DriftArgs};
 use crate::explain_rule::{self, ExplainRuleArgs};
@@ -80,6 +81,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Keep records of who talks to whom: the learning process, beside the gateway
     Learn(LearnArgs),
+    /// Serve the console: look at the network, understand it, lock it down
+    Console(ConsoleArgs),
     /// Show who talks to whom, from the communication store
     Map(MapArgs),
     /// List who is there, from the communication store
@@ -433,6 +436,7 @@ pub fn main() -> ExitCode {
     let serves = match &command {
         Command::Run(_) => true,
         Command::Learn(args) => !args.status,
+        Command::Console(args) => !args.openapi && !args.setup_link,
         _ => false,
     };
     if !serves {
@@ -446,6 +450,7 @@ pub fn main() -> ExitCode {
         Command::Reach(args) => reach::main(&args),
         Command::Replay(args) => replay::main(&args),
         Command::Learn(args) => learning::main(&args),
+        Command::Console(args) => console::main(&args),
         Command::Map(args) => map::main(&args),
         Command::Devices(args) => devices::main(&args),
         Command::Propose(args) => propose::main(&args),

@@ -65,6 +65,9 @@ pub enum Ask {
         /// The console's user who asks; believed of the console alone.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         on_behalf_of: Option<String>,
+        /// Why, for the audit log.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        reason: Option<String>,
     },
     /// Start the gateway anew.
     Restart {},
@@ -368,8 +371,8 @@ async fn converse(
             Answer::Error(ONLY_QUESTIONS.to_owned())
         }
         Ok(Ask::Status {}) => Answer::Status(Box::new(Status::of(gateway))),
-        Ok(Ask::Reload { on_behalf_of }) => {
-            match gateway.config.console.acts_for(who, on_behalf_of) {
+        Ok(Ask::Reload { on_behalf_of, reason }) => {
+            match reloads(gateway, who, on_behalf_of, reason) {
                 Ok(who) => reload(requests, who).await,
                 Err(error) => Answer::Error(error),
             }
@@ -420,6 +423,22 @@ async fn converse(
     bytes.push(b'\n');
     timeout(CLIENT_LIMIT, writer.write_all(&bytes)).await??;
     timeout(CLIENT_LIMIT, writer.shutdown()).await?
+}
+
+/// Who asks for a reload; the reason, where there is one, is entered.
+fn reloads(
+    gateway: &Gateway,
+    who: Who,
+    on_behalf_of: Option<String>,
+    reason: Option<String>,
+) -> Result<Who, String> {
+    let who = gateway.config.console.acts_for(who, on_behalf_of)?;
+    if reason.is_some() {
+        let detail = "asked to take the policy's files into force";
+        let draft = Draft::new(who.clone(), What::Policy, detail).because(reason.as_deref());
+        gateway.audit.enter(draft)?;
+    }
+    Ok(who)
 }
 
 async fn reload(requests: &Sender<Request>, who: Who) -> Answer {

@@ -9,11 +9,11 @@ use bulkhead_learn::drift::{Advice, Triage};
 use bulkhead_learn::observe::HostKey;
 use bulkhead_learn::store::HostId;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::exit;
-use crate::learning::model::{Denied, Model};
-use crate::learning::proposal::Learned;
+use crate::learning::model::Model;
+use crate::learning::proposal::{self, Learned, Surroundings};
 use crate::learning::report::{Range, Reader, Refusal, StoreArgs};
 use crate::learning::time_text;
 use crate::propose;
@@ -40,19 +40,42 @@ pub struct DriftArgs {
     pub json: bool,
 }
 
-/// A denial, and what to make of it.
-struct Triaged {
-    denied: Denied,
-    client: String,
-    server: String,
-    advice: &'static str,
-    text: String,
+/// What was denied, and what to make of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DriftReport {
+    /// Since when.
+    pub since: String,
+    /// What was denied, what needs somebody first.
+    pub denials: Vec<Denial>,
+    /// Learned rules that nobody used since then.
+    pub unused_rules: Vec<String>,
 }
 
-struct Drift {
-    since_ms: i64,
-    denials: Vec<Triaged>,
-    unused: Vec<String>,
+/// A denial, and what to make of it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct Denial {
+    /// Who tried.
+    pub client: String,
+    /// To whom.
+    pub server: String,
+    /// What.
+    pub service: String,
+    /// Packets.
+    pub packets: u64,
+    /// When it was tried first.
+    pub first: String,
+    /// And last.
+    pub last: String,
+    /// The rule that denied.
+    pub rule: String,
+    /// Why it was dropped.
+    pub reason: String,
+    /// `quarantine`, `ask`, `place`, `propose` or `permitted`.
+    pub advice: &'static str,
+    /// The advice in words.
+    pub text: String,
 }
 
 /// Reports. Returns the exit code.
@@ -60,7 +83,7 @@ pub fn main(args: &DriftArgs) -> u8 {
     match drift(args) {
         Ok(drift) => {
             if args.json {
-                println!("{:#}", as_json(&drift));
+                crate::control::client::print_json(&drift);
             } else {
                 print!("{}", text(&drift, args.limit));
             }
@@ -73,28 +96,45 @@ pub fn main(args: &DriftArgs) -> u8 {
     }
 }
 
-fn drift(args: &DriftArgs) -> Result<Drift, Refusal> {
-    let mut reader = Reader::open(&args.store)?;
-    let since_ms = if args.store.since.is_some() {
-        reader.range.since_ms
-    } else {
-        let enforcing = reader.enforcing_since()?;
-        enforcing.values().copied().min().ok_or_else(|| {
-            Refusal::refused(
-                "no wire enforces, as far as the store knows: nothing was denied\n  = help: --since \
-                 asks about a time all the same",
-            )
-        })?
+fn drift(args: &DriftArgs) -> Result<DriftReport, Refusal> {
+    let reader = Reader::open(&args.store)?;
+    let since_ms = args.store.since.is_some().then_some(reader.range.since_ms);
+    let around = propose::surroundings(&args.store, args.policy.as_deref(), None)?;
+    of(reader, &around, since_ms)
+}
+
+/// What was denied since `since_ms` (Unix milliseconds), or since the first wire enforces, beside what was
+/// learnt before.
+///
+/// # Errors
+///
+/// That no wire enforces, or what is wrong with the store.
+pub fn of(
+    mut reader: Reader,
+    around: &Surroundings,
+    since_ms: Option<i64>,
+) -> Result<DriftReport, Refusal> {
+    let since_ms = match since_ms {
+        Some(since_ms) => since_ms,
+        None => {
+            let enforcing = reader.enforcing_since()?;
+            enforcing.values().copied().min().ok_or_else(|| {
+                Refusal::refused(
+                    "no wire enforces, as far as the store knows: nothing was denied\n  = help: \
+                     --since asks about a time all the same",
+                )
+            })?
+        }
     };
-    let asked = Range { since_ms, ..reader.range };
-    let before = StoreArgs { since: None, until: Some(instant(since_ms)), ..args.store.clone() };
-    let (learned, _) = propose::learn(&before, args.policy.as_deref(), None, &[])?;
-    reader.range = asked;
+    let until_ms = reader.range.until_ms;
+    reader.range = Range { since_ms: i64::MIN, until_ms: since_ms };
+    let learned = proposal::learn(Model::read(&reader)?, around, &[])?;
+    reader.range = Range { since_ms, until_ms };
     let later = Model::read(&reader)?;
     Ok(triage(learned, later, since_ms))
 }
 
-fn triage(mut learned: Learned, later: Model, since_ms: i64) -> Drift {
+fn triage(mut learned: Learned, later: Model, since_ms: i64) -> DriftReport {
     let learnt = learned.model.store.hosts().len();
     let hour = |ms: i64| {
         let period = ms.div_euclid(1000).div_euclid(i64::from(later.period_s));
@@ -140,11 +180,23 @@ fn triage(mut learned: Learned, later: Model, since_ms: i64) -> Drift {
         let advice = triage.judge(&learned.model.store, client, server, d.service);
         let (advice, text) = in_words(advice, &learned, &rule_name);
         let (client, server) = (label(&d.client), label(&d.server));
-        denials.push(Triaged { denied: d.clone(), client, server, advice, text });
+        denials.push(Denial {
+            client,
+            server,
+            service: d.service.to_string(),
+            packets: d.packets,
+            first: instant(d.seen.first_ms),
+            last: instant(d.seen.last_ms),
+            rule: d.rule.clone(),
+            reason: d.reason.clone(),
+            advice,
+            text,
+        });
     }
-    denials.sort_by_key(|t| (order(t.advice), std::cmp::Reverse(t.denied.packets)));
+    denials.sort_by_key(|t| (order(t.advice), std::cmp::Reverse(t.packets)));
     let unused = triage.unused_since(&learned.model.store, hour(since_ms));
-    Drift { since_ms, denials, unused: unused.into_iter().map(rule_name).collect() }
+    let unused_rules = unused.into_iter().map(rule_name).collect();
+    DriftReport { since: instant(since_ms), denials, unused_rules }
 }
 
 fn in_words(
@@ -182,54 +234,35 @@ fn order(advice: &str) -> usize {
         .unwrap_or(usize::MAX)
 }
 
-fn text(drift: &Drift, limit: usize) -> String {
-    let mut text = format!(
-        "{} kinds of denied flows since {}\n",
-        drift.denials.len(),
-        time_text(drift.since_ms)
-    );
+fn text(drift: &DriftReport, limit: usize) -> String {
+    let mut text =
+        format!("{} kinds of denied flows since {}\n", drift.denials.len(), plain(&drift.since));
     for t in drift.denials.iter().take(limit) {
         text.push_str(&format!(
             "{:<10} {} {} -> {}  {} packets, last {}, by {}\n           {}\n",
             t.advice,
-            t.denied.service,
+            t.service,
             t.client,
             t.server,
-            t.denied.packets,
-            time_text(t.denied.seen.last_ms),
-            t.denied.rule,
+            t.packets,
+            plain(&t.last),
+            t.rule,
             t.text,
         ));
     }
     if drift.denials.len() > limit {
         text.push_str(&format!("and {} more: --limit shows them\n", drift.denials.len() - limit));
     }
-    for rule in &drift.unused {
+    for rule in &drift.unused_rules {
         text.push_str(&format!("unused     {rule}: nobody used it since; propose to narrow it\n"));
     }
     text
 }
 
-fn as_json(drift: &Drift) -> Value {
-    let denials: Vec<Value> = drift
-        .denials
-        .iter()
-        .map(|t| {
-            json!({
-                "client": t.client,
-                "server": t.server,
-                "service": t.denied.service.to_string(),
-                "packets": t.denied.packets,
-                "first": instant(t.denied.seen.first_ms),
-                "last": instant(t.denied.seen.last_ms),
-                "rule": t.denied.rule,
-                "reason": t.denied.reason,
-                "advice": t.advice,
-                "text": t.text,
-            })
-        })
-        .collect();
-    json!({"since": instant(drift.since_ms), "denials": denials, "unused-rules": drift.unused})
+/// An instant for people: UTC, to the second.
+fn plain(instant: &str) -> String {
+    let time = instant.parse::<jiff::Timestamp>();
+    time.map_or_else(|_| instant.to_owned(), |time| time_text(time.as_millisecond()))
 }
 
 fn instant(unix_ms: i64) -> String {

@@ -23,6 +23,7 @@
 //! [`devices`], [`propose`], [`explain_rule`] and [`drift`] are the commands that do.
 //!
 //! [`trace`] follows single packets through the workers while somebody asks.
+//! [`console`] is a process of its own too: what people open in a browser.
 //!
 //! [`export`] is what becomes of them in other programs: JSON, IPFIX, captures.
 //!
@@ -40,6 +41,7 @@ pub mod check;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod console;
 pub mod control;
 pub mod cores;
 pub mod devices;

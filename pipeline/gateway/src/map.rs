@@ -177,9 +177,12 @@ fn lines(args: &MapArgs) -> Result<Vec<Line>, Refusal> {
 }
 
 /// The groups of a policy as they are written, asked which of them a host is in.
-struct Groups {
+#[derive(Debug, Default)]
+pub struct Groups {
     groups: BTreeMap<Arc<str>, Selector>,
     devices: BTreeMap<Arc<str>, Device>,
+    /// Groups that learning wrote.
+    learned: BTreeSet<Arc<str>>,
 }
 
 impl Groups {
@@ -191,17 +194,32 @@ impl Groups {
             let all: Vec<String> = found.into_iter().map(|finding| finding.rendered).collect();
             Refusal { message: all.join("\n\n"), code: exit::REFUSED }
         })?;
-        let mut found = Self { groups: BTreeMap::new(), devices: BTreeMap::new() };
-        for source in &files.sources {
+        Ok(Self::of_texts(&files.sources))
+    }
+
+    /// Those of the texts of a sound policy.
+    pub fn of_texts(sources: &[syntax::Source]) -> Self {
+        let mut found = Self::default();
+        for source in sources {
             let document =
                 syntax::parse_document(source, &bulkhead_rules::policy::Limits::default());
             let Ok(document) = document else { continue };
-            let groups = document.groups.into_iter();
-            found.groups.extend(groups.map(|group| (group.name.value, group.members)));
+            let is_learned = source.text.starts_with(crate::learning::proposal::HEAD);
+            for group in document.groups {
+                if is_learned {
+                    found.learned.insert(Arc::clone(&group.name.value));
+                }
+                found.groups.insert(group.name.value, group.members);
+            }
             let devices = document.devices.into_iter();
             found.devices.extend(devices.map(|d| (Arc::clone(&d.name.value), d)));
         }
-        Ok(found)
+        found
+    }
+
+    /// Whether learning wrote a group.
+    pub fn is_learned(&self, name: &str) -> bool {
+        self.learned.contains(name)
     }
 
     fn of(&self, identities: &Identities, who: &Who) -> Option<String> {
@@ -210,14 +228,22 @@ impl Groups {
             HostKey::Mac(mac) => Some(*mac),
             _ => None,
         };
-        let host = (mac, identities.addresses(key).collect::<Vec<_>>());
-        let names: Vec<&str> = self
-            .groups
-            .iter()
-            .filter(|(_, members)| self.has(members, &host))
-            .map(|(name, _)| &**name)
-            .collect();
+        let names = self.names_of(mac, &identities.addresses(key).collect::<Vec<_>>());
         (!names.is_empty()).then(|| names.join(", "))
+    }
+
+    /// The names of the groups that a host is in.
+    pub fn names_of(&self, mac: Option<Mac>, addresses: &[IpAddr]) -> Vec<Arc<str>> {
+        let host = (mac, addresses.to_vec());
+        let groups = self.groups.iter().filter(|(_, members)| self.has(members, &host));
+        groups.map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    /// The name of the policy's device that a host is.
+    pub fn device_of(&self, mac: Option<Mac>, addresses: &[IpAddr]) -> Option<&Arc<str>> {
+        let host = (mac, addresses.to_vec());
+        let is = |name: &&Arc<str>| self.is(&Member::Name(Arc::clone(name)), &host);
+        self.devices.keys().find(is)
     }
 
     /// A sound policy's groups do not contain themselves, so this ends.

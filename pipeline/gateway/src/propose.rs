@@ -80,6 +80,21 @@ pub fn learn(
     approve: &[String],
 ) -> Result<(Learned, Surroundings), Refusal> {
     let reader = Reader::open(store)?;
+    let around = surroundings(store, policy, out)?;
+    let model = Model::read(&reader)?;
+    Ok((proposal::learn(model, &around, approve)?, around))
+}
+
+/// What else the gateway is told, as the command line says where.
+///
+/// # Errors
+///
+/// See [`Refusal`].
+pub fn surroundings(
+    store: &StoreArgs,
+    policy: Option<&Path>,
+    out: Option<&Path>,
+) -> Result<Surroundings, Refusal> {
     // With a store and a policy (or none) there need not be a configuration.
     let config = (store.config.exists()).then_some(store.config.as_path());
     let learned = match (out, policy) {
@@ -88,9 +103,7 @@ pub fn learn(
         (None, Some(_)) => None,
         (None, None) => configured_folder(config)?.map(|folder| folder.join(proposal::FILE)),
     };
-    let around = Surroundings::read(config, policy, learned.as_deref())?;
-    let model = Model::read(&reader)?;
-    Ok((proposal::learn(model, &around, approve)?, around))
+    Surroundings::read(config, policy, learned.as_deref())
 }
 
 fn configured_folder(config: Option<&Path>) -> Result<Option<PathBuf>, Refusal> {

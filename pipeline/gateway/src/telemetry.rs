@@ -72,6 +72,19 @@ pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
     serve_with(listener, Arc::new(move |path: &str| answer(path, &gateway))).await;
 }
 
+/// Serves a process' own metrics, which `render` makes, until its runtime ends.
+pub async fn serve_text(
+    listener: TcpListener,
+    render: impl Fn() -> String + Send + Sync + 'static,
+) {
+    let answer = move |path: &str| match path {
+        "/metrics" => metrics_text(Ok(render())),
+        "/healthz" | "/readyz" => plain(StatusCode::OK, "alive\n"),
+        _ => not_found(),
+    };
+    serve_with(listener, Arc::new(answer)).await;
+}
+
 /// What is answered at a path.
 type Answer = dyn Fn(&str) -> Response<Full<Bytes>> + Send + Sync;
 

@@ -51,7 +51,8 @@ pub fn bindings(args: &SocketArgs, forget: Option<IpAddr>) -> Result<BindingsRep
 
 /// Asks for a reload and prints what became of it. Returns the exit code.
 pub fn reload(args: &SocketArgs) -> u8 {
-    let answer = socket(args).and_then(|socket| ask(&socket, Ask::Reload { on_behalf_of: None }));
+    let answer = socket(args)
+        .and_then(|socket| ask(&socket, Ask::Reload { on_behalf_of: None, reason: None }));
     match answer {
         Ok(Answer::Reload(report)) => {
             if args.json {

@@ -103,11 +103,34 @@ impl Surroundings {
             Err(_) if path.is_dir() && is_empty(path) => return Ok(()),
             Err(error) => return Err(Refusal::unavailable(error)),
         };
-        self.sources = files.sources.into_iter().filter(|source| !same(source)).collect();
+        self.surround(files.sources.into_iter().filter(|source| !same(source)).collect())
+    }
+
+    /// The surroundings that these texts make, of which those that learning wrote are apart, on these wires:
+    /// each with the number of its redundancy group.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with a text.
+    pub fn of_texts(
+        sources: Vec<Source>,
+        wires: Vec<(Arc<str>, usize)>,
+        limits: Limits,
+    ) -> Result<Self, Refusal> {
+        let mut around = Self { wires, limits, ..Self::default() };
+        let (learned, by_hand): (Vec<Source>, Vec<Source>) =
+            sources.into_iter().partition(|source| source.text.starts_with(HEAD));
+        if let Some(learned) = learned.first() {
+            around.learned = Some(document_of(learned)?);
+        }
+        around.surround(by_hand)?;
+        Ok(around)
+    }
+
+    fn surround(&mut self, sources: Vec<Source>) -> Result<(), Refusal> {
+        self.sources = sources;
         for source in &self.sources {
-            let document =
-                syntax::parse_document(source, &bulkhead_rules::policy::Limits::default())
-                    .map_err(|found| Refusal::refused(join(&found)))?;
+            let document = document_of(source)?;
             self.taken.extend(document.devices.iter().map(|device| Arc::clone(&device.name.value)));
             self.taken.extend(document.groups.iter().map(|group| Arc::clone(&group.name.value)));
             self.taken.extend(document.rules.iter().map(|rule| Arc::clone(&rule.name.value)));
@@ -219,6 +242,19 @@ impl Learned {
         self.text.rules.iter().position(|rule| rule.as_deref() == Some(name))
     }
 
+    /// Approves exceptions now. Those that were approved before stay so.
+    ///
+    /// # Errors
+    ///
+    /// A name that is no waiting exception's; nothing is approved then.
+    pub fn approve(&mut self, names: &[String]) -> Result<(), Refusal> {
+        let mut document = self.text.document.clone();
+        let approved = approve_rules(&mut document, None, names)?;
+        self.text.document = document;
+        self.approved.extend(approved);
+        Ok(())
+    }
+
     /// Names of the exceptions that nobody has looked at.
     pub fn unreviewed(&self) -> impl Iterator<Item = &Arc<str>> {
         let rules = self.text.document.rules.iter();
@@ -248,8 +284,11 @@ pub fn may_write(path: &Path) -> Result<(), Refusal> {
 
 fn read_learned(path: &Path, limit: u64) -> Result<Document, Refusal> {
     let text = policy_files::read_text(path, limit).map_err(Refusal::unavailable)?;
-    let source = Source::new(path.display().to_string(), text);
-    syntax::parse_document(&source, &bulkhead_rules::policy::Limits::default())
+    document_of(&Source::new(path.display().to_string(), text))
+}
+
+fn document_of(source: &Source) -> Result<Document, Refusal> {
+    syntax::parse_document(source, &bulkhead_rules::policy::Limits::default())
         .map_err(|found| Refusal::refused(join(&found)))
 }
 

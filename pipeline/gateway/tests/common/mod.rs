@@ -174,7 +174,7 @@ impl Running {
 
     /// `bulkhead reload`.
     pub(crate) fn reload(&self) -> ReloadReport {
-        match ask(&self.socket(), Ask::Reload { on_behalf_of: None }) {
+        match ask(&self.socket(), Ask::Reload { on_behalf_of: None, reason: None }) {
             Ok(Answer::Reload(report)) => *report,
             other => panic!("no report: {other:?}"),
         }

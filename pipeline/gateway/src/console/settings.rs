@@ -1,0 +1,97 @@
+//! What the console is told: the command line, and else `[console]` of the configuration.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use super::ConsoleArgs;
+use crate::config::{Config, ConsoleConfig, Limits, Tls};
+
+/// What the console is told.
+#[derive(Clone, PartialEq, Debug)]
+pub struct Settings {
+    /// Its part of the configuration.
+    pub console: ConsoleConfig,
+    /// The gateway's control socket.
+    pub socket: PathBuf,
+    /// The folder of the communication store, or its file.
+    pub store: PathBuf,
+    /// What a policy may cost.
+    pub limits: Limits,
+    /// When a lockdown is refused: shares of flows and seconds, for people who look at why.
+    pub max_denied_ratio: f64,
+}
+
+impl Settings {
+    /// Reads the configuration. Where the command line says where socket, store and folder are there
+    /// need not be one.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it, or that plain HTTP is asked for beyond loopback.
+    pub fn read(args: &ConsoleArgs) -> Result<Self, String> {
+        let mut settings = match (&args.socket, &args.store, &args.dir) {
+            (Some(socket), Some(store), Some(dir)) if !args.config.exists() => Self {
+                console: ConsoleConfig { folder: dir.clone(), ..ConsoleConfig::default() },
+                socket: socket.clone(),
+                store: store.clone(),
+                limits: Limits::default(),
+                max_denied_ratio: crate::workflow::lockdown::Bounds::default().max_denied_ratio,
+            },
+            _ => {
+                let config = Config::load(&args.config).map_err(|error| error.to_string())?;
+                Self {
+                    socket: config.control_socket,
+                    store: config.learn.folder,
+                    limits: config.limits,
+                    max_denied_ratio: config.lockdown.max_denied_ratio,
+                    console: config.console,
+                }
+            }
+        };
+        if let Some(socket) = &args.socket {
+            settings.socket.clone_from(socket);
+        }
+        if let Some(store) = &args.store {
+            settings.store.clone_from(store);
+        }
+        if let Some(dir) = &args.dir {
+            settings.console.folder.clone_from(dir);
+        }
+        if let Some(listen) = args.listen {
+            settings.console.listen = listen;
+        }
+        if args.plain_http {
+            settings.console.tls = Tls::Off;
+        }
+        let listen = settings.console.listen;
+        if settings.console.tls == Tls::Off && !listen.ip().is_loopback() {
+            return Err(format!(
+                "error: without TLS the console listens on loopback, not at {listen}\n  = help: leave \
+                 --plain-http (or `tls = \"off\"`) away, or listen at 127.0.0.1"
+            ));
+        }
+        Ok(settings)
+    }
+
+    /// Whether connections are protected.
+    pub fn is_tls(&self) -> bool {
+        self.console.tls != Tls::Off
+    }
+
+    /// Where browsers find it.
+    pub fn address(&self, bound: SocketAddr) -> String {
+        let scheme = if self.is_tls() { "https" } else { "http" };
+        let host = match bound.ip() {
+            ip if ip.is_unspecified() => host_name(),
+            ip if ip.is_ipv6() => format!("[{ip}]"),
+            ip => ip.to_string(),
+        };
+        format!("{scheme}://{host}:{}", bound.port())
+    }
+}
+
+/// This machine's name.
+pub fn host_name() -> String {
+    let name = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    if name.is_empty() { "localhost".to_owned() } else { name }
+}
