@@ -36,8 +36,8 @@ use self::problem::Problem;
 use self::proposals::Proposals;
 use self::settings::Settings;
 use crate::cli::{CONFIG_PATH, Level, LogFormat, exit};
-use crate::telemetry;
 use crate::workflow::{Change, ChangeReport};
+use crate::{hardening, telemetry};
 
 pub mod access;
 pub mod api;
@@ -200,6 +200,9 @@ pub fn main(args: &ConsoleArgs) -> u8 {
         None => {}
     }
     crate::log::start_plain(args.log_level, args.log_format);
+    if settings.confine {
+        hardening::confine(&settings.profile(&args.config));
+    }
     match run(settings) {
         Ok(()) => exit::OK,
         Err(message) => {

@@ -48,7 +48,7 @@ pub struct Picture {
     pub active: Option<Arc<Judged>>,
     /// What the staged policy says, where there is one.
     pub staged: Option<Arc<Judged>>,
-    /// The matrix over all time.
+    /// The matrix over all time, with what is new since a day before.
     pub matrix: Arc<Matrix>,
     /// When it was made.
     pub at: Timestamp,
@@ -195,9 +195,16 @@ pub fn picture(
         Arc::new(Judged::of(&network, &groups, Arc::clone(policy)))
     };
     let (active, staged) = (active.map(judge), staged.map(judge));
-    let matrix = Matrix::of(&network, &groups, (active.as_deref(), staged.as_deref()), None, None);
+    let at = Timestamp::now();
+    let policies = (active.as_deref(), staged.as_deref());
+    let matrix = Matrix::of(&network, &groups, policies, None, Some(day_before(at)));
     let matrix = Arc::new(matrix);
-    Ok(Picture { network, groups, active, staged, matrix, at: Timestamp::now() })
+    Ok(Picture { network, groups, active, staged, matrix, at })
+}
+
+/// A day before, in Unix milliseconds: what is seen first since then counts as new.
+pub fn day_before(at: Timestamp) -> i64 {
+    at.as_millisecond() - 24 * 3_600_000
 }
 
 fn stamp(store: &Path) -> Stamp {

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use super::ConsoleArgs;
 use crate::config::{Config, ConsoleConfig, Limits, Tls};
+use crate::hardening::Profile;
 
 /// What the console is told.
 #[derive(Clone, PartialEq, Debug)]
@@ -17,8 +18,8 @@ pub struct Settings {
     pub store: PathBuf,
     /// What a policy may cost.
     pub limits: Limits,
-    /// When a lockdown is refused: shares of flows and seconds, for people who look at why.
-    pub max_denied_ratio: f64,
+    /// Whether the process gives up what it does not need.
+    pub confine: bool,
 }
 
 impl Settings {
@@ -35,7 +36,7 @@ impl Settings {
                 socket: socket.clone(),
                 store: store.clone(),
                 limits: Limits::default(),
-                max_denied_ratio: crate::workflow::lockdown::Bounds::default().max_denied_ratio,
+                confine: true,
             },
             _ => {
                 let config = Config::load(&args.config).map_err(|error| error.to_string())?;
@@ -43,7 +44,7 @@ impl Settings {
                     socket: config.control_socket,
                     store: config.learn.folder,
                     limits: config.limits,
-                    max_denied_ratio: config.lockdown.max_denied_ratio,
+                    confine: config.hardening.confine,
                     console: config.console,
                 }
             }
@@ -76,6 +77,21 @@ impl Settings {
     /// Whether connections are protected.
     pub fn is_tls(&self) -> bool {
         self.console.tls != Tls::Off
+    }
+
+    /// What the process keeps: it reads the store and the certificate, writes its own folder, and listens.
+    pub fn profile(&self, config: &std::path::Path) -> Profile {
+        let mut read = vec![config.to_path_buf(), self.store.clone()];
+        read.extend(self.socket.parent().map(std::path::Path::to_path_buf));
+        if let Tls::Given { certificate, key } = &self.console.tls {
+            read.extend([certificate.clone(), key.clone()]);
+        }
+        let folder = self.console.folder.clone();
+        // SQLite sorts large results there.
+        let write = vec![folder, PathBuf::from("/tmp"), PathBuf::from("/var/tmp")];
+        let metrics = self.console.metrics;
+        let listen = [Some(self.console.listen), metrics].into_iter().flatten();
+        Profile::console(read, write, listen.map(|address| address.port()).collect())
     }
 
     /// Where browsers find it.

@@ -290,7 +290,7 @@ pub fn no_group(id: &str) -> Problem {
 pub fn state(picture: &Picture, at: u32) -> CellState {
     let Some(edge) = picture.network.edges.get(at as usize) else { return CellState::Unused };
     let policies = (picture.active.as_deref(), picture.staged.as_deref());
-    state_of(policies, at, edge.flows, edge.denied, edge.would_deny)
+    state_of(policies, at, edge.flows.max(edge.answered), edge.denied, edge.would_deny)
 }
 
 /// An edge as it is shown.

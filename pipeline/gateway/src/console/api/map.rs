@@ -11,10 +11,10 @@ use utoipa::{IntoParams, ToSchema};
 use super::flows::{EdgeShown, instant, no_device, no_group, range, shown, state};
 use super::{Page, Paging, Params, Segment, heavy};
 use crate::console::Console;
-use crate::console::model::Picture;
 use crate::console::model::groups::GroupKind;
 use crate::console::model::judged::Judged;
 use crate::console::model::matrix::{CellState, Matrix};
+use crate::console::model::{Picture, day_before};
 use crate::console::problem::Problem;
 
 /// Objects that a graph has at most.
@@ -350,14 +350,16 @@ pub async fn matrix(
     let picture = console.model.picture()?;
     let trouble = console.model.trouble();
     let range = range(query.from.as_deref(), query.to.as_deref())?;
-    let day_ago = picture.at.as_millisecond() - 24 * 3_600_000;
-    let new_since = match self::range(query.new_since.as_deref(), None)? {
-        Some((since, _)) => since,
-        None => day_ago,
-    };
+    let baseline = self::range(query.new_since.as_deref(), None)?.map(|(since, _)| since);
+    let new_since = baseline.unwrap_or_else(|| day_before(picture.at));
     let shown = heavy(&console, move || {
         let policies = (picture.active.as_deref(), picture.staged.as_deref());
-        let made = Matrix::of(&picture.network, &picture.groups, policies, range, Some(new_since));
+        let of =
+            |range| Matrix::of(&picture.network, &picture.groups, policies, range, Some(new_since));
+        let made = match (range, baseline) {
+            (None, None) => Arc::clone(&picture.matrix),
+            (range, _) => Arc::new(of(range)),
+        };
         Ok(MatrixShown {
             groups: groups(&picture),
             cells: cells(&picture, &made),

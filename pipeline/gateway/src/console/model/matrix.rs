@@ -105,7 +105,7 @@ impl Matrix {
     ) -> Self {
         let count = groups.groups.len();
         let mut sums = vec![Sums::default(); count * count];
-        let mut services: HashMap<(u32, u32), u32> = HashMap::new();
+        let mut services = Uses::new(count * count, network.services.len());
         let mut add = |at: u32, flows: u64, denied: u64, bytes: u64| {
             let Some(edge) = network.edges.get(at as usize) else { return };
             let [from, to] =
@@ -123,12 +123,12 @@ impl Matrix {
                 CellState::Mixed => (sum.used, sum.blocked) = (sum.used + 1, sum.blocked + 1),
                 CellState::Used | CellState::Unused => sum.used += 1,
             }
-            *services.entry((cell as u32, edge.service)).or_insert(0) += 1;
+            services.add(cell, edge.service);
         };
         match range {
             None => {
                 for (edge, at) in network.edges.iter().zip(0..) {
-                    add(at, edge.flows, edge.denied, edge.bytes);
+                    add(at, edge.flows.max(edge.answered), edge.denied, edge.bytes);
                 }
             }
             Some((since_ms, until_ms)) => {
@@ -137,10 +137,7 @@ impl Matrix {
                 }
             }
         }
-        let mut top: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
-        for ((cell, service), uses) in services {
-            top.entry(cell).or_default().push((uses, service));
-        }
+        let mut top = services.by_cell();
         let mut cells = Vec::new();
         for (at, sums) in sums.into_iter().enumerate() {
             let (from, to) = ((at / count) as u16, (at % count) as u16);
@@ -163,6 +160,55 @@ impl Matrix {
             cells.push(Cell { from, to, state, sums, services: services.collect() });
         }
         Self { cells }
+    }
+}
+
+/// How often each service is used in each cell.
+enum Uses {
+    /// Where there are few enough of both: one place for each.
+    Dense {
+        services: usize,
+        counts: Vec<u32>,
+    },
+    Sparse(HashMap<(u32, u32), u32>),
+}
+
+/// Places that are counted in without looking for them.
+const MAX_DENSE: usize = 8 << 20;
+
+impl Uses {
+    fn new(cells: usize, services: usize) -> Self {
+        match cells.saturating_mul(services) {
+            places @ ..=MAX_DENSE => Self::Dense { services, counts: vec![0; places] },
+            _ => Self::Sparse(HashMap::new()),
+        }
+    }
+
+    fn add(&mut self, cell: usize, service: u32) {
+        match self {
+            Self::Dense { services, counts } => counts[cell * *services + service as usize] += 1,
+            Self::Sparse(counts) => *counts.entry((cell as u32, service)).or_insert(0) += 1,
+        }
+    }
+
+    /// For each cell that has any, how often which service is used.
+    fn by_cell(self) -> HashMap<u32, Vec<(u32, u32)>> {
+        let mut by_cell: HashMap<u32, Vec<(u32, u32)>> = HashMap::new();
+        match self {
+            Self::Dense { services, counts } => {
+                let used = counts.into_iter().enumerate().filter(|(_, uses)| *uses > 0);
+                for (place, uses) in used {
+                    let (cell, service) = (place / services, place % services);
+                    by_cell.entry(cell as u32).or_default().push((uses, service as u32));
+                }
+            }
+            Self::Sparse(counts) => {
+                for ((cell, service), uses) in counts {
+                    by_cell.entry(cell).or_default().push((uses, service));
+                }
+            }
+        }
+        by_cell
     }
 }
 

@@ -100,7 +100,7 @@ pub struct Row {
     pub period: u32,
     /// The edge.
     pub edge: u32,
-    /// Flows that began; at most `u32::MAX`.
+    /// Flows that began or were answered; at most `u32::MAX`.
     pub flows: u32,
     /// Packets that were denied, likewise.
     pub denied: u32,
@@ -493,7 +493,8 @@ impl Building {
         network.rows.push(Row {
             period: u32::try_from(row.period).unwrap_or(0),
             edge: at,
-            flows: few(row.flows),
+            // What goes on from an earlier period passes in this one too.
+            flows: few(row.flows.max(row.answered)),
             denied: few(row.denied),
             bytes: row.bytes,
         });
