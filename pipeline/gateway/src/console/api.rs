@@ -302,6 +302,10 @@ pub fn document() -> OpenApi {
     components.schemas.insert("Problem".to_owned(), Problem::schema());
     let mut needed = Vec::new();
     Problem::schemas(&mut needed);
+    // What only queries name is not found by itself.
+    needed.push((devices::DeviceState::name().into_owned(), devices::DeviceState::schema()));
+    needed.push((flows::EdgeVerdict::name().into_owned(), flows::EdgeVerdict::schema()));
+    needed.push((map::CellStateWanted::name().into_owned(), map::CellStateWanted::schema()));
     for (name, schema) in needed {
         components.schemas.entry(name).or_insert(schema);
     }

@@ -695,18 +695,18 @@ async fn texts(
     match (files, version, proposal_id) {
         (Some(files), None, None) => {
             let files = files.into_iter().map(|FileGiven { name, text }| (name, text)).collect();
-            Ok(PolicyTexts { source: "the console's editor".to_owned(), files })
+            Ok(PolicyTexts { source: "the console's editor".to_owned(), files, envelope: None })
         }
         (None, Some(version), None) => {
             let shown = console.gateway.policy(Which::Version(version)).await?;
             let source = format!("version {version} ({})", shown.source);
-            Ok(PolicyTexts { source, files: own_files(&shown) })
+            Ok(PolicyTexts { source, files: own_files(&shown), envelope: None })
         }
         (None, None, Some(id)) => {
             let proposal = console.proposals.find(&id)?;
             let shown = console.gateway.policy(Which::InForce).await?;
             let source = format!("proposal {id} of the console");
-            Ok(PolicyTexts { source, files: proposal.with(own_files(&shown))? })
+            Ok(PolicyTexts { source, files: proposal.with(own_files(&shown))?, envelope: None })
         }
         _ => Err(Problem::bad_request("say one of `files`, `version` and `proposal-id`")),
     }
