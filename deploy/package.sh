@@ -10,6 +10,7 @@ CARGO_DEB_VERSION=3.8.0
 usage() {
     cat <<TEXT
 usage: deploy/package.sh [--no-build] [--profile release|dev] [--out FOLDER] [--sign KEY]
+       deploy/package.sh --tools
 
 Builds bulkhead, writes man pages, completions and the SBOM, packs them with cargo-deb
 $CARGO_DEB_VERSION (built into target/tools where it is not installed), and lets lintian look at it where that is
@@ -20,13 +21,15 @@ installed. The package: target/debian/bulkhead_VERSION_ARCH.deb
   --out FOLDER     where the package goes
   --sign KEY       sign it with this ssh key: bulkhead_VERSION_ARCH.deb.sig, which anybody checks with
                    ssh-keygen -Y verify -f TRUSTED -I WHO -n bulkhead-package -s FILE.sig <FILE
+  --tools          only build cargo-deb, where it is not there
 TEXT
 }
 
-BUILD=1 PROFILE=release OUT=target/debian KEY=''
+TOOLS='' BUILD=1 PROFILE=release OUT=target/debian KEY=''
 while [ $# -gt 0 ]; do
     case $1 in
     --no-build) BUILD='' ;;
+    --tools) TOOLS=1 ;;
     --profile | --out | --sign)
         [ $# -ge 2 ] || die "$1 needs a value; --help says more"
         case $1 in
@@ -50,14 +53,12 @@ for tool in dpkg-deb dpkg-shlibdeps jq gzip; do
     command -v "$tool" >/dev/null || die "$tool is missing: apt-get install dpkg-dev jq gzip"
 done
 
-# The tool is built once, without the workspace's own settings.
-cargo_deb() {
-    if ! command -v cargo-deb >/dev/null && [ ! -x target/tools/bin/cargo-deb ]; then
-        say "Building cargo-deb $CARGO_DEB_VERSION, once"
-        run_cargo install --quiet --locked --version "$CARGO_DEB_VERSION" --root target/tools cargo-deb
-    fi
-    PATH=$PATH:$PWD/target/tools/bin run_cargo deb "$@"
-}
+PATH=$PATH:$PWD/target/tools/bin
+if ! command -v cargo-deb >/dev/null; then
+    say "Building cargo-deb $CARGO_DEB_VERSION, once"
+    run_cargo install --quiet --locked --version "$CARGO_DEB_VERSION" --root target/tools cargo-deb
+fi
+[ -z "$TOOLS" ] || exit 0
 
 TARGET=${CARGO_TARGET_DIR:-target}
 FOLDER=$TARGET/$PROFILE
@@ -118,14 +119,14 @@ deploy/sbom.sh "$FOLDER/bulkhead" "$STAGE/doc/bulkhead.cdx.json"
 
 head_line "Packing"
 mkdir -p "$OUT"
-DEB=$(cargo_deb -p bulkhead-gateway --no-build --profile "$PROFILE" --strip --no-dbgsym --output "$OUT/" --quiet | tail -n 1)
+DEB=$(run_cargo deb -p bulkhead-gateway --no-build --profile "$PROFILE" --strip --no-dbgsym --output "$OUT/" --quiet | tail -n 1)
 [ -f "$DEB" ] || die "cargo-deb made no package"
 dpkg-deb --info "$DEB" | sed -n 's/^ \(Package\|Version\|Depends\|Installed-Size\):/  \1:/p'
 
 if command -v lintian >/dev/null; then
     head_line "lintian"
     # Run as whoever calls, root in containers too.
-    lintian --allow-root --fail-on error,warning --display-info --no-tag-display-limit "$DEB" ||
+    lintian --allow-root --fail-on error,warning --display-info --tag-display-limit 0 "$DEB" ||
         die "lintian found what is above; correct it, or write why it is right into deploy/debian/lintian-overrides"
     say "no errors, no warnings"
 fi

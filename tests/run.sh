@@ -51,8 +51,9 @@ trap 'exit 130' INT TERM
 # What the tests of every crate need, and what only those of the running gateway do.
 find_cargo
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev)
-RUN_PACKAGES=(iproute2 ethtool prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark faketime)
+RUN_PACKAGES=(dpkg-dev jq openssh-client iproute2 ethtool prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark faketime)
 install_packages "${BUILD_PACKAGES[@]}" || die "DPDK and a C compiler are needed to build the gateway."
+[ -z "$BULKHEAD_FULL" ] || RUN_PACKAGES+=(lintian debootstrap)
 install_packages "${RUN_PACKAGES[@]}" || warn "The tests that need these programs are skipped."
 
 export BULKHEAD_DATA=${BULKHEAD_DATA:-$PWD/../shared}
@@ -98,6 +99,7 @@ run() {
 }
 
 head_line "Building"
+[ -z "$BULKHEAD_FULL" ] || deploy/package.sh --tools || warn "The tests of the Debian package are skipped."
 run_cargo build --workspace --all-targets || die "the workspace does not build"
 # Folder, name and executable of every test target, one target a line.
 TARGETS=$(run_cargo test --quiet --workspace --no-run --message-format json 2>/dev/null |

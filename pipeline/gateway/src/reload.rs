@@ -457,7 +457,7 @@ impl Reloader {
             Ok(seal) => seal,
             Err(finding) => {
                 report.outcome = ReloadOutcome::Refused;
-                report.findings.push(finding);
+                report.findings.push(*finding);
                 return report;
             }
         };

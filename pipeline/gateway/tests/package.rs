@@ -69,24 +69,31 @@ fn files_below(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-#[test]
-fn the_package_holds_what_an_operator_needs_and_starts_nothing() {
-    let tools = ["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "jq"];
-    if is_missing("the Debian package", &tools) {
-        return;
-    }
-    let dir = tempfile::tempdir().unwrap();
+/// Packs the program that these tests were built with. The package, and what `package.sh` said.
+fn pack(folder: &Path) -> (PathBuf, String) {
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let target = Path::new(env!("CARGO_BIN_EXE_bulkhead")).parent().unwrap().parent().unwrap();
     let said = run(Command::new(repository().join("deploy/package.sh"))
         .args(["--no-build", "--profile", profile, "--out"])
-        .arg(dir.path())
+        .arg(folder)
         .env("CARGO_TARGET_DIR", target));
-    let version = env!("CARGO_PKG_VERSION");
-    let made = fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path());
-    let debs: Vec<PathBuf> =
+    let made = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
+    let mut debs: Vec<PathBuf> =
         made.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
-    let [deb] = &debs[..] else { panic!("no package, or several: {said}") };
+    assert_eq!(debs.len(), 1, "no package, or several: {said}");
+    (debs.remove(0), said)
+}
+
+const TOOLS: &[&str] = &["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "jq"];
+
+#[test]
+fn the_package_holds_what_an_operator_needs_and_starts_nothing() {
+    if is_missing("the Debian package", TOOLS) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let (deb, said) = pack(dir.path());
+    let (deb, version) = (&deb, env!("CARGO_PKG_VERSION"));
     if is_there("lintian") {
         assert!(said.contains("no errors, no warnings"), "{said}");
     } else {
@@ -129,7 +136,8 @@ fn check_contents(deb: &Path) {
         ("/usr/share/doc/bulkhead/bulkhead.cdx.json", "-rw-r--r--"),
     ] {
         let found = listed.get(path).unwrap_or_else(|| panic!("{path} is missing: {listed:?}"));
-        assert_eq!((found.0.as_str(), found.1.as_str()), (mode, "root/root"), "{path}");
+        let owner = found.1.as_str();
+        assert!(found.0 == mode && ["root/root", "0/0"].contains(&owner), "{path}: {found:?}");
     }
     let elsewhere =
         listed.keys().find(|path| path.starts_with("/usr/local") || path.contains("..."));
@@ -355,4 +363,120 @@ fn run_scripts(unpacked: &Path) {
         "{called}"
     );
     assert!(called.contains("deb-systemd-helper purge bulkhead.service"), "{called}");
+}
+
+/// What a package's life leaves behind that is dpkg's or the system's, and no program's.
+const NOISE: &[&str] = &[
+    "/proc",
+    "/sys",
+    "/dev",
+    "/tmp",
+    "/root",
+    "/var/lib/dpkg",
+    "/var/lib/apt",
+    "/var/log",
+    "/var/cache",
+    // Copies that the tools which make users keep of the files before.
+    "/etc/passwd-",
+    "/etc/group-",
+    "/etc/shadow-",
+    "/etc/gshadow-",
+    "/etc/.pwd.lock",
+];
+
+/// Each file below `root` with its text, where it is in `/etc`; what is noise is left out.
+fn tree(root: &Path) -> BTreeMap<PathBuf, Option<Vec<u8>>> {
+    let named = files_below(root).into_iter().map(|path| {
+        let name = Path::new("/").join(path.strip_prefix(root).unwrap());
+        let text = name.starts_with("/etc").then(|| fs::read(&path).ok()).flatten();
+        (name, text)
+    });
+    named.filter(|(name, _)| !NOISE.iter().any(|noise| name.starts_with(noise))).collect()
+}
+
+/// A command in the other Debian: whether it went well, and what it said.
+fn inside(root: &Path, command: &str) -> (bool, String) {
+    let mut chroot = Command::new("chroot");
+    chroot.arg(root).args(["/bin/sh", "-c", command]).env("DEBIAN_FRONTEND", "noninteractive");
+    chroot.env("PATH", "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin");
+    chroot.env("LC_ALL", "C.UTF-8");
+    let output = chroot.stdin(std::process::Stdio::null()).output().unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.success(), String::from_utf8_lossy(&said).into_owned())
+}
+
+fn done(root: &Path, command: &str) -> String {
+    let (well, said) = inside(root, command);
+    assert!(well, "{command}: {said}");
+    said
+}
+
+/// `dpkg -i`, an upgrade, a removal and a purge in a Debian 12 that was made for it. With `BULKHEAD_DEBIAN`
+/// the Debian is taken that is in that folder, made by `debootstrap --variant=minbase bookworm`.
+#[test]
+fn a_clean_debian_gets_it_and_loses_it_without_a_trace() {
+    let test = "the package in a clean Debian";
+    if std::env::var_os("BULKHEAD_FULL").is_none_or(|full| full != "1") {
+        println!("SKIPPED: {test}: only with --full");
+        return;
+    }
+    if is_missing(test, TOOLS) || is_missing(test, &["debootstrap", "chroot"]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let given = std::env::var_os("BULKHEAD_DEBIAN").map(PathBuf::from);
+    let root = given.clone().unwrap_or_else(|| dir.path().join("debian"));
+    if given.is_none() {
+        run(Command::new("debootstrap").args(["--variant=minbase", "bookworm"]).arg(&root));
+    }
+    fs::copy("/etc/resolv.conf", root.join("etc/resolv.conf")).unwrap();
+    let policy_rc = root.join("usr/sbin/policy-rc.d");
+    fs::write(&policy_rc, "#!/bin/sh\nexit 101\n").unwrap();
+    fs::set_permissions(&policy_rc, fs::Permissions::from_mode(0o755)).unwrap();
+    let (deb, _) = pack(dir.path());
+    fs::copy(&deb, root.join("root/bulkhead.deb")).unwrap();
+    let depends = run(Command::new("dpkg-deb").arg("-f").arg(&deb).arg("Depends"));
+    let needed: Vec<&str> =
+        depends.split(',').filter_map(|one| one.split_whitespace().next()).collect();
+    let needed = needed.join(" ");
+    done(
+        &root,
+        &format!("apt-get -q update && apt-get -q -y install --no-install-recommends {needed}"),
+    );
+
+    let before = tree(&root);
+    let said = done(&root, "dpkg -i /root/bulkhead.deb");
+    assert!(said.contains("nothing is started"), "{said}");
+    assert!(done(&root, "bulkhead version --json").contains("\"dpdk\": \"DPDK"));
+    let (well, said) = inside(&root, "bulkhead check --config /etc/bulkhead/gateway.toml");
+    assert!(!well && said.contains("there is no wire to guard"), "{said}");
+    let (_, said) = inside(&root, "systemctl is-enabled bulkhead bulkhead-learn");
+    assert!(!said.contains("enabled\n") || said.contains("disabled"), "{said}");
+    done(&root, "getent passwd bulkhead && getent passwd bulkhead-learn");
+    let wire = "[[wire]]\nname = \"line3\"\ninside = \"eth1\"\noutside = \"eth2\"\n";
+    let config = root.join("etc/bulkhead/gateway.toml");
+    let edited = fs::read_to_string(&config).unwrap() + wire;
+    fs::write(&config, &edited).unwrap();
+    let said = done(&root, "bulkhead check --config /etc/bulkhead/gateway.toml");
+    assert!(said.contains("wires: line3"), "{said}");
+    // The machine is another one than the one that was meant: problems are found, and told.
+    let (_, said) = inside(&root, "bulkhead doctor --config /etc/bulkhead/gateway.toml");
+    assert!(said.contains("eth1"), "{said}");
+    done(&root, "systemctl enable bulkhead");
+
+    let said = done(&root, "dpkg -i /root/bulkhead.deb");
+    assert!(!said.contains("nothing is started"), "an upgrade: {said}");
+    assert_eq!(fs::read_to_string(&config).unwrap(), edited, "the operator's file is kept");
+    fs::create_dir_all(root.join("var/lib/bulkhead")).unwrap();
+    fs::write(root.join("var/lib/bulkhead/audit.jsonl"), "{}\n").unwrap();
+    done(&root, "dpkg --remove bulkhead");
+    assert!(config.is_file() && root.join("var/lib/bulkhead/audit.jsonl").is_file());
+    assert!(!root.join("usr/bin/bulkhead").exists());
+    done(&root, "dpkg --purge bulkhead");
+    let after = tree(&root);
+    let left: Vec<_> =
+        after.iter().filter(|(name, text)| before.get(*name) != Some(*text)).collect();
+    let gone: Vec<_> = before.keys().filter(|name| !after.contains_key(*name)).collect();
+    assert!(left.is_empty() && gone.is_empty(), "left: {left:?}; gone: {gone:?}");
+    println!("{} files before, as many after the purge", before.len());
 }

@@ -31,7 +31,7 @@ pub fn admit_files(
     files: &PolicyFiles,
     age: Age,
     who: &Who,
-) -> Result<Option<Seal>, Finding> {
+) -> Result<Option<Seal>, Box<Finding>> {
     if gateway.config.signatures.trusted_keys.is_none() {
         return Ok(None);
     }
@@ -53,7 +53,7 @@ pub fn admit_texts(
     (files, envelope): (&PolicyFiles, Option<&Envelope>),
     age: Age,
     who: &Who,
-) -> Result<Option<Seal>, Finding> {
+) -> Result<Option<Seal>, Box<Finding>> {
     admit(gateway, files, envelope, age).map_err(|refusal| refused(gateway, source, &refusal, who))
 }
 
@@ -89,8 +89,8 @@ fn admit(
     Ok(seal)
 }
 
-fn refused(gateway: &Gateway, source: &str, refusal: &Refusal, who: &Who) -> Finding {
-    let finding = Finding::from(refusal);
+fn refused(gateway: &Gateway, source: &str, refusal: &Refusal, who: &Who) -> Box<Finding> {
+    let finding = Box::new(Finding::from(refusal));
     // A file that is refused whenever somebody touches it fills no log.
     if gateway.signatures.refuse(refusal) {
         let detail = format!("the policy {source} was refused: {}", refusal.message);

@@ -389,7 +389,7 @@ impl Reloader {
         let admitted = gate::admit_texts(&self.gateway, &texts.source, given, Age::Any, &order.who);
         let seal = admitted.map_err(|finding| {
             let what = format!("{} is not taken: nothing was changed", texts.source);
-            ChangeReport::wrong(what, vec![finding])
+            ChangeReport::wrong(what, vec![*finding])
         })?;
         Ok(base.sealed(seal))
     }
