@@ -12,7 +12,7 @@
 //! has no story, and neither has an answer that the gateway originates.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use bulkhead_rules::headers::{PolicyTime, WireId};
 use bulkhead_rules::policy::RuleId;
@@ -30,8 +30,8 @@ mod follow;
 pub use self::filter::{End, Filter, Outcome};
 pub(crate) use self::follow::{Arrival, Decision, Follower, Queued};
 
-/// No rule has this number.
-const NO_RULE: u32 = u32::MAX;
+/// No rule has this number; the default's is the greatest of 32 bits.
+const NO_RULE: u64 = u64::MAX;
 
 /// The longest frame, in bytes.
 const LONGEST_FRAME: usize = 65_535;
@@ -207,7 +207,7 @@ struct Shared {
     offered: ArrayQueue<Box<Follower>>,
     returned: ArrayQueue<Box<Follower>>,
     /// The number of the rule that is asked for, in the policy in force; [`NO_RULE`] where none is.
-    rule: AtomicU32,
+    rule: AtomicU64,
     counters: TraceCounters,
 }
 
@@ -231,7 +231,7 @@ pub fn channel() -> (Tracer, TraceSource) {
         state: AtomicU8::new(state::IDLE),
         offered: ArrayQueue::new(1),
         returned: ArrayQueue::new(1),
-        rule: AtomicU32::new(NO_RULE),
+        rule: AtomicU64::new(NO_RULE),
         counters: TraceCounters::default(),
     });
     (Tracer { shared: shared.clone(), follower: None }, TraceSource { shared, steps: None })
@@ -271,8 +271,8 @@ impl Tracer {
             _ => {}
         }
         if let Some(follower) = &mut self.follower {
-            let rule = shared.rule.load(Ordering::Relaxed);
-            follower.rule_is((rule != NO_RULE).then_some(RuleId(rule)));
+            let rule = u32::try_from(shared.rule.load(Ordering::Relaxed));
+            follower.rule_is(rule.ok().map(RuleId));
         }
         self.follower.is_some()
     }
@@ -313,7 +313,8 @@ impl TraceSource {
     /// The number that the rule asked for has in the policy in force; none where no rule is asked for,
     /// or none has its name.
     pub fn rule_is(&self, rule: Option<RuleId>) {
-        self.shared.rule.store(rule.map_or(NO_RULE, |rule| rule.0), Ordering::Relaxed);
+        let number = rule.map_or(NO_RULE, |rule| rule.0.into());
+        self.shared.rule.store(number, Ordering::Relaxed);
     }
 
     /// The next step, and the bytes that come with a story.
