@@ -18,11 +18,12 @@ use crate::map::{self, MapArgs};
 use crate::propose::{self, ProposeArgs};
 use crate::replay::{self, ReplayArgs};
 use crate::signature::command::{self as sign, SignArgs};
+use crate::status::{self, StatusArgs};
 use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, ReloadArgs, RollbackArgs, StageArgs,
 };
-use crate::{bindings, broken_pipe, check, diff, explain, failure, reach, run, status};
+use crate::{bindings, broken_pipe, check, diff, explain, failure, reach, run};
 
 /// Where the configuration is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -97,7 +98,7 @@ enum Command {
     #[cfg(feature = "dpdk")]
     Doctor(DoctorArgs),
     /// Show what the running gateway does
-    Status(SocketArgs),
+    Status(StatusArgs),
     /// Follow matching packets through every stage of the running gateway
     Trace(TraceArgs),
     /// Take the policy files as they are now into force, or learn why not

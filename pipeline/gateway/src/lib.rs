@@ -15,10 +15,11 @@
 //! 7. [`workflow`]: staging, lockdown, rollback, grants and quarantines; [`audit`]: who changed what.
 //! 8. [`hardening`]: what the process gives up before any of that.
 //! 9. [`failure`]: what becomes of the wires while no gateway judges, and who starts the next one.
-//! 10. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`].
+//! 10. [`service`]: what listens: [`telemetry`] for metrics, [`control`] for commands, [`status`];
+//!     [`live`] is the view that stays open.
 //!
 //! [`records`] is the thread that tells about flows, in the messages of [`flow_stream`], to those that
-//! keep records of them.
+//! keep records of them; [`talkers`] is what the gateway itself makes of them.
 //! [`learning`] is a process of its own, `bulkhead learn`, and what reads its store; [`map`],
 //! [`devices`], [`propose`], [`explain_rule`] and [`drift`] are the commands that do.
 //!
@@ -63,6 +64,7 @@ pub mod headroom;
 pub mod launch;
 pub mod learning;
 pub mod link;
+pub mod live;
 pub mod log;
 pub mod map;
 pub mod notice;
@@ -77,6 +79,7 @@ pub mod service;
 pub mod signature;
 pub mod state;
 pub mod status;
+pub mod talkers;
 pub mod telemetry;
 pub mod trace;
 pub mod verdicts;

@@ -179,6 +179,10 @@ impl Drain<'_> {
             let long: Vec<_> = std::iter::from_fn(|| source.long_copy()).take(COPIES).collect();
             drop(source);
             took_all &= self.batch.len() < BATCH && short.len() < COPIES && long.len() < COPIES;
+            if !self.batch.is_empty() {
+                let (mut talkers, now) = (self.gateway.talkers(), Instant::now());
+                self.batch.iter().for_each(|record| talkers.take(record, now));
+            }
             let at = self.gateway.now();
             let state = self.gateway.policy();
             let publisher = state.publisher.as_ref();

@@ -25,6 +25,7 @@ use crate::hardening::{Confinement, Powers, powers};
 use crate::records::RecordStats;
 use crate::reload::{ReloadOutcome, ReloadReport};
 use crate::signature::ledger::Ledger;
+use crate::talkers::Talkers;
 use crate::workflow::stage::StagedState;
 use crate::workflow::standing::Standing;
 
@@ -60,6 +61,7 @@ pub struct Gateway {
     pub records: RecordStats,
     /// What the process has given up, if it was told to.
     pub confinement: OnceLock<Confinement>,
+    talkers: Mutex<Talkers>,
     /// Whether packets are traced: one at a time may ask for that.
     pub tracing: AtomicBool,
     /// The supervisor, where there is one.
@@ -253,6 +255,7 @@ impl Gateway {
             log_suppressed: AtomicU64::new(0),
             records: RecordStats::default(),
             confinement: OnceLock::new(),
+            talkers: Mutex::default(),
             tracing: AtomicBool::new(false),
             supervision: OnceLock::new(),
             takes_over: AtomicBool::new(false),
@@ -276,6 +279,11 @@ impl Gateway {
         if self.confinement.get().is_some() {
             powers::lower(Powers::Files);
         }
+    }
+
+    /// Who talks most.
+    pub fn talkers(&self) -> MutexGuard<'_, Talkers> {
+        self.talkers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Milliseconds since the start.

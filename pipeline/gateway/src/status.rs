@@ -15,6 +15,10 @@ use crate::control::client;
 use crate::hardening::Confinement;
 use crate::reload::ReloadReport;
 use crate::state::{Gateway, PolicyState, PortHandle};
+pub(crate) mod figures;
+
+pub use self::figures::{Amount, Attention, FlowsStatus, StagedStatus, TrafficStatus};
+pub use crate::talkers::{Talker, TalkersStatus};
 
 /// The most drop reasons and rules that a status lists.
 const TOP: usize = 10;
@@ -62,6 +66,27 @@ pub struct Status {
     /// What the process has given up.
     #[serde(default)]
     pub confinement: Confinement,
+    /// When this was so, in milliseconds since the Unix epoch.
+    #[serde(default)]
+    pub unix_ms: i64,
+    /// What passed all ports since the start.
+    #[serde(default)]
+    pub traffic: TrafficStatus,
+    /// Flows since the start.
+    #[serde(default)]
+    pub flows: FlowsStatus,
+    /// The staged policy, where there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub staged: Option<StagedStatus>,
+    /// Who talks most.
+    #[serde(default)]
+    pub talkers: TalkersStatus,
+    /// Flow records, copies of frames and log events that were lost since the start.
+    #[serde(default)]
+    pub telemetry_lost: u64,
+    /// What a person should look at, alarms first.
+    #[serde(default)]
+    pub attention: Vec<Attention>,
 }
 
 /// Percentiles of packets' ways through the workers since the start, in nanoseconds.
@@ -174,8 +199,31 @@ pub struct Counted {
     pub count: u64,
 }
 
+/// What `status` is told.
+#[derive(clap::Args, Clone, Debug)]
+#[command(
+    after_help = "Keys of --watch: q quits, p pauses, 1 to 6 or Tab choose a panel, s sorts, arrows \
+    scroll, ? helps. It stays open through a restart of the gateway. Into a file or a pipe it writes a line \
+    every interval, with --json the whole status.\n\nExit codes: 0 answered, or left by key; 4 no answer."
+)]
+pub struct StatusArgs {
+    /// Show it live
+    #[arg(long)]
+    pub watch: bool,
+    /// Seconds between two looks, with --watch
+    #[arg(long, value_name = "SECONDS", default_value_t = 1.0, requires = "watch")]
+    pub interval: f64,
+    /// The gateway
+    #[command(flatten)]
+    pub socket: SocketArgs,
+}
+
 /// Asks the gateway and prints its answer. Returns the exit code.
-pub fn main(args: &SocketArgs) -> u8 {
+pub fn main(args: &StatusArgs) -> u8 {
+    if args.watch {
+        return crate::live::main(args);
+    }
+    let args = &args.socket;
     match client::status(args) {
         Ok(status) => {
             if args.json {
@@ -229,7 +277,7 @@ impl Status {
         });
         let workers = workers.collect();
         let (bindings, alerts) = BindingsReport::in_short(gateway);
-        Self {
+        let mut status = Self {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             ready: gateway.is_ready(),
@@ -249,7 +297,16 @@ impl Status {
             in_flight: in_flight(gateway),
             latency: latency.map(|all| LatencyStatus::of(&all)).unwrap_or_default(),
             confinement: confinement(gateway),
-        }
+            unix_ms: crate::candidate::unix_now_ms().unwrap_or_default(),
+            traffic: figures::traffic(gateway),
+            flows: figures::flows(gateway),
+            staged: figures::staged(gateway),
+            talkers: gateway.talkers().status(std::time::Instant::now()),
+            telemetry_lost: figures::telemetry_lost(gateway),
+            attention: Vec::new(),
+        };
+        status.attention = figures::attention(gateway, &status);
+        status
     }
 }
 
@@ -528,7 +585,8 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     Ok(())
 }
 
-fn duration(seconds: u64) -> String {
+/// Seconds as a person says them.
+pub(crate) fn duration(seconds: u64) -> String {
     let (days, hours) = (seconds / 86_400, seconds / 3600 % 24);
     let (minutes, seconds) = (seconds / 60 % 60, seconds % 60);
     match (days, hours, minutes) {

@@ -29,7 +29,16 @@ pub(crate) const ANOTHER_QUESTION: &str = "the gateway answered another question
 ///
 /// Why it does not answer, and the remedy.
 pub fn status(args: &SocketArgs) -> Result<Status, String> {
-    match ask(&socket(args)?, Ask::Status {})? {
+    status_at(&socket(args)?)
+}
+
+/// The same of the gateway at `socket`.
+///
+/// # Errors
+///
+/// Likewise.
+pub fn status_at(socket: &Path) -> Result<Status, String> {
+    match ask(socket, Ask::Status {})? {
         Answer::Status(status) => Ok(*status),
         Answer::Error(error) => Err(error),
         _ => Err(ANOTHER_QUESTION.to_owned()),
