@@ -17,6 +17,7 @@ use crate::learning::{self, LearnArgs};
 use crate::map::{self, MapArgs};
 use crate::propose::{self, ProposeArgs};
 use crate::replay::{self, ReplayArgs};
+use crate::report::{self, ReportArgs};
 use crate::signature::command::{self as sign, SignArgs};
 use crate::status::{self, StatusArgs};
 use crate::trace::command::{self as trace, TraceArgs};
@@ -94,6 +95,8 @@ enum Command {
     ExplainRule(ExplainRuleArgs),
     /// Say what was denied since the wires enforce, and what to make of it
     Drift(DriftArgs),
+    /// Put together what auditors ask for: scope, zones, conduits, changes, and what is not known
+    Report(ReportArgs),
     /// Say whether this machine is fit to be a gateway, and what to do about it
     #[cfg(feature = "dpdk")]
     Doctor(DoctorArgs),
@@ -457,6 +460,7 @@ pub fn main() -> ExitCode {
         Command::Propose(args) => propose::main(&args),
         Command::ExplainRule(args) => explain_rule::main(&args),
         Command::Drift(args) => drift::main(&args),
+        Command::Report(args) => report::main(&args),
         #[cfg(feature = "dpdk")]
         Command::Doctor(args) => crate::doctor::main(&args),
         Command::Status(args) => status::main(&args),

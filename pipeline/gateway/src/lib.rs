@@ -23,6 +23,8 @@
 //! [`learning`] is a process of its own, `bulkhead learn`, and what reads its store; [`map`],
 //! [`devices`], [`propose`], [`explain_rule`] and [`drift`] are the commands that do.
 //!
+//! [`report`] puts together what all of that is evidence of.
+//!
 //! [`trace`] follows single packets through the workers while somebody asks.
 //! [`console`] is a process of its own too: what people open in a browser.
 //!
@@ -74,6 +76,7 @@ pub mod reach;
 pub mod records;
 pub mod reload;
 pub mod replay;
+pub mod report;
 pub mod run;
 pub mod service;
 pub mod signature;
