@@ -20,6 +20,7 @@ mod scans;
 mod scrape;
 mod second_opinion;
 mod soak;
+mod trace;
 mod traffic;
 mod witness;
 mod workers;

@@ -11,6 +11,7 @@ use bulkhead_pipeline::observe::{self, ByFate};
 use bulkhead_pipeline::port::{Burst, MAX_BURST, Port};
 use bulkhead_pipeline::record::{self, Event, RecordConfig, RecordSource};
 use bulkhead_pipeline::snapshot::Reader;
+use bulkhead_pipeline::trace;
 use bulkhead_pipeline::worker::{Clock, MonotonicClock, Stage, WirePorts, Worker, WorkerConfig};
 use bulkhead_rules::headers::WireId;
 
@@ -116,7 +117,9 @@ impl<'a> Rig<'a> {
         let new_flows_per_source = u32::MAX;
         let config = WorkerConfig { flows: table, new_flows_per_source, ..WorkerConfig::default() };
         let (recorder, _) = observe::channel(1);
-        let worker = Worker::new(&config, vec![wire], reader, counters.clone(), recorder, clock);
+        // Nobody traces, as nearly always; a gateway's workers can be asked to.
+        let worker = Worker::new(&config, vec![wire], reader, counters.clone(), recorder, clock)
+            .with_tracer(trace::channel().0);
         Self {
             case,
             flows,

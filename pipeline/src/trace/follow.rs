@@ -284,7 +284,7 @@ impl Follower {
         (before, now): (Queued, Queued),
         reason: DropReason,
     ) {
-        let Some(arrival) = self.arrival else { return };
+        let Some(arrival) = self.arrival.filter(|_| !self.pending.is_empty()) else { return };
         let sent = (now.transmitted - before.transmitted) as usize;
         let gone = before.held.saturating_sub(now.held);
         for (place, story) in std::mem::take(&mut *self.pending) {
