@@ -86,7 +86,7 @@ fn who_may_only_ask_is_answered_and_changes_nothing() {
     assert!(matches!(ask(&questions, Ask::Status {}), Ok(Answer::Status(_))));
     assert!(matches!(ask(&questions, Ask::History {}), Ok(Answer::History(_))));
     let forget = Some("192.0.2.1".parse().unwrap());
-    for change in [Ask::Reload { on_behalf_of: None }, Ask::Bindings { forget }] {
+    for change in [Ask::Reload { reason: None, on_behalf_of: None }, Ask::Bindings { forget }] {
         match ask(&questions, change) {
             Ok(Answer::Error(error)) => assert!(error.contains("control-group"), "{error}"),
             other => panic!("{other:?}"),
