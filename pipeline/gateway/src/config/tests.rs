@@ -226,6 +226,10 @@ fn the_example_shows_every_key_with_its_default() {
         .filter(|line| {
             let others = [
                 "#cores",
+                "#bypass-command",
+                "#trusted-keys",
+                "#required",
+                "#name =",
                 "#redundancy-group",
                 "#records-group",
                 "#control-group",

@@ -74,12 +74,12 @@ fn parse_line(line: &str) -> Result<Option<TrustedKey>, String> {
         true => ("", rest),
         false => (first, after),
     };
-    let is_for_policies = check_options(options)?;
     let wrong =
         || "whose key, its kind and the key are expected: NAME ssh-ed25519 AAAA...".to_owned();
-    if signer.is_empty() || signer.contains(|c: char| c.is_control()) {
+    if signer.is_empty() || is_key_type(signer) || signer.contains(|c: char| c.is_control()) {
         return Err(wrong());
     }
+    let is_for_policies = check_options(options)?;
     let (kind, after) = word(key);
     if !is_key_type(kind) {
         return Err(wrong());
