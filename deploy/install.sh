@@ -151,7 +151,7 @@ reserve
 
 head_line "Network interfaces"
 mapfile -t ALL < <(nics)
-[ "${#ALL[@]}" -gt 0 ] || die "there is no physical NIC in this machine (virtual interfaces can be named with --wire)"
+[ "$((${#ALL[@]} + ${#WIRES[@]}))" -gt 0 ] || die "there is no physical NIC in this machine (virtual interfaces can be named with --wire)"
 FREE=()
 printf '%-12s %-14s %-12s %-9s %-5s %s\n' INTERFACE PCI DRIVER CARRIER NODE USE
 for name in "${ALL[@]}"; do
