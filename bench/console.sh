@@ -21,5 +21,12 @@ console_packages || die "its libraries are needed to measure"
 say "$(nproc) cores, $(sed -n 's/^model name.*: //p' /proc/cpuinfo | head -n 1), $(/usr/bin/chromium --version 2>/dev/null)," \
     "$(git rev-parse --short HEAD)"
 cd "$CONSOLE_APP" || exit 1
-BULKHEAD_BENCH=1 npx --no-install playwright test scale 2>&1 | grep -aE '^(overview|map|matrix|graph|browser):|failed|passed|Error'
-exit "${PIPESTATUS[0]}"
+figures=$(mktemp)
+trap 'rm -f "$figures"' EXIT
+BULKHEAD_BENCH=$figures npx --no-install playwright test scale >"$figures.log" 2>&1 || {
+    tail -n 40 "$figures.log" >&2
+    rm -f "$figures.log"
+    die "the measurement broke off"
+}
+rm -f "$figures.log"
+cat "$figures"

@@ -66,9 +66,18 @@ remove_leftovers() {
             [ "$(started "$pid")" = "$(cat "$RUN_ROOT/$pid/started" 2>/dev/null)" ]; then continue; fi
         if [ -e "$RUN_ROOT/$pid/keep" ] && [ -z "$CLEAN" ]; then continue; fi
         say "Removing the plant that run $pid left behind."
+        end_console "$RUN_ROOT/$pid"
         remove_plant "bhq-$pid"
         rm -rf "${RUN_ROOT:?}/$pid"
     done
+}
+
+# end_console FOLDER: the console that a kept plant left running, which is in no namespace. The process is
+# told by when it started, too, so that no other one is ended.
+end_console() {
+    local pid began
+    read -r pid began 2>/dev/null <"$1/console.pid" || return 0
+    if [ -n "$began" ] && [ "$(started "$pid")" = "$began" ]; then kill "$pid" 2>/dev/null; fi
 }
 
 finish() {
@@ -86,6 +95,7 @@ finish() {
         warn "The gateway's log ends with:"
         tail -n 25 "$LOG" >&2
     fi
+    stop_console
     remove_plant "$PREFIX"
     rm -rf "$RUN"
     release_huge_pages
@@ -158,6 +168,8 @@ configure() {
         printf 'policy = "policy"\nstate-dir = "state"\ncontrol-socket = "control.sock"\n'
         printf 'records-socket = "records.sock"\nlearn-dir = "learn"\n'
         printf 'clock = "trusted"   # this machine may have no NTP\n'
+        # Everything here runs as root; an installed console has a user of its own.
+        printf '\n[console]\nuser = "root"\n'
         printf '\n[metrics]\nlisten = "%s"\n' "$METRICS"
         for wire in "${WIRES[@]}"; do
             printf '\n[[wire]]\nname = "%s"\ninside = "in-%s"\noutside = "out-%s"\nmode = "%s"\n' \
@@ -185,6 +197,34 @@ start_gateway() {
         sleep 0.1
     done
     die "the gateway was not ready after $((tries / 10)) seconds"
+}
+
+# start_console FOLDER: the console of the gateway that is configured there, at a free port of this
+# machine's loopback. CONSOLE_LINK is then the link that makes its first user; empty, with a warning, where
+# it does not start.
+CONSOLE='' CONSOLE_LINK=''
+start_console() {
+    "$BULKHEAD" console --config "$1/gateway.toml" --dir "$1/console" --listen 127.0.0.1:0 --plain-http \
+        >"$1/console.log" 2>&1 </dev/null 8>&- &
+    CONSOLE=$!
+    printf '%s %s\n' "$CONSOLE" "$(started "$CONSOLE")" >"$RUN/console.pid"
+    CONSOLE_LINK=''
+    for _ in $(seq 100); do
+        CONSOLE_LINK=$(grep -aoE 'http://[^ ]*/setup#[^ ]+' "$1/console.log" | head -n 1)
+        [ -z "$CONSOLE_LINK" ] || return 0
+        kill -0 "$CONSOLE" 2>/dev/null || break
+        sleep 0.1
+    done
+    warn "bulkhead console did not start: $(tail -n 3 "$1/console.log")"
+    CONSOLE=''
+    return 1
+}
+
+stop_console() {
+    [ -n "$CONSOLE" ] || return 0
+    kill "$CONSOLE" 2>/dev/null
+    wait "$CONSOLE" 2>/dev/null
+    CONSOLE=''
 }
 
 stop_gateway() {

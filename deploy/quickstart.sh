@@ -238,6 +238,9 @@ Lock it down again, as the story did, and watch:
   tail -f $LOG
 End it:
   sudo deploy/quickstart.sh --clean
+
+Or do all of it in the console. Its first user is made by this one-time link, good for a day:
+  ${CONSOLE_LINK:-the console did not start: $STORY/console.log}
 TEXT
 }
 
@@ -257,4 +260,7 @@ say
 say "Frames by port, drops by reason, hits by rule and latencies: http://$METRICS/metrics inside the"
 say "gateway's namespace (try --keep); deploy/prometheus.yml scrapes a real one."
 if [ "$FAILED" -gt 0 ]; then die "$FAILED of ${#ROWS[@]} expectations were not met"; fi
+if [ -z "$KEEP" ]; then
+    say "The console went with the plant. With --keep both stay, and its address and link stand here."
+fi
 say "${GREEN}All ${#ROWS[@]} expectations met: nothing permitted was lost, nothing forbidden passed.$PLAIN"

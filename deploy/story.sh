@@ -107,6 +107,10 @@ LEARN=$!
 ip -n "$(ns switch)" addr add 10.0.0.1/8 dev plant
 serve_dhcp "${V4[plc-2]}"
 lease plc-2 "${V4[plc-2]}" || die "no lease for plc-2: $(cat "$STORY/lease" "$STORY/dhcp")"
+if start_console "$STORY"; then
+    say "  Follow the story in a browser, and steer it there with --keep. This link works once:"
+    say "    $BOLD$CONSOLE_LINK$PLAIN"
+fi
 say "  The plant works for $((HOURS * HOUR_S)) seconds. Meanwhile an intruder looks around:"
 work $((3 * HOUR_S))
 scan
@@ -185,6 +189,8 @@ expect_row "bulkhead rollback" works "to what was in force before" \
 SHOWN=40 expect_row "bulkhead audit" works "who changed what, when and why" bulkhead audit
 expect_row "bulkhead audit verify" works "every line hangs on the one before" \
     "$BULKHEAD" audit verify "$STORY/state/audit.jsonl"
+kill -0 "$CONSOLE" 2>/dev/null && console=serves || console=ended
+judge_row "bulkhead console, beside all this" serves "$console" "${CONSOLE_LINK%%/setup*}"
 kill "$LEARN" 2>/dev/null
 wait "$LEARN" 2>/dev/null
 judge_row "bulkhead learn, told to stop" 0 "$?" "its store stays"

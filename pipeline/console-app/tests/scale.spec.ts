@@ -1,4 +1,4 @@
-import { readdirSync, readFileSync } from "node:fs";
+import { appendFileSync, readdirSync, readFileSync } from "node:fs";
 import { expect, test, type Page } from "@playwright/test";
 import { logIn, open, settle } from "./console";
 
@@ -7,16 +7,20 @@ import { logIn, open, settle } from "./console";
 test.skip(!process.env.BULKHEAD_BENCH, "figures are taken by bench/console.sh");
 
 const SECONDS = 4;
+/** Where the figures go, one a line. */
+const say = (line: string) => appendFileSync(process.env.BULKHEAD_BENCH ?? "", line + "\n");
 
 test("figures at scale", async ({ page }) => {
   test.setTimeout(180_000);
+  await page.goto("about:blank");
+  const blank = memory();
   await logIn(page);
   const paints: Record<string, number[]> = { overview: [], map: [] };
   for (let run = 0; run < 5; run += 1) {
     paints.overview!.push(await paint(page, "/#/", ".figures .figure"));
     paints.map!.push(await paint(page, "/#/map", ".matrix canvas"));
   }
-  for (const [name, times] of Object.entries(paints)) console.log(`${name}: first useful paint ${median(times).toFixed(0)} ms (median of ${times.length}, worst ${Math.max(...times).toFixed(0)})`);
+  for (const [name, times] of Object.entries(paints)) say(`${name}: first useful paint ${median(times).toFixed(0)} ms (median of ${times.length}, worst ${Math.max(...times).toFixed(0)})`);
 
   await open(page, "/map");
   await settle(page);
@@ -27,7 +31,7 @@ test("figures at scale", async ({ page }) => {
       await page.mouse.move(700 + (i % 30) * 4, 500);
     }
   });
-  console.log(`matrix: ${matrix.fps.toFixed(0)} frames/s while scrolling and pointing, slowest 5 % of frames over ${matrix.p95.toFixed(0)} ms`);
+  say(`matrix: ${matrix.fps.toFixed(0)} frames/s while scrolling and pointing, slowest 5 % of frames over ${matrix.p95.toFixed(0)} ms`);
 
   await open(page, "/map?view=graph");
   await settle(page);
@@ -39,10 +43,13 @@ test("figures at scale", async ({ page }) => {
     await page.mouse.up();
     for (let i = 0; i < 20; i += 1) await page.mouse.wheel(0, i < 10 ? -60 : 60);
   });
-  console.log(`graph: ${graph.fps.toFixed(0)} frames/s while dragging and zooming, slowest 5 % of frames over ${graph.p95.toFixed(0)} ms (${objects?.split(".")[0]})`);
+  say(`graph: ${graph.fps.toFixed(0)} frames/s while dragging and zooming, slowest 5 % of frames over ${graph.p95.toFixed(0)} ms (${objects?.split(".")[0]})`);
 
   for (const path of ["/devices", "/flows", "/policy", "/learn", "/map", "/"]) await open(page, path);
-  console.log(`browser: ${(memory() / 1e6).toFixed(0)} MB in all its processes after every page`);
+  const client = await page.context().newCDPSession(page);
+  await client.send("HeapProfiler.collectGarbage");
+  const heap = (await client.send("Runtime.getHeapUsage")).usedSize;
+  say(`browser: ${(memory() / 1e6).toFixed(0)} MB in all its processes after every page, ${(blank / 1e6).toFixed(0)} MB of them with an empty page; ${(heap / 1e6).toFixed(0)} MB of JavaScript objects`);
   expect(matrix.fps).toBeGreaterThan(0);
 });
 
