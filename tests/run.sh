@@ -100,6 +100,7 @@ run() {
 
 head_line "Building"
 [ -z "$BULKHEAD_FULL" ] || deploy/package.sh --tools || warn "The tests of the Debian package are skipped."
+build_console || warn "The gateway is built without the console's web application."
 run_cargo build --workspace --all-targets || die "the workspace does not build"
 # Folder, name and executable of every test target, one target a line.
 TARGETS=$(run_cargo test --quiet --workspace --no-run --message-format json 2>/dev/null |
@@ -144,6 +145,16 @@ run_quickstart() {
 }
 head_line "The quickstart, and its story"
 if [ -z "$(why_no_namespaces)" ]; then run_quickstart; else say "SKIPPED: the quickstart: $(why_no_namespaces)" | tee -a "$LOG"; fi
+
+# The console's web application: units, and every page in Chromium, over a real gateway where there can
+# be one.
+if find_node && { [ -n "${CHROMIUM:-}" ] || [ -x /usr/bin/chromium ] || install_packages chromium; }; then
+    BULKHEAD_BIN=$(dirname "$(dirname "$E2E")")/bulkhead run "The console, in a browser" tests/console.sh
+elif [ "${CI:-}" = true ]; then
+    die "CI=true, and the console cannot be tested: Node and Chromium are needed."
+else
+    say "SKIPPED: the console in a browser: Node or Chromium is missing" | tee -a "$LOG"
+fi
 
 # One line for each test that could not run: `SKIPPED: what: why`.
 SKIPS=$(grep -ahE '^ *SKIPPED:? ' "$LOG" | sed -E 's/^ *SKIPPED:? /  /')

@@ -103,11 +103,6 @@ export async function send<T = unknown>(method: "POST" | "PATCH" | "DELETE", pat
   return (text ? JSON.parse(text) : undefined) as T;
 }
 
-/** The bytes of an answer that is no JSON: a capture. */
-export async function download(path: string, body: unknown): Promise<Blob> {
-  return (await request("POST", path, body)).blob();
-}
-
 /** Is there no user yet? Then the log-in says how to make the first. */
 export const setupNeeded = signal(false);
 

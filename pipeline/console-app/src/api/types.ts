@@ -210,7 +210,7 @@ export interface DeviceDetail extends DeviceRow {
   offers: ServiceUse[];
   uses: ServiceUse[];
   "neighbours-count": number;
-  quarantine?: { device: string; reason: string; who: Who; "since-unix-ms": number } | null;
+  quarantine?: { device: string; reason?: string | null; who: Who; "since-unix-ms": number } | null;
 }
 
 /** A text of the policy, as it is sent. */
@@ -351,7 +351,7 @@ export interface Proposal {
 }
 
 export interface Staged {
-  staged?: { source: string; hash: string; rules: number; "age-s": number; restarts: number; unreviewed: string[] } | null;
+  staged?: { source: string; hash: string; rules: number; "age-s": number; restarts?: number; unreviewed: string[] } | null;
   flows: number;
   passing: number;
   cut: number;
@@ -396,12 +396,12 @@ export interface Grant {
   "expires-unix-ms": number;
   who: Who;
   reason: string;
-  suspended: boolean;
+  suspended?: boolean;
 }
 
 export interface Exceptions {
   grants: Grant[];
-  quarantines: { device: string; reason: string; who: Who; "since-unix-ms": number }[];
+  quarantines: { device: string; reason?: string | null; who: Who; "since-unix-ms": number }[];
 }
 
 export interface User {

@@ -1,13 +1,11 @@
 import { useState } from "preact/hooks";
-import { ApiError, download, may } from "../api/client";
 import { findDevice } from "../api/find";
 import { usePaged } from "../api/resource";
 import type { Denied, Edge } from "../api/types";
 import { bytes, exact, moment, si } from "../model/format";
 import { adjust, href, route } from "../model/route";
-import { tell } from "../ui/dialog";
 import { RuleLink, State } from "../ui/marks";
-import { Failure, Panel } from "../ui/panel";
+import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
 
 type Row = Edge & Partial<Denied>;
@@ -98,7 +96,6 @@ function Search({ denied }: { denied: boolean }) {
         )}
       </form>
       {missing && <p class="notice warn">No device, or more than one, is called {missing}.</p>}
-      {may("operator") && <Capture device={query.device ?? ""} />}
       <Panel
         title={flows.total === undefined || flows.total === null ? "Matches" : `${exact(flows.total)} match`}
         from={flows}
@@ -161,50 +158,5 @@ function Search({ denied }: { denied: boolean }) {
         />
       </Panel>
     </div>
-  );
-}
-
-/** Records the packets of the evidence, for a while and bounded, as a file that Wireshark reads. */
-function Capture({ device }: { device: string }) {
-  const [filter, setFilter] = useState(device ? `host ${device}` : "");
-  const [seconds, setSeconds] = useState(10);
-  const [busy, setBusy] = useState(false);
-  const [failed, setFailed] = useState<ApiError>();
-  const start = async (event: Event) => {
-    event.preventDefault();
-    setBusy(true);
-    setFailed(undefined);
-    try {
-      const blob = await download("/captures", { filter, seconds, count: 10_000, reason: "evidence, by the console" });
-      const link = document.createElement("a");
-      link.href = URL.createObjectURL(blob);
-      link.download = `bulkhead-${new Date().toISOString().replace(/[:.]/g, "-")}.pcapng`;
-      link.click();
-      setTimeout(() => URL.revokeObjectURL(link.href), 60_000);
-      tell(`${bytes(blob.size)} of packets saved.`);
-    } catch (cause) {
-      setFailed(cause instanceof ApiError ? cause : new ApiError(0, "The capture could not be taken", String(cause)));
-    } finally {
-      setBusy(false);
-    }
-  };
-  return (
-    <details class="panel">
-      <summary>Capture packets as evidence</summary>
-      <form class="filters body" onSubmit={start}>
-        <label class="field">
-          <span>Filter, as for bulkhead trace</span>
-          <input value={filter} onInput={(e) => setFilter(e.currentTarget.value)} />
-        </label>
-        <label class="field half">
-          <span>Seconds, at most 60</span>
-          <input type="number" min={1} max={60} value={seconds} onInput={(e) => setSeconds(Number(e.currentTarget.value))} />
-        </label>
-        <button class="button" disabled={busy}>
-          {busy ? "Capturing" : "Capture and download"}
-        </button>
-        {failed && <Failure error={failed} />}
-      </form>
-    </details>
   );
 }

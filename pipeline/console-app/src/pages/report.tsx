@@ -1,136 +1,219 @@
-import { useState } from "preact/hooks";
-import { useResource } from "../api/resource";
-import { exact, moment } from "../model/format";
-import { adjust, route } from "../model/route";
+import type { ComponentChildren } from "preact";
+import { useMemo } from "preact/hooks";
+import { usePaged, useResource, type Resource } from "../api/resource";
+import type { AuditPage, Exceptions, HistoryReport, Learning, Matrix, Overview, Policy, Rule } from "../api/types";
+import { count, exact, moment, si, span, who } from "../model/format";
+import { stateOf, STATES } from "../ui/marks";
 import { Panel } from "../ui/panel";
+import { Table } from "../ui/table";
 
-type Json = null | boolean | number | string | Json[] | { [key: string]: Json };
-
-/** The evidence report as the gateway tells it, laid out for paper. It shows what was measured and says
- *  what it does not show; judging it is the reader's. */
+/** An evidence report for paper: what is declared, what was observed, what was changed, and by whom, as the
+ *  gateway and its store tell it now. It says what it does not show; judging it is the reader's. */
 export function ReportPage() {
-  const { query } = route.value;
-  const report = useResource<Record<string, Json>>("/report", { since: query.since, until: query.until });
-  const [since, setSince] = useState((query.since ?? "").slice(0, 10));
-  const [until, setUntil] = useState((query.until ?? "").slice(0, 10));
-  const data = report.data;
+  const overview = useResource<Overview>("/overview");
+  const policy = useResource<Policy>("/policy");
+  const rules = usePaged<Rule>("/policy/rules", { limit: 1000 });
+  const matrix = useResource<Matrix>("/map/matrix");
+  const learning = useResource<Learning>("/learning");
+  const exceptions = useResource<Exceptions>("/grants");
+  const history = useResource<HistoryReport>("/policy/history");
+  const audit = useResource<AuditPage>("/audit", { limit: 200 });
+  const at = useMemo(() => Date.now(), []);
   return (
     <div class="stack report">
       <div class="title">
         <h1>Evidence report</h1>
-        <form
-          class="row no-print"
-          onSubmit={(event) => {
-            event.preventDefault();
-            adjust({ since: since && `${since}T00:00:00Z`, until: until && `${until}T23:59:59Z` });
-          }}
-        >
-          <label class="row">
-            <span class="muted">from</span>
-            <input type="date" value={since} onInput={(e) => setSince(e.currentTarget.value)} />
-          </label>
-          <label class="row">
-            <span class="muted">until</span>
-            <input type="date" value={until} onInput={(e) => setUntil(e.currentTarget.value)} />
-          </label>
-          <button class="button">Show</button>
-          <button type="button" class="button primary" disabled={!data} onClick={() => print()}>
-            Print
-          </button>
-        </form>
+        <button type="button" class="button primary no-print" onClick={() => print()}>
+          Print
+        </button>
       </div>
-      {!data ? (
-        <Panel title="Report" from={report} />
-      ) : (
-        <>
-          <Panel title="Summary" from={report}>
-            <Facts of={Object.fromEntries(Object.entries(data).filter(([, value]) => !deep(value)))} />
-          </Panel>
-          {Object.entries(data)
-            .filter(([, value]) => deep(value))
-            .map(([key, value]) => (
-              <Panel key={key} title={title(key)} flush={Array.isArray(value)} empty={{ when: isEmpty(value), what: "None." }}>
-                <Value of={value} />
-              </Panel>
-            ))}
-        </>
-      )}
+      <Scope overview={overview} policy={policy} learning={learning} at={at} />
+      <Zones matrix={matrix} />
+      <Conduits rules={rules} />
+      <Observed matrix={matrix} />
+      <Standing exceptions={exceptions} />
+      <Changes history={history} audit={audit} />
+      <Losses learning={learning} overview={overview} />
+      <Limits />
     </div>
   );
 }
 
-const deep = (value: Json): boolean => typeof value === "object" && value !== null;
-const isEmpty = (value: Json): boolean => deep(value) && Object.keys(value as object).length === 0;
+const Facts = ({ of }: { of: [name: string, value: ComponentChildren][] }) => (
+  <dl class="facts-list">
+    {of.map(([name, value]) => (
+      <>
+        <dt>{name}</dt>
+        <dd>{value}</dd>
+      </>
+    ))}
+  </dl>
+);
 
-/** "policy-changes" -> "Policy changes". */
-export const title = (key: string): string => {
-  const words = key.replace(/[-_]/g, " ");
-  return words.charAt(0).toUpperCase() + words.slice(1);
-};
-
-function Value({ of }: { of: Json }) {
-  if (Array.isArray(of)) {
-    if (of.every((item) => deep(item) && !Array.isArray(item))) return <Rows of={of as { [key: string]: Json }[]} />;
-    return (
-      <ul class="list">
-        {of.map((item, i) => (
-          <li key={i}>
-            <Value of={item} />
-          </li>
-        ))}
-      </ul>
-    );
-  }
-  if (of !== null && typeof of === "object") return <Facts of={of} />;
-  return <>{plain(of)}</>;
-}
-
-function plain(value: null | boolean | number | string): string {
-  if (value === null || value === "") return "–";
-  if (typeof value === "boolean") return value ? "yes" : "no";
-  if (typeof value === "number") return Number.isInteger(value) ? exact(value) : String(value);
-  return /^\d{4}-\d\d-\d\dT\d\d:\d\d/.test(value) ? moment(value) : value;
-}
-
-function Facts({ of }: { of: { [key: string]: Json } }) {
+function Scope(props: { overview: Resource<Overview>; policy: Resource<Policy>; learning: Resource<Learning>; at: number }) {
+  const gateway = props.overview.data?.gateway;
+  const policy = props.policy.data;
+  const learning = props.learning.data;
+  const wires = gateway?.wires ?? [];
   return (
-    <dl class="facts-list">
-      {Object.entries(of).map(([key, value]) => (
-        <>
-          <dt>{title(key)}</dt>
-          <dd>{isEmpty(value) ? "none" : <Value of={value} />}</dd>
-        </>
-      ))}
-    </dl>
+    <Panel title="Scope" from={props.overview} empty={{ when: Boolean(props.overview.data && !gateway), what: "The gateway does not answer: there is no report now." }}>
+      <Facts
+        of={[
+          ["Made", moment(props.at)],
+          ["Software", `Bulkhead ${gateway?.version ?? "–"}, up ${span(gateway?.["uptime-seconds"] ?? NaN)}`],
+          ["Clock", gateway?.["clock-synchronised"] ? "synchronised, as the gateway's machine says" : "not synchronised: times below are the machine's own"],
+          ["Wires", wires.map((wire) => `${wire.name}: ${wire.mode}`).join(", ") || "–"],
+          ["Policy", <span class="mono">{policy?.hash ?? "–"}</span>],
+          ["Loaded", moment(policy?.["loaded-at"])],
+          ["Rules", exact(policy?.rules ?? NaN)],
+          ["Findings of the analysis", policy ? exact(policy.warnings.length) : "–"],
+          ["Observed", learning ? `${span(learning.periods * learning["period-seconds"])}, from ${moment(learning["observed-since"])} until ${moment(learning["observed-until"])}` : "–"],
+          ["Assets", learning ? `${count(learning.devices, "device")}, ${count(learning.edges, "connection")}` : "–"],
+        ]}
+      />
+    </Panel>
   );
 }
 
-function Rows({ of }: { of: { [key: string]: Json }[] }) {
-  const keys = [...new Set(of.flatMap(Object.keys))];
+function Zones({ matrix }: { matrix: Resource<Matrix> }) {
+  const rows = matrix.data?.groups ?? [];
   return (
-    <div class="table-box" tabIndex={0} role="group" aria-label="Table of the report, scrolls sideways">
-      <table>
-        <thead>
-          <tr>
-            {keys.map((key) => (
-              <th key={key} scope="col">
-                {title(key)}
-              </th>
-            ))}
-          </tr>
-        </thead>
-        <tbody>
-          {of.map((row, i) => (
-            <tr key={i}>
-              {keys.map((key) => (
-                <td key={key} class={typeof row[key] === "number" ? "num" : "wrap"}>
-                  {row[key] === undefined ? "–" : <Value of={row[key]} />}
-                </td>
-              ))}
-            </tr>
-          ))}
-        </tbody>
-      </table>
-    </div>
+    <Panel title="Zones (IEC 62443-3-3 SR 5.1)" from={matrix} flush empty={{ when: rows.length === 0, what: "No group has a device." }}>
+      <Table
+        caption="Zones"
+        rows={rows}
+        id={(group) => group.id}
+        columns={[
+          { title: "Group", cell: (group) => group.name },
+          { title: "Kind", cell: (group) => group.kind },
+          { title: "Devices", number: true, cell: (group) => exact(group.devices) },
+        ]}
+      />
+    </Panel>
   );
 }
+
+function Conduits({ rules }: { rules: ReturnType<typeof usePaged<Rule>> }) {
+  const rows = rules.data ?? [];
+  return (
+    <Panel title="Conduits: what the policy says (IEC 62443-3-3 SR 5.2)" from={rules} flush empty={{ when: rows.length === 0, what: "No rule: everything that is enforced is denied by default." }}>
+      <Table
+        caption="Conduits"
+        rows={rows}
+        id={(rule) => rule.name}
+        more={rules.more}
+        total={rules.total}
+        columns={[
+          { title: "Rule", cell: (rule) => <span class="wrap">{rule.name}</span> },
+          { title: "Action", cell: (rule) => rule.action },
+          { title: "From → to", cell: (rule) => <span class="wrap">{`${rule.from} ${rule.between ? "↔" : "→"} ${rule.to}`}</span> },
+          { title: "Service", cell: (rule) => <span class="wrap">{rule.service}</span> },
+          { title: "Purpose", cell: (rule) => <span class="wrap">{rule.reason ?? (rule.learned ? "learnt" : "none given")}</span> },
+          { title: "Hits", number: true, cell: (rule) => si(rule.hits) },
+          { title: "Last hit", cell: (rule) => moment(rule["last-hit"]) },
+        ]}
+      />
+    </Panel>
+  );
+}
+
+/** Declared against observed: how many pairs of groups are in which state. */
+function Observed({ matrix }: { matrix: Resource<Matrix> }) {
+  const cells = matrix.data?.cells ?? [];
+  return (
+    <Panel title="Declared against observed" from={matrix} flush>
+      <Table
+        caption="Pairs of groups by state"
+        rows={STATES}
+        id={(state) => state.state}
+        columns={[
+          { title: "State", cell: ({ state }) => `${stateOf(state).glyph} ${stateOf(state).name}` },
+          { title: "Meaning", cell: (state) => state.meaning },
+          { title: "Pairs of groups", number: true, cell: ({ state }) => exact(cells.filter((cell) => cell.state === state).length) },
+          { title: "Denied packets", number: true, cell: ({ state }) => si(cells.filter((cell) => cell.state === state).reduce((sum, cell) => sum + cell.denied, 0)) },
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function Standing({ exceptions }: { exceptions: Resource<Exceptions> }) {
+  const rows = [
+    ...(exceptions.data?.grants ?? []).map((grant) => ({ kind: "grant", what: `${grant.from} → ${grant.to} ${grant.service}`, until: moment(grant["expires-unix-ms"]), by: who(grant.who), why: grant.reason })),
+    ...(exceptions.data?.quarantines ?? []).map((q) => ({ kind: "quarantine", what: q.device, until: "released", by: who(q.who), why: q.reason ?? "" })),
+  ];
+  return (
+    <Panel title="Exceptions" from={exceptions} flush empty={{ when: rows.length === 0, what: "No exception holds and no device is in quarantine." }}>
+      <Table
+        caption="Exceptions"
+        rows={rows}
+        id={(row) => row.kind + row.what + row.until}
+        columns={[
+          { title: "What", cell: (row) => <span class="wrap">{row.what}</span> },
+          { title: "Kind", cell: (row) => row.kind },
+          { title: "Until", cell: (row) => row.until },
+          { title: "By", cell: (row) => row.by },
+          { title: "Why", cell: (row) => <span class="wrap">{row.why}</span> },
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function Changes({ history, audit }: { history: Resource<HistoryReport>; audit: Resource<AuditPage> }) {
+  const page = audit.data;
+  return (
+    <Panel title="Changes" from={audit} flush empty={{ when: page?.entries.length === 0, what: "Nothing was changed." }}>
+      <p class="inset-text">
+        {page?.verified ? "● The audit log's hash chain holds over every entry below." : `✕ The audit log's hash chain is broken: ${page?.broken ?? "it could not be verified"}.`}{" "}
+        {history.data && `Version ${history.data["in-force"]} is in force, of ${count(history.data.versions.length, "kept version")}.`}
+        {page?.["next-cursor"] && ` The newest ${page.entries.length} entries are shown.`}
+      </p>
+      <Table
+        caption="Audit log"
+        rows={page?.entries ?? []}
+        id={(entry) => String(entry.sequence)}
+        columns={[
+          { title: "What", cell: (entry) => <span class="wrap">{entry.detail}</span> },
+          { title: "When", cell: (entry) => moment(entry.time) },
+          { title: "Who", cell: (entry) => who(entry.who) },
+          { title: "Why", cell: (entry) => <span class="wrap">{entry.reason ?? "–"}</span> },
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function Losses({ learning, overview }: { learning: Resource<Learning>; overview: Resource<Overview> }) {
+  const losses = learning.data?.losses ?? [];
+  const verdicts = overview.data?.verdicts;
+  return (
+    <Panel title="Traffic, and what was not recorded" from={learning}>
+      <Facts
+        of={[
+          ["Packets received", exact(verdicts?.received ?? NaN)],
+          ["Forwarded", exact(verdicts?.forwarded ?? NaN)],
+          ["Dropped", exact(verdicts?.dropped ?? NaN)],
+          ["Would be dropped, on wires that observe", exact(verdicts?.["would-drop"] ?? NaN)],
+          ["Records lost", losses.map((loss) => `${loss.what}: ${exact(loss.count)}`).join("; ") || "none"],
+        ]}
+      />
+    </Panel>
+  );
+}
+
+const Limits = () => (
+  <Panel title="What this report does not show">
+    <ul class="bullets">
+      <li>Traffic that does not cross one of the wires above: within a switch, over another path, or by radio.</li>
+      <li>What is inside permitted connections: the gateway judges who opens what to whom, not the content.</li>
+      <li>The state of devices: their software, passwords, and whether they are taken over.</li>
+      <li>The time before the store begins, and what was lost as told above.</li>
+      <li>Whether a purpose that is written at a rule is a good one, and who answers for it.</li>
+      <li>
+        That any standard is met. It is evidence towards IEC 62443-3-3 SR 5.1 (network segmentation) and SR 5.2 (zone boundary protection), SEMI E187 (network security of fab equipment) and NIST SP 800-82r3 (network
+        segmentation and isolation); an assessor judges it.
+      </li>
+    </ul>
+  </Panel>
+);
