@@ -993,6 +993,11 @@ export interface components {
          * @enum {string}
          */
         CellState: "used" | "unused" | "would-block" | "blocked" | "mixed";
+        /**
+         * @description What an edge is asked to be.
+         * @enum {string}
+         */
+        CellStateWanted: "used" | "would-block" | "blocked" | "mixed";
         /** @description What became of a change. */
         ChangeReport: {
             /** @description Whether it was made. */
@@ -1162,6 +1167,11 @@ export interface components {
             /** @description What it uses. */
             uses: components["schemas"]["ServiceUse"][];
         };
+        /**
+         * @description Which devices, by what is about them.
+         * @enum {string}
+         */
+        DeviceState: "quarantined" | "ungrouped" | "new" | "denied";
         /** @description How two policies differ: exactly, packet by packet. */
         DiffReport: {
             /** @description The hash of the other. */
@@ -1311,6 +1321,11 @@ export interface components {
             /** @description The wire. */
             wire: string;
         };
+        /**
+         * @description What an edge is asked to be.
+         * @enum {string}
+         */
+        EdgeVerdict: "allow" | "deny" | "blocked" | "would-block";
         /** @description A wire that enforces. */
         EnforcingWire: {
             /**
@@ -2815,9 +2830,6 @@ export interface components {
              */
             "latency-p99-ns": number;
         };
-        DeviceState: string;
-        EdgeVerdict: string;
-        CellStateWanted: string;
     };
     responses: never;
     parameters: never;
