@@ -221,6 +221,8 @@ export interface FileGiven {
 
 export interface PolicyFile extends FileGiven {
   learned: boolean;
+  /** The gateway made it of grants and quarantines: it is no file, and comes of itself. */
+  added: boolean;
 }
 
 export interface Policy {

@@ -22,7 +22,7 @@ export function EditorPage() {
   const [checked, setChecked] = useState<CheckReport>();
   const [failed, setFailed] = useState<ApiError>();
   const [differences, setDifferences] = useState<DiffReport>();
-  const files: PolicyFile[] = useMemo(() => (policy.data?.files ?? []).map((file) => ({ ...file, text: edits[file.name] ?? file.text })), [policy.data, edits]);
+  const files: PolicyFile[] = useMemo(() => (policy.data?.files ?? []).filter((file) => !file.added).map((file) => ({ ...file, text: edits[file.name] ?? file.text })), [policy.data, edits]);
   const file = files.find((f) => f.name === query.file) ?? files[0];
   const dirty = files.some((f) => edits[f.name] !== undefined && edits[f.name] !== policy.data?.files.find((old) => old.name === f.name)?.text);
 

@@ -4,6 +4,7 @@ import { overview, staged } from "../api/live";
 import { useResource } from "../api/resource";
 import type { ChangeReport, Drift as DriftReport, Learning, Proposal, ProposedRule, Staged } from "../api/types";
 import { count, exact, moment, percent, si, span } from "../model/format";
+import { lost } from "../model/losses";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
 import { Mode, RuleLink } from "../ui/marks";
@@ -87,8 +88,8 @@ function Observed({ learning }: { learning: From<Learning> }) {
               <Figure
                 name="Records lost"
                 value={exact(data.losses.reduce((sum, loss) => sum + loss.count, 0))}
-                tone={data.losses.length ? "warn" : ""}
-                note={data.losses.map((loss) => `${loss.what}: ${exact(loss.count)}`).join("; ") || "all was seen"}
+                tone={data.losses.some((loss) => loss.count) ? "warn" : ""}
+                note={lost(data) || "all was seen"}
               />
             </dl>
             {observed(data) < 86_400 && <p class="notice warn spaced">Less than a day was watched: what happens once a day or once a week is not in it. The prediction below counts with that, but longer is better.</p>}

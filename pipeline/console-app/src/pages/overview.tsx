@@ -22,11 +22,15 @@ export function OverviewPage() {
           </p>
         )}
       </div>
-      {now?.gateway?.standing.map((text) => (
-        <div key={text} class="notice warn">
-          {text}
+      {now?.gateway && now.gateway.standing.length > 0 && (
+        <div class="notice warn">
+          <ul class="bullets">
+            {now.gateway.standing.map((text) => (
+              <li key={text}>{text}</li>
+            ))}
+          </ul>
         </div>
-      ))}
+      )}
       {now ? <Figures now={now} /> : <Panel title="Now" from={from} />}
       <div class="grid">
         <div class="stack span-5">

@@ -3,6 +3,7 @@ import { useMemo } from "preact/hooks";
 import { usePaged, useResource, type Resource } from "../api/resource";
 import type { AuditPage, Exceptions, HistoryReport, Learning, Matrix, Overview, Policy, Rule } from "../api/types";
 import { count, exact, moment, si, span, who } from "../model/format";
+import { lost } from "../model/losses";
 import { stateOf, STATES } from "../ui/marks";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
@@ -185,7 +186,6 @@ function Changes({ history, audit }: { history: Resource<HistoryReport>; audit: 
 }
 
 function Losses({ learning, overview }: { learning: Resource<Learning>; overview: Resource<Overview> }) {
-  const losses = learning.data?.losses ?? [];
   const verdicts = overview.data?.verdicts;
   return (
     <Panel title="Traffic, and what was not recorded" from={learning}>
@@ -195,7 +195,7 @@ function Losses({ learning, overview }: { learning: Resource<Learning>; overview
           ["Forwarded", exact(verdicts?.forwarded ?? NaN)],
           ["Dropped", exact(verdicts?.dropped ?? NaN)],
           ["Would be dropped, on wires that observe", exact(verdicts?.["would-drop"] ?? NaN)],
-          ["Records lost", losses.map((loss) => `${loss.what}: ${exact(loss.count)}`).join("; ") || "none"],
+          ["Records lost", (learning.data && lost(learning.data)) || "none"],
         ]}
       />
     </Panel>

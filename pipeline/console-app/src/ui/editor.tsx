@@ -119,7 +119,7 @@ export function Editor(props: {
           colours,
           keymap.of([...defaultKeymap, ...historyKeymap, ...searchKeymap, ...(props.readOnly ? [] : [indentWithTab])]),
           EditorState.readOnly.of(props.readOnly),
-          EditorView.contentAttributes.of({ "aria-label": props.label, ...(props.readOnly ? { "aria-readonly": "true" } : {}) }),
+          EditorView.contentAttributes.of({ tabindex: "0", "aria-label": props.label, ...(props.readOnly ? { "aria-readonly": "true" } : {}) }),
           EditorView.updateListener.of((update) => {
             if (update.docChanged) changed.current(update.state.doc.toString());
           }),
