@@ -16,6 +16,7 @@ test.beforeAll(async ({ browser }) => {
 
 async function give(reason: string): Promise<void> {
   const dialog = page.getByRole("dialog");
+  await expect(dialog).toBeVisible();
   const box = dialog.getByRole("textbox");
   if ((await box.count()) > 0) await box.fill(reason);
   await dialog.locator("button[type=submit]").click();
