@@ -99,11 +99,11 @@ impl ConsoleConfig {
     }
 }
 
-/// Whether this can be the name of a console's user: letters, digits and `.`, `_`, `-`, `@`, 1 to 64
-/// bytes.
+/// Whether this can be who asks the console: a user's name (letters, digits and `.`, `_`, `-`, `@`), and
+/// for a token of the user `+` and its number; 1 to 64 bytes.
 pub fn is_user_name(name: &str) -> bool {
     (1..=MAX_USER_BYTES).contains(&name.len())
-        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@".contains(&byte))
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-@+".contains(&byte))
 }
 
 impl Checker<'_> {

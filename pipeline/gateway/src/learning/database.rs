@@ -424,10 +424,30 @@ impl Database {
 pub fn open_read_only(path: &Path) -> Result<Connection, StoreError> {
     let failed = |error: rusqlite::Error| StoreError::of(path, &error);
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
-    let connection = Connection::open_with_flags(path, flags).map_err(failed)?;
+    let mut connection = Connection::open_with_flags(path, flags).map_err(failed)?;
     connection.busy_timeout(std::time::Duration::from_secs(10)).map_err(failed)?;
+    let first = connection.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()));
+    let may_not_write =
+        first.is_err_and(|error| error.sqlite_error_code() == Some(ErrorCode::ReadOnly));
+    if may_not_write && !log_of(path).exists() {
+        // Nobody writes, and whoever may not write cannot make the log that readers share: the file is
+        // all there is.
+        if let Some(name) = path.to_str() {
+            let name = name.replace('%', "%25").replace('?', "%3f").replace('#', "%23");
+            let uri = format!("file:{name}?immutable=1");
+            let flags = flags | OpenFlags::SQLITE_OPEN_URI;
+            connection = Connection::open_with_flags(uri, flags).map_err(failed)?;
+        }
+    }
     check_version(&connection, path)?;
     Ok(connection)
+}
+
+/// The log of a store, which is there while somebody writes.
+fn log_of(path: &Path) -> PathBuf {
+    let mut log = path.to_owned().into_os_string();
+    log.push("-wal");
+    log.into()
 }
 
 /// Seconds of a period of the store.

@@ -151,6 +151,18 @@ fn tokens_do_what_their_scope_says_until_they_end() {
     assert_eq!(site.get("/policy/rules", &program).status, 200);
     assert_eq!(site.get("/users", &program).status, 403, "its scope says viewer, whoever made it");
     assert_eq!(site.post("/tokens", &program, wanted).status, 409, "a token makes no tokens");
+    let wanted = json!({"name": "orders", "scope": "operator", "expires": expires.to_string()});
+    let orders = site.post("/tokens", &admin, wanted).body;
+    let bearer = format!("Bearer {}", orders["secret"].as_str().unwrap());
+    let program = Visitor::default().with("authorization", &bearer);
+    let put = json!({"reason": "CHG-8"});
+    let done = site.post("/devices/10.20.0.12/quarantine", &program, put);
+    assert_eq!(done.status, 200, "a program needs no other token: {}", done.body);
+    let audit = site.get("/audit", &program).body;
+    let entries = audit["entries"].as_array().unwrap();
+    let entry = entries.iter().find(|entry| entry["what"] == "quarantine").unwrap();
+    let name = format!("the.admin+{}", orders["id"].as_str().unwrap());
+    assert_eq!(entry["who"]["on-behalf-of"], json!(name));
     let soon = jiff::Timestamp::now() + Duration::from_millis(300);
     let tokens = &site.console.access.tokens;
     let (_, short) = tokens.add("the.admin", "short", Role::Viewer, soon).unwrap();

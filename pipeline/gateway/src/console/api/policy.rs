@@ -454,6 +454,7 @@ pub async fn check(
 ) -> Result<Json<CheckReport>, Problem> {
     let wires = wires(&console);
     let limits = console.settings.limits.clone();
+    let files = bounded(files)?;
     let report = heavy(&console, move || {
         Ok(match made(files, &wires, &limits) {
             Ok(candidate) => CheckReport {
@@ -694,7 +695,8 @@ async fn texts(
 ) -> Result<PolicyTexts, Problem> {
     match (files, version, proposal_id) {
         (Some(files), None, None) => {
-            let files = files.into_iter().map(|FileGiven { name, text }| (name, text)).collect();
+            let files = bounded(files)?.into_iter();
+            let files = files.map(|FileGiven { name, text }| (name, text)).collect();
             Ok(PolicyTexts { source: "the console's editor".to_owned(), files, envelope: None })
         }
         (None, Some(version), None) => {
@@ -729,6 +731,17 @@ fn file_shown(file: &TextShown) -> FileShown {
         learned: file.text.starts_with(HEAD),
         added: file.added,
     }
+}
+
+/// Texts as many, and with names as long, as the document says.
+fn bounded(files: Vec<FileGiven>) -> Result<Vec<FileGiven>, Problem> {
+    let is_name = |name: &str| (1..=255).contains(&name.chars().count());
+    if files.len() > 1000 || !files.iter().all(|file| is_name(&file.name)) {
+        return Err(Problem::bad_request(
+            "a policy has at most 1000 files, with names of 1 to 255 characters",
+        ));
+    }
+    Ok(files)
 }
 
 /// The gateway's wires, where it has told them.
