@@ -24,19 +24,27 @@ pub struct Problem {
     pub detail: String,
     /// What to do about it.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub remedy: Option<String>,
+    #[schema(value_type = Option<String>)]
+    pub remedy: Option<Box<str>>,
     /// Set where nobody can log in yet: the console waits for its one-time link to be used.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub setup_needed: Option<bool>,
     /// What stands in the way of a change.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub obstacles: Vec<String>,
+    #[serde(skip_serializing_if = "is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub obstacles: Box<[String]>,
     /// What is wrong with a policy.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub findings: Vec<Finding>,
+    #[serde(skip_serializing_if = "is_empty")]
+    #[schema(value_type = Vec<Finding>)]
+    pub findings: Box<[Finding]>,
     /// Seconds after which to try again.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub retry_after_s: Option<u64>,
+    #[schema(value_type = Option<u64>)]
+    pub retry_after_s: Option<u32>,
+}
+
+fn is_empty<T>(list: &[T]) -> bool {
+    list.is_empty()
 }
 
 impl Problem {
@@ -49,8 +57,8 @@ impl Problem {
             detail: detail.into(),
             remedy: None,
             setup_needed: None,
-            obstacles: Vec::new(),
-            findings: Vec::new(),
+            obstacles: Box::default(),
+            findings: Box::default(),
             retry_after_s: None,
         }
     }
@@ -82,7 +90,7 @@ impl Problem {
 
     /// Too much is asked; `retry_after_s` seconds later it is not.
     pub fn too_many(detail: impl Into<String>, retry_after_s: u64) -> Self {
-        let retry_after_s = Some(retry_after_s.max(1));
+        let retry_after_s = Some(u32::try_from(retry_after_s).unwrap_or(u32::MAX).max(1));
         Self { retry_after_s, ..Self::new(StatusCode::TOO_MANY_REQUESTS, detail) }
     }
 
@@ -99,8 +107,8 @@ impl Problem {
     /// A change that the gateway refused.
     pub fn refused(report: ChangeReport) -> Self {
         Self {
-            obstacles: report.obstacles,
-            findings: report.findings,
+            obstacles: report.obstacles.into(),
+            findings: report.findings.into(),
             ..Self::conflict(report.what)
         }
     }
@@ -108,7 +116,7 @@ impl Problem {
     /// The same with what to do.
     #[must_use]
     pub fn remedy(mut self, remedy: impl Into<String>) -> Self {
-        self.remedy = Some(remedy.into());
+        self.remedy = Some(remedy.into().into_boxed_str());
         self
     }
 }

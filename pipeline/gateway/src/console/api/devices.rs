@@ -371,26 +371,34 @@ fn row(picture: &Picture, at: u32, quarantines: &[Quarantine]) -> DeviceRow {
     }
 }
 
+/// What edges of one service come to.
+#[derive(Default)]
+struct Sums {
+    applications: BTreeSet<String>,
+    peers: BTreeSet<(u32, u32)>,
+    flows: u64,
+    denied: u64,
+}
+
 fn services(picture: &Picture, edges: &[u32]) -> Vec<ServiceUse> {
     let network = &picture.network;
-    let mut found: BTreeMap<u32, (BTreeSet<String>, BTreeSet<(u32, u32)>, u64, u64)> =
-        BTreeMap::new();
+    let mut found: BTreeMap<u32, Sums> = BTreeMap::new();
     for &at in edges {
         let edge = &network.edges[at as usize];
-        let (applications, peers, flows, denied) = found.entry(edge.service).or_default();
+        let sums = found.entry(edge.service).or_default();
         let known = network.applications.get(&(edge.server, edge.service));
-        applications.extend(known.into_iter().flatten().cloned());
-        peers.insert((edge.client, edge.server));
-        *flows += edge.flows;
-        *denied += edge.denied;
+        sums.applications.extend(known.into_iter().flatten().cloned());
+        sums.peers.insert((edge.client, edge.server));
+        sums.flows += edge.flows;
+        sums.denied += edge.denied;
     }
     let mut uses: Vec<ServiceUse> = (found.into_iter())
-        .map(|(service, (applications, peers, flows, denied))| ServiceUse {
+        .map(|(service, sums)| ServiceUse {
             service: network.services[service as usize].to_string(),
-            applications: applications.into_iter().collect(),
-            peers: peers.len(),
-            flows,
-            denied,
+            applications: sums.applications.into_iter().collect(),
+            peers: sums.peers.len(),
+            flows: sums.flows,
+            denied: sums.denied,
         })
         .collect();
     uses.sort_by(|a, b| b.flows.cmp(&a.flows).then_with(|| a.service.cmp(&b.service)));

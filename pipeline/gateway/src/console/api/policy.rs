@@ -653,7 +653,7 @@ pub async fn reload(
             let problem = Problem::conflict(format!(
                 "the files are {outcome}: the policy before stays in force"
             ));
-            Err(Problem { findings: report.findings, ..problem })
+            Err(Problem { findings: report.findings.into(), ..problem })
         }
         _ => Err(Problem::unavailable(ANOTHER_QUESTION)),
     }
@@ -765,7 +765,7 @@ fn made(
 }
 
 fn unsound(findings: Vec<Finding>) -> Problem {
-    Problem { findings, ..Problem::conflict("the texts are not a sound policy") }
+    Problem { findings: findings.into(), ..Problem::conflict("the texts are not a sound policy") }
 }
 
 /// Decisions by rule. Without an answer of the gateway there are none.
