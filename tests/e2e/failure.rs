@@ -71,8 +71,9 @@ impl Event {
 /// How long a gateway may take to judge again, on a busy machine.
 const PATIENT: Duration = Duration::from_secs(30);
 
-/// Milliseconds after which something hangs, in these tests.
-const HANG_MS: u32 = 300;
+/// Milliseconds after which something hangs, in these tests: a machine that builds beside them may keep a
+/// worker from its core for a part of that.
+const HANG_MS: u32 = 800;
 
 fn rounds(in_ci: usize, full: usize) -> usize {
     if is_full() { full } else { in_ci }
@@ -84,7 +85,7 @@ fn nothing_passes_a_wire_that_fails_closed(rig: &Rig, driver: Driver) {
     let mut table = Table::new(&format!("{driver:?}, fail = \"closed\""));
     probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
     for event in Event::ALL {
-        for _ in 0..rounds(3, 60) {
+        for _ in 0..rounds(2, 50) {
             let child = gateway.child();
             let begun = event.happen(&mut gateway);
             gateway.wait_for_another(child, PATIENT);
@@ -106,7 +107,7 @@ fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) 
     let mut table = Table::new(&format!("{driver:?}, fail = \"open\""));
     probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
     for event in Event::ALL {
-        for _ in 0..rounds(3, 50) {
+        for _ in 0..rounds(2, 50) {
             gateway.wait_until_judging(PATIENT);
             probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
             let child = gateway.child();

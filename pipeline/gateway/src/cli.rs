@@ -106,7 +106,7 @@ enum Command {
     Trace(TraceArgs),
     /// Take the policy files as they are now into force, or learn why not
     Reload(ReloadArgs),
-    /// Start the gateway anew, as it is installed and configured now; wires stop for milliseconds
+    /// Start the gateway anew, as it is installed and configured now; wires stop while ports change hands
     Restart(SocketArgs),
     /// Let the wires that fail open carry frames unjudged while no gateway runs, or end that
     Bypass(BypassArgs),
