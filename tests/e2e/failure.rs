@@ -71,8 +71,7 @@ impl Event {
 /// How long a gateway may take to judge again, on a busy machine.
 const PATIENT: Duration = Duration::from_secs(30);
 
-/// Milliseconds after which something hangs, in these tests: a machine that builds beside them may keep a
-/// worker from its core for a part of that.
+/// Milliseconds after which something hangs, in these tests.
 const HANG_MS: u32 = 800;
 
 fn rounds(in_ci: usize, full: usize) -> usize {
@@ -86,6 +85,7 @@ fn nothing_passes_a_wire_that_fails_closed(rig: &Rig, driver: Driver) {
     probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
     for event in Event::ALL {
         for _ in 0..rounds(2, 50) {
+            gateway.wait_until_judging(PATIENT);
             let child = gateway.child();
             let begun = event.happen(&mut gateway);
             gateway.wait_for_another(child, PATIENT);

@@ -16,5 +16,6 @@
 pub mod bypass;
 pub mod channel;
 pub mod restart;
+pub mod signals;
 pub mod supervised;
 pub mod supervisor;

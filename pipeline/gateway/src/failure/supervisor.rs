@@ -15,12 +15,13 @@ use std::time::{Duration, Instant};
 
 use crossbeam::channel::{Receiver, RecvTimeoutError, Sender, unbounded};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR2};
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
 use super::bypass::{Bypasses, Engaged};
 use super::channel::{self, Said, Told};
+use super::signals;
 use super::supervised::History;
 use crate::candidate::unix_now_ms;
 use crate::cli::{RunArgs, exit};
@@ -39,13 +40,10 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(180);
 /// How long ports may take to change hands.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 
-/// After an end, how long the next start waits: not at all at first, and longer each time that a
-/// gateway does not last.
+/// After an end, how long the next start waits: not at all where it had guarded, and longer each time that
+/// a gateway ends before it does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
-
-/// A gateway that has guarded for so long has lasted.
-const LASTS: Duration = Duration::from_secs(10);
 
 /// Supervises a gateway until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs, config: Config) -> u8 {
@@ -119,6 +117,8 @@ struct Supervisor {
     /// When the next gateway is started, while there is none.
     next_start: Instant,
     failures: u32,
+    /// Whether a renewal was asked for while a gateway started.
+    renewal_asked: bool,
     has_guarded: bool,
     watchdog: Watchdog,
     looked: Instant,
@@ -129,11 +129,13 @@ impl Supervisor {
         let program = std::env::current_exe()
             .map_err(|error| format!("the supervisor does not know its own program: {error}"))?;
         let (sender, events) = unbounded();
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP, SIGUSR2])
+        let mut caught = Signals::new(signals::CAUGHT)
             .map_err(|error| format!("cannot catch signals: {error}"))?;
+        // Those that came while this process renewed itself have waited.
+        signals::let_go();
         let to = sender.clone();
         let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            for signal in signals.forever() {
+            for signal in caught.forever() {
                 if to.send(Event::Signal(signal)).is_err() {
                     return;
                 }
@@ -153,6 +155,7 @@ impl Supervisor {
             leaving: Vec::new(),
             next_start: Instant::now(),
             failures: 0,
+            renewal_asked: false,
             has_guarded: false,
             watchdog: Watchdog::default(),
             looked: Instant::now(),
@@ -279,6 +282,9 @@ impl Supervisor {
                 process.guards = Some(Instant::now());
                 self.has_guarded = true;
                 self.end_bypass();
+                if std::mem::take(&mut self.renewal_asked) {
+                    self.renew();
+                }
             }
             Said::Retired => self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver),
             Said::Closed => {
@@ -294,8 +300,12 @@ impl Supervisor {
     /// Starts a gateway that is to take the place of the one that guards.
     fn renew(&mut self) {
         let guards = self.current.as_ref().is_some_and(|process| process.guards.is_some());
-        if self.successor.is_some() || !guards {
-            warn!("a restart is asked for while a gateway starts: it is left to that one");
+        if self.successor.is_some() {
+            warn!("a restart is asked for while another gateway takes over: that one will do");
+            return;
+        }
+        if !guards {
+            self.renewal_asked = true;
             return;
         }
         match self.spawn(true) {
@@ -350,7 +360,10 @@ impl Supervisor {
         command.arg("--supervise").arg("--history").arg(self.told_history());
         command.arg("--adopt").arg(process.pid.as_raw_nonzero().to_string());
         command.stdin(Stdio::from(OwnedFd::from(stream)));
+        // Until the program catches signals again they wait: their default is to end it.
+        signals::hold();
         let error = command.exec();
+        signals::let_go();
         error!("the supervisor goes on as it is: {}: {error}", self.program.display());
     }
 
@@ -456,7 +469,7 @@ impl Supervisor {
             Some(_) => self.history.hangs += 1,
             None => self.history.crashes += 1,
         }
-        if process.guards.is_some_and(|since| since.elapsed() > LASTS) {
+        if process.guards.is_some() {
             self.failures = 0;
         }
         if let Some(mut successor) = self.successor.take() {
