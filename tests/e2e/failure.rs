@@ -98,7 +98,7 @@ fn nothing_passes_a_wire_that_fails_closed(rig: &Rig, driver: Driver) {
     println!("{table}\n{seen}");
     assert_eq!(seen.forbidden, 0, "forbidden probes arrived");
     assert_eq!(seen.twice, 0, "probes arrived twice");
-    assert!(seen.permitted > 1000, "{seen}");
+    assert!(seen.permitted > 100, "{seen}");
 }
 
 fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) {

@@ -410,16 +410,16 @@ fn open_kernel_device(
         kernel.set_queues(u32::from(config.queues))?;
     }
     let lane = if is_xdp {
-        probe(eal, devargs)?
+        af_xdp_lane(eal, pool, config, &mut kernel, devargs, (mtu, config.queues))?
     } else if config.queues == 1 || devargs.contains("qpairs=") {
         probe(eal, &format!("{devargs},{}", packet_ring(mtu)))?
     } else {
         probe(eal, &format!("{devargs},qpairs={},{}", config.queues, packet_ring(mtu)))?
     };
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
-    kernel.watch_xdp_sockets(|| {
-        configure(&lane, pool, config, if is_xdp { mtu } else { 0 }, config.queues)
-    })?;
+    if !is_xdp {
+        configure(&lane, pool, config, 0, config.queues)?;
+    }
     if !is_xdp {
         kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     }
@@ -453,40 +453,51 @@ fn af_xdp_lanes(
     notes: &mut Vec<String>,
     mtu: u16,
 ) -> Result<Vec<Ethdev>> {
-    const ATTEMPTS: u32 = 16;
-    /// So much longer each time: a gateway that takes another one's place waits for no more than it has to.
-    const PAUSE: Duration = Duration::from_millis(5);
-
     check_af_xdp(pool, mtu)?;
     let note = kernel.keep_tags()?;
     kernel.set_queues(u32::from(config.queues))?;
     let name = kernel.name().to_owned();
     let lanes: Result<Vec<_>> = (0..config.queues)
         .map(|queue| {
-            let mut attempt = 1;
-            loop {
-                let devargs = format!("net_af_xdp{},iface={name},start_queue={queue}", serial());
-                let lane = probe(eal, &devargs)?;
-                let configured =
-                    kernel.watch_xdp_sockets(|| configure(&lane, pool, config, mtu, 1));
-                match configured {
-                    Ok(_) => return Ok(lane),
-                    // The kernel takes a predecessor's sockets down in its own time.
-                    Err(error)
-                        if attempt < ATTEMPTS
-                            && error.call() == "rte_eth_rx_queue_setup"
-                            && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
-                    {
-                        thread::sleep(PAUSE * attempt);
-                        attempt += 1;
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+            let devargs = format!("net_af_xdp{},iface={name},start_queue={queue}", serial());
+            af_xdp_lane(eal, pool, config, kernel, &devargs, (mtu, 1))
         })
         .collect();
     notes.extend(note.filter(|_| lanes.is_ok()));
     lanes
+}
+
+/// An AF_XDP device with its sockets bound.
+fn af_xdp_lane(
+    eal: &Eal,
+    pool: &Mempool,
+    config: &DeviceConfig,
+    kernel: &mut KernelPort,
+    devargs: &str,
+    (mtu, queues): (u16, u16),
+) -> Result<Ethdev> {
+    const ATTEMPTS: u32 = 16;
+    /// So much longer each time: a gateway that takes another one's place waits for no more than it has to.
+    const PAUSE: Duration = Duration::from_millis(5);
+
+    let mut attempt = 1;
+    loop {
+        let lane = probe(eal, devargs)?;
+        match kernel.watch_xdp_sockets(|| configure(&lane, pool, config, mtu, queues)) {
+            Ok(_) => return Ok(lane),
+            // The kernel takes a predecessor's sockets down in its own time.
+            Err(error)
+                if attempt < ATTEMPTS
+                    && error.call() == "rte_eth_rx_queue_setup"
+                    && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
+            {
+                drop(lane);
+                thread::sleep(PAUSE * attempt);
+                attempt += 1;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// What AF_XDP asks of the buffers.

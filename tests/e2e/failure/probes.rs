@@ -219,10 +219,15 @@ fn receive(port: &RawPort, book: &Mutex<Book>, stop: &AtomicBool) {
     }
 }
 
-/// The number of a probe, which follows its mark; frames may end with padding.
+/// The number of a probe, which follows its mark where its payload begins; padding may follow. An ICMP
+/// error that quotes a probe is none.
 fn number_of(frame: &[u8]) -> Option<usize> {
-    let mark = frame.windows(MARK.len()).position(|bytes| bytes == MARK)? + MARK.len();
-    let number: [u8; 8] = frame.get(mark..mark + 8)?.try_into().ok()?;
+    let begin = match frame.get(12..14)? {
+        [0x08, 0x00] if frame.get(23) == Some(&17) => 42,
+        ether_type if ether_type == EXPERIMENT.to_be_bytes() => 14,
+        _ => return None,
+    };
+    let number = frame.get(begin..begin + 12)?.strip_prefix(MARK)?.try_into().ok()?;
     usize::try_from(u64::from_be_bytes(number)).ok()
 }
 

@@ -22,6 +22,14 @@ pub fn let_go() {
     change(libc::SIG_UNBLOCK);
 }
 
+/// Sends a signal to this process. One that is held waits.
+pub fn send_to_self(signal: i32) {
+    // SAFETY: no pointers; what cannot be sent is an error, which leaves nothing to do.
+    unsafe {
+        libc::kill(libc::getpid(), signal);
+    }
+}
+
 fn change(how: i32) {
     let mut set = MaybeUninit::<libc::sigset_t>::uninit();
     // SAFETY: `set` is writable, and initialised by the first call before the others read it; the numbers

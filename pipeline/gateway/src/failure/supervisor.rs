@@ -40,6 +40,9 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(180);
 /// How long ports may take to change hands.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 
+/// How long a signal that was caught may take to the queue of events.
+const CAUGHT_MEANWHILE: Duration = Duration::from_millis(5);
+
 /// After an end, how long the next start waits: not at all where it had guarded, and longer each time that
 /// a gateway ends before it does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
@@ -131,8 +134,8 @@ impl Supervisor {
         let (sender, events) = unbounded();
         let mut caught = Signals::new(signals::CAUGHT)
             .map_err(|error| format!("cannot catch signals: {error}"))?;
-        // Those that came while this process renewed itself have waited.
-        signals::let_go();
+        // No thread but this one takes them, so that they wait when it holds them.
+        signals::hold();
         let to = sender.clone();
         let listener = thread::Builder::new().name("signals".to_owned()).spawn(move || {
             for signal in caught.forever() {
@@ -142,6 +145,8 @@ impl Supervisor {
             }
         });
         listener.map_err(|error| format!("cannot start a thread: {error}"))?;
+        // Those that came while this process renewed itself have waited until now.
+        signals::let_go();
         let mut supervisor = Self {
             program,
             args: args.clone(),
@@ -237,12 +242,14 @@ impl Supervisor {
     fn process(&self, pid: Pid, stream: UnixStream) -> Result<Process, String> {
         let reader = stream.try_clone().map_err(|error| format!("cannot listen: {error}"))?;
         let to = self.sender.clone();
+        signals::hold();
         let listener = thread::Builder::new().name("gateway".to_owned()).spawn(move || {
             channel::receive(reader, |said| {
                 let _ = to.send(Event::Said(pid, said));
             });
             let _ = to.send(Event::Gone(pid));
         });
+        signals::let_go();
         listener.map_err(|error| format!("cannot start a thread: {error}"))?;
         Ok(Process { pid, stream, alive: Instant::now(), guards: None, hung: None })
     }
@@ -362,9 +369,21 @@ impl Supervisor {
         command.stdin(Stdio::from(OwnedFd::from(stream)));
         // Until the program catches signals again they wait: their default is to end it.
         signals::hold();
+        self.send_again();
         let error = command.exec();
         signals::let_go();
         error!("the supervisor goes on as it is: {}: {error}", self.program.display());
+    }
+
+    /// Sends those signals again that were caught before they were held, and that nobody has looked at: held,
+    /// they wait for the renewed program.
+    fn send_again(&mut self) {
+        thread::sleep(CAUGHT_MEANWHILE);
+        while let Ok(event) = self.events.try_recv() {
+            if let Event::Signal(signal) = event {
+                signals::send_to_self(signal);
+            }
+        }
     }
 
     /// Ends a successor that does not come up. The gateway that guards goes on where it still can.
