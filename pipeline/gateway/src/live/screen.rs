@@ -240,7 +240,8 @@ impl Shown<'_> {
             Constraint::Min(0),
         ];
         let [figures, ports, rest] = Layout::vertical(rows).areas(area);
-        let halves = [Constraint::Fill(1), Constraint::Fill(1)];
+        // The left one needs so much at most, the right one takes what there is.
+        let halves = [Constraint::Max(36), Constraint::Fill(1)];
         let [left, right] = Layout::horizontal(halves).spacing(1).areas(figures);
         self.traffic(frame, left);
         self.state(frame, right);
@@ -286,12 +287,9 @@ impl Shown<'_> {
         let named = |name: &str, rest: String| {
             Line::from(vec![Span::styled(format!("{name:<9}"), look.dim()), Span::raw(rest)])
         };
-        let latency = format!(
-            "p50 {}  p99 {}  p99.9 {}",
-            time_ns(l.p50_ns),
-            time_ns(l.p99_ns),
-            time_ns(l.p999_ns)
-        );
+        let tight = |ns: u64| time_ns(ns).replace(' ', "");
+        let (p50, p99, p999) = (tight(l.p50_ns), tight(l.p99_ns), tight(l.p999_ns));
+        let latency = format!("p50 {p50} p99 {p99} p99.9 {p999}");
         let flows = format!(
             "{} open ({})  {} new",
             f.open,
@@ -366,7 +364,6 @@ impl Shown<'_> {
                     Cell::new(side),
                     Cell::new(port.device.clone()),
                     Cell::new(port.link.clone()).style(self.link_style(port)),
-                    right(per_second(rate[0])),
                     right(bits(rate[1])),
                     right(bits(rate[3])),
                     right(si(port.dropped as f64)),
@@ -374,22 +371,20 @@ impl Shown<'_> {
                 ]));
             }
         }
-        let header =
-            ["WIRE", "MODE", "SIDE", "DEVICE", "LINK", "RX", "RX", "TX", "DROPPED", "WOULD"];
+        let header = ["WIRE", "MODE", "SIDE", "DEVICE", "LINK", "RX", "TX", "DROPPED", "WOULD"];
         let widths = [
             Constraint::Fill(2),
             Constraint::Length(7),
             Constraint::Length(7),
             Constraint::Fill(2),
             Constraint::Length(10),
-            Constraint::Length(7),
             Constraint::Length(10),
             Constraint::Length(10),
             Constraint::Length(7),
             Constraint::Length(5),
         ];
         let rows = self.scrolled(rows);
-        self.table(frame, area, (&header, &[5, 6, 7, 8, 9]), rows, &widths);
+        self.table(frame, area, (&header, &[5, 6, 7, 8]), rows, &widths);
     }
 
     fn verdicts(&self, frame: &mut Frame<'_>, area: Rect) {

@@ -29,7 +29,7 @@ fn port(device: &str, link: &str, received: u64) -> PortStatus {
         driver: "net_af_xdp".to_owned(),
         link: link.to_owned(),
         received,
-        transmitted: received - 40,
+        transmitted: received.saturating_sub(40),
         dropped: received / 50,
         would_drop: 7,
         received_bytes: received * 120,
