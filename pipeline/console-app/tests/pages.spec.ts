@@ -39,7 +39,7 @@ for (const width of WIDTHS) {
     if (!ALL && (width === 1440) !== (theme === "light")) continue;
     test(`every page at ${width} pixels, ${theme}`, async ({ browser }) => {
       test.setTimeout(180_000);
-      const context = await browser.newContext({ viewport: { width, height: width > 1000 ? 900 : 844 }, colorScheme: theme, reducedMotion: "reduce" });
+      const context = await browser.newContext({ viewport: { width, height: width > 1000 ? 860 : 844 }, colorScheme: theme, reducedMotion: "reduce" });
       const page = await context.newPage();
       const faults = watch(page);
       mkdirSync(PICTURES, { recursive: true });
