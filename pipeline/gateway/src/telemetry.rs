@@ -1,5 +1,8 @@
 //! The metrics endpoint: `/metrics`, `/healthz`, `/readyz`.
 //!
+//! Metrics come in Prometheus' text format, or as OpenMetrics to those who ask for it (`Accept:
+//! application/openmetrics-text`), as Prometheus itself does.
+//!
 //! A scrape reads what workers have written to memory; no worker notices. Connections are limited in
 //! number and in time, and a slow or silent client costs a place, not a thread.
 
@@ -10,7 +13,7 @@ use std::time::Duration;
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
-use hyper::header::{CACHE_CONTROL, CONTENT_TYPE};
+use hyper::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, VARY};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -26,9 +29,11 @@ mod failure;
 mod families;
 pub mod learning;
 mod metrics;
+mod openmetrics;
 
 pub use learning::{render as render_learning, start as start_learning};
-pub use metrics::render;
+pub use metrics::{render, render_as};
+pub use openmetrics::Format;
 
 /// Connections at a time.
 const MAX_CONNECTIONS: usize = 32;
@@ -69,7 +74,7 @@ pub fn bind(address: SocketAddr) -> Result<std::net::TcpListener, String> {
 
 /// Serves clients until its runtime ends.
 pub async fn serve(listener: TcpListener, gateway: Arc<Gateway>) {
-    serve_with(listener, Arc::new(move |path: &str| answer(path, &gateway))).await;
+    serve_with(listener, Arc::new(move |path: &str, format| answer(path, format, &gateway))).await;
 }
 
 /// Serves a process' own metrics, which `render` makes, until its runtime ends.
@@ -77,16 +82,16 @@ pub async fn serve_text(
     listener: TcpListener,
     render: impl Fn() -> String + Send + Sync + 'static,
 ) {
-    let answer = move |path: &str| match path {
-        "/metrics" => metrics_text(Ok(render())),
+    let answer = move |path: &str, _: Format| match path {
+        "/metrics" => metrics_text(Ok(render()), Format::Prometheus),
         "/healthz" | "/readyz" => plain(StatusCode::OK, "alive\n"),
         _ => not_found(),
     };
     serve_with(listener, Arc::new(answer)).await;
 }
 
-/// What is answered at a path.
-type Answer = dyn Fn(&str) -> Response<Full<Bytes>> + Send + Sync;
+/// What is answered at a path, metrics in a format.
+type Answer = dyn Fn(&str, Format) -> Response<Full<Bytes>> + Send + Sync;
 
 async fn serve_with(listener: TcpListener, answer: Arc<Answer>) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -128,12 +133,14 @@ fn respond(request: &Request<Incoming>, answer: &Answer) -> Response<Full<Bytes>
     if request.method() != Method::GET && request.method() != Method::HEAD {
         return plain(StatusCode::METHOD_NOT_ALLOWED, "only GET is answered\n");
     }
-    answer(request.uri().path())
+    let accept = request.headers().get_all(ACCEPT).iter();
+    let accept: Vec<&str> = accept.filter_map(|value| value.to_str().ok()).collect();
+    answer(request.uri().path(), Format::accepted(&accept.join(",")))
 }
 
-fn answer(path: &str, gateway: &Gateway) -> Response<Full<Bytes>> {
+fn answer(path: &str, format: Format, gateway: &Gateway) -> Response<Full<Bytes>> {
     match path {
-        "/metrics" => metrics_text(render(gateway)),
+        "/metrics" => metrics_text(render_as(format, gateway), format),
         "/healthz" if gateway.hanging().is_some() => {
             plain(StatusCode::SERVICE_UNAVAILABLE, "a worker hangs\n")
         }
@@ -144,9 +151,9 @@ fn answer(path: &str, gateway: &Gateway) -> Response<Full<Bytes>> {
     }
 }
 
-fn metrics_text(rendered: prometheus::Result<String>) -> Response<Full<Bytes>> {
+fn metrics_text(rendered: prometheus::Result<String>, format: Format) -> Response<Full<Bytes>> {
     match rendered {
-        Ok(text) => response(StatusCode::OK, "text/plain; version=0.0.4; charset=utf-8", text),
+        Ok(text) => response(StatusCode::OK, format.content_type(), text),
         Err(error) => plain(StatusCode::INTERNAL_SERVER_ERROR, &format!("{error}\n")),
     }
 }
@@ -162,7 +169,7 @@ fn plain(status: StatusCode, text: &str) -> Response<Full<Bytes>> {
 fn response(status: StatusCode, kind: &str, text: String) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(Bytes::from(text)));
     *response.status_mut() = status;
-    for (name, value) in [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store")] {
+    for (name, value) in [(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-store"), (VARY, "accept")] {
         if let Ok(value) = value.parse() {
             response.headers_mut().insert(name, value);
         }

@@ -12,6 +12,7 @@ use std::{fs, io};
 use bulkhead_gateway::control::client::ask;
 use bulkhead_gateway::control::{Answer, Ask};
 use bulkhead_gateway::learning::service::Status;
+use bulkhead_gateway::telemetry::{self, Format, render_as};
 use bulkhead_gateway::workflow::{Change, PolicyTexts};
 use common::{Running, policy};
 
@@ -40,8 +41,11 @@ fn exposed() -> Exposed {
         Ask::Change { change, reason: None, force: false, on_behalf_of: None },
     );
     assert!(matches!(&answer, Ok(Answer::Change(report)) if report.done), "{answer:?}");
-    let mut text = bulkhead_gateway::telemetry::render(&running.gateway).unwrap();
-    text += &bulkhead_gateway::telemetry::learning::render(&Status::default()).unwrap();
+    assert_is_openmetrics(&render_as(Format::OpenMetrics, &running.gateway).unwrap());
+    let learning = telemetry::learning::render_as(Format::OpenMetrics, &Status::default());
+    assert_is_openmetrics(&learning.unwrap());
+    let mut text = telemetry::render(&running.gateway).unwrap();
+    text += &telemetry::learning::render(&Status::default()).unwrap();
     let mut all = Exposed::new();
     for line in text.lines().filter(|line| !line.starts_with('#')) {
         let (series, _) = line.rsplit_once(' ').unwrap();
@@ -51,6 +55,42 @@ fn exposed() -> Exposed {
         );
     }
     all
+}
+
+/// Each sample belongs to the family declared before it, no family comes twice, and the end is marked.
+fn assert_is_openmetrics(text: &str) {
+    let body = text.strip_suffix("# EOF\n").expect("it ends with its mark");
+    let (mut families, mut declared) = (BTreeSet::new(), ("", ""));
+    let mut samples = BTreeSet::new();
+    for line in body.lines() {
+        if let Some(rest) = line.strip_prefix("# TYPE ") {
+            declared = rest.split_once(' ').unwrap();
+            assert!(families.insert(declared.0.to_owned()), "{line}: twice");
+            continue;
+        }
+        let (name, kind) = declared;
+        if let Some(rest) = line.strip_prefix("# UNIT ") {
+            let (family, unit) = rest.split_once(' ').unwrap();
+            assert!(family == name && name.ends_with(&format!("_{unit}")), "{line}");
+        } else if let Some(rest) = line.strip_prefix("# HELP ") {
+            assert!(rest.starts_with(name), "{line}");
+        } else {
+            let (series, value) = line.rsplit_once(' ').unwrap();
+            assert!(samples.insert(series.to_owned()), "{line}: twice");
+            let suffix = split_series(series).0.strip_prefix(name).map(str::to_owned);
+            let suffixes: &[&str] = match kind {
+                "counter" => &["_total"],
+                "gauge" => &[""],
+                "info" => &["_info"],
+                "histogram" => &["_bucket", "_count", "_sum"],
+                _ => &[],
+            };
+            assert!(suffix.is_some_and(|s| suffixes.contains(&s.as_str())), "{kind}: {line}");
+            let value: f64 = value.parse().unwrap();
+            assert!(kind == "gauge" || value >= 0.0, "{line}");
+        }
+    }
+    assert!(families.len() > 10, "{families:?}");
 }
 
 /// A series or a selector: its name, and by label the values between `|`.

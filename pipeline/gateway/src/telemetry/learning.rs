@@ -6,12 +6,12 @@ use std::sync::{Arc, PoisonError};
 use std::thread;
 
 use hyper::StatusCode;
-use prometheus::{Encoder, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::runtime;
 use tracing::warn;
 
 use super::families::Families;
+use super::openmetrics::Format;
 use super::{metrics_text, not_found, plain, serve_with};
 use crate::learning::service::{Shared, Status};
 
@@ -29,11 +29,11 @@ pub fn start(address: SocketAddr, status: &Shared) -> Result<(), String> {
     listener.set_nonblocking(true).map_err(failed)?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build().map_err(failed)?;
     let status = Shared::clone(status);
-    let answer = move |path: &str| {
+    let answer = move |path: &str, format: Format| {
         // Copied, so that who reads slowly holds nobody up.
         let status = status.lock().unwrap_or_else(PoisonError::into_inner).clone();
         match path {
-            "/metrics" => metrics_text(render(&status)),
+            "/metrics" => metrics_text(render_as(format, &status), format),
             "/healthz" => plain(StatusCode::OK, "alive\n"),
             "/readyz" if status.connected && status.trouble.is_none() => {
                 plain(StatusCode::OK, "it learns\n")
@@ -62,6 +62,15 @@ pub fn start(address: SocketAddr, status: &Shared) -> Result<(), String> {
 ///
 /// What the encoder refuses.
 pub fn render(status: &Status) -> prometheus::Result<String> {
+    render_as(Format::Prometheus, status)
+}
+
+/// All metrics of the learning process in a text format.
+///
+/// # Errors
+///
+/// What the encoder refuses.
+pub fn render_as(format: Format, status: &Status) -> prometheus::Result<String> {
     let mut families = Families::default();
     let counters = &status.counters;
     let yes = |is_so: bool| f64::from(u8::from(is_so));
@@ -138,9 +147,7 @@ pub fn render(status: &Status) -> prometheus::Result<String> {
     ] {
         families.gauge(name, help).add(&[], value);
     }
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&families.finish(), &mut text)?;
-    String::from_utf8(text).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    format.encode(&families.finish())
 }
 
 fn store_bytes(path: &str) -> f64 {

@@ -11,9 +11,9 @@ use bulkhead_pipeline::verdict::DropReason;
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
 use prometheus::proto::MetricFamily;
-use prometheus::{Encoder, TextEncoder};
 
 use super::families::Families;
+use super::openmetrics::Format;
 use crate::config::{Mode, mode_label};
 use crate::state::{Gateway, PolicyState, PortHandle, WorkerHandle};
 use crate::workflow::stage::StageReport;
@@ -33,6 +33,15 @@ const BURST_BOUNDS: &[u64] = &[1, 2, 4, 8, 16, 32, 64];
 ///
 /// When a name or a label breaks the format: a defect.
 pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
+    render_as(Format::Prometheus, gateway)
+}
+
+/// The metrics in a text format.
+///
+/// # Errors
+///
+/// When a name or a label breaks the format: a defect.
+pub fn render_as(format: Format, gateway: &Gateway) -> prometheus::Result<String> {
     let mut families = Families::default();
     gateway_families(gateway, &mut families);
     ports(gateway, &mut families);
@@ -54,9 +63,7 @@ pub fn render(gateway: &Gateway) -> prometheus::Result<String> {
     }
     let mut families = families.finish();
     families.extend(process());
-    let mut bytes = Vec::new();
-    TextEncoder::new().encode(&families, &mut bytes)?;
-    String::from_utf8(bytes).map_err(|error| prometheus::Error::Msg(error.to_string()))
+    format.encode(&families)
 }
 
 fn gateway_families(gateway: &Gateway, families: &mut Families) {
