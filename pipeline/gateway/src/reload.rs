@@ -16,6 +16,7 @@ use tracing::{debug, error, info, warn};
 
 use crate::audit::{Draft, What, Who};
 use crate::candidate::{Candidate, Cost, Finding, micros, unix_now_ms};
+use crate::log::kind;
 use crate::policy_files::{PolicyFiles, PolicyHash};
 use crate::signature::Seal;
 use crate::signature::gate::{self, Age};
@@ -678,7 +679,12 @@ fn log(report: &ReloadReport) {
         }
         ReloadOutcome::Unchanged => info!(trigger, hash, "the policy is unchanged"),
         ReloadOutcome::Refused | ReloadOutcome::Unreadable => {
-            error!(trigger, hash, "the policy was refused; what was in force stays in force");
+            error!(
+                target: kind::RELOAD_REFUSED,
+                trigger,
+                hash,
+                "the policy was refused; what was in force stays in force"
+            );
         }
     }
     if let Some(worker) = report.stalled_worker {

@@ -299,6 +299,7 @@ fn wait_for_policy(gateway: &Gateway) -> bool {
     let mut watchdog = Watchdog::default();
     loop {
         watchdog.alive();
+        log::tell_left_out();
         let state = gateway.wait_for_policy(Duration::from_millis(200));
         if gateway.is_stopping() {
             return false;
@@ -332,6 +333,7 @@ fn look_after(gateway: &Gateway, crew: &Crew) -> Option<usize> {
             worker.observer().histograms();
         }
         load.look(gateway);
+        log::tell_left_out();
         stage::collect(gateway);
         if clock_looked_at.elapsed() >= CLOCK_INTERVAL {
             clock_looked_at = Instant::now();
@@ -368,7 +370,11 @@ impl Rounds {
             }
             let hangs = now.duration_since(*since) >= HANGING;
             match (worker.hangs.swap(hangs, Relaxed), hangs) {
-                (false, true) => error!(worker = index, "the worker hangs: its wires are cut"),
+                (false, true) => error!(
+                    target: log::kind::WORKER_HANGS,
+                    worker = index,
+                    "the worker hangs: its wires are cut"
+                ),
                 (true, false) => warn!(worker = index, "the worker goes on"),
                 _ => {}
             }

@@ -339,6 +339,7 @@ impl Summing<'_> {
     }
 
     fn tick(&mut self, (reminder, told): &mut (Reminder, u64)) {
+        crate::log::tell_left_out();
         show(self.ingest, self.status);
         self.exports.tend(Instant::now());
         let sinks = self.exports.counts().into_iter();

@@ -22,6 +22,7 @@ use crate::audit::{Draft, What, Who};
 use crate::bindings;
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::Mode;
+use crate::log::kind;
 use crate::policy_files::PolicyFiles;
 use crate::reload::{Reloader, Trigger, Unkept};
 use crate::signature::gate::{self, Age};
@@ -62,10 +63,17 @@ impl Reloader {
             Change::Release { device } => self.release(order, device),
         };
         let report = made.unwrap_or_else(|refused| *refused);
+        let (who, what) = (&order.who.name, &report.what);
         if report.done {
-            info!(who = order.who.name, "{}", report.what);
+            match &order.change {
+                Change::Lockdown { .. } => info!(target: kind::LOCKDOWN, who, "{what}"),
+                Change::Observe { .. } | Change::Rollback { .. } => {
+                    info!(target: kind::LOOSENED, who, "{what}");
+                }
+                _ => info!(who, "{what}"),
+            }
         } else {
-            warn!(who = order.who.name, "a change was refused: {}", report.what);
+            warn!(who, "a change was refused: {what}");
         }
         report
     }
