@@ -2,18 +2,20 @@
 
 use std::sync::Arc;
 
-use bulkhead_rules::analyze::{self, Condition};
+use bulkhead_rules::analyze::{self, Condition, Miss};
 use bulkhead_rules::classifier::Scratch;
-use bulkhead_rules::headers::{Headers, PolicyTime, WireId};
-use bulkhead_rules::oracle;
+use bulkhead_rules::headers::{Headers, PolicyTime, VlanTags, WireId};
 use bulkhead_rules::packet::Packet;
 use bulkhead_rules::policy::{Action, Policy, Rule, RuleId};
-use serde_json::json;
+use bulkhead_rules::sets::FiniteSet;
+use bulkhead_rules::{oracle, packet};
+use serde::Serialize;
 
 use crate::analysis::action_word;
 use crate::candidate::{self, Candidate, unix_now_ms};
 use crate::cli::{Expectation, ExplainArgs, exit};
 use crate::config::{Config, Limits};
+use crate::control::client::print_json;
 use crate::diagnostic::{Diagnostic, did_you_mean};
 use crate::policy_files::PolicyFiles;
 
@@ -23,14 +25,98 @@ const MAX_OTHERS: usize = 5;
 /// The most rules that are listed because they nearly decided otherwise.
 const MAX_NEAREST: usize = 2;
 
+/// The most rules whose misses a report for programs lists unless it is asked for all.
+const MAX_MISSES: usize = 5;
+
+/// What a policy does with a packet, for programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct ExplainReport {
+    /// `allow`, `deny` or `reject`.
+    pub verdict: &'static str,
+    /// The packet in words, as `bulkhead explain` reads it.
+    pub packet: String,
+    /// The rule that decides, or `default`.
+    pub rule: String,
+    /// Its number in the policy, from 1; null for the default, and so are the next four.
+    pub number: Option<u32>,
+    /// The file that it is written in.
+    pub file: Option<String>,
+    /// Its line, from 1.
+    pub line: Option<u32>,
+    /// Its column in characters, from 1.
+    pub column: Option<u32>,
+    /// Why it exists, where it says so.
+    pub reason: Option<String>,
+    /// Rules that match as well, but come later or are not in force; at most five.
+    pub also: Vec<AlsoMatches>,
+    /// Rules that would have decided otherwise but for one condition or two; at most two.
+    pub almost: Vec<AlmostMatches>,
+    /// Earlier rules, or all where the default decides: why each does not match.
+    pub misses: Misses,
+    /// What the packet's words left open, and was taken for granted.
+    pub assumed: Vec<String>,
+}
+
+/// A rule that matches as well.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct AlsoMatches {
+    /// Its name.
+    pub rule: String,
+    /// Why it does not decide.
+    pub why: &'static str,
+    /// `allow`, `deny` or `reject`.
+    pub action: &'static str,
+}
+
+/// A rule that nearly decided otherwise.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct AlmostMatches {
+    /// Its name.
+    pub rule: String,
+    /// What does not match, such as `source and service`.
+    pub but_for: String,
+    /// `allow`, `deny` or `reject`.
+    pub action: &'static str,
+}
+
+/// The rules before the one that decides.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Misses {
+    /// How many there are.
+    pub count: usize,
+    /// Those that fail in the fewest conditions, at most five, nearest first; with `--all` all of them,
+    /// in the order of the policy.
+    pub some: Vec<RuleMiss>,
+}
+
+/// Why a rule does not match.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct RuleMiss {
+    /// Its name.
+    pub rule: String,
+    /// Its number in the policy, from 1.
+    pub number: u32,
+    /// The file that it is written in.
+    pub file: String,
+    /// Its line, from 1.
+    pub line: u32,
+    /// `allow`, `deny` or `reject`.
+    pub action: &'static str,
+    /// What does not hold: `from`, `from-mac`, `from-vlan`, `to`, `to-mac`, `to-vlan`, `service`, `vlan`,
+    /// `wire`, `time`.
+    pub failed: Vec<&'static str>,
+    /// The same in words.
+    pub why: String,
+}
+
 /// Explains what the command line names. Returns the exit code.
 pub fn main(args: &ExplainArgs) -> u8 {
     match explain(args) {
         Ok(explanation) => {
             if args.json {
-                println!("{:#}", explanation.json());
+                print_json(&explanation.report(args.all));
             } else {
-                println!("{}", explanation.text());
+                println!("{}", explanation.text(args.all));
             }
             explanation.exit_code(args.expect)
         }
@@ -50,8 +136,8 @@ struct Explanation {
     rule: RuleId,
     /// Rules after the deciding one that match too, and rules that match at other times.
     others: Vec<(RuleId, &'static str)>,
-    /// Rules that would have decided otherwise but for the conditions named.
-    nearest: Vec<(RuleId, String)>,
+    /// Why no rule before it decides.
+    misses: analyze::Explanation,
     notes: Vec<String>,
 }
 
@@ -90,8 +176,8 @@ fn explain(args: &ExplainArgs) -> Result<Explanation, (String, u8)> {
     }
     let rule = decide(&candidate, &packet.headers, at)?;
     let others = others(&candidate.policy, &packet.headers, at, rule);
-    let nearest = nearest(&candidate.policy, &packet.headers, at);
-    Ok(Explanation { candidate, files, packet, at, rule, others, nearest, notes })
+    let misses = analyze::explain(&candidate.policy, &packet.headers, at);
+    Ok(Explanation { candidate, files, packet, at, rule, others, misses, notes })
 }
 
 /// Asks the classifier, which is what workers ask, and the linear scan, which is obviously right.
@@ -167,20 +253,6 @@ fn others(
         .collect()
 }
 
-/// The rules that fail in at most two conditions where another verdict was near.
-fn nearest(policy: &Policy, headers: &Headers, at: PolicyTime) -> Vec<(RuleId, String)> {
-    let explanation = analyze::explain(policy, headers, at);
-    let misses = explanation.nearest(policy, MAX_NEAREST);
-    misses
-        .into_iter()
-        .filter(|miss| miss.failed.len() <= 2 && miss.failed != [Condition::Time])
-        .map(|miss| {
-            let failed: Vec<String> = miss.failed.iter().map(ToString::to_string).collect();
-            (miss.rule, failed.join(" and "))
-        })
-        .collect()
-}
-
 fn why_not(rule: &Rule, at: PolicyTime) -> Option<&'static str> {
     if rule.is_active(at) {
         None
@@ -205,7 +277,14 @@ impl Explanation {
         }
     }
 
-    fn text(&self) -> String {
+    /// The rules that fail in at most two conditions where another verdict was near.
+    fn nearest(&self) -> Vec<&Miss> {
+        let misses = self.misses.nearest(&self.candidate.policy, MAX_NEAREST);
+        let is_near = |miss: &&Miss| miss.failed.len() <= 2 && miss.failed != [Condition::Time];
+        misses.into_iter().filter(is_near).collect()
+    }
+
+    fn text(&self, all: bool) -> String {
         let policy = &self.candidate.policy;
         let verdict = match self.action() {
             Action::Allow => "ALLOW: may open a flow; its replies pass too",
@@ -235,17 +314,20 @@ impl Explanation {
                 action_word(rule.action)
             ));
         }
-        for (id, failed) in &self.nearest {
-            let Some(rule) = policy.rule(*id) else { continue };
+        for miss in self.nearest() {
+            let Some(rule) = policy.rule(miss.rule) else { continue };
             let at = &rule.location;
             out.push_str(&format!(
-                "  almost: {} ({}:{}) matches but for its {failed}: {}\n",
+                "  almost: {} ({}:{}) matches but for its {} ({}): {}\n",
                 rule.name,
                 at.file,
                 at.line,
+                conditions(miss),
+                self.why(rule, miss),
                 action_word(rule.action)
             ));
         }
+        out.push_str(&self.misses_text(all));
         if !self.notes.is_empty() {
             out.push_str(&format!("  taken for granted: {}\n", self.notes.join("; ")));
         }
@@ -276,28 +358,171 @@ impl Explanation {
         words
     }
 
-    fn json(&self) -> serde_json::Value {
+    /// Why each earlier rule does not match, or how many there are.
+    fn misses_text(&self, all: bool) -> String {
+        let policy = &self.candidate.policy;
+        let mut out = String::new();
+        let misses = &self.misses.misses;
+        if !all {
+            if misses.len() > self.nearest().len() {
+                let before = if self.rule == RuleId::DEFAULT { "" } else { " before it" };
+                let many = if misses.len() == 1 { "rule" } else { "rules" };
+                out.push_str(&format!(
+                    "  not:    {} {many}{before}; --all says of each why it does not match\n",
+                    misses.len()
+                ));
+            }
+            return out;
+        }
+        for miss in misses {
+            let Some(rule) = policy.rule(miss.rule) else { continue };
+            let (at, why) = (&rule.location, self.why(rule, miss));
+            out.push_str(&format!("  not:    {} ({}:{}): {why}\n", rule.name, at.file, at.line));
+        }
+        out
+    }
+
+    /// What of a rule does not hold, in words.
+    fn why(&self, rule: &Rule, miss: &Miss) -> String {
+        let each = miss.failed.iter().map(|&condition| self.why_one(rule, condition));
+        each.collect::<Vec<_>>().join("; ")
+    }
+
+    fn why_one(&self, rule: &Rule, condition: Condition) -> String {
+        let (policy, h) = (&self.candidate.policy, &self.packet.headers);
+        let label = |id| policy.endpoint(id).label.as_str();
+        // Either side of a rule with `between` may be meant.
+        let sides = format!("{} or {}", label(rule.from), label(rule.to));
+        let (from, to) = match rule.between {
+            true => (sides.as_str(), sides.as_str()),
+            false => (label(rule.from), label(rule.to)),
+        };
+        let [src, dst] = hosts(h);
+        let instant =
+            |ms| jiff::Timestamp::from_millisecond(ms).map_or(String::new(), |at| at.to_string());
+        match condition {
+            Condition::From => format!("source {src} is not in {from}"),
+            Condition::FromMac => {
+                format!("source {src} with MAC address {} is not the host in {from}", h.src_mac)
+            }
+            Condition::FromVlan => {
+                format!("source {src} in VLAN {} is not the host in {from}", vlan(h.tags))
+            }
+            Condition::To => format!("destination {dst} is not in {to}"),
+            Condition::ToMac => {
+                format!("destination {dst} with MAC address {} is not the host in {to}", h.dst_mac)
+            }
+            Condition::ToVlan => {
+                format!("destination {dst} in VLAN {} is not the host in {to}", vlan(h.tags))
+            }
+            Condition::Service => {
+                format!("service {} is not {}", service(h), policy.service(rule.service).label)
+            }
+            Condition::Vlan => format!("VLAN {} is not {}", vlan(h.tags), named(&rule.vlans, vlan)),
+            Condition::Wire => {
+                let name = |wire: WireId| match policy.wires().get(usize::from(wire.0)) {
+                    Some(name) => name.to_string(),
+                    None => "that no rule names".to_owned(),
+                };
+                format!("wire {} is not {}", name(h.wire), named(&rule.wires, name))
+            }
+            Condition::Time => match (rule.starts, rule.expires) {
+                (Some(starts), _) if starts > self.at.unix_ms => {
+                    format!("it starts at {}", instant(starts))
+                }
+                (_, Some(expires)) => format!("it expired at {}", instant(expires)),
+                _ => "it is not in force".to_owned(),
+            },
+        }
+    }
+
+    fn report(&self, all: bool) -> ExplainReport {
         let policy = &self.candidate.policy;
         let rule = policy.rule(self.rule);
-        json!({
-            "verdict": action_word(self.action()),
-            "packet": self.packet_in_words(),
-            "rule": policy.rule_name(self.rule),
-            "number": rule.map(|_| self.rule.0 + 1),
-            "file": rule.map(|rule| &*rule.location.file),
-            "line": rule.map(|rule| rule.location.line),
-            "column": rule.map(|rule| rule.location.column),
-            "reason": rule.and_then(|rule| rule.reason.as_deref()),
-            "also": self.others.iter().map(|(id, why)| json!({
-                "rule": policy.rule_name(*id), "why": why,
-                "action": action_word(policy.action(*id)),
-            })).collect::<Vec<_>>(),
-            "almost": self.nearest.iter().map(|(id, failed)| json!({
-                "rule": policy.rule_name(*id), "but_for": failed,
-                "action": action_word(policy.action(*id)),
-            })).collect::<Vec<_>>(),
-            "assumed": self.notes,
-        })
+        let name = |id| policy.rule_name(id).to_owned();
+        let mut misses: Vec<&Miss> = self.misses.misses.iter().collect();
+        if !all {
+            misses.sort_by_key(|miss| miss.failed.len());
+            misses.truncate(MAX_MISSES);
+        }
+        let misses = misses.into_iter().filter_map(|miss| {
+            let rule = policy.rule(miss.rule)?;
+            Some(RuleMiss {
+                rule: rule.name.to_string(),
+                number: miss.rule.0 + 1,
+                file: rule.location.file.to_string(),
+                line: rule.location.line,
+                action: action_word(rule.action),
+                failed: miss.failed.iter().map(|condition| condition.label()).collect(),
+                why: self.why(rule, miss),
+            })
+        });
+        let also = self.others.iter().map(|&(id, why)| AlsoMatches {
+            rule: name(id),
+            why,
+            action: action_word(policy.action(id)),
+        });
+        let almost = self.nearest().into_iter().map(|miss| AlmostMatches {
+            rule: name(miss.rule),
+            but_for: conditions(miss),
+            action: action_word(policy.action(miss.rule)),
+        });
+        ExplainReport {
+            verdict: action_word(self.action()),
+            packet: self.packet_in_words(),
+            rule: name(self.rule),
+            number: rule.map(|_| self.rule.0 + 1),
+            file: rule.map(|rule| rule.location.file.to_string()),
+            line: rule.map(|rule| rule.location.line),
+            column: rule.map(|rule| rule.location.column),
+            reason: rule.and_then(|rule| rule.reason.as_deref()).map(str::to_owned),
+            also: also.collect(),
+            almost: almost.collect(),
+            misses: Misses { count: self.misses.misses.len(), some: misses.collect() },
+            assumed: self.notes.clone(),
+        }
+    }
+}
+
+/// What of a rule does not hold, as it reads after "but for its".
+fn conditions(miss: &Miss) -> String {
+    miss.failed.iter().map(ToString::to_string).collect::<Vec<_>>().join(" and ")
+}
+
+/// Source and destination in words: addresses, or the MAC addresses of what is not IP.
+fn hosts(headers: &Headers) -> [String; 2] {
+    if !headers.is_ip() {
+        return [headers.src_mac.to_string(), headers.dst_mac.to_string()];
+    }
+    let address =
+        |headers: &Headers| headers.dst_address().map_or(String::new(), |a| a.to_string());
+    [address(&headers.reversed()), address(headers)]
+}
+
+/// What a packet asks for, as a rule would name it: `tcp/502`, `icmp/8/0`, `ip/47`, `eth/0x8892`.
+fn service(headers: &Headers) -> String {
+    let words = packet::in_words(headers, &[]);
+    let protocol = words.split(' ').next().unwrap_or_default();
+    match protocol {
+        "tcp" | "udp" | "sctp" => format!("{protocol}/{}", headers.dst_port),
+        protocol => protocol.to_owned(),
+    }
+}
+
+fn vlan(tags: VlanTags) -> String {
+    match tags {
+        VlanTags::UNTAGGED => "untagged".to_owned(),
+        VlanTags { outer, inner: 0 } => outer.to_string(),
+        VlanTags { outer, inner } => format!("{outer}.{inner}"),
+    }
+}
+
+/// The values of a condition in words.
+fn named<T: Copy>(set: &FiniteSet<T>, word: impl Fn(T) -> String) -> String {
+    let all = |values: &[T]| values.iter().map(|&value| word(value)).collect::<Vec<_>>().join(", ");
+    match set {
+        FiniteSet::Only(values) => all(values),
+        FiniteSet::AllBut(values) => format!("other than {}", all(values)),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::headers::{Headers, PolicyTime};
+use crate::headers::{Headers, Mac, PolicyTime};
 use crate::oracle;
 use crate::policy::{Action, Endpoint, Policy, Rule, RuleId};
 
@@ -29,8 +29,17 @@ pub struct Miss {
 pub enum Condition {
     /// The source, or for a rule with `between` the one side that the nearer way round misses.
     From,
+    /// The source has an address that the rule names, but not the MAC address that goes with it.
+    FromMac,
+    /// The source has an address that the rule names, but not in the VLAN that goes with it.
+    FromVlan,
     /// The destination; the same for `between`.
     To,
+    /// The destination has an address that the rule names, but not the MAC address, or the binding to
+    /// one, that goes with it.
+    ToMac,
+    /// The destination has an address that the rule names, but not in the VLAN that goes with it.
+    ToVlan,
     /// The service.
     Service,
     /// The VLAN tags.
@@ -41,11 +50,33 @@ pub enum Condition {
     Time,
 }
 
+impl Condition {
+    /// The word for it in reports for programs.
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::From => "from",
+            Self::FromMac => "from-mac",
+            Self::FromVlan => "from-vlan",
+            Self::To => "to",
+            Self::ToMac => "to-mac",
+            Self::ToVlan => "to-vlan",
+            Self::Service => "service",
+            Self::Vlan => "vlan",
+            Self::Wire => "wire",
+            Self::Time => "time",
+        }
+    }
+}
+
 impl fmt::Display for Condition {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::From => "source",
+            Self::FromMac => "source's MAC address",
+            Self::FromVlan => "source's VLAN",
             Self::To => "destination",
+            Self::ToMac => "destination's MAC address",
+            Self::ToVlan => "destination's VLAN",
             Self::Service => "service",
             Self::Vlan => "VLAN",
             Self::Wire => "wire",
@@ -78,14 +109,12 @@ pub fn explain(policy: &Policy, headers: &Headers, at: PolicyTime) -> Explanatio
     Explanation { rule, misses: misses.collect() }
 }
 
-/// The conditions of `rule` that do not hold, in the order of [`Condition`].
-fn failed(policy: &Policy, rule: &Rule, h: &Headers, at: PolicyTime) -> Vec<Condition> {
+/// The conditions of `rule` that do not hold, in the order of [`Condition`]: none of a rule that
+/// matches.
+pub fn failed(policy: &Policy, rule: &Rule, h: &Headers, at: PolicyTime) -> Vec<Condition> {
     let (from, to) = (policy.endpoint(rule.from), policy.endpoint(rule.to));
-    let sides = |from: &Endpoint, to: &Endpoint| {
-        let from = from.matches(h.ether_type, h.src, h.src_mac, h.tags);
-        let to = to.receives(h);
-        [(!from).then_some(Condition::From), (!to).then_some(Condition::To)]
-    };
+    let sides =
+        |from: &Endpoint, to: &Endpoint| [source_failed(from, h), destination_failed(to, h)];
     let missed = |sides: &[Option<Condition>; 2]| sides.iter().flatten().count();
     let mut sides_failed = sides(from, to);
     if rule.between {
@@ -101,4 +130,47 @@ fn failed(policy: &Policy, rule: &Rule, h: &Headers, at: PolicyTime) -> Vec<Cond
         (!rule.is_active(at)).then_some(Condition::Time),
     ];
     sides_failed.into_iter().chain(others).flatten().collect()
+}
+
+fn source_failed(from: &Endpoint, h: &Headers) -> Option<Condition> {
+    if from.matches(h.ether_type, h.src, h.src_mac, h.tags) {
+        return None;
+    }
+    let near = nearly(from, h, h.src, h.src_mac);
+    Some(match near {
+        Near::Mac => Condition::FromMac,
+        Near::Vlan => Condition::FromVlan,
+        Near::None => Condition::From,
+    })
+}
+
+fn destination_failed(to: &Endpoint, h: &Headers) -> Option<Condition> {
+    if to.receives(h) {
+        return None;
+    }
+    Some(match nearly(to, h, h.dst, h.dst_mac) {
+        Near::Mac => Condition::ToMac,
+        Near::Vlan => Condition::ToVlan,
+        Near::None => Condition::To,
+    })
+}
+
+/// What of an endpoint a host misses that has one of its addresses.
+enum Near {
+    Mac,
+    Vlan,
+    None,
+}
+
+/// How near a host that does not match comes to it: a box whose address and VLAN hold lacks the MAC
+/// address or the binding to one.
+fn nearly(endpoint: &Endpoint, h: &Headers, addr: u128, mac: Mac) -> Near {
+    let with_address = || endpoint.boxes.iter().filter(|b| b.addrs.contains(h.ether_type, addr));
+    if with_address().any(|b| b.vlans.contains(h.tags)) {
+        Near::Mac
+    } else if with_address().any(|b| b.macs.contains(mac)) {
+        Near::Vlan
+    } else {
+        Near::None
+    }
 }

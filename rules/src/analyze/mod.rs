@@ -18,7 +18,7 @@ mod work;
 
 pub use assertions::{AssertionResult, Failure, check_assertions};
 pub use diff::{Diff, Difference, diff};
-pub use explain::{Condition, Explanation, Miss, explain};
+pub use explain::{Condition, Explanation, Miss, explain, failed};
 pub use findings::{Finding, FindingKind, Findings, findings};
 pub use packets::{Packets, Words};
 pub use probes::Probes;

@@ -1,14 +1,20 @@
 //! Assertions against packets that were not chosen by the checker.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use proptest::sample::select;
 
-use super::{AssertionResult, Condition, Probes, check_assertions, explain};
-use crate::compile::tests::policy;
+use super::{AssertionResult, Condition, Probes, check_assertions, explain, failed};
+use crate::compile::tests::{bound_policy, policy};
 use crate::headers::{Headers, PolicyTime};
 use crate::oracle;
 use crate::packet::Packet;
-use crate::policy::{Action, Assertion, EndpointId, Location, Must, Policy, RuleId, ServiceId};
+use crate::policy::{
+    Action, Assertion, Endpoint, EndpointBox, EndpointId, Location, Must, Parts, Policy, Rule,
+    RuleId, ServiceId, ServiceTerm,
+};
+use crate::sets::{AddrSet, FiniteSet, MacSet, RangeSet, VlanSet};
 
 const NOW: PolicyTime = PolicyTime { unix_ms: 1_795_700_000_000, synchronised: true };
 
@@ -87,6 +93,88 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 200, ..ProptestConfig::default() })]
+
+    /// The linear scan over the rule alone is the judge, with the conditions that are said to fail
+    /// taken out of the rule, and with all of them but one.
+    #[test]
+    fn a_rule_is_said_to_miss_what_the_oracle_says_it_misses(
+        policy in prop_oneof![policy(), bound_policy()],
+        seed in any::<u64>(),
+    ) {
+        let mut probes = Probes::new(&policy, seed);
+        for _ in 0..20 {
+            let (headers, at) = (probes.headers(), probes.instant());
+            for rule in policy.rules().iter() {
+                let matches = |without: &[Condition]| {
+                    let alone = alone(&policy, rule, without);
+                    oracle::classify(&alone, &headers, at) == RuleId(0)
+                };
+                let failed = failed(&policy, rule, &headers, at);
+                prop_assert_eq!(matches(&[]), failed.is_empty(), "{:?} {:?}", rule, headers);
+                if rule.between {
+                    // A side that fails either way round has no meaning of its own.
+                    continue;
+                }
+                prop_assert!(matches(&failed), "{failed:?} of {rule:?}, {headers:?}");
+                for left_in in 0..failed.len() {
+                    let mut without = failed.clone();
+                    without.remove(left_in);
+                    prop_assert!(!matches(&without), "{failed:?} of {rule:?}, {headers:?}");
+                }
+            }
+        }
+    }
+}
+
+/// A policy of one rule without some of its conditions.
+fn alone(policy: &Policy, rule: &Rule, without: &[Condition]) -> Policy {
+    use Condition::{From, FromMac, FromVlan, Service, Time, To, ToMac, ToVlan, Vlan, Wire};
+    let any_box = EndpointBox {
+        addrs: AddrSet::any(),
+        macs: MacSet::any(),
+        vlans: VlanSet::any(),
+        beyond: None,
+        except_bound: Arc::default(),
+    };
+    let any_host = Endpoint { label: "any".to_owned(), boxes: Arc::new(vec![any_box]) };
+    let side = |id, dropped: &[Condition]| match dropped.iter().any(|c| without.contains(c)) {
+        true => any_host.clone(),
+        false => policy.endpoint(id).clone(),
+    };
+    let endpoints =
+        vec![side(rule.from, &[From, FromMac, FromVlan]), side(rule.to, &[To, ToMac, ToVlan])];
+    let mut service = policy.service(rule.service).clone();
+    let mut rule = rule.clone();
+    (rule.from, rule.to, rule.service) = (EndpointId(0), EndpointId(1), ServiceId(0));
+    for condition in without {
+        match condition {
+            Service => {
+                service.terms = vec![ServiceTerm {
+                    ether_types: FiniteSet::any(),
+                    protocols: FiniteSet::any(),
+                    src_ports: RangeSet::<u16>::full(),
+                    dst_ports: RangeSet::<u16>::full(),
+                }];
+            }
+            Vlan => rule.vlans = VlanSet::any(),
+            Wire => rule.wires = FiniteSet::any(),
+            Time => (rule.starts, rule.expires) = (None, None),
+            From | FromMac | FromVlan | To | ToMac | ToVlan => {}
+        }
+    }
+    Policy::new(Parts {
+        default: Action::Deny,
+        rules: vec![rule],
+        endpoints,
+        services: vec![service],
+        assertions: Vec::new(),
+        wires: Vec::new(),
+        wires_known: false,
+    })
+}
+
 #[test]
 fn the_nearest_miss_says_what_is_wrong() {
     let policy = parse(PLANT);
@@ -102,6 +190,42 @@ fn the_nearest_miss_says_what_is_wrong() {
     );
     assert_eq!(miss("tcp 10.20.0.13 -> 10.30.3.7:502"), (RuleId::DEFAULT, RuleId(1), vec![From]));
     assert_eq!(miss("tcp 10.9.9.9 -> 10.30.3.7:22"), (RuleId::DEFAULT, RuleId(2), vec![Time]));
+}
+
+#[test]
+fn a_device_with_another_mac_address_or_vlan_is_told_from_a_stranger() {
+    let policy = parse(
+        r#"
+version: 1
+devices:
+  plc-1: {mac: "02:00:00:00:00:07", ip: 10.30.3.7, vlan: 30}
+rules:
+  - {name: from-plc, from: plc-1, to: any, service: tcp/1, action: allow}
+  - {name: to-plc, from: any, to: plc-1, service: tcp/2, action: allow}
+"#,
+    );
+    let failed = |words: &str| {
+        let explanation = explain(&policy, &Packet::read(words).unwrap().headers, NOW);
+        let failed = explanation.misses.into_iter().map(|miss| miss.failed);
+        failed.collect::<Vec<_>>()
+    };
+    use Condition::{From, FromMac, FromVlan, Service, To, ToMac, ToVlan};
+    let plc = "from-mac 02:00:00:00:00:07";
+    let source = |address: &str, rest: &str| {
+        failed(&format!("tcp {address} -> 10.1.1.1:9 {rest}")).remove(0)
+    };
+    assert_eq!(source("10.30.3.7", &format!("vlan 30 {plc}")), [Service]);
+    assert_eq!(source("10.30.3.7", "vlan 30 from-mac 02:00:00:00:00:66"), [FromMac, Service]);
+    assert_eq!(source("10.30.3.7", &format!("vlan 31 {plc}")), [FromVlan, Service]);
+    assert_eq!(source("10.30.3.8", &format!("vlan 30 {plc}")), [From, Service]);
+    let destination = |address: &str, rest: &str| {
+        failed(&format!("tcp 10.1.1.1 -> {address}:9 {rest}")).remove(1)
+    };
+    let plc = "to-mac 02:00:00:00:00:07";
+    assert_eq!(destination("10.30.3.7", &format!("vlan 30 {plc}")), [Service]);
+    assert_eq!(destination("10.30.3.7", "vlan 30 to-mac 02:00:00:00:00:66"), [ToMac, Service]);
+    assert_eq!(destination("10.30.3.7", &format!("vlan 31 {plc}")), [ToVlan, Service]);
+    assert_eq!(destination("10.30.3.8", &format!("vlan 30 {plc}")), [To, Service]);
 }
 
 #[test]

@@ -184,7 +184,7 @@ pub(crate) fn policy() -> impl Strategy<Value = Policy> {
 }
 
 /// One with addresses that are bound to something.
-fn bound_policy() -> impl Strategy<Value = Policy> {
+pub(crate) fn bound_policy() -> impl Strategy<Value = Policy> {
     policy_of(bound())
 }
 
