@@ -3,6 +3,7 @@
 //! `tests/run.sh` runs these one at a time, because they measure. Each ends with the same two
 //! checks: every frame is accounted for, and SIGTERM ends the gateway within a second.
 
+mod alerts;
 mod bad_files;
 mod bindings;
 mod chaos;
