@@ -9,8 +9,54 @@ use crate::analysis::{self, Analysis};
 use crate::candidate::{self, Assertion, Candidate, Cost, Finding};
 use crate::cli::{CheckArgs, exit};
 use crate::config::{Config, ConfigError, Limits, Signatures};
+use crate::control::client::print_json;
 use crate::policy_files::PolicyFiles;
 use crate::signature::{self, Envelope};
+
+/// What is known of everything that was checked, for programs.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct CheckReport {
+    /// The configuration; null where none was checked.
+    config: Option<ConfigChecked>,
+    policies: Vec<Report>,
+    /// What the command exits with.
+    exit_code: u8,
+}
+
+/// What is known of a configuration after its check.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct ConfigChecked {
+    path: String,
+    /// `accepted`, `refused` or `unreadable`.
+    result: &'static str,
+    /// The names of the wires of one that is accepted.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    wires: Option<Vec<String>>,
+    /// What is wrong with one that is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    findings: Option<Vec<ConfigFinding>>,
+}
+
+/// What is wrong with a configuration.
+#[derive(Debug, Serialize, utoipa::ToSchema)]
+struct ConfigFinding {
+    /// Always `error`.
+    severity: &'static str,
+    message: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    file: Option<String>,
+    /// Line, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    /// Column in characters, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    column: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    help: Option<String>,
+    /// All of it as it is shown to a person.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    rendered: Option<String>,
+}
 
 /// What is known of one policy after its check.
 #[derive(Debug, Serialize, utoipa::ToSchema)]
@@ -75,12 +121,12 @@ pub fn main(args: &CheckArgs) -> u8 {
         worst = worse(worst, exit_code(report, args.deny_warnings));
     }
     if args.json {
-        let document = serde_json::json!({
-            "config": config_report.map(|report| report.json),
-            "policies": reports,
-            "exit_code": worst,
-        });
-        println!("{document:#}");
+        let document = CheckReport {
+            config: config_report.map(|report| report.json),
+            policies: reports,
+            exit_code: worst,
+        };
+        print_json(&document);
     } else {
         if let Some(report) = config_report {
             println!("{}", report.text);
@@ -225,38 +271,59 @@ fn all_findings(report: &Report) -> impl Iterator<Item = &Finding> {
 
 struct ConfigReport {
     text: String,
-    json: serde_json::Value,
+    json: ConfigChecked,
 }
 
 fn config_accepted(path: &Path, wires: &[Arc<str>]) -> ConfigReport {
     let names: Vec<&str> = wires.iter().map(|name| &**name).collect();
     ConfigReport {
         text: format!("{}: accepted; wires: {}", path.display(), names.join(", ")),
-        json: serde_json::json!({"path": path, "result": "accepted", "wires": names}),
+        json: ConfigChecked {
+            path: path.display().to_string(),
+            result: "accepted",
+            wires: Some(wires.iter().map(ToString::to_string).collect()),
+            findings: None,
+        },
     }
 }
 
 fn config_refused(path: &Path, error: &ConfigError) -> ConfigReport {
     let (result, findings) = match error {
         ConfigError::Unreadable(why) => {
-            ("unreadable", vec![serde_json::json!({"severity": "error", "message": why})])
+            let finding = ConfigFinding {
+                severity: "error",
+                message: why.clone(),
+                file: None,
+                line: None,
+                column: None,
+                help: None,
+                rendered: None,
+            };
+            ("unreadable", vec![finding])
         }
         ConfigError::Invalid(diagnostics) => (
             "refused",
             (diagnostics.0.iter())
-                .map(|d| {
-                    serde_json::json!({
-                        "severity": "error", "message": d.message, "file": d.file,
-                        "line": d.line, "column": d.column, "help": d.help,
-                        "rendered": d.to_string(),
-                    })
+                .map(|d| ConfigFinding {
+                    severity: "error",
+                    message: d.message.clone(),
+                    file: Some(d.file.clone()),
+                    line: Some(d.line),
+                    column: Some(d.column),
+                    help: d.help.clone(),
+                    rendered: Some(d.to_string()),
                 })
                 .collect(),
         ),
     };
     ConfigReport {
         text: format!("{error}\n\n{}: {result}", path.display()),
-        json: serde_json::json!({"path": path, "result": result, "findings": findings}),
+        json: ConfigChecked {
+            path: path.display().to_string(),
+            result,
+            wires: None,
+            findings: Some(findings),
+        },
     }
 }
 

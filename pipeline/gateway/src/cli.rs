@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use clap::{Args, CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use crate::audit::command::{self as audit, AuditArgs};
 use crate::config::Config;
@@ -24,7 +24,9 @@ use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, ReloadArgs, RollbackArgs, StageArgs,
 };
-use crate::{bindings, broken_pipe, check, diff, explain, failure, reach, run};
+use crate::{
+    bindings, broken_pipe, check, diff, exit_codes, explain, failure, reach, run, schema,
+};
 
 /// Where the configuration is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";
@@ -60,7 +62,9 @@ pub mod exit {
     after_help = "Exit codes: 0 well, 1 refused (policy, configuration, reload, expectation), \
                   2 wrong command line, 3 warnings with --deny-warnings, 4 no answer (a file cannot \
                   be read, no gateway answers). diff has those of diff(1): 0 same, 1 different, 2 no \
-                  answer."
+                  answer. The help of each command says what they mean there.\n\n\
+                  With --json a command prints one JSON document, described by `bulkhead schema \
+                  COMMAND`, and nothing where it has no answer."
 )]
 struct Cli {
     #[command(subcommand)]
@@ -132,6 +136,8 @@ enum Command {
     Quarantine(QuarantineArgs),
     /// Show who changed what, or check that this log is whole
     Audit(AuditArgs),
+    /// Print the JSON Schema of what a command prints with --json
+    Schema(SchemaArgs),
     /// Print a shell's completions
     Completions(CompletionsArgs),
     /// Write man pages
@@ -285,6 +291,9 @@ pub struct ExplainArgs {
     /// A configuration whose wires the packet may name, and whose policy is meant without --policy
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
+    /// Say of each rule before the one that decides why it does not match; without it, of the nearest
+    #[arg(long, short)]
+    pub all: bool,
     /// Exit with 1 unless the verdict is this
     #[arg(long, value_name = "VERDICT", value_enum)]
     pub expect: Option<Expectation>,
@@ -311,7 +320,7 @@ pub enum Expectation {
 #[command(
     after_help = "What is compared is verdicts, not texts: every packet that can reach a gateway, at \
     every instant, also while its clock is not synchronised. That a verdict is logged or not makes no \
-    difference.\n\nExit codes: 0 no difference, 1 some, 2 no answer, as diff(1) has them."
+    difference."
 )]
 pub struct DiffArgs {
     /// The policy before: a file or a folder of *.yaml files
@@ -337,8 +346,7 @@ pub struct DiffArgs {
     after_help = "Hosts and services are written as in a rule: a name, an address, a list, or what is \
     left of one, for example\n  \
     bulkhead reach -p policy.yaml --to plc-line3\n  \
-    bulkhead reach -p policy.yaml --to plc-line3 --from '{in: any, except: hmi}' --service tcp/502\n\n\
-    Exit codes: 0 whether anybody may or not, 1 the policy or the question is wrong, 4 no answer."
+    bulkhead reach -p policy.yaml --to plc-line3 --from '{in: any, except: hmi}' --service tcp/502"
 )]
 pub struct ReachArgs {
     /// The policy: a file or a folder of *.yaml files
@@ -366,10 +374,7 @@ pub struct ReachArgs {
 
 /// What `doctor` is told.
 #[derive(Args, Clone, Debug)]
-#[command(
-    after_help = "It changes nothing. Exit codes: 0 fit, perhaps with advice; 1 there are problems, or the \
-    configuration is wrong; 4 the configuration cannot be read."
-)]
+#[command(after_help = "It changes nothing.")]
 pub struct DoctorArgs {
     /// The configuration whose ports, cores and memory are looked at
     #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
@@ -377,6 +382,18 @@ pub struct DoctorArgs {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+/// What `schema` is told.
+#[derive(Args, Clone, Debug)]
+#[command(
+    after_help = "The schemas are JSON Schema 2020-12. A later version may add keys, so readers should ignore \
+    those that they do not know; keys that are there keep their names and meanings."
+)]
+pub struct SchemaArgs {
+    /// The command, such as `status` or `audit verify`; all of them without it
+    #[arg(value_name = "COMMAND", num_args = 0.., trailing_var_arg = true, allow_hyphen_values = true)]
+    pub command: Vec<String>,
 }
 
 /// What `completions` is told.
@@ -428,16 +445,16 @@ pub struct BindingsArgs {
     pub forget: Option<IpAddr>,
 }
 
-/// The command line as it is declared, for pages and completions.
-#[cfg(test)]
+/// The command line as it is declared, for the parser, pages and completions.
 pub(crate) fn command() -> clap::Command {
-    Cli::command()
+    exit_codes::documented(Cli::command())
 }
 
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let command = Cli::parse().command;
-    let serves = match &command {
+    let parsed = Cli::from_arg_matches(&command().get_matches());
+    let Cli { command: told } = parsed.unwrap_or_else(|error| error.exit());
+    let serves = match &told {
         Command::Run(_) => true,
         Command::Learn(args) => !args.status,
         Command::Console(args) => !args.openapi && !args.setup_link,
@@ -446,7 +463,7 @@ pub fn main() -> ExitCode {
     if !serves {
         broken_pipe::ends_this_process();
     }
-    let code = match command {
+    let code = match told {
         Command::Run(args) => run::main(&args),
         Command::Check(args) => check::main(&args),
         Command::Explain(args) => explain::main(&args),
@@ -479,8 +496,9 @@ pub fn main() -> ExitCode {
         Command::Grants(args) => commands::grants(&args),
         Command::Quarantine(args) => commands::quarantine(&args),
         Command::Audit(args) => audit::main(&args),
-        Command::Completions(args) => generate::completions(&args, Cli::command()),
-        Command::Manual(args) => generate::manual(&args, Cli::command()),
+        Command::Schema(args) => schema::main(&args),
+        Command::Completions(args) => generate::completions(&args, command()),
+        Command::Manual(args) => generate::manual(&args, command()),
         Command::Version(args) => generate::version(&args),
     };
     ExitCode::from(code)

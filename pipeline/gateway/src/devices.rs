@@ -22,8 +22,7 @@ use crate::learning::vendor::Vendors;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "A device is a MAC address with its addresses; behind a router, an address. Names \
-    are what devices say of themselves, and what DNS says of them: nobody vouches for them.\n\
-    Exit codes: 0 listed, 1 refused, 4 the store cannot be read."
+    are what devices say of themselves, and what DNS says of them: nobody vouches for them."
 )]
 pub struct DevicesArgs {
     /// The store and the time that is looked at

@@ -6,12 +6,13 @@ use std::sync::Arc;
 use bulkhead_rules::analyze::{self, Diff, Difference};
 use bulkhead_rules::packet;
 use bulkhead_rules::policy::{Action, Policy, RuleId};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::analysis::{action_word, instant_words};
 use crate::candidate;
 use crate::cli::DiffArgs;
 use crate::config::{Config, Limits};
+use crate::control::client::print_json;
 use crate::policy_files::PolicyFiles;
 
 /// Exit codes as those of diff(1).
@@ -26,7 +27,7 @@ pub fn main(args: &DiffArgs) -> u8 {
     match compare(args) {
         Ok(answer) => {
             if args.json {
-                println!("{:#}", answer.json());
+                print_json(&answer.report());
             } else {
                 print!("{}", answer.text());
             }
@@ -137,60 +138,134 @@ impl Answer {
         format!("{words} {}", instant_words(at))
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn report(&self) -> DiffReport {
         let side = |policy: &Policy, id: RuleId| {
             let place = policy.rule(id).map(|rule| &rule.location);
-            json!({
-                "verdict": action_word(policy.action(id)),
-                "rule": policy.rule_name(id),
-                "file": place.map(|at| &*at.file),
-                "line": place.map(|at| at.line),
-            })
+            Decision {
+                verdict: action_word(policy.action(id)),
+                rule: policy.rule_name(id).to_owned(),
+                file: place.map(|at| at.file.to_string()),
+                line: place.map(|at| at.line),
+            }
         };
         let [old, new] = &self.policies;
-        let differences: Vec<serde_json::Value> = (self.diff.differences.iter())
-            .map(|difference| {
-                let mut value = packets_json(&difference.packets);
-                value["before"] = side(old, difference.before);
-                value["after"] = side(new, difference.after);
-                value["witness"] = self.witness(difference).into();
-                value
-            })
-            .collect();
-        json!({
-            "old": self.paths[0],
-            "new": self.paths[1],
-            "same": self.diff.is_same(),
-            "complete": !self.diff.is_incomplete,
-            "differences": differences,
-            "more": self.diff.more,
-            "exit_code": self.exit_code(),
-        })
+        let differences = self.diff.differences.iter().map(|difference| DifferenceReport {
+            packets: PacketsReport::of(&difference.packets),
+            before: side(old, difference.before),
+            after: side(new, difference.after),
+            witness: self.witness(difference),
+        });
+        DiffReport {
+            old: self.paths[0].clone(),
+            new: self.paths[1].clone(),
+            same: self.diff.is_same(),
+            complete: !self.diff.is_incomplete,
+            differences: differences.collect(),
+            more: self.diff.more,
+            exit_code: self.exit_code(),
+        }
     }
 }
 
-/// Packets as JSON; what is any is left out.
-pub(crate) fn packets_json(packets: &analyze::Packets) -> serde_json::Value {
-    let words = |words: &analyze::Words| match words.except.as_slice() {
-        [] => json!({"in": words.items}),
-        except => json!({"in": words.items, "except": except}),
-    };
-    let mut value = json!({
-        "packets": packets.to_string(),
-        "from": words(&packets.from),
-        "to": words(&packets.to),
-        "service": words(&packets.service),
-    });
-    let narrowed = [("vlan", &packets.vlans), ("wire", &packets.wires), ("when", &packets.when)];
-    for (key, some) in narrowed {
-        if let Some(some) = some {
-            value[key] = words(some);
+/// What two policies judge differently, for programs.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct DiffReport {
+    /// Where the policy before is.
+    pub old: String,
+    /// And the one after.
+    pub new: String,
+    /// Whether they judge every packet alike.
+    pub same: bool,
+    /// Whether the comparison is complete; where it is not, it took too much work.
+    pub complete: bool,
+    /// The differences, at most as many as --limit says.
+    pub differences: Vec<DifferenceReport>,
+    /// How many more there are.
+    pub more: usize,
+    /// What the command exits with.
+    pub exit_code: u8,
+}
+
+/// Packets that two policies judge differently.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct DifferenceReport {
+    /// Which packets.
+    #[serde(flatten)]
+    pub packets: PacketsReport,
+    /// What becomes of them before.
+    pub before: Decision,
+    /// And after.
+    pub after: Decision,
+    /// One of them, in words that `bulkhead explain` reads.
+    pub witness: String,
+}
+
+/// What a policy decides, and by which rule.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct Decision {
+    /// `allow`, `deny` or `reject`.
+    pub verdict: &'static str,
+    /// The rule, or `default`.
+    pub rule: String,
+    /// The file that it is written in; null for the default.
+    pub file: Option<String>,
+    /// Its line, from 1.
+    pub line: Option<u32>,
+}
+
+/// Packets; what is any is left out.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct PacketsReport {
+    /// In words.
+    pub packets: String,
+    /// Sources.
+    pub from: WordsReport,
+    /// Destinations.
+    pub to: WordsReport,
+    /// Services.
+    pub service: WordsReport,
+    /// VLAN tags.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<WordsReport>,
+    /// Wires.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub wire: Option<WordsReport>,
+    /// Periods of time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub when: Option<WordsReport>,
+    /// `IPv4` or `IPv6`, where only these are meant.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub family: Option<&'static str>,
+}
+
+/// Values of a field.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct WordsReport {
+    /// Any of these,
+    pub r#in: Vec<String>,
+    /// but none of these.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub except: Vec<String>,
+}
+
+impl PacketsReport {
+    /// The packets of an analysis.
+    pub(crate) fn of(packets: &analyze::Packets) -> Self {
+        let words = |words: &analyze::Words| WordsReport {
+            r#in: words.items.clone(),
+            except: words.except.clone(),
+        };
+        Self {
+            packets: packets.to_string(),
+            from: words(&packets.from),
+            to: words(&packets.to),
+            service: words(&packets.service),
+            vlan: packets.vlans.as_ref().map(words),
+            wire: packets.wires.as_ref().map(words),
+            when: packets.when.as_ref().map(words),
+            family: packets.family,
         }
     }
-    if let Some(family) = packets.family {
-        value["family"] = family.into();
-    }
-    value
 }
 
 /// What a rule does, its name and its place.

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::cli::{DoctorArgs, exit};
 use crate::config::{Config, ConfigError};
+use crate::control::client::print_json;
 use crate::cores;
 use crate::learning::table::Table;
 
@@ -25,6 +26,14 @@ enum State {
     Advice,
     /// The gateway will not start, or will not do what it is there for.
     Problem,
+}
+
+/// Whether a machine is fit, for programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub(crate) struct DoctorReport {
+    /// The worst of the findings.
+    state: State,
+    findings: Vec<Finding>,
 }
 
 /// What was looked at, and what came of it.
@@ -67,7 +76,7 @@ pub fn main(args: &DoctorArgs) -> u8 {
     let findings = checks::all(&Machine::default(), &config, cores::allowed());
     let worst = findings.iter().map(|finding| finding.state).max().unwrap_or(State::Well);
     if args.json {
-        println!("{:#}", serde_json::json!({ "state": worst, "findings": findings }));
+        print_json(&DoctorReport { state: worst, findings });
     } else {
         print(&findings);
     }

@@ -22,8 +22,7 @@ use crate::propose;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Without --since, what was denied since the first wire enforces. What was learnt \
-    before is compared with; a rule that nobody used since then is proposed to be narrowed.\n\
-    Exit codes: 0 reported, 1 refused, 4 the store or a file cannot be read."
+    before is compared with; a rule that nobody used since then is proposed to be narrowed."
 )]
 pub struct DriftArgs {
     /// The store and the time whose denials are looked at

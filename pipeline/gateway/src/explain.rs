@@ -29,7 +29,7 @@ const MAX_NEAREST: usize = 2;
 const MAX_MISSES: usize = 5;
 
 /// What a policy does with a packet, for programs.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct ExplainReport {
     /// `allow`, `deny` or `reject`.
     pub verdict: &'static str,
@@ -58,7 +58,7 @@ pub struct ExplainReport {
 }
 
 /// A rule that matches as well.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct AlsoMatches {
     /// Its name.
     pub rule: String,
@@ -69,7 +69,7 @@ pub struct AlsoMatches {
 }
 
 /// A rule that nearly decided otherwise.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct AlmostMatches {
     /// Its name.
     pub rule: String,
@@ -80,7 +80,7 @@ pub struct AlmostMatches {
 }
 
 /// The rules before the one that decides.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct Misses {
     /// How many there are.
     pub count: usize,
@@ -90,7 +90,7 @@ pub struct Misses {
 }
 
 /// Why a rule does not match.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
 pub struct RuleMiss {
     /// Its name.
     pub rule: String,

@@ -6,9 +6,10 @@ use bulkhead_learn::explain::Explanation;
 use bulkhead_learn::observe::Service;
 use bulkhead_learn::store::HostId;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::exit;
+use crate::control::client::print_json;
 use crate::diagnostic::did_you_mean;
 use crate::learning::proposal::Learned;
 use crate::learning::report::{Refusal, StoreArgs};
@@ -21,7 +22,7 @@ const MAX_HOSTS: usize = 12;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "The rule is looked for in what would be proposed now, from the same time of the \
-    store.\nExit codes: 0 explained, 1 there is no such rule, 4 the store or a file cannot be read."
+    store."
 )]
 pub struct ExplainRuleArgs {
     /// The store and the time that is learnt from
@@ -46,7 +47,7 @@ pub fn main(args: &ExplainRuleArgs) -> u8 {
     match explain(args) {
         Ok((learned, at)) => {
             if args.json {
-                println!("{:#}", as_json(&learned, at));
+                print_json(&report(&learned, at));
             } else {
                 print!("{}", text(&learned, at));
             }
@@ -150,30 +151,81 @@ fn text(learned: &Learned, at: usize) -> String {
     text
 }
 
-fn as_json(learned: &Learned, at: usize) -> Value {
+/// Why a rule is proposed, for programs.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExplainRuleReport {
+    /// Its name.
+    pub name: String,
+    /// `roles`, `mesh` or `exception`.
+    pub kind: &'static str,
+    /// Who may open.
+    pub clients: Vec<String>,
+    /// To whom.
+    pub servers: Vec<String>,
+    /// What.
+    pub services: Vec<String>,
+    /// What it permits and was seen.
+    pub witnesses: SomeEdges,
+    /// What it permits and nobody used.
+    pub unused: SomeEdges,
+    /// Periods in which the witness that was seen most was seen.
+    pub periods: u32,
+    /// Seconds in a period.
+    pub period_s: u32,
+    /// Bits that the rule saves beside one rule for each of its edges.
+    pub saved_bits: i64,
+    /// The merge of one of its roles with another that would have cost least; null where there is none.
+    pub nearest_rejected_merge: Option<RejectedMerge>,
+}
+
+/// Edges, some of them named.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct SomeEdges {
+    /// How many.
+    pub count: u64,
+    /// Some of them: client, server, service.
+    pub some: Vec<String>,
+}
+
+/// Two roles that stay apart.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct RejectedMerge {
+    /// The hosts of a role of the rule.
+    pub role: Vec<String>,
+    /// Those of the other one.
+    pub other: Vec<String>,
+    /// Bits that it would cost to take them for one.
+    pub bits: i64,
+}
+
+fn report(learned: &Learned, at: usize) -> ExplainRuleReport {
     let shown = Shown { learned, at };
     let rule = &learned.proposal.rules[at];
     let why = shown.why();
-    let edges = |edges: &[(HostId, HostId, Service)]| -> Vec<String> {
-        edges.iter().map(|&edge| shown.edge(edge)).collect()
+    let edges = |count, edges: &[(HostId, HostId, Service)]| SomeEdges {
+        count,
+        some: edges.iter().map(|&edge| shown.edge(edge)).collect(),
     };
-    json!({
-        "name": shown.name(),
-        "kind": propose::kind(rule.kind),
-        "clients": shown.hosts(&rule.clients),
-        "servers": shown.hosts(&rule.servers),
-        "services": rule.services.iter().map(ToString::to_string).collect::<Vec<_>>(),
-        "witnesses": {"count": why.witnesses, "some": edges(&why.seen)},
-        "unused": {"count": why.unused, "some": edges(&why.unseen)},
-        "periods": why.hours,
-        "period-s": learned.model.period_s,
-        "saved-bits": why.saved,
-        "nearest-rejected-merge": why.nearest.map(|(role, other, bits)| json!({
-            "role": shown.unit(role),
-            "other": shown.unit(other),
-            "bits": bits,
-        })),
-    })
+    ExplainRuleReport {
+        name: shown.name().to_string(),
+        kind: propose::kind(rule.kind),
+        clients: shown.hosts(&rule.clients),
+        servers: shown.hosts(&rule.servers),
+        services: rule.services.iter().map(ToString::to_string).collect(),
+        witnesses: edges(why.witnesses, &why.seen),
+        unused: edges(why.unused, &why.unseen),
+        periods: why.hours,
+        period_s: learned.model.period_s,
+        saved_bits: why.saved,
+        nearest_rejected_merge: why.nearest.map(|(role, other, bits)| RejectedMerge {
+            role: shown.unit(role),
+            other: shown.unit(other),
+            bits,
+        }),
+    }
 }
 
 /// What a period is called.

@@ -5,8 +5,10 @@ use std::{fs, io};
 
 use clap::Command;
 use clap_complete::Shell;
+use serde::Serialize;
 
 use crate::cli::{CompletionsArgs, ManualArgs, VersionArgs, exit};
+use crate::control::client::print_json;
 
 /// Writes a man page for the program and for each command. Returns the exit code.
 pub fn manual(args: &ManualArgs, command: Command) -> u8 {
@@ -57,25 +59,45 @@ pub fn completions(args: &CompletionsArgs, mut command: Command) -> u8 {
 /// The shells that there are completions for.
 pub type CompletionShell = Shell;
 
+/// The version, for programs.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub struct VersionReport {
+    /// Always `bulkhead`.
+    pub name: &'static str,
+    /// The version.
+    pub version: &'static str,
+    /// The version of DPDK; null for a build without it.
+    pub dpdk: Option<String>,
+    /// The commit that a package was built from; null otherwise.
+    pub commit: Option<&'static str>,
+    /// `debug` or `release`.
+    pub profile: &'static str,
+    /// The version of the policies that it reads.
+    pub policy_version: u32,
+    /// The version of the manifests that it reads.
+    pub manifest_version: u32,
+    /// What signatures are made for.
+    pub signature_namespace: &'static str,
+    /// The machine that it is built for, such as `x86_64-linux`.
+    pub target: String,
+}
+
 /// Prints the version, and what this build can do.
 pub fn version(args: &VersionArgs) -> u8 {
     let version = env!("CARGO_PKG_VERSION");
     let dpdk = dpdk_version();
     if args.json {
-        let document = serde_json::json!({
-            "name": "bulkhead",
-            "version": version,
-            "dpdk": dpdk,
-            // The commit that a package was built from.
-            "commit": option_env!("BULKHEAD_COMMIT").filter(|commit| !commit.is_empty()),
-            "profile": if cfg!(debug_assertions) { "debug" } else { "release" },
-            // What the texts that it reads are versions of.
-            "policy_version": 1,
-            "manifest_version": 1,
-            "signature_namespace": crate::signature::NAMESPACE,
-            "target": format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
+        print_json(&VersionReport {
+            name: "bulkhead",
+            version,
+            dpdk,
+            commit: option_env!("BULKHEAD_COMMIT").filter(|commit| !commit.is_empty()),
+            profile: if cfg!(debug_assertions) { "debug" } else { "release" },
+            policy_version: 1,
+            manifest_version: 1,
+            signature_namespace: crate::signature::NAMESPACE,
+            target: format!("{}-{}", std::env::consts::ARCH, std::env::consts::OS),
         });
-        println!("{document:#}");
     } else {
         println!("bulkhead {version}, {}", dpdk.unwrap_or_else(|| "without DPDK".to_owned()));
     }

@@ -51,9 +51,7 @@ use service::{Settings, Shared};
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "It reads the records that `bulkhead run` writes to its records socket, waits for a \
-    gateway that is not there, and keeps them in an SQLite file that others may read meanwhile.\n\
-    Exit codes: 0 told to stop, 1 the configuration or the command is refused, 4 the store cannot be \
-    used, or (--status) nobody answers."
+    gateway that is not there, and keeps them in an SQLite file that others may read meanwhile."
 )]
 pub struct LearnArgs {
     /// The gateway's configuration

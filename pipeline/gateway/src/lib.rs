@@ -32,6 +32,7 @@
 //!
 //! [`check`] (with [`analysis`]), [`explain`], [`diff`], [`reach`] and [`replay`] answer questions
 //! without a running gateway.
+//! [`schema`] says what commands print as JSON, and [`exit_codes`] how they end.
 //! [`diagnostic`] is how a mistake in a file is shown; [`log`] and [`notice`] tell the operator and the service manager.
 
 pub mod accepted;
@@ -55,6 +56,7 @@ pub mod doctor;
 #[cfg(feature = "dpdk")]
 mod dpdk;
 pub mod drift;
+pub mod exit_codes;
 pub mod explain;
 pub mod explain_rule;
 pub mod export;
@@ -78,6 +80,7 @@ pub mod reload;
 pub mod replay;
 pub mod report;
 pub mod run;
+pub mod schema;
 pub mod service;
 pub mod signature;
 pub mod state;

@@ -27,7 +27,6 @@ use crate::policy_files::PolicyFiles;
 
 /// What `map` is told.
 #[derive(Args, Clone, Debug)]
-#[command(after_help = "Exit codes: 0 shown, 1 refused, 4 the store or a file cannot be read.")]
 pub struct MapArgs {
     /// The store and the time that is looked at
     #[command(flatten)]

@@ -11,9 +11,10 @@ use std::path::{Path, PathBuf};
 use bulkhead_learn::learn::Kind;
 use bulkhead_learn::text;
 use clap::Args;
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::cli::exit;
+use crate::control::client::print_json;
 use crate::learning::database::vlan_text;
 use crate::learning::model::Model;
 use crate::learning::proposal::{self, Learned, Surroundings};
@@ -24,9 +25,7 @@ use crate::learning::report::{Reader, Refusal, StoreArgs};
 #[command(
     after_help = "Rules of the policy's other files are not repeated. Names of groups stay from one \
     proposal to the next. Exceptions (what one member of a role does and its fellows do not) come \
-    last and wait for --approve, or for a person to write a rule of their own.\n\
-    Exit codes: 0 proposed, 1 refused (a file that a person wrote, a policy that would not fit), \
-    4 the store or a file cannot be read."
+    last and wait for --approve, or for a person to write a rule of their own."
 )]
 pub struct ProposeArgs {
     /// The store and the time that is learnt from
@@ -52,7 +51,7 @@ pub fn main(args: &ProposeArgs) -> u8 {
         Ok(learned) => {
             warn_of_reuse(&learned);
             if args.json {
-                println!("{:#}", report(&learned, args.out.as_deref()));
+                print_json(&report(&learned, args.out.as_deref()));
             } else if args.out.is_none() {
                 print!("{}", learned.text);
             } else {
@@ -188,86 +187,205 @@ fn summary(learned: &Learned) -> String {
     text
 }
 
-fn report(learned: &Learned, out: Option<&Path>) -> Value {
+/// What is proposed, for programs.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProposeReport {
+    /// The file that it was written to; null without --out.
+    pub file: Option<String>,
+    /// The policy's text.
+    pub policy: String,
+    /// What it was learnt from.
+    pub learnt_from: LearntFrom,
+    /// The rules, in their order.
+    pub rules: Vec<ProposedRule>,
+    /// The names of rules for broadcasts and multicasts.
+    pub templates: Vec<String>,
+    /// The names of exceptions that wait for somebody to approve them.
+    pub unreviewed: Vec<String>,
+    /// What was seen and makes no rule.
+    pub makes_no_rule: Vec<DoubtfulEdge>,
+    /// Flows of which nobody knows who opened them.
+    pub unknown_direction: usize,
+    /// Broadcasts and multicasts that make no rule.
+    pub broadcasts_left_out: usize,
+    /// Hosts that no rule can name.
+    pub without_address: usize,
+    /// Addresses that were seen in several VLANs.
+    pub addresses_in_several_vlans: Vec<ReusedAddress>,
+    /// What the proposal is expected to deny; null where too little was seen to tell.
+    pub expected_denials: Option<ExpectedDenials>,
+    /// What there was no room for.
+    pub no_room: NoRoom,
+}
+
+/// What a proposal was learnt from.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct LearntFrom {
+    /// Hosts.
+    pub hosts: usize,
+    /// Who talks to whom by what, each once.
+    pub edges: usize,
+    /// Periods of time.
+    pub periods: u32,
+    /// Seconds in a period.
+    pub period_s: u32,
+}
+
+/// A rule that is proposed.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ProposedRule {
+    /// Its name.
+    pub name: String,
+    /// `roles`, `mesh` or `exception`.
+    pub kind: &'static str,
+    /// Hosts that may open.
+    pub clients: usize,
+    /// Hosts that are opened to.
+    pub servers: usize,
+    /// What is opened.
+    pub services: Vec<String>,
+    /// Edges that it permits and that were seen.
+    pub witnesses: u64,
+    /// What it permits and nobody used.
+    pub unused: u64,
+    /// Periods in which the witness that was seen most was seen.
+    pub periods: u32,
+    /// Bits that it saves beside one rule for each of its edges.
+    pub saved_bits: i64,
+    /// Whether somebody approved it.
+    pub approved: bool,
+}
+
+/// What was seen and makes no rule.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct DoubtfulEdge {
+    /// Who opened.
+    pub client: String,
+    /// To whom.
+    pub server: String,
+    /// What.
+    pub service: String,
+    /// Periods in which it was seen.
+    pub periods: u32,
+    /// Why it makes no rule.
+    pub why: &'static str,
+}
+
+/// An address in several VLANs.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ReusedAddress {
+    /// The address.
+    pub address: String,
+    /// The VLANs; empty for none.
+    pub vlans: Vec<String>,
+}
+
+/// What a proposal is expected to deny of what is used later.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct ExpectedDenials {
+    /// The share, from 0 to 1.
+    pub share: f64,
+    /// At least so much.
+    pub least: f64,
+    /// At most so much.
+    pub most: f64,
+    /// Of it what hosts do that come to stay.
+    pub newcomers: f64,
+    /// The share that was denied of what was held out.
+    pub held_out: f64,
+    /// Periods that were learnt from.
+    pub periods: u32,
+    /// Periods that it looks ahead.
+    pub ahead_periods: u32,
+}
+
+/// What there was no room for in memory.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct NoRoom {
+    /// Observations of hosts.
+    pub hosts: u64,
+    /// Observations of edges.
+    pub edges: u64,
+    /// Flows of unknown direction.
+    pub unknown_direction: u64,
+    /// Observations that were too old.
+    pub too_old: u64,
+}
+
+fn report(learned: &Learned, out: Option<&Path>) -> ProposeReport {
     let model = &learned.model;
-    let label = |host| model.label(host);
-    let triple = |&(client, server, service): &(_, _, bulkhead_learn::observe::Service)| json!({"client": label(client), "server": label(server), "service": service.to_string()});
-    let rules: Vec<Value> = learned
-        .proposal
-        .rules
-        .iter()
-        .zip(&learned.explanations)
-        .zip(&learned.text.rules)
-        .filter_map(|((rule, why), name)| {
-            let name = name.as_ref()?;
-            Some(json!({
-                "name": &**name,
-                "kind": kind(rule.kind),
-                "clients": learned.proposal.hosts(&rule.clients).len(),
-                "servers": learned.proposal.hosts(&rule.servers).len(),
-                "services": rule.services.iter().map(ToString::to_string).collect::<Vec<_>>(),
-                "witnesses": why.witnesses,
-                "unused": why.unused,
-                "periods": why.hours,
-                "saved-bits": why.saved,
-                "approved": learned.approved.contains(name),
-            }))
+    let rules = learned.proposal.rules.iter().zip(&learned.explanations).zip(&learned.text.rules);
+    let rules = rules.filter_map(|((rule, why), name)| {
+        let name = name.as_ref()?;
+        Some(ProposedRule {
+            name: name.to_string(),
+            kind: kind(rule.kind),
+            clients: learned.proposal.hosts(&rule.clients).len(),
+            servers: learned.proposal.hosts(&rule.servers).len(),
+            services: rule.services.iter().map(ToString::to_string).collect(),
+            witnesses: why.witnesses,
+            unused: why.unused,
+            periods: why.hours,
+            saved_bits: why.saved,
+            approved: learned.approved.contains(name),
         })
-        .collect();
+    });
     let templates =
         learned.text.document.rules.iter().filter(|rule| {
             !learned.text.rules.iter().flatten().any(|name| *name == rule.name.value)
         });
-    let doubtful: Vec<Value> = learned
-        .proposal
-        .doubtful
-        .iter()
-        .map(|edge| {
-            let mut value = triple(&(edge.client, edge.server, edge.service));
-            value["periods"] = json!(edge.hours);
-            value["why"] = json!(edge.doubt.label());
-            value
-        })
-        .collect();
-    let reused = model.identities.reused().into_iter().map(|(address, vlans)| {
-        let vlans: Vec<String> = vlans.into_iter().map(vlan_text).collect();
-        json!({"address": address.to_string(), "vlans": vlans})
+    let doubtful = learned.proposal.doubtful.iter().map(|edge| DoubtfulEdge {
+        client: model.label(edge.client),
+        server: model.label(edge.server),
+        service: edge.service.to_string(),
+        periods: edge.hours.into(),
+        why: edge.doubt.label(),
     });
-    let reused: Vec<Value> = reused.collect();
+    let reused = model.identities.reused().into_iter().map(|(address, vlans)| ReusedAddress {
+        address: address.to_string(),
+        vlans: vlans.into_iter().map(vlan_text).collect(),
+    });
     let losses = model.store.losses();
-    json!({
-        "file": out.map(|out| out.display().to_string()),
-        "policy": learned.text.to_string(),
-        "learnt-from": {
-            "hosts": model.store.hosts().len(),
-            "edges": model.store.edges().len(),
-            "periods": model.store.hours(),
-            "period-s": model.period_s,
+    ProposeReport {
+        file: out.map(|out| out.display().to_string()),
+        policy: learned.text.to_string(),
+        learnt_from: LearntFrom {
+            hosts: model.store.hosts().len(),
+            edges: model.store.edges().len(),
+            periods: model.store.hours(),
+            period_s: model.period_s,
         },
-        "rules": rules,
-        "templates": templates.map(|rule| rule.name.value.to_string()).collect::<Vec<_>>(),
-        "unreviewed": learned.unreviewed().map(ToString::to_string).collect::<Vec<_>>(),
-        "makes-no-rule": doubtful,
-        "unknown-direction": model.store.held_back(),
-        "broadcasts-left-out": learned.templates_left_out,
-        "without-address": learned.text.nameless,
-        "addresses-in-several-vlans": reused,
-        "expected-denials": learned.confidence.map(|confidence| json!({
-            "share": confidence.denied,
-            "least": confidence.least,
-            "most": confidence.most,
-            "newcomers": confidence.newcomers,
-            "held-out": confidence.held_out,
-            "periods": confidence.hours,
-            "ahead-periods": confidence.ahead,
-        })),
-        "no-room": {
-            "hosts": losses.hosts,
-            "edges": losses.edges,
-            "unknown-direction": losses.held_back,
-            "too-old": losses.too_old,
+        rules: rules.collect(),
+        templates: templates.map(|rule| rule.name.value.to_string()).collect(),
+        unreviewed: learned.unreviewed().map(ToString::to_string).collect(),
+        makes_no_rule: doubtful.collect(),
+        unknown_direction: model.store.held_back(),
+        broadcasts_left_out: learned.templates_left_out,
+        without_address: learned.text.nameless,
+        addresses_in_several_vlans: reused.collect(),
+        expected_denials: learned.confidence.map(|confidence| ExpectedDenials {
+            share: confidence.denied,
+            least: confidence.least,
+            most: confidence.most,
+            newcomers: confidence.newcomers,
+            held_out: confidence.held_out,
+            periods: confidence.hours,
+            ahead_periods: confidence.ahead,
+        }),
+        no_room: NoRoom {
+            hosts: losses.hosts,
+            edges: losses.edges,
+            unknown_direction: losses.held_back,
+            too_old: losses.too_old,
         },
-    })
+    }
 }
 
 /// The word for a kind of rule.

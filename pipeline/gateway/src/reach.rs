@@ -7,13 +7,14 @@ use bulkhead_rules::headers::PolicyTime;
 use bulkhead_rules::packet;
 use bulkhead_rules::policy::Policy;
 use bulkhead_rules::syntax::Source;
-use serde_json::json;
+use serde::Serialize;
 
 use crate::analysis::instant_words;
 use crate::candidate::{self, unix_now_ms};
 use crate::cli::{ReachArgs, exit};
 use crate::config::{Config, Limits};
-use crate::diff::packets_json;
+use crate::control::client::print_json;
+use crate::diff::PacketsReport;
 use crate::policy_files::PolicyFiles;
 
 /// What the question is called where it has mistakes.
@@ -24,7 +25,7 @@ pub fn main(args: &ReachArgs) -> u8 {
     match ask(args) {
         Ok(answer) => {
             if args.json {
-                println!("{:#}", answer.json());
+                print_json(&answer.report());
             } else {
                 print!("{}", answer.text());
             }
@@ -35,6 +36,48 @@ pub fn main(args: &ReachArgs) -> u8 {
             code
         }
     }
+}
+
+/// Who may open what, for programs.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct ReachReport {
+    /// Who is reached, as asked.
+    pub to: String,
+    /// Who reaches, as asked.
+    pub from: String,
+    /// By what, as asked.
+    pub service: String,
+    /// The instant that is looked at (RFC 3339).
+    pub at: Option<String>,
+    /// Whether the answer is complete; where it is not, it took too much work.
+    pub complete: bool,
+    /// What may be opened, service by service.
+    pub services: Vec<ServiceReach>,
+}
+
+/// Who may open a service.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct ServiceReach {
+    /// The service.
+    pub service: String,
+    /// Who may, rule by rule.
+    pub access: Vec<AccessReport>,
+}
+
+/// What a rule permits.
+#[derive(Clone, PartialEq, Debug, Serialize, utoipa::ToSchema)]
+pub struct AccessReport {
+    /// Which packets.
+    #[serde(flatten)]
+    pub packets: PacketsReport,
+    /// The rule, or `default`.
+    pub rule: String,
+    /// The file that it is written in; null for the default.
+    pub file: Option<String>,
+    /// Its line, from 1.
+    pub line: Option<u32>,
+    /// One of the packets, in words that `bulkhead explain` reads.
+    pub witness: String,
 }
 
 struct Answer {
@@ -151,29 +194,29 @@ impl Answer {
         }
     }
 
-    fn json(&self) -> serde_json::Value {
+    fn report(&self) -> ReachReport {
         let access = |access: &Access| {
             let place = self.policy.rule(access.rule).map(|rule| &rule.location);
-            let mut value = packets_json(&access.packets);
-            value["rule"] = self.policy.rule_name(access.rule).into();
-            value["file"] = place.map(|at| &*at.file).into();
-            value["line"] = place.map(|at| at.line).into();
-            value["witness"] = packet::in_words(&access.witness, self.policy.wires()).into();
-            value
+            AccessReport {
+                packets: PacketsReport::of(&access.packets),
+                rule: self.policy.rule_name(access.rule).to_owned(),
+                file: place.map(|at| at.file.to_string()),
+                line: place.map(|at| at.line),
+                witness: packet::in_words(&access.witness, self.policy.wires()),
+            }
         };
-        let services: Vec<serde_json::Value> = (self.reach.services.iter())
-            .map(|service| {
-                let all: Vec<_> = service.access.iter().map(access).collect();
-                json!({"service": service.service.to_string(), "access": all})
-            })
-            .collect();
-        json!({
-            "to": self.args.to,
-            "from": self.args.from,
-            "service": self.args.service,
-            "at": jiff::Timestamp::from_millisecond(self.at.unix_ms).ok().map(|at| at.to_string()),
-            "complete": !self.reach.is_incomplete,
-            "services": services,
-        })
+        let services = self.reach.services.iter().map(|service| ServiceReach {
+            service: service.service.to_string(),
+            access: service.access.iter().map(access).collect(),
+        });
+        let at = jiff::Timestamp::from_millisecond(self.at.unix_ms);
+        ReachReport {
+            to: self.args.to.clone(),
+            from: self.args.from.clone(),
+            service: self.args.service.clone(),
+            at: at.ok().map(|at| at.to_string()),
+            complete: !self.reach.is_incomplete,
+            services: services.collect(),
+        }
     }
 }

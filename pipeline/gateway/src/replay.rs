@@ -41,10 +41,7 @@ use sides::Inside;
 #[derive(Args, Clone, Debug)]
 #[command(
     after_help = "Each capture begins with no flow known: TCP connections that began before \
-    it are denied as tcp_no_flow.\n\
-    Exit codes: 0 replayed, whatever was denied; 1 the policy or the command is refused; \
-    4 a file cannot be read or written, or a capture is damaged (what comes before the damage \
-    counts)."
+    it are denied as tcp_no_flow."
 )]
 pub struct ReplayArgs {
     /// The policy: a file or a folder of *.yaml files

@@ -179,6 +179,74 @@ fn explain_serves_scripts() {
 }
 
 #[test]
+fn explain_says_of_each_earlier_rule_why_it_does_not_match() {
+    let dir = folder();
+    let text = r#"version: 1
+devices:
+  plc-1: {mac: "02:00:00:00:00:07", ip: 10.30.3.7}
+groups:
+  hmi: [10.20.0.11]
+rules:
+  - {name: elsewhere, from: hmi, to: 10.40.0.0/16, service: tcp/502, action: deny}
+  - {name: other-vlan, from: hmi, to: any, service: any, action: deny, vlan: [30, 5]}
+  - {name: other-wire, from: hmi, to: any, service: any, action: deny, wire: line4}
+  - {name: ended, from: hmi, to: any, service: any, action: deny, expires: 2020-01-01T00:00:00Z}
+  - {name: bound, from: any, to: plc-1, service: tcp/502, action: deny}
+  - {name: pair, between: [10.1.0.1, 10.1.0.2], service: udp/53, action: allow}
+  - {name: work, from: hmi, to: 10.30.0.0/16, service: tcp/502, action: allow}
+"#;
+    fs::write(dir.path().join("p.yaml"), text).unwrap();
+    let packet = "tcp 10.20.0.11 -> 10.30.3.7:502 vlan 30 wire line4 to-mac 02:00:00:00:00:66";
+    let with = |more: &[&str]| {
+        let packet =
+            packet.replace("line4", if more.contains(&"--all") { "line3" } else { "line4" });
+        let config = CONFIG.replace("policy.yaml", "p.yaml")
+            + "[[wire]]\nname = \"line4\"\ninside = \"c\"\noutside = \"d\"\n";
+        fs::write(dir.path().join("g.toml"), config).unwrap();
+        let head = ["explain", "--config", "g.toml"];
+        bulkhead(dir.path(), &[&head[..], more, &[packet.as_str()]].concat())
+    };
+    let output = with(&["--all"]);
+    for expected in [
+        "ALLOW",
+        "not:    elsewhere (p.yaml:7): destination 10.30.3.7 is not in 10.40.0.0/16\n",
+        "not:    other-vlan (p.yaml:8): VLAN 30 is not 30.5\n",
+        "not:    other-wire (p.yaml:9): wire line3 is not line4\n",
+        "not:    ended (p.yaml:10): it expired at 2020-01-01T00:00:00Z\n",
+        "not:    bound (p.yaml:11): destination 10.30.3.7 with MAC address 02:00:00:00:00:66 is not the \
+         host in plc-1\n",
+        "not:    pair (p.yaml:12): source 10.20.0.11 is not in 10.1.0.1 or 10.1.0.2; destination \
+         10.30.3.7 is not in 10.1.0.1 or 10.1.0.2; service tcp/502 is not udp/53\n",
+    ] {
+        assert!(output.out.contains(expected), "no {expected} in {}{}", output.out, output.err);
+    }
+    let output = with(&["--all", "--json"]);
+    let json: serde_json::Value = serde_json::from_str(&output.out).unwrap();
+    let failed: Vec<String> = json["misses"]["some"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|miss| miss["failed"].to_string())
+        .collect();
+    assert_eq!(
+        failed,
+        [
+            "[\"to\"]",
+            "[\"vlan\"]",
+            "[\"wire\"]",
+            "[\"time\"]",
+            "[\"to-mac\"]",
+            "[\"from\",\"to\",\"service\"]"
+        ]
+    );
+    // On the other wire an earlier rule decides, and it is short.
+    let output = with(&[]);
+    assert!(output.out.contains("rule:   other-wire (number 3)"), "{}", output.out);
+    assert!(output.out.contains("2 rules before it; --all says of each"), "{}", output.out);
+    assert!(!output.out.contains("elsewhere"), "{}", output.out);
+}
+
+#[test]
 fn explain_says_what_it_did_not_understand() {
     let dir = folder();
     let output = bulkhead(dir.path(), &["explain", "-p", "policy.yaml", "tcp 10.0.0.1 -> plc:502"]);
@@ -271,5 +339,68 @@ mod service_manager {
         assert!(Command::new("kill").args(["-TERM", &id]).status().unwrap().success());
         assert!(child.0.wait().unwrap().success());
         assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    /// In a mount namespace of its own, where the journal's socket is the test's.
+    #[test]
+    fn the_journal_gets_fields_and_an_identifier_of_what_matters() {
+        let dir = folder();
+        let path = |name: &str| dir.path().join(name);
+        let head = "state-dir = \"state\"\ncontrol-socket = \"control.sock\"\n";
+        fs::write(path("gateway.toml"), format!("{head}{CONFIG}[metrics]\nlisten = \"off\"\n"))
+            .unwrap();
+        fs::write(path("policy.yaml"), "version: 9\n").unwrap();
+        fs::create_dir(path("journal")).unwrap();
+        let journal = UnixDatagram::bind(path("journal/socket")).unwrap();
+        journal.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+        let stderr = fs::File::create(path("stderr")).unwrap();
+        let stream = {
+            use std::os::unix::fs::MetadataExt as _;
+            let metadata = stderr.metadata().unwrap();
+            format!("{}:{}", metadata.dev(), metadata.ino())
+        };
+        let inside = "mount -t tmpfs none /run && mkdir -p /run/systemd/journal && \
+                      mount --bind journal /run/systemd/journal && exec \"$0\" run --config gateway.toml";
+        let child = Command::new("unshare")
+            .args(["--mount", "sh", "-c", inside, env!("CARGO_BIN_EXE_bulkhead")])
+            .current_dir(dir.path())
+            .env("JOURNAL_STREAM", stream)
+            .stderr(stderr)
+            .spawn();
+        let mut child = match child {
+            Ok(child) => Gateway(child),
+            Err(error) => return println!("SKIPPED: the journal's fields: unshare: {error}"),
+        };
+        let mut entries = Vec::new();
+        let mut buffer = vec![0; 1 << 16];
+        let begun = Instant::now();
+        let refused = loop {
+            if let Ok(Some(status)) = child.0.try_wait() {
+                let said = fs::read_to_string(path("stderr")).unwrap();
+                assert!(said.contains("unshare") || said.contains("mount"), "{status}: {said}");
+                return println!("SKIPPED: the journal's fields: {said}");
+            }
+            assert!(begun.elapsed() < Duration::from_secs(20), "no entry of it in {entries:#?}");
+            let Ok(length) = journal.recv(&mut buffer) else { continue };
+            let entry = String::from_utf8_lossy(&buffer[..length]).into_owned();
+            if entry.contains("MESSAGE_ID") {
+                break entry;
+            }
+            entries.push(entry);
+        };
+        let (_, id) = bulkhead_gateway::log::kind::ALL[0];
+        for expected in [
+            id,
+            "PRIORITY\n",
+            "SYSLOG_IDENTIFIER\n",
+            "BULKHEAD_TRIGGER\n",
+            "MESSAGE\n",
+            "the policy was refused",
+        ] {
+            assert!(refused.contains(expected), "no {expected:?} in {refused:?}");
+        }
+        // What is no event of a kind comes without an identifier, and nothing comes as a line.
+        assert!(entries.iter().any(|entry| entry.contains("bulkhead starts")), "{entries:#?}");
+        assert_eq!(fs::read_to_string(path("stderr")).unwrap(), "");
     }
 }

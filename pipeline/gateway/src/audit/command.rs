@@ -6,7 +6,7 @@ use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use serde_json::json;
+use serde::Serialize;
 
 use super::files::{self, START_FILE, Start};
 use super::verify::{Broken, Failure, Verifier};
@@ -17,11 +17,7 @@ use crate::control::client::print_json;
 
 /// What `audit` is told.
 #[derive(Args, Clone, Debug)]
-#[command(
-    args_conflicts_with_subcommands = true,
-    after_help = "Exit codes: 0 the log is whole, 1 it is broken (the first broken line is named), \
-                  4 it cannot be read."
-)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct AuditArgs {
     /// Show the entries, the last ones
     #[command(flatten)]
@@ -183,8 +179,15 @@ fn verify(args: &VerifyArgs) -> Result<u8, String> {
     let entries = (whole.head.sequence + 1).saturating_sub(first);
     let is_end_known = head.is_some() || args.expect_head.is_some();
     if args.json {
-        print_json(&json!({ "whole": true, "entries": entries, "first": first,
-            "files": files.len(), "head": whole.head.hash, "end-known": is_end_known }));
+        print_json(&VerifyReport {
+            whole: true,
+            entries: Some(entries),
+            first: Some(first),
+            files: Some(files.len()),
+            head: Some(whole.head.hash.clone()),
+            end_known: Some(is_end_known),
+            ..VerifyReport::default()
+        });
         return Ok(exit::OK);
     }
     println!("whole: {entries} entries, the last one with hash {}", whole.head.hash);
@@ -205,7 +208,12 @@ fn verify(args: &VerifyArgs) -> Result<u8, String> {
 
 fn refuse(json: bool, line: u64, file: Option<&Path>, why: &str) -> u8 {
     if json {
-        print_json(&json!({ "whole": false, "line": line, "file": file, "why": why }));
+        print_json(&VerifyReport {
+            line: Some(line),
+            file: file.map(|file| file.display().to_string()),
+            why: Some(why.to_owned()),
+            ..VerifyReport::default()
+        });
     } else {
         let of = file.map_or_else(String::new, |file| format!(" of {}", file.display()));
         println!("BROKEN at line {line}{of}: {why}");
@@ -213,12 +221,50 @@ fn refuse(json: bool, line: u64, file: Option<&Path>, why: &str) -> u8 {
     exit::REFUSED
 }
 
-fn with_hash(entry: &Entry, hash: &str) -> serde_json::Value {
-    let mut value = json!(entry);
-    if let Some(fields) = value.as_object_mut() {
-        fields.insert("hash".to_owned(), json!(hash));
-    }
-    value
+/// An entry, and the hash by which the next one knows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, utoipa::ToSchema)]
+pub struct HashedEntry {
+    /// The entry.
+    #[serde(flatten)]
+    pub entry: Entry,
+    /// Its hash.
+    pub hash: String,
+}
+
+fn with_hash(entry: &Entry, hash: &str) -> HashedEntry {
+    HashedEntry { entry: entry.clone(), hash: hash.to_owned() }
+}
+
+/// Whether a log is whole, for programs.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, utoipa::ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct VerifyReport {
+    /// Whether nothing was changed, removed or inserted.
+    pub whole: bool,
+    /// Entries of a whole log.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub entries: Option<u64>,
+    /// The number of its first entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub first: Option<u64>,
+    /// The files that it lies in.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub files: Option<usize>,
+    /// The hash of its last entry.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub head: Option<String>,
+    /// Whether anybody can tell that nothing is missing at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub end_known: Option<bool>,
+    /// The line at which a log is broken, from 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<u64>,
+    /// The file, where there are several.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub file: Option<String>,
+    /// Why it is broken.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub why: Option<String>,
 }
 
 /// The files of a log, the oldest first, and where it may begin.

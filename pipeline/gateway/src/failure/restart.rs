@@ -39,11 +39,18 @@ pub fn begin(gateway: &Gateway, who: Who) -> Answer {
     }
 }
 
+/// What a restart came to, for programs.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, utoipa::ToSchema)]
+pub struct RestartReport {
+    /// Milliseconds until another gateway guarded.
+    pub took_ms: u64,
+}
+
 /// Asks for a restart and waits until another gateway answers. Returns the exit code.
 pub fn main(args: &SocketArgs) -> u8 {
     match restart(args) {
         Ok(took) if args.json => {
-            println!("{}", serde_json::json!({ "took_ms": took.as_millis() as u64 }));
+            client::print_json(&RestartReport { took_ms: took.as_millis() as u64 });
             exit::OK
         }
         Ok(took) => {

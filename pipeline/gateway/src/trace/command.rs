@@ -22,9 +22,7 @@ use crate::control::{Answer, Ask};
     bulkhead trace rule hmi-to-plc forward --pcap hmi.pcapng\n\n\
     -> one way, <-> both ways (as with one host); vlan, wire, side, rule, and one of forward, drop, reject \
     and reason narrow it. Only headers leave the gateway unless --payload says more; every trace is in \
-    the audit log. One trace runs at a time; interrupting it ends it.\n\n\
-    Exit codes: 0 over, whether packets came or not; 1 the filter makes no sense, or another trace runs; \
-    4 no answer."
+    the audit log. One trace runs at a time; interrupting it ends it."
 )]
 pub struct TraceArgs {
     /// Which packets; without it, all

@@ -43,8 +43,7 @@ pub struct OrderArgs {
 #[command(
     after_help = "Every live flow is asked about at its next packet, every new one and every denied \
     packet when it comes. Nothing that passes changes. A staged policy ends with `lockdown`, `--drop` \
-    or another one; a restart goes on with it.\n\n\
-    Exit codes: 0 done, 1 the policy is not sound or nothing is staged, 4 no answer."
+    or another one; a restart goes on with it."
 )]
 pub struct StageArgs {
     /// The policy: a file or a folder of *.yaml files
@@ -84,7 +83,7 @@ pub struct ObserveArgs {
     after_help = "Refused, with reasons, while the staged policy would cut more of what passes now \
     than `max-denied-ratio` under [lockdown] (what its rules deny by name does not count), while it has \
     been staged for less than `min-staged-s`, and while exceptions that learning found wait for \
-    somebody to approve them.\n\nExit codes: 0 done, 1 refused, 4 no answer."
+    somebody to approve them."
 )]
 pub struct LockdownArgs {
     /// The wires; all of them without any
