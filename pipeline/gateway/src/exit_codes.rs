@@ -139,7 +139,11 @@ pub const ALL: &[(&str, &[Meaning])] = &[
     ("report", &[(0, "printed"), (1, "refused"), (4, "no answer")]),
     (
         "sign",
-        &[(0, "signed"), (1, "policy or key is refused"), (4, "a file cannot be read or written")],
+        &[
+            (0, "signed, or, without --key, the command that signs is printed"),
+            (1, "a file name cannot be signed, or ssh-keygen did not sign"),
+            (4, "a file cannot be read or written"),
+        ],
     ),
     ("restart", &[(0, "started anew"), (1, "refused, with reasons"), (4, NO_GATEWAY)]),
     ("bypass", &[(0, "done"), (1, "refused, with reasons"), (4, "no answer")]),

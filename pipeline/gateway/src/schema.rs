@@ -181,7 +181,8 @@ mod tests {
     use crate::cli;
 
     /// Why a command prints no JSON.
-    const WITHOUT: [(&str, &str); 5] = [
+    const WITHOUT: [(&str, &str); 6] = [
+        ("sign", "it writes files"),
         ("bypass", "its exit code says it; `status` has the modes of wires"),
         ("run", "it answers over its socket, and logs JSON with --log-format json"),
         ("completions", "a shell reads what it prints"),

@@ -22,9 +22,7 @@ use crate::signature::manifest::MAX_MANIFEST_BYTES;
     ssh-keygen signs it, so agents and security keys serve as they do for ssh; without --key the command \
     is printed. Which keys a gateway trusts its configuration says, under [signatures].\n\n\
     Sign a copy of a running gateway's policy and then put it in its place (`bulkhead stage`, or rsync): a \
-    policy that is edited in place is refused, and says so, until it is signed.\n\n\
-    Exit codes: 0 done, 1 a file name cannot be signed, or ssh-keygen did not sign, 4 a file cannot be \
-    read or written."
+    policy that is edited in place is refused, and says so, until it is signed."
 )]
 pub struct SignArgs {
     /// The policy: a file or a folder of *.yaml files
