@@ -69,9 +69,7 @@ const THREADS: usize = 2;
     args_conflicts_with_subcommands = true,
     after_help = "At its first start it prints a one-time link: whoever opens it first becomes the \
     administrator. It needs no power but to connect to the gateway's control socket and to read the \
-    communication store.\n\
-    Exit codes: 0 told to stop, 1 the configuration or the command is refused, 4 it cannot listen, or its \
-    folder cannot be used."
+    communication store."
 )]
 pub struct ConsoleArgs {
     #[command(subcommand)]

@@ -150,9 +150,9 @@ pub const ALL: &[(&str, &[Meaning])] = &[
     (
         "console",
         &[
-            (0, "told to stop"),
-            (1, "the configuration is refused"),
-            (4, "it cannot start, or had to end; the log says why"),
+            (0, "told to stop; with an option or a command: done"),
+            (1, "the configuration or the command is refused"),
+            (4, "it cannot listen, or its folder cannot be used"),
         ],
     ),
 ];

@@ -181,7 +181,8 @@ mod tests {
     use crate::cli;
 
     /// Why a command prints no JSON.
-    const WITHOUT: [(&str, &str); 6] = [
+    const WITHOUT: [(&str, &str); 7] = [
+        ("console", "its API is described by --openapi"),
         ("sign", "it writes files"),
         ("bypass", "its exit code says it; `status` has the modes of wires"),
         ("run", "it answers over its socket, and logs JSON with --log-format json"),

@@ -172,6 +172,8 @@ const CASES: &[Case] = &[
 
 /// Cases whose output is no answer with a schema.
 const PLAIN: &[(i32, &str)] = &[
+    (0, "console --openapi"),
+    (1, "console --config bad.toml"),
     (0, "sign policy.yaml"),
     (4, "sign nowhere.yaml"),
     (0, "bypass --config gateway.toml"),
@@ -197,6 +199,7 @@ const UNSHOWN: &[(&str, u8, &str)] = &[
     ("reload", 1, "the files would stay bad: tests/reload.rs"),
     ("doctor", 0, "no machine of a test is fit"),
     ("sign", 1, "shown in tests/signatures.rs"),
+    ("console", 4, "shown in tests/console.rs"),
     ("restart", 0, "it would need a supervisor: tests/e2e shows it"),
     ("completions", 4, "standard output does not fail"),
 ];
