@@ -24,9 +24,7 @@ use crate::trace::command::{self as trace, TraceArgs};
 use crate::workflow::commands::{
     self, GrantArgs, LockdownArgs, ObserveArgs, QuarantineArgs, ReloadArgs, RollbackArgs, StageArgs,
 };
-use crate::{
-    bindings, broken_pipe, check, diff, exit_codes, explain, failure, reach, run, schema,
-};
+use crate::{bindings, broken_pipe, check, diff, exit_codes, explain, failure, reach, run, schema};
 
 /// Where the configuration is unless told otherwise.
 pub const CONFIG_PATH: &str = "/etc/bulkhead/gateway.toml";

@@ -95,7 +95,7 @@ pub const ALL: &[(&str, &[Meaning])] = &[
             (4, "the configuration cannot be read"),
         ],
     ),
-    ("status", &[(0, "shown"), (4, NO_GATEWAY)]),
+    ("status", &[(0, "answered, or left by key"), (4, NO_GATEWAY)]),
     (
         "reload",
         &[
@@ -136,7 +136,14 @@ pub const ALL: &[(&str, &[Meaning])] = &[
             (4, NO_GATEWAY),
         ],
     ),
-    ("report", &[(0, "printed"), (1, "refused"), (4, "no answer")]),
+    (
+        "report",
+        &[
+            (0, "made, whole or in part"),
+            (1, "the time asked for makes no sense"),
+            (4, "neither gateway nor store could be read"),
+        ],
+    ),
     (
         "sign",
         &[

@@ -33,8 +33,7 @@ pub const FORMAT: u32 = 1;
 #[command(
     after_help = "It asks the running gateway, reads the communication store, and changes nothing. \
     What it cannot have it lists as unavailable, and goes on. The HTML form needs nothing else to be \
-    read or printed.\n\nExit codes: 0 made, whole or in part; 1 the time asked for makes no sense; \
-    4 neither gateway nor store could be read."
+    read or printed."
 )]
 pub struct ReportArgs {
     /// The store and the time that is looked at

@@ -58,6 +58,7 @@ const ALL: &[(&str, fn() -> Value)] = &[
     ("status", object::<Status>),
     // One document a line, as it happens.
     ("trace", trace_line),
+    ("report", object::<crate::report::Report>),
     ("reload", object::<ReloadReport>),
     ("restart", object::<RestartReport>),
     ("bindings", object::<BindingsReport>),

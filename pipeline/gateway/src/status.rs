@@ -204,7 +204,7 @@ pub struct Counted {
 #[command(
     after_help = "Keys of --watch: q quits, p pauses, 1 to 6 or Tab choose a panel, s sorts, arrows \
     scroll, ? helps. It stays open through a restart of the gateway. Into a file or a pipe it writes a line \
-    every interval, with --json the whole status.\n\nExit codes: 0 answered, or left by key; 4 no answer."
+    every interval, with --json the whole status."
 )]
 pub struct StatusArgs {
     /// Show it live
