@@ -317,8 +317,7 @@ mod tests {
         let kept = lines.0.clone();
         let admission = Admission { level: LevelFilter::INFO, only, limit: limit.clone() };
         with_default(tracing_subscriber::registry().with(lines.with_filter(admission)), write);
-        let lines = kept.lock().unwrap().clone();
-        lines
+        kept.lock().unwrap().clone()
     }
 
     #[test]

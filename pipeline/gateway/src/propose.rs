@@ -345,7 +345,7 @@ fn report(learned: &Learned, out: Option<&Path>) -> ProposeReport {
         client: model.label(edge.client),
         server: model.label(edge.server),
         service: edge.service.to_string(),
-        periods: edge.hours.into(),
+        periods: edge.hours,
         why: edge.doubt.label(),
     });
     let reused = model.identities.reused().into_iter().map(|(address, vlans)| ReusedAddress {

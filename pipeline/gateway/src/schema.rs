@@ -37,9 +37,12 @@ use crate::{learning, replay};
 /// Where definitions of a schema are, as the derive writes it, and as JSON Schema has it.
 const REFERENCES: [&str; 2] = ["#/components/schemas/", "#/$defs/"];
 
+/// A command, and what makes its schema.
+type Described = (&'static str, fn() -> Value);
+
 /// What prints JSON, in the order of the command line, and the schema of it. A command with several
 /// answers has several entries; options that make the difference are part of the name.
-const ALL: &[(&str, fn() -> Value)] = &[
+const ALL: &[Described] = &[
     ("check", object::<CheckReport>),
     ("explain", object::<ExplainReport>),
     ("diff", object::<DiffReport>),
