@@ -170,6 +170,10 @@ pub struct Story {
 
 /// What a worker tells of a trace.
 #[derive(Clone, Copy, PartialEq, Debug)]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "nearly all are stories, and a worker allocates nothing"
+)]
 pub enum Step {
     /// A frame went through.
     Story(Story),

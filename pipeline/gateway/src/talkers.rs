@@ -79,7 +79,7 @@ struct Counts {
 }
 
 /// Counts of the hosts that have the most of something.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Sketch {
     hosts: HashMap<Host, (u64, Counts)>,
     /// What was taken from every host to make room.
@@ -104,12 +104,6 @@ pub struct Talkers {
 struct Window {
     bytes: Sketch,
     denied: Sketch,
-}
-
-impl Default for Sketch {
-    fn default() -> Self {
-        Self { hosts: HashMap::new(), error: 0 }
-    }
 }
 
 impl Sketch {

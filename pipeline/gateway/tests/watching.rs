@@ -30,7 +30,8 @@ fn deploy(file: &str) -> PathBuf {
 fn exposed() -> Exposed {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("policy.yaml"), policy(502)).unwrap();
-    let running = Running::start(dir.path(), "enforce", "");
+    let open = "[[wire]]\nname = \"line4\"\ninside = \"c\"\noutside = \"d\"\nfail = \"open\"\n";
+    let running = Running::start(dir.path(), "enforce", open);
     running.wait_ready();
     let files = vec![("/home/somebody/new.yaml".to_owned(), policy(503))];
     let policy =
@@ -134,7 +135,8 @@ fn missing(exposed: &Exposed, wanted: &Wanted) -> Option<String> {
     for (label, values) in matchers.iter().filter(|(label, _)| label != "instance") {
         for value in values.iter().filter(|value| !value.contains('$')) {
             // The test's gateway has its own wires and rules.
-            let is_free = matches!(label.as_str(), "wire" | "rule" | "worker" | "hash" | "source");
+            let is_free =
+                matches!(label.as_str(), "wire" | "by" | "rule" | "worker" | "hash" | "source");
             let found = series
                 .iter()
                 .any(|labels| labels.get(label).is_some_and(|known| is_free || known == value));

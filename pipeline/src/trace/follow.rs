@@ -237,10 +237,8 @@ impl Follower {
             }
         }
         let stay = !kept & low(count + kept.count_ones() as usize);
-        let mut to = 0;
-        for place in Places(stay) {
+        for (to, place) in Places(stay).enumerate() {
             self.before[to] = self.before[place];
-            to += 1;
         }
         self.move_together(stay);
     }

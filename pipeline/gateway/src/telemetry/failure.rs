@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use super::families::Families;
 use crate::config::Fail;
 use crate::failure::bypass::Means;
+use crate::failure::supervised::History;
 use crate::state::Gateway;
 
 pub(super) fn render(gateway: &Gateway, families: &mut Families) {
@@ -29,9 +30,11 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
     families
         .gauge("supervised", "Whether a supervisor starts the gateway anew when it ends or hangs.")
         .add(&[], f64::from(u8::from(supervision.is_some_and(|s| s.is_supervised()))));
-    let Some(supervision) = supervision else { return };
-    let history = &supervision.history;
-    let renewed_us = supervision.renewed_us.load(Relaxed);
+    // Zeros where nobody counts: a counter that appears with its first count has no increase.
+    let nothing = History::default();
+    let history = supervision.map_or(&nothing, |supervision| &supervision.history);
+    let renewed_us = supervision.map_or(0, |supervision| supervision.renewed_us.load(Relaxed));
+    let ended_bypass_ms = supervision.map_or(0, |s| s.ended_bypass_ms.load(Relaxed));
     let mut restarts = families
         .counter("restarts_total", "Starts of a gateway after one, by what became of that.");
     // What the supervisor counts once this gateway guards is not in what it was told at its start.
@@ -44,7 +47,7 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
     families
         .counter("bypasses_total", "How often wires that fail open were bypassed.")
         .add(&[], history.bypasses as f64);
-    let bypassed_ms = history.bypassed_ms + supervision.ended_bypass_ms.load(Relaxed);
+    let bypassed_ms = history.bypassed_ms + ended_bypass_ms;
     families
         .counter("bypassed_seconds_total", "For how long they were: everything passed unjudged.")
         .add(&[], bypassed_ms as f64 / 1e3);

@@ -345,7 +345,7 @@ mod tests {
             ("drop reject", "say one of"),
             ("any:70000", "no number"),
         ] {
-            let error = read(text, &["line2", "line3"]).expect_err(text);
+            let error = read(text, &["lab", "line3"]).expect_err(text);
             assert!(error.contains(message), "{text}: {error}");
         }
         assert!(read(&"x ".repeat(600), &[]).is_err());

@@ -688,11 +688,13 @@ enum Object {
 
 fn drawn_graph(picture: &Picture, objects: BTreeSet<Object>) -> Graph {
     let network = &picture.network;
-    let of = |host: u32| {
-        let device = Object::Device(host);
-        let group = Object::Group(picture.groups.of[host as usize]);
+    // Looked up once for each host: there are a hundred times as many edges.
+    let of_host = |host: usize| {
+        let device = Object::Device(host as u32);
+        let group = Object::Group(picture.groups.of[host]);
         [device, group].into_iter().find(|object| objects.contains(object))
     };
+    let drawn: Vec<Option<Object>> = (0..network.hosts.len()).map(of_host).collect();
     let mut sums: HashMap<(Object, Object), (CellState, u64)> = HashMap::new();
     let mut add = |from: Object, to: Object, state: CellState, weight: u64| {
         let sum = sums.entry((from, to)).or_insert((state, 0));
@@ -714,7 +716,8 @@ fn drawn_graph(picture: &Picture, objects: BTreeSet<Object>) -> Graph {
         }
     } else {
         for (edge, at) in network.edges.iter().zip(0_u32..) {
-            if let (Some(from), Some(to)) = (of(edge.client), of(edge.server)) {
+            let ends = [edge.client, edge.server].map(|host| drawn[host as usize]);
+            if let [Some(from), Some(to)] = ends {
                 add(from, to, state(picture, at), 1);
             }
         }

@@ -128,7 +128,7 @@ pub struct RuleRow {
 /// A rule and what it decided.
 #[derive(Clone, PartialEq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
-pub struct RuleShown {
+pub struct RuleDetails {
     /// The rule.
     #[serde(flatten)]
     pub rule: RuleRow,
@@ -400,13 +400,13 @@ pub async fn rules(
 /// A rule of the policy in force
 #[utoipa::path(get, path = "/policy/rules/{name}", operation_id = "rule", tag = "policy",
     params(("name" = String, Path, description = "Its name")),
-    responses((status = 200, description = "With the edges that it decides", body = RuleShown),
+    responses((status = 200, description = "With the edges that it decides", body = RuleDetails),
               (status = 404, description = "There is no such rule", body = Problem,
                content_type = "application/problem+json")))]
 pub async fn rule(
     State(console): State<Arc<Console>>,
     Segment(name): Segment,
-) -> Result<Json<RuleShown>, Problem> {
+) -> Result<Json<RuleDetails>, Problem> {
     let compiled = in_force(&console)?;
     let hits = hits(&console).await?;
     let worker = Arc::clone(&console);
@@ -437,7 +437,7 @@ pub async fn rule(
             edges.into_iter().map(|at| super::flows::shown(&picture, at)).collect()
         });
         let text = text_of(&compiled, &rule);
-        Ok(RuleShown { rule, text, evidence, evidence_total: total })
+        Ok(RuleDetails { rule, text, evidence, evidence_total: total })
     });
     Ok(Json(shown.await?))
 }
