@@ -315,7 +315,7 @@ fn a_connection_is_followed_from_its_first_segment() {
     assert!(matches!(story.fate, Fate::Dropped(_)), "{story:?}");
     plant.send(false, &tcp(tcp_flags::ACK, 1, 1));
     plant.settle();
-    assert_eq!(plant.story().0.from_inside, false);
+    assert!(!plant.story().0.from_inside);
 }
 
 #[test]
