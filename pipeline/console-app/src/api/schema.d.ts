@@ -2404,6 +2404,21 @@ export interface components {
              */
             to?: number | null;
         };
+        /** @description A rule and what it decided. */
+        RuleDetails: components["schemas"]["RuleRow"] & {
+            /**
+             * @description Edges that it decides now, those seen last first; the first hundred. For a learned rule they are
+             *     its evidence.
+             */
+            evidence: components["schemas"]["EdgeShown"][];
+            /**
+             * Format: int64
+             * @description How many it decides.
+             */
+            "evidence-total": number;
+            /** @description Its text. */
+            text: string;
+        };
         /** @description A rule. */
         RuleRow: {
             /** @description `allow`, `deny` or `reject`. */
@@ -6196,7 +6211,7 @@ export interface operations {
                     [name: string]: unknown;
                 };
                 content: {
-                    "application/json": components["schemas"]["RuleShown"];
+                    "application/json": components["schemas"]["RuleDetails"];
                 };
             };
             /** @description The request is wrong */
