@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use tracing::{error, info, warn};
+use tracing::{error, warn};
 
 use crate::cli::{BypassAction, BypassArgs, exit};
 use crate::config::{Config, ConfigError, Fail, Wire};
@@ -209,7 +209,7 @@ impl Bypass for KernelBypass {
         let notes = bulkhead_dpdk::redirect::engage(&self.inside, &self.outside)
             .map_err(|error| error.to_string())?;
         for note in notes {
-            info!(wire = self.wire, "{note}");
+            tracing::info!(wire = self.wire, "{note}");
         }
         Ok(())
     }
