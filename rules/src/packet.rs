@@ -170,28 +170,17 @@ impl Draft {
                  (names of devices and groups have no meaning here)"
             ));
         }
-        let known = [
-            ("tcp", protocol::TCP),
-            ("udp", protocol::UDP),
-            ("sctp", protocol::SCTP),
-            ("icmp", protocol::ICMP),
-            ("icmpv6", protocol::ICMPV6),
-            ("icmp6", protocol::ICMPV6),
-            ("gre", protocol::GRE),
-            ("esp", protocol::ESP),
-            ("ah", protocol::AH),
-        ];
-        if let Some((_, number)) = known.iter().find(|(known, _)| *known == name) {
-            self.protocol = Some(*number);
+        if let Some(number) = protocol_number(name) {
+            self.protocol = Some(number);
             return match rest {
                 None => Ok(()),
                 Some(rest) if self.is_icmp() => {
-                    let v6 = *number == protocol::ICMPV6;
+                    let v6 = number == protocol::ICMPV6;
                     let icmp = icmp_type(rest, v6);
                     self.icmp = Some(icmp.ok_or_else(|| format!("`{rest}` is no {name} type"))?);
                     Ok(())
                 }
-                Some(rest) if has_ports(*number) => {
+                Some(rest) if has_ports(number) => {
                     let port = number_of(rest).ok_or_else(|| format!("`{rest}` is no port"))?;
                     self.dst_port = Some(port);
                     Ok(())
@@ -421,6 +410,21 @@ fn host(word: &str) -> Option<(Host, Option<u16>)> {
     }
     let (addr, port) = word.rsplit_once(':')?;
     Some((Host::Ip(IpAddr::V4(addr.parse().ok()?)), Some(number(port)?)))
+}
+
+/// The number of an IP protocol that packets are written with by name, such as `tcp`.
+pub fn protocol_number(name: &str) -> Option<u8> {
+    Some(match name {
+        "tcp" => protocol::TCP,
+        "udp" => protocol::UDP,
+        "sctp" => protocol::SCTP,
+        "icmp" => protocol::ICMP,
+        "icmpv6" | "icmp6" => protocol::ICMPV6,
+        "gre" => protocol::GRE,
+        "esp" => protocol::ESP,
+        "ah" => protocol::AH,
+        _ => return None,
+    })
 }
 
 /// A MAC address: six bytes in hexadecimal, between colons or dashes.

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use bulkhead_pipeline::trace::{End, Filter, Outcome};
 use bulkhead_pipeline::verdict::DropReason;
 use bulkhead_rules::headers::{ETHER_ARP, ETHER_IPV4, ETHER_IPV6, VlanTags, WireId, protocol};
-use bulkhead_rules::packet::mac;
+use bulkhead_rules::packet::{mac, protocol_number};
 
 use crate::diagnostic::did_you_mean;
 
@@ -129,20 +129,10 @@ impl Draft<'_> {
         if filter.protocol.is_some() || filter.ether_type.is_some() {
             return Err(format!("`{word}` makes no sense here: {EXAMPLE}"));
         }
-        let known = [
-            ("tcp", protocol::TCP),
-            ("udp", protocol::UDP),
-            ("sctp", protocol::SCTP),
-            ("icmp", protocol::ICMP),
-            ("icmpv6", protocol::ICMPV6),
-            ("gre", protocol::GRE),
-            ("esp", protocol::ESP),
-            ("ah", protocol::AH),
-        ];
-        if let Some((_, number)) = known.iter().find(|(known, _)| *known == name) {
-            filter.protocol = Some(*number);
+        if let Some(number) = protocol_number(name) {
+            filter.protocol = Some(number);
             if let Some(port) = rest {
-                if !matches!(*number, protocol::TCP | protocol::UDP | protocol::SCTP) {
+                if !matches!(number, protocol::TCP | protocol::UDP | protocol::SCTP) {
                     return Err(format!("{name} has no ports: `/{port}` is too much"));
                 }
                 filter.to.port = Some(self::number(port)?);
