@@ -19,7 +19,8 @@
 //! by [`checks`]. All of it goes stage by stage over a batch, eight frames at a time
 //! ([`crate::lanes`]), each stage asking for the cache lines that the next one reads.
 //!
-//! Small policies are crossed out as well, and then looked up in [`crossed`] tables.
+//! Small policies are crossed out as well, and then looked up in [`crossed`] tables. Policies of many
+//! rules with few addresses each have none of this: they are put in [`blocks`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -30,6 +31,7 @@ use crate::lanes::{self, Eight, Kernel, LANES, Lanes};
 use crate::policy::{Action, RuleId};
 
 pub(crate) mod addresses;
+pub(crate) mod blocks;
 mod changes;
 pub(crate) mod checks;
 mod choice;
@@ -42,13 +44,14 @@ pub(crate) mod tables;
 mod wide;
 
 use addresses::AddressMap;
+use blocks::{Blocks, FamilyWritten, LookUp, Work};
 use checks::Check;
 use choice::{Choice, Found};
 use crossed::{Cross, Crossed, ReadClasses};
 use prefixes::{FindRows, ReadRows};
 use several::Several;
 use store::Store;
-use tables::{Keys, Line, Pairs, Record, Rows};
+use tables::{CHECKED, Keys, Line, NONE, Pairs, Record, Rows};
 
 pub use changes::{Changes, FOOTPRINTS, Footprint};
 
@@ -81,6 +84,9 @@ pub struct Classifier {
     pub(crate) checks: Arc<Vec<Option<Arc<Check>>>>,
     /// The same policy in tables that are faster to look up, if it is small and was not edited.
     pub(crate) crossed: Option<Arc<Crossed>>,
+    /// The policy in blocks of rules, if its rules have few addresses each. There is nothing in all
+    /// the tables above but services and checks then.
+    pub(crate) blocks: Option<Box<Blocks>>,
 }
 
 /// One side of a frame: its classes, and what they lead to.
@@ -127,6 +133,7 @@ pub struct Scratch {
     rules: Column,
     choice: Choice,
     pairs: Several,
+    work: Work,
 }
 
 impl Default for Scratch {
@@ -139,6 +146,7 @@ impl Default for Scratch {
             rules: EMPTY_COLUMN,
             choice: Choice::default(),
             pairs: Several::default(),
+            work: Work::default(),
         }
     }
 }
@@ -225,7 +233,7 @@ impl Kernel for Unpack6<'_> {
 
 /// The places of the bits that are set, ascending.
 #[inline(always)]
-fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
+pub(crate) fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
     std::iter::from_fn(move || {
         let place = bits.trailing_zeros() as usize;
         bits &= bits.wrapping_sub(1);
@@ -240,6 +248,7 @@ pub(crate) struct Written {
     buckets: Vec<u32>,
     marks: Vec<u32>,
     lines: Vec<u32>,
+    blocks: [FamilyWritten; 2],
 }
 
 #[derive(Clone, Debug, Default)]
@@ -259,6 +268,8 @@ impl Written {
         self.buckets.extend(&later.buckets);
         self.marks.extend(&later.marks);
         self.lines.extend(&later.lines);
+        let families = self.blocks.iter_mut().zip(&later.blocks);
+        families.for_each(|(mine, later)| mine.extend(later));
         for (mine, later) in self.sides.iter_mut().zip(&later.sides) {
             mine.slots4.extend(&later.slots4);
             mine.tables4.extend(&later.tables4);
@@ -291,6 +302,9 @@ impl Classifier {
         if headers.is_empty() {
             return;
         }
+        if let Some(blocks) = &self.blocks {
+            return self.classify_blocks(blocks, headers, at, scratch, out);
+        }
         let is_found = match &self.crossed {
             Some(crossed) => self.classify_crossed(crossed, headers, scratch, out),
             None => false,
@@ -320,6 +334,29 @@ impl Classifier {
         let general = lanes::run(Cross { crossed, classes, services, rules, frames });
         out.copy_from_slice(&bytemuck::cast_slice(rules.as_flattened())[..headers.len()]);
         general & in_batch == 0
+    }
+
+    /// Looks a batch up in blocks. Its footprints take the place of classes.
+    fn classify_blocks(
+        &self,
+        blocks: &Blocks,
+        headers: &[Headers],
+        at: PolicyTime,
+        scratch: &mut Scratch,
+        out: &mut [RuleId],
+    ) {
+        let Scratch { services, classes: footprints, rules, work, .. } = scratch;
+        let map = &*self.services;
+        let others = lanes::run(LookUp { blocks, map, headers, services, footprints, rules, work });
+        let mut exact = others;
+        for ((frame, out), &rule) in out.iter_mut().enumerate().zip(rules.as_flattened()) {
+            let is_checked = rule != NONE && rule & CHECKED != 0;
+            exact |= u64::from(is_checked) << frame;
+            *out = if rule == NONE { RuleId::DEFAULT } else { RuleId(rule & !CHECKED) };
+        }
+        for frame in ones(exact & (u64::MAX >> (MAX_BATCH - headers.len()))) {
+            out[frame] = self.judge_exactly(blocks, &headers[frame], at);
+        }
     }
 
     /// Looks a batch up in the lists of rules.
@@ -389,6 +426,7 @@ impl Classifier {
         self.pairs.buckets.settle();
         self.pairs.marks.settle();
         self.lines.settle();
+        self.blocks.iter_mut().for_each(|blocks| blocks.settle());
         for side in [&mut self.src, &mut self.dst] {
             side.map.v4.slots.settle();
             side.map.v4.tables.settle();
@@ -411,7 +449,12 @@ impl Classifier {
             keys: side.keys.take_written(),
             rows: side.rows.words.take_written(),
         };
+        let blocks = match &mut self.blocks {
+            Some(blocks) => blocks.families.each_mut().map(blocks::Family::take_written),
+            None => Default::default(),
+        };
         Written {
+            blocks,
             sides: [side(&mut self.src), side(&mut self.dst)],
             buckets: self.pairs.buckets.take_written(),
             marks: self.pairs.marks.take_written(),
@@ -432,6 +475,10 @@ impl Classifier {
         self.wide_runs.clone_from(&other.wide_runs);
         self.checks.clone_from(&other.checks);
         self.crossed.clone_from(&other.crossed);
+        match (&mut self.blocks, &other.blocks) {
+            (Some(mine), Some(other)) => mine.catch_up(other, &written.blocks),
+            (mine, other) => mine.clone_from(other),
+        }
         self.pairs.homes = other.pairs.homes;
         self.pairs.buckets.catch_up(&other.pairs.buckets, &written.buckets);
         self.pairs.marks.catch_up(&other.pairs.marks, &written.marks);
@@ -490,5 +537,6 @@ impl Classifier {
             + size_of_val(&**self.checks)
             + self.checks.iter().flatten().map(|check| check.size_bytes()).sum::<usize>()
             + self.crossed.iter().map(|crossed| crossed.size_bytes()).sum::<usize>()
+            + self.blocks.iter().map(|blocks| blocks.size_bytes()).sum::<usize>()
     }
 }

@@ -146,6 +146,8 @@ pub(crate) trait Lanes: Copy {
     fn shl_by(self, a: Self::W, bits: Self::W) -> Self::W;
     /// Each word shifted right by its own number of bits, the lowest five of `bits`.
     fn shr_by(self, a: Self::W, bits: Self::W) -> Self::W;
+    /// Each word shifted right by its own number of bits: nothing is left of it from 32 on.
+    fn shr_far(self, a: Self::W, bits: Self::W) -> Self::W;
     fn min(self, a: Self::W, b: Self::W) -> Self::W;
     /// All bits of a word where the words are equal, else none: a mask.
     fn equal(self, a: Self::W, b: Self::W) -> Self::W;
@@ -284,6 +286,9 @@ pub(crate) mod tests {
                 lanes.shl::<5>(a),
                 lanes.shr::<15>(a),
                 lanes.shr_by(a, b),
+                lanes.shr_far(a, b),
+                lanes.shr_far(a, few),
+                lanes.shr_far(a, lanes.add(few, lanes.splat(24))),
                 lanes.min(a, b),
                 lanes.equal(a, b),
                 lanes.at_most(a, b),

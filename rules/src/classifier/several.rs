@@ -10,6 +10,7 @@ use super::choice::{Choice, Found, Frame, look_up_pairs, where_set};
 use super::tables::{KEYS, Keys, LINES, NONE, Pairs, Record};
 use super::{Classifier, MAX_BATCH, ones};
 use crate::headers::{Headers, PolicyTime};
+use crate::intrinsics::prefetch;
 use crate::lanes::{Eight, Kernel, LANES, Lanes, Words};
 
 /// Pairs that there is room for; when it runs short, those that are there are looked up first.
@@ -53,6 +54,7 @@ impl Kernel for ReadKeys<'_> {
     #[inline(always)]
     fn run<L: Lanes>(mut self, lanes: L) {
         let Classifier { src, dst, .. } = self.classifier;
+        self.ask_for_next_blocks();
         let mut count = 0;
         for frame in ones(self.several) {
             let (s, d) = self.classifier.records(self.found, frame);
@@ -85,6 +87,21 @@ impl Kernel for ReadKeys<'_> {
 }
 
 impl ReadKeys<'_> {
+    /// Asks for the second blocks of keys of all frames: of groups in groups, most classes have one.
+    #[inline(always)]
+    fn ask_for_next_blocks(&self) {
+        let Classifier { src, dst, .. } = self.classifier;
+        for frame in ones(self.several) {
+            let (s, d) = self.classifier.records(self.found, frame);
+            for (keys, place) in [(&src.keys, s.keys), (&dst.keys, d.keys)] {
+                let next = keys.items().get(place as usize).map(|block| block.next as usize);
+                if let Some(next) = next.and_then(|next| keys.items().get(next)) {
+                    prefetch(next);
+                }
+            }
+        }
+    }
+
     /// Looks up the pairs that are written down.
     #[inline(always)]
     fn look_up<L: Lanes>(&mut self, lanes: L, count: usize) {
@@ -189,7 +206,7 @@ impl Several {
 }
 
 /// For each set of bits the places of those that are set, in order, before those of the others.
-const PACKED: [Eight; 1 << LANES] = {
+pub(super) const PACKED: [Eight; 1 << LANES] = {
     let mut all = [[0; LANES]; 1 << LANES];
     let mut bits = 0;
     while bits < all.len() {
@@ -216,7 +233,12 @@ fn column(words: &[u32; PAIRS], group: usize) -> &Eight {
 
 /// Writes eight words of a column from `at` on, where there is room.
 #[inline(always)]
-fn put<L: Lanes>(lanes: L, words: &mut [u32; PAIRS], at: usize, vector: L::W) {
+pub(super) fn put<L: Lanes, const N: usize>(
+    lanes: L,
+    words: &mut [u32; N],
+    at: usize,
+    vector: L::W,
+) {
     if let Some(words) = words.get_mut(at..).and_then(<[u32]>::first_chunk_mut) {
         lanes.store(vector, words);
     }

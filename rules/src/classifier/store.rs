@@ -88,6 +88,11 @@ impl<T: Copy> Store<T> {
         written
     }
 
+    /// Forgets the log: nobody has a copy yet.
+    pub(crate) fn forget_written(&mut self) {
+        self.written = Vec::new();
+    }
+
     /// Moves all elements to memory that is not larger than they need, by much, and in huge pages if
     /// the system has them to give.
     pub(crate) fn settle(&mut self) {

@@ -48,6 +48,13 @@ pub(crate) struct Cost {
     pub(crate) unit: &'static str,
 }
 
+impl CompileError {
+    /// Whether it is the limit of memory that was reached.
+    pub fn is_for_memory(&self) -> bool {
+        matches!(self.kind, Kind::Memory { .. })
+    }
+}
+
 impl fmt::Display for CompileError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "the policy is too costly to compile: {} ", self.stage)?;

@@ -2,24 +2,27 @@
 //!
 //! Whatever holds a changed address moves to the class of its new parts; classes that are new are
 //! listed as a whole compilation would list them, and those that nothing is of any more are taken
-//! out. `endpoints` does so for endpoints that come, go, or test more than addresses. A whole
-//! compilation is due only where the tables have outgrown their plan or all ranks are new.
+//! out. A class all of which changes alike gets its new parts where it stands: nothing moves.
+//! `endpoints` does so for endpoints that come, go, or test more than addresses. A whole compilation is
+//! due only where the tables have outgrown their plan or all ranks are new.
 
 use std::sync::Arc;
 
+mod blocks;
 mod endpoints;
 
 use super::CompileError;
 use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{
-    Compiler, DST, Edits, PAIR_BYTES, RULE_BYTES, SRC, WideRule, alternatives_of, directions,
-    in_use, tests_mac,
+    Compiler, DST, Edits, PAIR_BYTES, RULE_BYTES, SRC, alternatives_of, directions, in_use,
+    tests_mac,
 };
 use super::plan::Alternative;
+use super::rows::WideRule;
 use super::services;
-use super::side::{self, Class, Kind, Moves, Treatment};
+use super::side::{self, Class, Kind, Moves, PartChange, Treatment};
 use crate::classifier::{Changes, Classifier, Footprint};
-use crate::policy::edit::Delta;
+use crate::policy::edit::{Delta, EndpointChange};
 use crate::policy::{Action, Policy, RuleId};
 use crate::sets::AddrSet;
 
@@ -76,8 +79,9 @@ impl Compiler {
     /// have to be judged again.
     ///
     /// A small policy that was crossed out is looked up in its lists from its first edit on, about a
-    /// third as fast, and IPv6 addresses of a side whose IPv6 members changed in a tree, half as fast,
-    /// until it is compiled as a whole again, as a reload does.
+    /// third as fast, and IPv6 addresses of a side in a tree, half as fast, from the first edit on that
+    /// moves some of them to another class, until it is compiled as a whole again, as a reload does. A
+    /// policy in blocks stays in blocks.
     ///
     /// # Errors
     ///
@@ -91,7 +95,11 @@ impl Compiler {
         }
         let before = self.policy.clone();
         if self.is_sound {
-            if let Ok(touched) = self.try_edit(policy, &before, delta) {
+            let edited = match self.blocks {
+                Some(_) => self.try_edit_blocks(policy, &before, delta),
+                None => self.try_edit(policy, &before, delta),
+            };
+            if let Ok(touched) = edited {
                 self.policy = policy.clone();
                 self.edits.incremental += 1;
                 return Ok(touched.into_changes());
@@ -122,24 +130,18 @@ impl Compiler {
         for &id in &delta.rules_removed {
             self.remove_rule(policy, before, id, &mut touched, &mut budget)?;
         }
+        let mut alone = Vec::new();
         for change in &delta.endpoints {
             let endpoint = change.endpoint.0;
             if change.other || !self.moves_alone(endpoint) {
                 self.change_boxes(policy, before, delta, endpoint, &mut touched, &mut budget)?;
             } else {
-                let members = side::addresses(policy.endpoint(change.endpoint), Kind::Address);
-                let region =
-                    AddrSet { v4: change.v4.clone(), v6: change.v6.clone(), non_ip: change.non_ip };
-                for side in [SRC, DST] {
-                    for part in self.sides[side].parts_of(endpoint).to_vec() {
-                        let (touched, budget) = (&mut touched, &mut budget);
-                        self.move_addresses(
-                            policy, side, part, &region, &members, touched, budget,
-                        )?;
-                    }
-                }
+                alone.push(change);
             }
-            self.renew_boxes(policy, endpoint, &mut budget)?;
+        }
+        self.move_together(policy, &alone, &mut touched, &mut budget)?;
+        for change in &delta.endpoints {
+            self.renew_boxes(policy, change.endpoint.0, &mut budget)?;
         }
         for &id in &delta.rules_added {
             self.add_rule(policy, id, &mut touched, &mut budget)?;
@@ -152,22 +154,48 @@ impl Compiler {
         Ok(touched)
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a change of one part of one side of one policy")]
+    /// Moves what entered and left endpoints that are listed by their addresses alone. An address
+    /// enters or leaves a group and all that hold it: its classes are made and listed once for all.
+    fn move_together(
+        &mut self,
+        policy: &Policy,
+        changes: &[&EndpointChange],
+        touched: &mut Touched,
+        budget: &mut Budget,
+    ) -> Result<(), Whole> {
+        let sets: Vec<_> = (changes.iter())
+            .map(|change| {
+                let (v4, v6) = (change.v4.clone(), change.v6.clone());
+                let region = AddrSet { v4, v6, non_ip: change.non_ip };
+                (region, side::addresses(policy.endpoint(change.endpoint), Kind::Address))
+            })
+            .collect();
+        for side in [SRC, DST] {
+            let mut of_side = Vec::with_capacity(changes.len());
+            for (change, (region, members)) in changes.iter().zip(&sets) {
+                let parts = self.sides[side].parts_of(change.endpoint.0).iter();
+                of_side.extend(parts.map(|&part| PartChange { part, region, members }));
+            }
+            if !of_side.is_empty() {
+                self.move_addresses(policy, side, &of_side, touched, budget)?;
+            }
+        }
+        Ok(())
+    }
+
     fn move_addresses(
         &mut self,
         policy: &Policy,
         side: usize,
-        part: u32,
-        region: &AddrSet,
-        members: &AddrSet,
+        changes: &[PartChange<'_>],
         touched: &mut Touched,
         budget: &mut Budget,
     ) -> Result<(), Whole> {
         let map = if side == SRC { &mut self.out.src.map } else { &mut self.out.dst.map };
-        let moves = self.sides[side].change(map, part, region, members);
+        let moves = self.sides[side].change(map, changes);
         budget.spend(1, moves.bytes)?;
         self.list_moves(policy, side, &moves, budget)?;
-        touched.classes[side].extend(moves.left);
+        touched.classes[side].extend(moves.changed());
         Ok(())
     }
 
@@ -182,25 +210,52 @@ impl Compiler {
         for &class in &moves.created {
             let parts = self.sides[side].classes.all[class as usize].parts.clone();
             budget.spend(parts.len(), Class::bytes(&parts))?;
-            for &part in &parts {
-                let part = &mut self.sides[side].parts[part as usize];
-                if part.treatment.is_narrow() {
-                    part.classes.push(class);
-                    if part.classes.len() > self.plan.most_classes(part.treatment) {
-                        return Err(Whole::Needed);
-                    }
-                }
+            self.enter_class(side, class, &parts)?;
+        }
+        let mut gone = Vec::new();
+        let (mut listed, mut unlisted) = (moves.created.clone(), Vec::new());
+        for (class, before) in &moves.renamed {
+            let class = *class;
+            let parts = self.sides[side].classes.all[class as usize].parts.clone();
+            budget.release(Class::bytes(before));
+            budget.spend(parts.len(), Class::bytes(&parts))?;
+            let without = |all: &[u32], others: &[u32]| -> Vec<u32> {
+                let is_other = |part: &&u32| others.binary_search(part).is_ok();
+                all.iter().filter(|part| !is_other(part)).copied().collect()
+            };
+            let (left, entered) = (without(before, &parts), without(&parts, before));
+            let has_rules = |&part: &u32| {
+                let part = self.part(side, part);
+                !part.pairs.is_empty() || !part.lists.is_empty()
+            };
+            if left.iter().chain(&entered).any(has_rules) {
+                self.unlist_class(side, class, before, budget);
+                listed.push(class);
+            } else {
+                // As where an endpoint is new, or goes: what the class leads to stays.
+                unlisted.push(class);
             }
+            gone.extend(left.into_iter().map(|part| (part, class)));
+            self.enter_class(side, class, &entered)?;
         }
         for &class in &moves.left {
             if self.sides[side].classes.all[class as usize].uses == 0 {
-                self.take_out_class(side, class, budget);
+                let parts = self.sides[side].classes.all[class as usize].parts.clone();
+                self.unlist_class(side, class, &parts, budget);
+                self.sides[side].classes.remove(class);
+                budget.release(Class::bytes(&parts));
+                gone.extend(parts.iter().map(|&part| (part, class)));
             }
         }
-        for &class in &moves.created {
+        self.leave_parts(side, gone);
+        for class in unlisted {
+            self.renew_membership(side, class, budget)?;
+        }
+        for class in listed {
             self.record(policy, side, class, budget)?;
+            let parts = self.sides[side].classes.all[class as usize].parts.clone();
             let mut pairs = 0;
-            self.for_each_pair_of(side, class, |compiler, rule, src, dst, alternative| {
+            self.for_each_pair_of(side, class, &parts, |compiler, rule, src, dst, alternative| {
                 let candidate = compiler.candidate(policy, &alternative);
                 let service = policy.rules()[rule as usize].service.0;
                 compiler.edit_pair(src, dst, |rules| rules.push((candidate, service)));
@@ -211,27 +266,55 @@ impl Compiler {
         if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
     }
 
-    fn take_out_class(&mut self, side: usize, class: u32, budget: &mut Budget) {
-        self.for_each_pair_of(side, class, |compiler, _, src, dst, _| {
+    /// Tells parts that they hold a class.
+    fn enter_class(&mut self, side: usize, class: u32, parts: &[u32]) -> Result<(), Whole> {
+        for &part in parts {
+            let part = &mut self.sides[side].parts[part as usize];
+            if part.treatment.is_narrow() {
+                part.classes.push(class);
+                if part.classes.len() > self.plan.most_classes(part.treatment) {
+                    return Err(Whole::Needed);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells parts which classes they hold no longer.
+    fn leave_parts(&mut self, side: usize, mut gone: Vec<(u32, u32)>) {
+        gone.sort_unstable();
+        for of_part in gone.chunk_by(|a, b| a.0 == b.0) {
+            let classes = &mut self.sides[side].parts[of_part[0].0 as usize].classes;
+            if let &[(_, only)] = of_part {
+                let place = classes.iter().position(|&class| class == only);
+                place.map(|place| classes.swap_remove(place));
+            } else {
+                let is_gone =
+                    |class: &u32| of_part.binary_search_by_key(class, |one| one.1).is_ok();
+                classes.retain(|class| !is_gone(class));
+            }
+        }
+    }
+
+    /// Takes a class with these parts out of all lists.
+    fn unlist_class(&mut self, side: usize, class: u32, parts: &[u32], budget: &mut Budget) {
+        self.for_each_pair_of(side, class, parts, |compiler, _, src, dst, _| {
             compiler.edit_pair(src, dst, Vec::clear);
             budget.release(PAIR_BYTES);
         });
         self.clear_record(side, class, budget);
-        let parts = self.sides[side].classes.remove(class);
-        budget.release(Class::bytes(&parts));
-        for part in parts {
-            self.sides[side].parts[part as usize].classes.retain(|&other| other != class);
-        }
     }
 
-    /// Calls `found` with each rule that stands under the class itself, and the pair of keys.
+    /// Calls `found` with each rule that stands under the class itself by these parts, and the pair of
+    /// keys.
     fn for_each_pair_of(
         &mut self,
         side: usize,
         class: u32,
+        parts: &[u32],
         mut found: impl FnMut(&mut Self, u32, u32, u32, Alternative),
     ) {
-        for id in self.sides[side].classes.all[class as usize].parts.clone() {
+        for &id in parts {
             let part = self.part(side, id);
             if part.treatment != Treatment::ByClass {
                 continue;

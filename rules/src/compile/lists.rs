@@ -3,21 +3,23 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::budget::{Budget, Cost, Exceeded, MOST_NUMBERS};
+use super::blocks::{self, BlockRules};
+use super::budget::{Budget, Cost, Exceeded};
 use super::copies::Copies;
 use super::cross;
 use super::growth::{Compact, ListPlaces};
 use super::map::Places;
 use super::plan::{Alternative, Plan};
-use super::runs;
+use super::rows::{WideRule, WideSets};
 use super::services;
 use super::side::{self, Part, Side, Treatment};
 use super::{CompileError, Limits};
 use crate::classifier::addresses::AddressMap;
+use crate::classifier::blocks::Blocks;
 use crate::classifier::checks::{Boxes, Check, Times};
 use crate::classifier::tables::{
     BUCKET, Bucket, CHECKED, KEYS, Keys, LINE, LINES, Line, NONE, NOTHING, PART_KEY, PairEntry,
-    Pairs, ROW, Reach, Record, Rows, join, wide_words,
+    Pairs, Reach, Record, Rows, join,
 };
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
@@ -39,6 +41,8 @@ pub struct Compiler {
     /// Bits of wide parts.
     pub(super) bits: [Places; 2],
     pub(super) wide_rules: BTreeSet<WideRule>,
+    /// The same in the order of their bits, as they were written last.
+    pub(super) wide_order: Vec<WideRule>,
     /// The ranks of the rules that test a MAC address.
     pub(super) mac_ranks: BTreeSet<u32>,
     /// Rules of each service set.
@@ -47,6 +51,8 @@ pub struct Compiler {
     pub(super) places: ListPlaces,
     /// What the budget was charged for all of it, and in that for what is made anew as a whole.
     pub(super) spent: Spent,
+    /// If it is in blocks: there is nothing in any of the lists then.
+    pub(super) blocks: Option<BlockRules>,
     /// What the tables took when they were compiled as a whole, and for how many rules.
     pub(super) compact: Compact,
     pub(super) out: Classifier,
@@ -74,28 +80,6 @@ pub(super) struct Spent {
     pub(super) rows: usize,
 }
 
-/// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
-#[derive(Debug, Default)]
-pub(super) struct WideSets {
-    /// The bits of parts that are inverted: set in the rows that do not name them, and in no other.
-    pub(super) inverted: BTreeSet<u32>,
-    ids: HashMap<Box<[u32]>, u32>,
-    /// The bits of each row, and how many classes have it.
-    rows: Vec<(Box<[u32]>, u32)>,
-    free: Vec<u32>,
-    /// Rows that are not written yet.
-    new: Vec<u32>,
-}
-
-/// A rule whose sides are both wide, in deciding order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct WideRule {
-    pub(super) candidate: u64,
-    pub(super) src: u32,
-    pub(super) dst: u32,
-    pub(super) service: u32,
-}
-
 /// The sides of a frame.
 pub(super) const SRC: usize = 0;
 pub(super) const DST: usize = 1;
@@ -116,14 +100,50 @@ impl Compiler {
         limits: &Limits,
         plan: Option<Plan>,
     ) -> Result<Self, CompileError> {
+        let blocks_first =
+            plan.map_or(policy.rule_count() >= blocks::MANY_RULES, |plan| plan.blocks);
+        let listed = Self::with_form(policy, limits, plan, blocks_first, None)?;
+        let is_in_doubt = plan.is_none() && !blocks_first && listed.out.crossed.is_none();
+        if !is_in_doubt {
+            return Ok(listed);
+        }
+        let mut budget = Budget::resume(*limits, listed.spent.bytes);
+        match blocks::build(policy, &listed.out.services, false, &mut budget) {
+            Some(built) => Self::with_form(policy, limits, plan, false, Some(built)),
+            None => Ok(listed),
+        }
+    }
+
+    /// The same in blocks, if they are `built` already or can be where they are tried first.
+    fn with_form(
+        policy: &Policy,
+        limits: &Limits,
+        plan: Option<Plan>,
+        blocks_first: bool,
+        built: Option<(Blocks, BlockRules)>,
+    ) -> Result<Self, CompileError> {
         let mut budget = Budget::new(*limits);
-        let used = Used::of(policy);
+        let mut used = Used::of(policy);
         let services = services::build(policy, &in_use(&used.service_uses), &mut budget).map_err(
             |exceeded| {
                 budget.error(exceeded, "telling its services apart", services::costs(policy))
             },
         )?;
         let spent = Spent { services: budget.spent_bytes(), ..Spent::default() };
+        let in_blocks = match built {
+            Some((mut blocks, mut rules)) => {
+                rules.list(&mut blocks, &services.map).map(|()| (blocks, rules))
+            }
+            None if blocks_first => {
+                blocks::build(policy, &services.map, plan.is_some(), &mut budget)
+            }
+            None => None,
+        };
+        let fits = |of: &(Blocks, BlockRules)| budget.spend(1, of.0.size_bytes()).is_ok();
+        let (blocks, block_rules) = in_blocks.filter(fits).unzip();
+        if blocks.is_some() {
+            used.keep_services_only();
+        }
         let mut side = |used: &[bool], stage| {
             Side::new(policy, used, &mut budget)
                 .map_err(|exceeded| budget.error(exceeded, stage, side::size_costs(policy)))
@@ -147,6 +167,7 @@ impl Compiler {
             lines: Default::default(),
             is_all_wide: false,
             crossed: None,
+            blocks: blocks.map(Box::new),
             wide_rules: Arc::default(),
             wide_runs: None,
             checks: Arc::default(),
@@ -162,11 +183,13 @@ impl Compiler {
             rules_of_parts: Default::default(),
             bits: Default::default(),
             wide_rules: BTreeSet::new(),
+            wide_order: Vec::new(),
             mac_ranks,
             service_uses: used.service_uses,
             boxes: HashMap::new(),
             places: ListPlaces::default(),
             spent,
+            blocks: block_rules,
             compact: Compact::default(),
             out,
             copies: Copies::default(),
@@ -186,7 +209,7 @@ impl Compiler {
         compiler.compact = Compact::of(&compiler.out, policy.rules().len());
         // Edits drop what is crossed out, and so may a compilation.
         compiler.spent.bytes = budget.spent_bytes();
-        if compiler.plan.crossed {
+        if compiler.plan.crossed && compiler.blocks.is_none() {
             compiler.out.crossed =
                 cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
         }
@@ -387,16 +410,9 @@ impl Compiler {
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
         let parts = &self.sides[side].classes.all[class as usize].parts;
-        let (mut wide, mut keys, mut entries) = (Vec::new(), Vec::new(), Vec::new());
+        let mut entries = Vec::new();
         for &id in parts {
-            let part = &self.sides[side].parts[id as usize];
-            match part.treatment {
-                Treatment::Wide(bit) => wide.push(bit),
-                Treatment::ByKey => keys.push(PART_KEY | id),
-                Treatment::ByClass if !part.pairs.is_empty() => keys.push(class),
-                Treatment::ByClass => {}
-            }
-            for &(rule, other) in &part.lists {
+            for &(rule, other) in &self.sides[side].parts[id as usize].lists {
                 let (src, dst) = if side == SRC { (id, other) } else { (other, id) };
                 let candidate = self.candidate(policy, &Alternative { rule, src, dst });
                 let Treatment::Wide(bit) = self.part(1 - side, other).treatment else { continue };
@@ -404,15 +420,9 @@ impl Compiler {
                 entries.push((candidate, service | bit << 16));
             }
         }
-        keys.sort_unstable();
-        keys.dedup();
         entries.sort_unstable();
         entries.dedup();
-        wide.sort_unstable();
-        let has_block = !matches!(*keys, [] | [0..PART_KEY]);
-        let bytes = record_bytes(entries.len(), if has_block { keys.len() } else { 0 });
-        budget.spend(parts.len() + entries.len(), bytes)?;
-        let stride = self.side(side).rows.stride.max(1) as u32;
+        budget.spend(parts.len() + entries.len(), record_bytes(entries.len()))?;
         let (first, condition) = entries.first().copied().unwrap_or((NOTHING, 0));
         let (next, _) = entries.get(1).copied().unwrap_or((NOTHING, 0));
         let record = Record {
@@ -421,6 +431,40 @@ impl Compiler {
             condition,
             next_rank: (next >> 32) as u32,
             lines: self.write_lines(entries.get(1..).unwrap_or_default()),
+            ..self.membership(side, class, budget)?
+        };
+        let records = &mut self.side_mut(side).records;
+        records.grow(class as usize + 1, Record::EMPTY);
+        *records.get_mut(class) = record;
+        Ok(())
+    }
+
+    /// A record of what a class is in, without rules.
+    fn membership(
+        &mut self,
+        side: usize,
+        class: u32,
+        budget: &mut Budget,
+    ) -> Result<Record, Exceeded> {
+        let (mut wide, mut keys) = (Vec::new(), Vec::new());
+        for &id in &self.sides[side].classes.all[class as usize].parts {
+            let part = &self.sides[side].parts[id as usize];
+            match part.treatment {
+                Treatment::Wide(bit) => wide.push(bit),
+                Treatment::ByKey => keys.push(PART_KEY | id),
+                Treatment::ByClass if !part.pairs.is_empty() => keys.push(class),
+                Treatment::ByClass => {}
+            }
+        }
+        keys.sort_unstable();
+        keys.dedup();
+        wide.sort_unstable();
+        let has_block = !matches!(*keys, [] | [0..PART_KEY]);
+        if has_block {
+            budget.spend(1, key_bytes(keys.len().div_ceil(KEYS)))?;
+        }
+        let stride = self.side(side).rows.stride.max(1) as u32;
+        Ok(Record {
             wide: self.wide[side].take(wide) * stride,
             key: match *keys {
                 [key] if key & PART_KEY == 0 => key,
@@ -430,35 +474,51 @@ impl Compiler {
                 true => self.write_keys(side, class, &keys),
                 false => NONE,
             },
-        };
-        let records = &mut self.side_mut(side).records;
-        records.grow(class as usize + 1, Record::EMPTY);
-        *records.get_mut(class) = record;
+            ..Record::EMPTY
+        })
+    }
+
+    /// Writes what a class is in anew, whose rules stay.
+    pub(super) fn renew_membership(
+        &mut self,
+        side: usize,
+        class: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let old = *self.side(side).records.get(class);
+        self.clear_membership(side, old, budget);
+        let Record { wide, key, keys, .. } = self.membership(side, class, budget)?;
+        *self.side_mut(side).records.get_mut(class) = Record { wide, key, keys, ..old };
         Ok(())
     }
 
-    /// Gives back what the record of a class has, but its pairs.
-    pub(super) fn clear_record(&mut self, side: usize, class: u32, budget: &mut Budget) {
-        let (stride, records) =
-            (self.side(side).rows.stride.max(1) as u32, &self.side(side).records);
-        if class as usize >= records.len() {
-            return;
-        }
-        let record = *records.get(class);
-        let first = usize::from(record.first() != NOTHING);
-        let entries = first + self.give_back_lines(record.lines).len();
+    fn clear_membership(&mut self, side: usize, record: Record, budget: &mut Budget) {
         let (mut keys, mut blocks) = (record.keys, 0);
         while keys != NONE {
             self.places.keys[side].give_back(keys);
             keys = self.side(side).keys.get(keys).next;
             blocks += 1;
         }
-        budget.release(record_bytes(entries, blocks * KEYS));
+        budget.release(key_bytes(blocks));
+        let stride = self.side(side).rows.stride.max(1) as u32;
         self.wide[side].give_back(record.wide / stride);
+    }
+
+    /// Gives back what the record of a class has, but its pairs.
+    pub(super) fn clear_record(&mut self, side: usize, class: u32, budget: &mut Budget) {
+        let records = &self.side(side).records;
+        if class as usize >= records.len() {
+            return;
+        }
+        let record = *records.get(class);
+        let first = usize::from(record.first() != NOTHING);
+        let entries = first + self.give_back_lines(record.lines).len();
+        budget.release(record_bytes(entries));
+        self.clear_membership(side, record, budget);
         *self.side_mut(side).records.get_mut(class) = Record::EMPTY;
     }
 
-    fn side(&self, side: usize) -> &classifier::Side {
+    pub(super) fn side(&self, side: usize) -> &classifier::Side {
         if side == SRC { &self.out.src } else { &self.out.dst }
     }
 
@@ -567,108 +627,6 @@ impl Compiler {
         }
     }
 
-    /// Writes which wide parts hold the classes of each side, and which wide rules hold those and
-    /// the service classes: all of it, since the wide rules or the number of wide parts changed.
-    pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
-        budget.release(std::mem::take(&mut self.spent.rows));
-        let before = budget.spent_bytes();
-        let mut rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
-        let wide = wide_words(rules.len());
-        let services = &self.out.services.rows;
-        let runs = runs::by_service(&mut rules, services, self.service_uses.len());
-        for side in [SRC, DST] {
-            if self.bits[side].len() > MOST_NUMBERS {
-                return Err(Exceeded::Numbers);
-            }
-            let bits = self.bits[side].len().div_ceil(64).max(1).next_multiple_of(ROW);
-            let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
-            self.rules_of_parts[side] = rules_of(&rules, of, bits * 64, wide);
-            let sets = &mut self.wide[side];
-            sets.new.clear();
-            let (count, stride) = (sets.rows.len().max(1), bits + wide);
-            budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
-            let mut words = vec![0; count * stride];
-            for (row, words) in words.chunks_exact_mut(stride).enumerate() {
-                if let Some((parts, _)) = self.wide[side].rows.get(row) {
-                    let inverted = &self.wide[side].inverted;
-                    write_row(words, parts, inverted, bits, &self.rules_of_parts[side]);
-                }
-            }
-            let side = self.side_mut(side);
-            let (old, new) = (side.rows.stride.max(1) as u32, stride as u32);
-            (side.rows.bits, side.rows.stride) = (bits, stride);
-            side.rows.words.replace(words);
-            // Records say where their rows begin.
-            if old != new {
-                for class in 0..side.records.len() as u32 {
-                    if side.records.get(class).wide != 0 {
-                        let record = side.records.get_mut(class);
-                        record.wide = record.wide / old * new;
-                    }
-                }
-            }
-        }
-        let of_services = match &runs {
-            Some(_) => Vec::new(),
-            None => rules_of(&rules, |rule| rule.service, self.service_uses.len(), wide),
-        };
-        let map = Arc::make_mut(&mut self.out.services);
-        let (old, bits) = (map.rows.stride, map.rows.bits);
-        let stride = bits + if runs.is_some() { ROW } else { wide };
-        let count = map.rows.words.len() / old;
-        budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
-        let mut words = vec![0; count * stride];
-        for (row, words) in words.chunks_exact_mut(stride).enumerate() {
-            let old = &map.rows.words.items()[row * old..][..bits];
-            words[..bits].copy_from_slice(old);
-            if let Some(runs) = &runs {
-                let [first, count] = runs.of_classes[row];
-                words[bits] = u64::from(first) | u64::from(count) << 32;
-                continue;
-            }
-            for service in ones(old) {
-                or(&mut words[bits..], of_services.get(service as usize));
-            }
-        }
-        map.rows = Rows { words: words.into(), bits, stride };
-        let runs = runs.map(|runs| runs.all);
-        let of_runs = runs.iter().map(Vec::len).sum::<usize>();
-        budget.spend(of_runs, of_runs * size_of::<[u32; 2]>())?;
-        self.out.wide_runs = runs.map(Arc::new);
-        self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
-        self.spent.rows = budget.spent_bytes() - before;
-        Ok(())
-    }
-
-    /// Writes the rows of new sets of wide parts, see [`Self::write_rows`].
-    pub(super) fn write_new_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
-        for side in [SRC, DST] {
-            let rows = &self.side(side).rows;
-            let (bits, stride) = (rows.bits, rows.stride);
-            if self.bits[side].len() > bits * 64 {
-                return self.write_rows(budget);
-            }
-            let new = std::mem::take(&mut self.wide[side].new);
-            let rows = self.wide[side].rows.len();
-            let more = (rows * stride).saturating_sub(self.side(side).rows.words.len());
-            budget.spend(new.len() * stride, more * size_of::<u64>())?;
-            self.spent.rows += more * size_of::<u64>();
-            for row in new {
-                let mut words = vec![0; stride];
-                let WideSets { rows, inverted, .. } = &self.wide[side];
-                let (parts, _) = &rows[row as usize];
-                write_row(&mut words, parts, inverted, bits, &self.rules_of_parts[side]);
-                let start = row as usize * stride;
-                let all = &mut self.side_mut(side).rows.words;
-                all.grow(start + stride, 0);
-                for (place, word) in words.into_iter().enumerate() {
-                    *all.get_mut((start + place) as u32) = word;
-                }
-            }
-        }
-        Ok(())
-    }
-
     /// Keeps what has to be compared of a rule where its classes do not say it all.
     pub(super) fn set_check(
         &mut self,
@@ -677,7 +635,11 @@ impl Compiler {
         rule: &Rule,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
+        let in_blocks = self.blocks.is_some();
         let exact = |side: usize, endpoint: u32| {
+            if in_blocks {
+                return blocks::is_plain(policy, endpoint);
+            }
             let side = &self.sides[side];
             side.parts_of(endpoint).iter().all(|&part| side.parts[part as usize].exact)
         };
@@ -742,87 +704,14 @@ pub(super) const RULE_BYTES: usize = size_of::<Action>() + size_of::<u32>();
 /// What a pair of keys takes in a table that is half full.
 pub(super) const PAIR_BYTES: usize = size_of::<Bucket>() * 2 / BUCKET;
 
-/// What a class takes with so many rules whose other side is wide, and so many keys in blocks.
-fn record_bytes(rules: usize, keys: usize) -> usize {
-    size_of::<Record>()
-        + rules.saturating_sub(1).div_ceil(LINE) * size_of::<Line>()
-        + keys.div_ceil(KEYS) * size_of::<Keys>()
+/// What a class takes with so many rules whose other side is wide.
+fn record_bytes(rules: usize) -> usize {
+    size_of::<Record>() + rules.saturating_sub(1).div_ceil(LINE) * size_of::<Line>()
 }
 
-/// Writes the row of a set of wide parts.
-fn write_row(
-    words: &mut [u64],
-    parts: &[u32],
-    inverted: &BTreeSet<u32>,
-    bits: usize,
-    rules_of_parts: &[Vec<u64>],
-) {
-    let (of_parts, of_rules) = words.split_at_mut(bits);
-    let named = parts.iter().filter(|part| !inverted.contains(part));
-    let unnamed = inverted.iter().filter(|part| parts.binary_search(part).is_err());
-    for &part in named.chain(unnamed) {
-        of_parts[(part / 64) as usize] |= 1 << (part % 64);
-        or(of_rules, rules_of_parts.get(part as usize));
-    }
-}
-
-fn or(words: &mut [u64], others: Option<&Vec<u64>>) {
-    words.iter_mut().zip(others.into_iter().flatten()).for_each(|(word, other)| *word |= other);
-}
-
-/// The bits that are set.
-pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
-    (0..words.len() as u32 * 64).filter(|bit| words[(bit / 64) as usize] >> (bit % 64) & 1 != 0)
-}
-
-/// For each of `count` parts or services its wide rules, as bits in deciding order; nothing for those
-/// without.
-fn rules_of(
-    rules: &[WideRule],
-    of: impl Fn(&WideRule) -> u32,
-    count: usize,
-    words: usize,
-) -> Vec<Vec<u64>> {
-    let mut out = vec![Vec::new(); count];
-    for (place, rule) in rules.iter().enumerate() {
-        let of_this = &mut out[of(rule) as usize];
-        of_this.resize(words, 0);
-        of_this[place / 64] |= 1 << (place % 64);
-    }
-    out
-}
-
-impl WideSets {
-    /// The row with these bits, for one more class.
-    fn take(&mut self, bits: Vec<u32>) -> u32 {
-        if let Some(&row) = self.ids.get(&*bits) {
-            self.rows[row as usize].1 += 1;
-            return row;
-        }
-        let bits: Box<[u32]> = bits.into();
-        let row = match self.free.pop() {
-            Some(row) => {
-                self.rows[row as usize] = (bits.clone(), 1);
-                row
-            }
-            None => {
-                self.rows.push((bits.clone(), 1));
-                self.rows.len() as u32 - 1
-            }
-        };
-        self.ids.insert(bits, row);
-        self.new.push(row);
-        row
-    }
-
-    fn give_back(&mut self, row: u32) {
-        let (bits, uses) = &mut self.rows[row as usize];
-        *uses -= 1;
-        if *uses == 0 {
-            self.ids.remove(bits);
-            self.free.push(row);
-        }
-    }
+/// What so many blocks of keys take.
+fn key_bytes(blocks: usize) -> usize {
+    blocks * size_of::<Keys>()
 }
 
 /// Buckets that so many entries call for: half full.
@@ -936,5 +825,11 @@ impl Used {
             used.service_uses[rule.service.0 as usize] += 1;
         }
         used
+    }
+
+    /// Forgets the endpoints: nothing has to tell them apart.
+    fn keep_services_only(&mut self) {
+        self.sources.fill(false);
+        self.destinations.fill(false);
     }
 }

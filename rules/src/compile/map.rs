@@ -10,6 +10,9 @@ use crate::classifier::addresses::{
 use crate::classifier::store::Store;
 use crate::sets::AddrSet;
 
+/// A range of addresses that changes, and the number of how it does.
+pub(super) type Piece<T> = (T, T, u32);
+
 /// Places of a table that are free, and how many there are in all.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Places {
@@ -146,6 +149,8 @@ const TABLE_FROM: usize = 12;
 pub(super) struct WordMapBuilder {
     tables: Places,
     free: UnitPlaces,
+    /// Intervals of all slots.
+    intervals: usize,
 }
 
 /// The places in an [`AddressMap`], and how it is written.
@@ -264,6 +269,7 @@ impl WordMapBuilder {
                 of_slot.push((start as u16, Target::class(class)));
             }
             of_slot.iter().for_each(|(_, target)| used(target.place()));
+            self.intervals += of_slot.len();
             let target = self.slot(map, &of_slot);
             *map.slots.get_mut(slot as u32) = target;
         }
@@ -294,24 +300,24 @@ impl WordMapBuilder {
     }
 
     /// Changes the numbers of the words in `pieces`, ascending and disjoint: to what
-    /// `change` makes of the old number and the piece's flag. `used` is told how many intervals of
+    /// `change` makes of the old number and the piece's number. `used` is told how many intervals of
     /// slots a number has more (or fewer) of.
     pub(super) fn change(
         &mut self,
         map: &mut WordMap,
-        pieces: &[(u32, u32, bool)],
-        change: &mut dyn FnMut(u32, bool) -> u32,
+        pieces: &[Piece<u32>],
+        change: &mut dyn FnMut(u32, u32) -> u32,
         used: &mut dyn FnMut(u32, i32),
     ) {
-        let of_slots = pieces.iter().flat_map(|&(low, high, flag)| {
+        let of_slots = pieces.iter().flat_map(|&(low, high, piece)| {
             (low >> 16..=high >> 16).map(move |slot| {
                 let (first, last) = (slot << 16, slot << 16 | 0xffff);
-                (slot, (low.max(first) & 0xffff, high.min(last) & 0xffff, flag))
+                (slot, (low.max(first) & 0xffff, high.min(last) & 0xffff, piece))
             })
         });
-        let of_slots: Vec<(u32, (u32, u32, bool))> = of_slots.collect();
+        let of_slots: Vec<(u32, Piece<u32>)> = of_slots.collect();
         for of_slot in of_slots.chunk_by(|a, b| a.0 == b.0) {
-            let pieces: Vec<(u32, u32, bool)> = of_slot.iter().map(|&(_, piece)| piece).collect();
+            let pieces: Vec<Piece<u32>> = of_slot.iter().map(|&(_, piece)| piece).collect();
             self.change_slot(map, of_slot[0].0, &pieces, change, used);
         }
     }
@@ -320,14 +326,15 @@ impl WordMapBuilder {
         &mut self,
         map: &mut WordMap,
         slot: u32,
-        pieces: &[(u32, u32, bool)],
-        change: &mut dyn FnMut(u32, bool) -> u32,
+        pieces: &[Piece<u32>],
+        change: &mut dyn FnMut(u32, u32) -> u32,
         used: &mut dyn FnMut(u32, i32),
     ) {
         let old = self.take_slot(map, slot);
         old.iter().for_each(|&(_, class)| used(class, -1));
         let new = changed(&old, 0xffff, pieces, change);
         new.iter().for_each(|&(_, class)| used(class, 1));
+        self.intervals = (self.intervals + new.len()).saturating_sub(old.len());
         let targets: Vec<(u16, Target)> =
             new.iter().map(|&(start, class)| (start as u16, Target::class(class))).collect();
         let target = self.slot(map, &targets);
@@ -361,8 +368,55 @@ impl MapBuilder {
         AddressMap { v4, prefixes6: None, root6, nodes6, non_ip }
     }
 
+    /// Calls `found` with each interval that pieces, ascending, overlap: the place of the piece, those of
+    /// IPv6 behind those of IPv4, the interval's class, the piece's number, and whether all of the
+    /// interval is in the piece.
+    pub(super) fn overlaps(
+        &self,
+        map: &AddressMap,
+        pieces4: &[Piece<u32>],
+        pieces6: &[Piece<u128>],
+        found: &mut dyn FnMut(usize, u32, u32, bool),
+    ) {
+        let (mut of_slot, mut read) = (Vec::new(), None);
+        for (place, &(low, high, number)) in pieces4.iter().enumerate() {
+            for slot in low >> 16..=high >> 16 {
+                if read.replace(slot) != Some(slot) {
+                    intervals_of_slot(&map.v4, slot, &mut of_slot);
+                }
+                let first = slot << 16;
+                let (low, high) = (low.max(first) as u16, high.min(first | 0xffff) as u16);
+                overlap(&of_slot, (low, high), u16::MAX, &mut |class, is_whole| {
+                    found(place, class, number, is_whole);
+                });
+            }
+        }
+        for (place, &(low, high, number)) in (pieces4.len()..).zip(pieces6) {
+            overlap(&self.cut6, (low, high), u128::MAX, &mut |class, is_whole| {
+                found(place, class, number, is_whole);
+            });
+        }
+    }
+
+    /// Whether more intervals begin in `addresses` than outside.
+    pub(super) fn is_most(&self, map: &AddressMap, addresses: &AddrSet) -> bool {
+        let all = self.v4.intervals + self.cut6.len();
+        // No more begin in a set than it has addresses: to count them takes long.
+        let is_few = |set: &AddrSet| {
+            let size4 = set.v4.ranges().iter().map(|&(low, high)| u128::from(high - low) + 1);
+            let sizes6 = set.v6.ranges().iter().map(|&(low, high)| (high - low).saturating_add(1));
+            size4.chain(sizes6).fold(0, u128::saturating_add) < (all / 2) as u128
+        };
+        if is_few(addresses) || is_few(&addresses.complement()) {
+            return !is_few(addresses);
+        }
+        let (inside, outside) = self.intervals_in(map, addresses);
+        debug_assert_eq!(inside + outside, all, "intervals are counted");
+        outside < inside
+    }
+
     /// How many intervals begin in `addresses`, and how many do not.
-    pub(super) fn intervals_in(&self, map: &AddressMap, addresses: &AddrSet) -> (usize, usize) {
+    fn intervals_in(&self, map: &AddressMap, addresses: &AddrSet) -> (usize, usize) {
         let (mut inside, mut all) = (0, 0);
         let mut of_slot = Vec::new();
         let mut ranges = addresses.v4.ranges();
@@ -432,8 +486,8 @@ impl MapBuilder {
     pub(super) fn change6(
         &mut self,
         map: &mut AddressMap,
-        pieces: &[(u128, u128, bool)],
-        change: &mut dyn FnMut(u32, bool) -> u32,
+        pieces: &[Piece<u128>],
+        change: &mut dyn FnMut(u32, u32) -> u32,
         used: &mut dyn FnMut(u32, i32),
     ) {
         let (Some(&(low, _, _)), Some(&(_, high, _))) = (pieces.first(), pieces.last()) else {
@@ -456,12 +510,28 @@ impl MapBuilder {
     }
 }
 
+/// Calls `found` with the class of each of `intervals`, ascending from zero to `last`, that a range
+/// overlaps, and whether all of the interval is in it.
+fn overlap<T: Coordinate>(
+    intervals: &[(T, u32)],
+    (low, high): (T, T),
+    last: T,
+    found: &mut dyn FnMut(u32, bool),
+) {
+    let from = intervals.partition_point(|&(start, _)| start <= low).saturating_sub(1);
+    let mut intervals = intervals[from..].iter().peekable();
+    while let Some(&(start, class)) = intervals.next_if(|&&(start, _)| start <= high) {
+        let end = intervals.peek().map_or(last, |(next, _)| next.before());
+        found(class, low <= start && end <= high);
+    }
+}
+
 /// `intervals`, the last of which ends with `last`, with the classes changed in `pieces`.
 fn changed<T: Coordinate>(
     intervals: &[(T, u32)],
     last: T,
-    pieces: &[(T, T, bool)],
-    change: &mut dyn FnMut(u32, bool) -> u32,
+    pieces: &[Piece<T>],
+    change: &mut dyn FnMut(u32, u32) -> u32,
 ) -> Vec<(T, u32)> {
     let mut out: Vec<(T, u32)> = Vec::with_capacity(intervals.len() + 2 * pieces.len());
     let mut push = |start: T, class: u32| {
@@ -479,8 +549,8 @@ fn changed<T: Coordinate>(
             }
             while pieces.next_if(|piece| piece.1 < from).is_some() {}
             match pieces.peek() {
-                Some(&&(low, high, flag)) if low <= from => {
-                    push(from, change(class, flag));
+                Some(&&(low, high, piece)) if low <= from => {
+                    push(from, change(class, piece));
                     at = high.next();
                 }
                 Some(&&(low, _, _)) if next.is_none_or(|next| low < next) => {

@@ -6,7 +6,8 @@
 //! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses,
 //!    those of IPv6 by their `prefixes`;
 //! 3. `plan`: how the rules of each part are listed;
-//! 4. `lists`: each rule where a lookup finds it; `runs`: those of two wide sides by their services;
+//! 4. `lists`: each rule where a lookup finds it; `rows`: what is wide; `runs`: rules of two wide
+//!    sides by their services;
 //! 5. `cross`: small policies crossed out, which is faster to look up;
 //! 6. `edit`: the same again, for what an edit of the policy changed; `growth` says when that has left
 //!    too much behind;
@@ -14,6 +15,7 @@
 //!
 //! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
 
+mod blocks;
 pub(crate) mod budget;
 mod copies;
 mod cross;
@@ -24,6 +26,7 @@ mod map;
 pub(crate) mod partition;
 mod plan;
 mod prefixes;
+mod rows;
 mod runs;
 pub(crate) mod services;
 mod side;

@@ -42,6 +42,8 @@ impl Classes {
 pub(crate) trait Coordinate: Ord + Copy {
     /// The least value.
     const ZERO: Self;
+    /// The greatest value.
+    const LAST: Self;
     /// The value after this one, if there is one.
     fn next(self) -> Option<Self>;
     /// The value before this one, which is not the least.
@@ -52,6 +54,7 @@ macro_rules! coordinate {
     ($($t:ty)*) => {$(
         impl Coordinate for $t {
             const ZERO: Self = 0;
+            const LAST: Self = <$t>::MAX;
             fn next(self) -> Option<Self> {
                 self.checked_add(1)
             }

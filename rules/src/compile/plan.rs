@@ -36,11 +36,13 @@ pub(super) struct Plan {
     pub(super) by_key: usize,
     /// Whether the rules are crossed out as well where that takes little.
     pub(super) crossed: bool,
+    /// Whether they are put in blocks instead where they can be.
+    pub(super) blocks: bool,
 }
 
 impl Plan {
     /// One for a policy of nothing.
-    pub(super) const NONE: Self = Self { by_class: 16, by_key: 16, crossed: true };
+    pub(super) const NONE: Self = Self { by_class: 16, by_key: 16, crossed: true, blocks: true };
 
     /// The cheapest plan of those that surely take no more than `room` bytes, or, where there is none,
     /// the one that takes the least.
@@ -56,7 +58,7 @@ impl Plan {
         for by_class in [0, 1, 4, 16, 64] {
             for by_key in [by_class, largest / 64, largest / 8] {
                 if by_key >= by_class {
-                    plans.push(Self { by_class, by_key, crossed: true });
+                    plans.push(Self { by_class, by_key, crossed: true, blocks: true });
                 }
             }
         }

@@ -482,4 +482,17 @@ mod tests {
         let more = rows.iter().filter(|row| row.prefixes[Row::PREFIXES - 1] & Row::MORE != 0);
         assert!((8..=14).contains(&more.count()) && rows.len() < 16, "{rows:x?}");
     }
+    #[test]
+    fn thousands_of_ranges_that_are_no_prefixes_are_refused() {
+        // Of each /108 what no few prefixes are; 32 bits tell all of them apart.
+        let cut = |ranges: u128| {
+            let base = 0x2001_0db8_u128 << 96;
+            let bounds = |n: u128| [(base | n << 20 | 0x5_5555, 1), (base | n << 20 | 0xa_aaab, 0)];
+            [(0, 0)].into_iter().chain((0..ranges).flat_map(bounds)).collect::<Vec<_>>()
+        };
+        for others in [&[1, 1 << 15][..], &[1 << 16]] {
+            assert!(check(&cut(64), others, false).is_ok_and(|is_made| is_made));
+        }
+        assert!(of_cut(&cut(4096)).is_none());
+    }
 }

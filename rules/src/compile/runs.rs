@@ -5,7 +5,7 @@
 //! holds the frame. Where frames are in many services at once, or the rules are few, going through all
 //! of them in deciding order is less work.
 
-use super::lists::{WideRule, ones};
+use super::rows::{WideRule, ones};
 use crate::classifier::tables::{BLOCK_RULES, FEW_WORDS, Rows};
 
 /// The runs of each service class.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::HashMap;
 
 use super::budget::{Budget, Cost, Exceeded};
-use super::map::MapBuilder;
+use super::map::{MapBuilder, Piece};
 use super::partition::{Classes, Coordinate, intervals, points};
 use crate::classifier::addresses::{AddressMap, SLOTS};
 use crate::classifier::tables::Reach;
@@ -39,10 +39,24 @@ pub(super) struct Moves {
     pub(super) left: Vec<u32>,
     /// Classes that there were not before.
     pub(super) created: Vec<u32>,
+    /// Classes that have other parts than those that they had, which stand beside them.
+    pub(super) renamed: Vec<(u32, Box<[u32]>)>,
     /// Bytes that the change may have added to the map and to the list of intervals: never fewer
     /// than it did.
     pub(super) bytes: usize,
 }
+
+/// What a part is to hold of the addresses in a region: its members and no others.
+pub(super) struct PartChange<'a> {
+    pub(super) part: u32,
+    pub(super) region: &'a AddrSet,
+    pub(super) members: &'a AddrSet,
+}
+
+/// The sets of parts that pieces of a change enter or leave, by number: ascending, each with whether
+/// classes of the piece have the part.
+#[derive(Default)]
+struct Flips(Vec<Vec<(u32, bool)>>);
 
 /// Those boxes of an endpoint that are found in the same way.
 #[derive(Debug)]
@@ -263,31 +277,35 @@ impl Side {
         Ok((map, macs))
     }
 
-    /// Makes `part` hold, of the addresses in a region, those in `members` and no others.
-    pub(super) fn change(
-        &mut self,
-        map: &mut AddressMap,
-        part: u32,
-        region: &AddrSet,
-        members: &AddrSet,
-    ) -> Moves {
+    /// Makes each of several parts hold, of the addresses in a region, its members and no others. All
+    /// at once, so that what several parts gain or lose goes from its class to the new one straight.
+    pub(super) fn change(&mut self, map: &mut AddressMap, changes: &[PartChange<'_>]) -> Moves {
         let mut moves = Moves::default();
         let map_bytes = map.size_bytes();
+        let mut flips = Flips::default();
+        let mut pieces4 = flips.pieces(changes, &self.parts, |set| set.v4.ranges());
+        let mut pieces6 = flips.pieces(changes, &self.parts, |set| set.v6.ranges());
+        self.rename(map, &flips, (&mut pieces4, &mut pieces6), &mut moves);
+        let (parts, classes) = (&self.parts, &mut self.classes);
         let uses = std::cell::RefCell::new(Vec::new());
-        let (classes, inverted) = (&mut self.classes, self.parts[part as usize].inverted);
-        let mut change = |class: u32, is_member: bool| {
-            classes.changed(class, part, is_member != inverted, &mut moves)
+        let mut change = |class: u32, flips_of: u32| {
+            classes.changed(class, &flips.0[flips_of as usize], &mut moves)
         };
         let mut used = |class: u32, more: i32| uses.borrow_mut().push((class, more));
-        let pieces4 = pieces(region.v4.ranges(), members.v4.ranges());
-        self.map.v4.change(&mut map.v4, &pieces4, &mut change, &mut used);
-        let pieces6 = pieces(region.v6.ranges(), members.v6.ranges());
+        if !pieces4.is_empty() {
+            self.map.v4.change(&mut map.v4, &pieces4, &mut change, &mut used);
+        }
         if !pieces6.is_empty() {
             self.map.change6(map, &pieces6, &mut change, &mut used);
         }
-        if region.non_ip {
+        let mut non_ip: Vec<(u32, bool)> = (changes.iter())
+            .filter(|change| change.region.non_ip)
+            .map(|change| change.flip(parts, change.members.non_ip))
+            .collect();
+        if !non_ip.is_empty() {
+            non_ip.sort_unstable();
             used(map.non_ip, -1);
-            map.non_ip = change(map.non_ip, members.non_ip);
+            map.non_ip = classes.changed(map.non_ip, &non_ip, &mut moves);
             used(map.non_ip, 1);
         }
         for (class, more) in uses.into_inner() {
@@ -303,10 +321,48 @@ impl Side {
         moves
     }
 
+    /// Gives classes, all addresses of which change alike, their new parts where they stand, unless
+    /// there is a class of those: nothing has to be written of their addresses. Leaves the pieces that
+    /// hold others. Nearly every address of many groups is of a class of its own.
+    fn rename(
+        &mut self,
+        map: &AddressMap,
+        flips: &Flips,
+        (pieces4, pieces6): (&mut Vec<Piece<u32>>, &mut Vec<Piece<u128>>),
+        moves: &mut Moves,
+    ) {
+        // Each interval's class, whether it changes as a whole and how, and the place of the piece.
+        let mut found = Vec::new();
+        self.map.overlaps(map, pieces4, pieces6, &mut |place, class, flips_of, is_whole| {
+            found.push((class, flips_of, is_whole, place));
+        });
+        found.sort_unstable();
+        let mut stay = vec![false; pieces4.len() + pieces6.len()];
+        for of_class in found.chunk_by(|a, b| a.0 == b.0) {
+            let &(id, flips_of, ..) = &of_class[0];
+            let is_alike = of_class.iter().all(|one| one.1 == flips_of && one.2);
+            let class = &mut self.classes.all[id as usize];
+            if is_alike && of_class.len() == class.uses as usize {
+                let parts = with_parts(&class.parts, &flips.0[flips_of as usize]);
+                let Some(parts) = parts else { continue };
+                if !self.classes.ids.contains_key(&parts) {
+                    let before = std::mem::replace(&mut class.parts, parts.clone());
+                    self.classes.ids.remove(&before);
+                    self.classes.ids.insert(parts, id);
+                    moves.renamed.push((id, before));
+                    continue;
+                }
+            }
+            of_class.iter().for_each(|one| stay[one.3] = true);
+        }
+        let mut stays = stay.into_iter();
+        pieces4.retain(|_| stays.next().unwrap_or(true));
+        pieces6.retain(|_| stays.next().unwrap_or(true));
+    }
+
     /// Whether fewer intervals of addresses are outside of `addresses` than in it.
     pub(super) fn is_most(&self, map: &AddressMap, addresses: &AddrSet) -> bool {
-        let (inside, outside) = self.map.intervals_in(map, addresses);
-        outside < inside
+        self.map.is_most(map, addresses)
     }
 
     /// Makes `part` hold each MAC address of `changes` or no longer do so.
@@ -320,7 +376,7 @@ impl Side {
         for (mac, is_member) in changes {
             let old = map.get(&mac).copied();
             let before = old.map_or(&[][..], |class| &self.classes.all[class as usize].parts);
-            let Some(parts) = with_part(before, part, is_member) else { continue };
+            let Some(parts) = with_parts(before, &[(part, is_member)]) else { continue };
             if let Some(old) = old {
                 self.classes.all[old as usize].uses -= 1;
                 moves.left.push(old);
@@ -444,9 +500,9 @@ impl Class {
 }
 
 impl ClassSet {
-    /// The class of the values of `class` once `part` holds them, or no longer does.
-    fn changed(&mut self, class: u32, part: u32, is_member: bool, moves: &mut Moves) -> u32 {
-        let parts = with_part(&self.all[class as usize].parts, part, is_member);
+    /// The class of the values of `class` once each of these parts holds them, or no longer does.
+    fn changed(&mut self, class: u32, flips: &[(u32, bool)], moves: &mut Moves) -> u32 {
+        let parts = with_parts(&self.all[class as usize].parts, flips);
         let Some(parts) = parts else { return class };
         moves.left.push(class);
         self.of(parts, moves)
@@ -482,13 +538,75 @@ impl ClassSet {
     }
 }
 
-/// `parts`, which are ascending, with one more or one less; [`None`] where that is what they are.
-fn with_part(parts: &[u32], part: u32, is_member: bool) -> Option<Box<[u32]>> {
-    match (parts.binary_search(&part), is_member) {
-        (Ok(_), true) | (Err(_), false) => None,
-        (Ok(place), false) => Some([&parts[..place], &parts[place + 1..]].concat().into()),
-        (Err(place), true) => Some([&parts[..place], &[part], &parts[place..]].concat().into()),
+impl Moves {
+    /// Classes whose addresses are held by other parts now, or some of them.
+    pub(super) fn changed(&self) -> impl Iterator<Item = u32> + '_ {
+        self.left.iter().copied().chain(self.renamed.iter().map(|&(class, _)| class))
     }
+}
+
+impl PartChange<'_> {
+    /// Whether classes of what the part holds, or no longer does, are to have it.
+    fn flip(&self, parts: &[Part], is_member: bool) -> (u32, bool) {
+        (self.part, is_member != parts[self.part as usize].inverted)
+    }
+}
+
+impl Flips {
+    /// What changes of one family, in ascending disjoint pieces, each with the number of its set.
+    fn pieces<T: Coordinate>(
+        &mut self,
+        changes: &[PartChange<'_>],
+        parts: &[Part],
+        ranges: impl Fn(&AddrSet) -> &[(T, T)],
+    ) -> Vec<Piece<T>> {
+        let mut bounds = Vec::new();
+        for change in changes {
+            for (low, high, is_member) in pieces(ranges(change.region), ranges(change.members)) {
+                let flip = change.flip(parts, is_member);
+                bounds.push((low, flip, true));
+                bounds.extend(high.next().map(|after| (after, flip, false)));
+            }
+        }
+        // Of one part they are in order already, which this sort sees.
+        bounds.sort_by_key(|&(at, ..)| at);
+        let (mut out, mut now) = (Vec::new(), Vec::<(u32, bool)>::new());
+        let mut bounds = bounds.into_iter().peekable();
+        while let Some((low, flip, begins)) = bounds.next() {
+            match (now.binary_search(&flip), begins) {
+                (Err(place), true) => now.insert(place, flip),
+                (Ok(place), false) => drop(now.remove(place)),
+                // One part's pieces do not overlap.
+                (Ok(_), true) | (Err(_), false) => {}
+            }
+            let next = bounds.peek().map(|&(at, ..)| at);
+            if next == Some(low) || now.is_empty() {
+                continue;
+            }
+            let high = next.map_or(T::LAST, T::before);
+            if self.0.last() != Some(&now) {
+                self.0.push(now.clone());
+            }
+            out.push((low, high, self.0.len() as u32 - 1));
+        }
+        out
+    }
+}
+
+/// `parts`, which are ascending, with those of `flips` that are true and without the others; [`None`]
+/// where that is what they are.
+fn with_parts(parts: &[u32], flips: &[(u32, bool)]) -> Option<Box<[u32]>> {
+    let differs =
+        |&(part, is_member): &(u32, bool)| parts.binary_search(&part).is_ok() != is_member;
+    if !flips.iter().any(differs) {
+        return None;
+    }
+    let is_flipped = |part: &u32| flips.binary_search_by_key(part, |&(flip, _)| flip).is_ok();
+    let stay = parts.iter().copied().filter(|part| !is_flipped(part));
+    let hold = flips.iter().filter(|(_, is_member)| *is_member).map(|&(part, _)| part);
+    let mut all: Vec<u32> = stay.chain(hold).collect();
+    all.sort_unstable();
+    Some(all.into())
 }
 
 /// `region` in pieces that are in `members` or not.

@@ -204,12 +204,23 @@ fn policy_of(bound: impl Strategy<Value = Bound>) -> impl Strategy<Value = Polic
     )
 }
 
-/// Classifies `packets` probes in batches and compares each with the linear scan.
+/// Classifies `packets` probes in batches and compares each with the linear scan, under one of the
+/// plans.
 fn compare(policy: &Policy, seed: u64, packets: usize) -> Result<(), TestCaseError> {
     let plan = PLANS[seed as usize % PLANS.len()];
     let classifier = Compiler::with_plan(policy, &Limits::default(), plan)
         .expect("a small policy compiles")
         .into_classifier();
+    classify_and_compare(policy, &classifier, seed, packets)
+}
+
+/// Classifies `packets` probes in batches and compares each with the linear scan.
+pub(super) fn classify_and_compare(
+    policy: &Policy,
+    classifier: &Classifier,
+    seed: u64,
+    packets: usize,
+) -> Result<(), TestCaseError> {
     let mut probes = Probes::new(policy, seed);
     let (mut scratch, mut out) = (Scratch::default(), [RuleId::DEFAULT; MAX_BATCH]);
     let mut left = packets;
@@ -282,7 +293,7 @@ impl Probed {
 
 /// Applies `edits` random edits and compares after each of them the compiler's classifier with the
 /// linear scan, with a whole compilation, and with what flows were told.
-fn edit_and_compare(
+pub(super) fn edit_and_compare(
     mut policy: Policy,
     plan: Option<Plan>,
     seed: u64,
@@ -325,15 +336,16 @@ fn edit_and_compare(
     Ok(compiler.edits())
 }
 
-/// Everything by class, by key and wide, and between; crossed out as well, and not.
-const PLANS: [Option<Plan>; 7] = [
+/// Everything by class, by key and wide, and between; crossed out as well, and not; in blocks.
+const PLANS: [Option<Plan>; 8] = [
     None,
-    Some(Plan { by_class: usize::MAX, by_key: usize::MAX, crossed: false }),
-    Some(Plan { by_class: 0, by_key: usize::MAX, crossed: false }),
-    Some(Plan { by_class: 0, by_key: 0, crossed: false }),
-    Some(Plan { by_class: 1, by_key: 2, crossed: false }),
-    Some(Plan { by_class: 2, by_key: 2, crossed: false }),
-    Some(Plan { by_class: 1, by_key: 2, crossed: true }),
+    Some(Plan { by_class: usize::MAX, by_key: usize::MAX, crossed: false, blocks: false }),
+    Some(Plan { by_class: 0, by_key: usize::MAX, crossed: false, blocks: false }),
+    Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false }),
+    Some(Plan { by_class: 1, by_key: 2, crossed: false, blocks: false }),
+    Some(Plan { by_class: 2, by_key: 2, crossed: false, blocks: false }),
+    Some(Plan { by_class: 1, by_key: 2, crossed: true, blocks: false }),
+    Some(Plan { by_class: 1, by_key: 2, crossed: false, blocks: true }),
 ];
 
 proptest! {
@@ -644,7 +656,7 @@ fn rules_do_not_grow_a_policy_past_its_limit() {
 fn edits_may_add_any_number_of_wide_rules_and_parts() {
     // Rows of bits grow at 256 wide parts, and are read in another way from 384 wide rules on.
     let mut policy = policy_of_groups(300);
-    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false });
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false });
     let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
     let scratch = &mut Scratch::default();
     for n in 0..420 {
@@ -691,7 +703,7 @@ fn many_wide_rules_are_found_whatever_order_they_stand_in() {
         ["tcp/80", "tcp/81-90", "udp/53", "tcp/443", "ip/47", "udp/500-600"];
     const OVERLAPPING: [&str; 6] =
         ["any", "tcp/1-65535", "tcp/80", "tcp/70-90", "[tcp/80, udp/53]", "udp/1-100"];
-    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false });
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false });
     let scratch = &mut Scratch::default();
     for (rules, services, by_service) in [
         (300, DISTINCT, false),
@@ -755,7 +767,8 @@ fn a_side_of_nearly_everything_fits_the_limits_as_a_whole() {
                 [tcp/80, tcp/443]\n  dns: [udp/53, web]\nrules:\n  - {name: r0, from: [10.0.0.4/30], \
                 to: [d0], service: web, action: allow}\n  - {name: r1, from: {in: [10.0.0.0/30], \
                 except: [\"fd00::0\"]}, to: [10.0.0.1], service: any, action: allow}\n";
-    let plan = Some(Plan { by_class: usize::MAX, by_key: usize::MAX, crossed: false });
+    let plan =
+        Some(Plan { by_class: usize::MAX, by_key: usize::MAX, crossed: false, blocks: false });
     edits_fit_as_a_whole(text, 8_767_208_175_213_006_094, plan, 2097).unwrap();
 }
 

@@ -67,6 +67,11 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn shr_far(self, a: Eight, bits: Eight) -> Eight {
+        each(a, bits, |a, bits| a.checked_shr(bits).unwrap_or(0))
+    }
+
+    #[inline(always)]
     fn min(self, a: Eight, b: Eight) -> Eight {
         each(a, b, Ord::min)
     }

@@ -11,7 +11,9 @@ use std::sync::Arc;
 use super::super::budget::{Budget, Exceeded};
 use super::super::lists::{Compiler, DST, SRC, directions};
 use super::super::plan::Alternative;
-use super::super::side::{self, KINDS, Kind, Part, Treatment, addresses_of, kinds_of, macs_of};
+use super::super::side::{
+    self, KINDS, Kind, Part, PartChange, Treatment, addresses_of, kinds_of, macs_of,
+};
 use super::{Touched, Whole};
 use crate::classifier::checks::Boxes;
 use crate::headers::Mac;
@@ -153,7 +155,8 @@ impl Compiler {
         let left = before.intersection(&after.complement());
         let entered = after.intersection(&before.complement());
         let region = left.union(&entered);
-        self.move_addresses(policy, side, part, &region, &after, touched, budget)?;
+        let change = PartChange { part, region: &region, members: &after };
+        self.move_addresses(policy, side, &[change], touched, budget)?;
         if kind != Kind::Address {
             self.touch_part(side, part, touched);
         }
@@ -208,21 +211,23 @@ impl Compiler {
             // A whole compilation does not invert: where memory is scarce, what it would take counts.
             let inverted = budget.is_ample() && self.sides[side].is_most(map, &addresses);
             self.sides[side].parts[part as usize].inverted = inverted;
-            let moves = if inverted {
-                let others = addresses.complement();
-                self.sides[side].change(map, part, &others, &AddrSet::default())
+            let (others, none);
+            let (region, members) = if inverted {
+                (others, none) = (addresses.complement(), AddrSet::default());
+                (&others, &none)
             } else {
-                self.sides[side].change(map, part, &addresses, &addresses)
+                (&addresses, &addresses)
             };
-            touched.classes[side].extend(&moves.left);
+            let moves = self.sides[side].change(map, &[PartChange { part, region, members }]);
+            touched.classes[side].extend(moves.changed());
             moves
         };
         budget.spend(1, moves.bytes)?;
         let inverted = self.part(side, part).inverted;
-        // All classes that hold a new part are new.
+        // All classes that hold a new part are new, or have it as a new part.
         let mut treatment = match inverted {
             true => Treatment::Wide(0),
-            false => self.plan.treatment(kind, moves.created.len()),
+            false => self.plan.treatment(kind, moves.created.len() + moves.renamed.len()),
         };
         if let Treatment::Wide(bit) = &mut treatment {
             *bit = self.bits[side].take_place();
@@ -257,7 +262,8 @@ impl Compiler {
                 true => (held.complement(), held.complement()),
                 false => (held, AddrSet::default()),
             };
-            self.move_addresses(policy, side, part, &region, &members, touched, budget)?;
+            let change = PartChange { part, region: &region, members: &members };
+            self.move_addresses(policy, side, &[change], touched, budget)?;
         }
         if let Treatment::Wide(bit) = self.part(side, part).treatment {
             self.bits[side].give_back(bit);
