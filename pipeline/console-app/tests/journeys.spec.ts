@@ -1,5 +1,5 @@
 import { expect, test } from "@playwright/test";
-import { FIXTURE, logIn, open, settle, watch } from "./console";
+import { axe, FIXTURE, logIn, open, settle, watch } from "./console";
 
 // What an operator does, by keyboard and by pointer, over the generated plant.
 test.skip(!FIXTURE, "these know the generated plant; story.spec.ts goes through a real one");
@@ -83,6 +83,63 @@ test("when the gateway goes, the last numbers stay and say since when", async ({
   await expect(page.getByText("Throughput", { exact: true })).toBeVisible();
 });
 
+test("wires that pass unjudged are said on every page, with who, since when and what ends it", async ({ page }) => {
+  const now = await (await page.request.get("/api/v1/overview")).json();
+  const since = new Date(Date.now() - 200_000).toISOString();
+  const dead = { ...now, gateway: null, "unreachable-since": since, decisions: [{ kind: "alarm", what: "the gateway does not answer: connection refused", link: "/overview" }], bypassed: { wires: ["line-1", "line-2"], by: "the supervisor", why: "worker 0 stood still", since } };
+  const events = [now, dead].map((data) => `event: overview\ndata: ${JSON.stringify(data)}\n\n`).join("");
+  await page.route("**/api/v1/events", (route) => route.fulfill({ status: 200, contentType: "text/event-stream", body: events }));
+  await page.reload();
+  await settle(page);
+  const alarm = page.getByRole("alert").filter({ hasText: "UNJUDGED" });
+  await expect(alarm).toContainText("line-1, line-2 pass everything UNJUDGED since");
+  await expect(alarm).toContainText("By the supervisor: worker 0 stood still.");
+  await expect(page.getByRole("alert").filter({ hasText: "does not answer" })).toContainText("Cut: line-3, line-4, line-5, line-6.");
+  await expect(page.getByRole("alert").filter({ hasText: "does not answer since" })).toContainText("connection refused");
+  await expect(page.locator(".wires > li").first()).toContainText("unjudged");
+  await expect(page.locator(".head")).toContainText("unjudged");
+  await page.evaluate(() => (location.hash = "/devices"));
+  await expect(alarm).toBeVisible();
+  expect(await axe(page)).toEqual([]);
+});
+
+test("time plays over the map, from piece to piece, without moving a row", async ({ page }) => {
+  const faults = watch(page);
+  const asked: string[] = [];
+  page.on("request", (request) => {
+    const url = new URL(request.url());
+    if (url.pathname.endsWith("/map/matrix")) asked.push(url.search);
+  });
+  await open(page, "/map");
+  await page.getByRole("button", { name: "Play" }).click();
+  await expect(page.getByRole("button", { name: "Pause" })).toBeVisible();
+  await expect.poll(() => asked.filter((search) => search.includes("to=")).length, { timeout: 15_000 }).toBeGreaterThan(2);
+  expect(new Set(asked).size).toBeGreaterThan(2);
+  await page.getByRole("button", { name: "Pause" }).click();
+  const at = page.url();
+  expect(at).toMatch(/[?&]to=/);
+  await page.waitForTimeout(1_500);
+  expect(page.url()).toBe(at);
+  await page.getByRole("button", { name: "All time" }).click();
+  await expect(page).not.toHaveURL(/[?&](from|to)=/);
+  expect(faults).toEqual([]);
+});
+
+test("the blast radius of a device stands side by side for every policy", async ({ page }) => {
+  await open(page, "/map?overlay=blast");
+  await page.getByLabel(/^Device that is taken over/).fill("hmi-1-1");
+  await page.getByRole("button", { name: "Show", exact: true }).click();
+  const reach = page.getByRole("list", { name: "Devices that it reaches" });
+  await expect(reach).toContainText("9,999");
+  await expect(reach).toContainText("443");
+  await expect(reach).toContainText("88");
+  await reach.getByRole("button", { name: "proposed" }).click();
+  await expect(page.getByText("Under the policy proposed it reaches 88 devices")).toBeVisible();
+  await reach.getByRole("button", { name: "staged" }).click();
+  await expect(page.getByText("No policy is staged.")).toBeVisible();
+  expect(await axe(page)).toEqual([]);
+});
+
 test("a panel whose question fails says so, and asks again", async ({ page }) => {
   let refuse = true;
   await page.route("**/api/v1/devices?*", (route) =>
@@ -103,4 +160,12 @@ test("a session that ends leads to the log-in, not to an error", async ({ page }
   await page.route("**/api/v1/flows?*", (route) => route.fulfill({ status: 401, contentType: "application/problem+json", body: '{"title":"Log in first","status":401}' }));
   await page.evaluate(() => (location.hash = "/flows"));
   await expect(page.getByRole("heading", { name: "Log in" })).toBeVisible();
+});
+
+test("on a phone what is chosen on the map comes into view", async ({ page }) => {
+  await page.setViewportSize({ width: 390, height: 844 });
+  await open(page, "/map");
+  await page.getByRole("table", { name: "Pairs of groups" }).getByRole("button").nth(20).click();
+  await settle(page);
+  await expect(page.locator(".side .panel h2")).toBeInViewport();
 });

@@ -5,8 +5,9 @@ import type { Session } from "./types";
 const BASE = "/api/v1";
 /** A question that takes longer than this has failed, in milliseconds. */
 const READ_MS = 20_000;
-/** A change may have to wait for the gateway, which loads and proves a whole policy. */
+/** A change may have to wait for the gateway, which loads and proves a whole policy; so does a report. */
 const CHANGE_MS = 150_000;
+const SLOW = ["/report", "/drift"];
 
 /** What went wrong, in the words of RFC 9457: what happened, and what to do about it. */
 export class ApiError extends Error {
@@ -19,6 +20,8 @@ export class ApiError extends Error {
     readonly obstacles: string[] = [],
     /** Nobody can log in yet: there is no user. */
     readonly setupNeeded = false,
+    /** The stable names of what is wrong with a policy, such as `unsigned`. */
+    readonly codes: string[] = [],
   ) {
     super(detail ? `${title}: ${detail}` : title);
   }
@@ -45,7 +48,7 @@ async function problem(response: Response): Promise<ApiError> {
     detail?: string;
     remedy?: string;
     obstacles?: string[];
-    findings?: { message: string; file?: string | null; line?: number | null }[];
+    findings?: { code?: string; message: string; file?: string | null; line?: number | null }[];
     "setup-needed"?: boolean;
   } = {};
   try {
@@ -60,14 +63,17 @@ async function problem(response: Response): Promise<ApiError> {
     body.remedy,
     [...(body.obstacles ?? []), ...(body.findings ?? []).map((f) => (f.file ? `${f.file}:${f.line ?? 1}: ${f.message}` : f.message))],
     body["setup-needed"] === true,
+    (body.findings ?? []).flatMap((finding) => finding.code ?? []),
   );
 }
 
-async function request(method: string, path: string, body?: unknown, signal?: AbortSignal): Promise<Response> {
-  const headers: Record<string, string> = { Accept: "application/json" };
+async function request(method: string, path: string, body?: unknown, signal?: AbortSignal, background = false): Promise<Response> {
+  const headers: Record<string, string> = { Accept: "application/json, */*" };
+  // Nobody pressed anything for it: it must not keep an unattended session alive.
+  if (background) headers["X-Bulkhead-Background"] = "1";
   if (body !== undefined) headers["Content-Type"] = "application/json";
   if (method !== "GET" && session.value?.csrf) headers["X-Bulkhead-CSRF"] = session.value.csrf;
-  const limit = method === "GET" ? READ_MS : CHANGE_MS;
+  const limit = method === "GET" && !SLOW.includes(path.split("?")[0]!) ? READ_MS : CHANGE_MS;
   const timeout = AbortSignal.timeout(limit);
   let response: Response;
   try {
@@ -93,8 +99,8 @@ async function request(method: string, path: string, body?: unknown, signal?: Ab
   return response;
 }
 
-export async function get<T>(path: string, query?: Query, signal?: AbortSignal): Promise<T> {
-  return (await request("GET", withQuery(path, query), undefined, signal)).json() as Promise<T>;
+export async function get<T>(path: string, query?: Query, signal?: AbortSignal, background = false): Promise<T> {
+  return (await request("GET", withQuery(path, query), undefined, signal, background)).json() as Promise<T>;
 }
 
 /** A change. An empty answer is undefined. */
@@ -103,13 +109,27 @@ export async function send<T = unknown>(method: "POST" | "PATCH" | "DELETE", pat
   return (text ? JSON.parse(text) : undefined) as T;
 }
 
+/** A file that the console makes: what is in it, what to call it, and what its headers tell. */
+export interface MadeFile {
+  content: Blob;
+  name: string;
+  headers: Headers;
+}
+
+/** Asks for a file; whoever aborts `signal` ends what makes it. */
+export async function makeFile(path: string, body: unknown, signal: AbortSignal): Promise<MadeFile> {
+  const response = await request("POST", path, body, signal);
+  const name = /filename="([A-Za-z0-9._-]+)"/.exec(response.headers.get("Content-Disposition") ?? "")?.[1];
+  return { content: await response.blob(), name: name ?? "bulkhead-download", headers: response.headers };
+}
+
 /** Is there no user yet? Then the log-in says how to make the first. */
 export const setupNeeded = signal(false);
 
-/** Asks who is logged in. */
-export async function refreshSession(): Promise<void> {
+/** Asks who is logged in; `background` where nobody pressed anything for it. */
+export async function refreshSession(background = false): Promise<void> {
   try {
-    session.value = await get<Session>("/session");
+    session.value = await get<Session>("/session", undefined, undefined, background);
   } catch (error) {
     if (!(error instanceof ApiError) || error.status !== 401) throw error;
     setupNeeded.value = error.setupNeeded;

@@ -1,6 +1,7 @@
 // Holds the types that the pages use against those generated from the server's OpenAPI document (`npm run
 // types`): where an answer stops having what a page reads, `tsc` says so. No code comes of it.
 import type { components } from "./schema";
+import type { Report } from "./report";
 import type * as used from "./types";
 
 type Schemas = components["schemas"];
@@ -33,4 +34,5 @@ export type Conform = [
   Fits<Schemas["UserShown"], used.User>,
   Fits<Schemas["TokenShown"], used.Token>,
   Fits<Schemas["ChangeReport"], used.ChangeReport>,
+  Fits<Schemas["Report"], Report>,
 ];

@@ -21,6 +21,29 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/captures": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Capture packets
+         * @description The gateway follows the packets that match until their number or the time is over; then the file comes
+         *     back, in which a comment at every packet says what became of it. 16 MiB at most; whoever closes the
+         *     connection ends it. The audit log has who, what and why; payload is not copied unless it can be
+         *     entered. One runs at a time.
+         */
+        post: operations["capture"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/denied": {
         parameters: {
             query?: never;
@@ -30,7 +53,8 @@ export interface paths {
         };
         /**
          * What was denied
-         * @description Those denied last first, each with the rule that came nearest to permitting it.
+         * @description Those seen last first, each with the rule that came nearest to permitting it. Of a stretch of time what
+         *     was denied in its periods.
          */
         get: operations["denied"];
         put?: never;
@@ -104,7 +128,10 @@ export interface paths {
             path?: never;
             cookie?: never;
         };
-        /** What was denied since wires enforce, and what to make of it */
+        /**
+         * What was denied since wires enforce, and what to make of it
+         * @description It is learnt in the background: the latest one that was made is answered, and 503 until there is one.
+         */
         get: operations["drift"];
         put?: never;
         post?: never;
@@ -145,7 +172,8 @@ export interface paths {
         };
         /**
          * Flows
-         * @description Edges (a client, a server and a service each), those seen last first.
+         * @description Edges (a client, a server and a service each), those seen last first. Of a stretch of time their flows,
+         *     bytes and denied packets are those of its periods.
          */
         get: operations["flows"];
         put?: never;
@@ -648,6 +676,26 @@ export interface paths {
         patch?: never;
         trace?: never;
     };
+    "/api/v1/policy/manifest": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        get?: never;
+        put?: never;
+        /**
+         * Make the manifest that is to be signed
+         * @description For gateways that take only signed policies. It changes nothing.
+         */
+        post: operations["manifest"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
     "/api/v1/policy/reload": {
         parameters: {
             query?: never;
@@ -750,6 +798,29 @@ export interface paths {
         put?: never;
         /** Stage nothing any more */
         post: operations["unstage"];
+        delete?: never;
+        options?: never;
+        head?: never;
+        patch?: never;
+        trace?: never;
+    };
+    "/api/v1/report": {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        /**
+         * Evidence of what the gateway does
+         * @description As `bulkhead report --format json` prints it: asked of the gateway, read in the communication store, or
+         *     computed from the policy. What could not be had is listed under `unavailable`, what it does not show
+         *     under `not-shown`. One is made at a time; where that takes long the answer is 503, and the report once it
+         *     is there: `made` says of when it is.
+         */
+        get: operations["report"];
+        put?: never;
+        post?: never;
         delete?: never;
         options?: never;
         head?: never;
@@ -913,6 +984,36 @@ export interface components {
         ApproveWanted: {
             /** @description The names of their rules. */
             names: string[];
+            /** @description Why, for the audit log. */
+            reason?: string | null;
+        };
+        /** @description An assertion. */
+        Assertion: {
+            /** @description Whether it is proved. */
+            holds: boolean;
+            /** @description It, and what was found. */
+            says: string;
+        };
+        /** @description A host. */
+        Asset: {
+            /** @description Its addresses. */
+            addresses: string[];
+            /** @description When it was seen first. */
+            "first-seen"?: string | null;
+            /** @description And last. */
+            "last-seen"?: string | null;
+            /** @description Its MAC address; absent behind a router. */
+            mac?: string | null;
+            /** @description What it is called by itself or by DNS: nobody vouches for that. */
+            name?: string | null;
+            /** @description The wire, and the side of it, where it was seen last. */
+            place: string;
+            /** @description `router`, `server`, `client` or `both`. */
+            role: string;
+            /** @description Who made it, by its MAC address. */
+            vendor?: string | null;
+            /** @description The groups of the policy that it is in. */
+            zones: string[];
         };
         /** @description Entries of the gateway's audit log. */
         AuditEntries: {
@@ -923,6 +1024,20 @@ export interface components {
             /** @description Where the next page begins; absent on the last one. */
             "next-cursor"?: string | null;
             /** @description Whether the hash chain holds over every file that these entries are in, up to the log's head. */
+            verified: boolean;
+        };
+        /** @description Whether the audit log is whole. */
+        AuditState: {
+            /** @description What is wrong with it. */
+            broken?: string | null;
+            /**
+             * Format: int64
+             * @description Entries that this report has.
+             */
+            entries: number;
+            /** @description Whether there are earlier ones in the time asked for that it leaves out. */
+            more: boolean;
+            /** @description Whether the hash chain holds over the files that the entries of this report are in. */
             verified: boolean;
         };
         /** @description Why a change is made. */
@@ -988,6 +1103,45 @@ export interface components {
              */
             to: string;
         };
+        /** @description Wires that pass everything unjudged. */
+        BypassShown: {
+            /** @description Who bypasses them: `the supervisor`, `systemd`, or a user. */
+            by: string;
+            /**
+             * Format: date-time
+             * @description Since when.
+             */
+            since: string;
+            /** @description Why, in words. */
+            why: string;
+            /** @description Their names. */
+            wires: string[];
+        };
+        /** @description What is captured, and why. */
+        CaptureWanted: {
+            /**
+             * @description Which packets, as for `bulkhead trace`: `tcp 10.20.0.11 <-> any:502 drop`; empty for all.
+             * @example tcp 10.20.0.11 <-> any:502
+             */
+            filter: string;
+            /**
+             * Format: int64
+             * @description How many packets at most.
+             */
+            packets: number;
+            /**
+             * Format: int32
+             * @description How many bytes of each packet are copied, with what applications said; without it, the headers.
+             */
+            "payload-bytes"?: number | null;
+            /** @description Why, for the audit log. */
+            reason: string;
+            /**
+             * Format: int32
+             * @description For how many seconds at most.
+             */
+            seconds: number;
+        };
         /**
          * @description What a cell of the matrix, or an edge, is.
          * @enum {string}
@@ -998,6 +1152,26 @@ export interface components {
          * @enum {string}
          */
         CellStateWanted: "used" | "would-block" | "blocked" | "mixed";
+        /** @description An entry of the audit log. */
+        Change: {
+            /** @description What it is about, in a word. */
+            about: string;
+            /** @description What happened. */
+            detail: string;
+            /** @description The hashes of the policy before and after, where it changed. */
+            policies?: string[] | null;
+            /** @description Why. */
+            reason?: string | null;
+            /**
+             * Format: int64
+             * @description Its number.
+             */
+            sequence: number;
+            /** @description When. */
+            time: string;
+            /** @description Who. */
+            who: string;
+        };
         /** @description What became of a change. */
         ChangeReport: {
             /** @description Whether it was made. */
@@ -1039,6 +1213,61 @@ export interface components {
             /** @description A whole policy. */
             files: components["schemas"]["FileGiven"][];
         };
+        /** @description A rule that permits something. */
+        Conduit: {
+            /** @description Where it is written. */
+            at: string;
+            /** @description Whether either side may. */
+            "either-way": boolean;
+            /** @description Until when. */
+            expires?: string | null;
+            /** @description Who may open. */
+            from: string;
+            /**
+             * Format: int64
+             * @description How often it decided since the gateway's start, or since the rule came, on any wire.
+             */
+            hits?: number | null;
+            /** @description When it let something through last, by the communication store. */
+            "last-hit"?: string | null;
+            /** @description Who answers for it. The policy language has no place for that: always absent for now. */
+            owner?: string | null;
+            /** @description Why, as its `reason` says. */
+            purpose?: string | null;
+            /** @description The rule's name. */
+            rule: string;
+            /** @description What. */
+            service: string;
+            /** @description From when on. */
+            starts?: string | null;
+            /** @description Words of the purpose that look like the numbers of tickets. */
+            tickets: string[];
+            /** @description To whom. */
+            to: string;
+        };
+        /** @description Who tried to talk to whom. */
+        Conversation: {
+            /** @description Who opened. */
+            client: string;
+            /**
+             * Format: int64
+             * @description Packets that were denied.
+             */
+            "denied-packets": number;
+            /** @description When it was seen last. */
+            "last-seen"?: string | null;
+            /**
+             * Format: int64
+             * @description Flows that an observing wire let through.
+             */
+            "let-through": number;
+            /** @description The rule that decided last. */
+            rule: string;
+            /** @description To whom. */
+            server: string;
+            /** @description What. */
+            service: string;
+        };
         /** @description What it took to make a [`Candidate`]. */
         Cost: {
             /**
@@ -1076,6 +1305,23 @@ export interface components {
          * @enum {string}
          */
         DecisionKind: "exception" | "grant" | "unknown-device" | "refused-reload" | "binding-conflict" | "alarm";
+        /** @description That everything that is not permitted is denied. */
+        DefaultDeny: {
+            /** @description The policy's assertions, decided for every packet. */
+            assertions: components["schemas"]["Assertion"][];
+            /** @description What happens where no rule matches: `deny`. */
+            default: string;
+            /**
+             * Format: int64
+             * @description How often that happened, on any wire.
+             */
+            hits?: number | null;
+            /**
+             * @description All that the policy lets anybody open to each of its groups, by analysis of the whole policy:
+             *     what is not listed is denied.
+             */
+            reach: components["schemas"]["ZoneReach"][];
+        };
         /** @description A denial, and what to make of it. */
         Denial: {
             /** @description `quarantine`, `ask`, `place`, `propose` or `permitted`. */
@@ -1360,6 +1606,28 @@ export interface components {
             what: string;
             /** @description Who did it. */
             who: components["schemas"]["Who"];
+        };
+        /** @description A manifest and its signature, as they were read. */
+        Envelope: {
+            /** @description The text of the manifest. */
+            manifest: string;
+            /** @description The signature of its bytes, as `ssh-keygen` writes it. */
+            signature: string;
+        };
+        /** @description A grant or a quarantine. */
+        Exception: {
+            /** @description `grant` or `quarantine`. */
+            kind: string;
+            /** @description Why. */
+            reason?: string | null;
+            /** @description Since when. */
+            since?: string | null;
+            /** @description Until when; absent where it has no end. */
+            until?: string | null;
+            /** @description What it permits or forbids, in words. */
+            what: string;
+            /** @description Who made it. */
+            who: string;
         };
         /** @description Grants and quarantines. */
         Exceptions: {
@@ -1668,6 +1936,11 @@ export interface components {
         };
         /** @description Wires that are to enforce. */
         LockDownWanted: {
+            /**
+             * @description The hash of the policy that was looked at, as `GET /staged` has it: no other one is put in force,
+             *     forced or not.
+             */
+            expect: string;
             /** @description Whether it is to be done although something stands in the way. */
             force?: boolean;
             /** @description Why, for the audit log. */
@@ -1691,6 +1964,31 @@ export interface components {
             count: number;
             /** @description What. */
             what: string;
+        };
+        /** @description What is signed of a policy. */
+        ManifestMade: {
+            /**
+             * @description The command that signs it. What it writes, `policy.manifest.sig`, goes with the manifest into the
+             *     `envelope` of `POST /policy/stage`.
+             */
+            command: string;
+            /**
+             * @description The manifest: names and hashes of the files, when it was issued, and the policy's name. To be saved as
+             *     it is, as `policy.manifest`.
+             */
+            manifest: string;
+        };
+        /** @description What is to be signed: one of them. */
+        ManifestWanted: {
+            /** @description These texts. */
+            files?: components["schemas"]["FileGiven"][] | null;
+            /** @description A proposal, put in the place of what was learned before. */
+            "proposal-id"?: string | null;
+            /**
+             * Format: int64
+             * @description An earlier version.
+             */
+            version?: number | null;
         };
         /** @description A cell: what one group opens to another. */
         MatrixCell: {
@@ -1826,6 +2124,28 @@ export interface components {
             /** @description Their names; all of them where there is none. */
             wires?: string[];
         };
+        /** @description What was seen, against what is declared. */
+        Observed: {
+            /**
+             * Format: int64
+             * @description Conversations (client, server, service) that were seen.
+             */
+            conversations: number;
+            /**
+             * Format: int64
+             * @description How many more of them there are.
+             */
+            more: number;
+            /** @description Conversations that no rule permitted: denied, or let through because their wire observed. */
+            "not-permitted": components["schemas"]["Conversation"][];
+            /**
+             * Format: int64
+             * @description Of these, those that the policy permitted when they were seen.
+             */
+            permitted: number;
+            /** @description Rules that permit what nobody used in this time. */
+            unused: string[];
+        };
         /** @description What the gateway does now. */
         Overview: {
             /**
@@ -1833,6 +2153,7 @@ export interface components {
              * @description When this was so.
              */
             at: string;
+            bypassed?: null | components["schemas"]["BypassShown"];
             /** @description What was changed in the last day, the latest first. */
             "changes-since": components["schemas"]["Entry"][];
             /** @description What needs a decision. */
@@ -2089,6 +2410,11 @@ export interface components {
             /** @description The password until now. */
             old: string;
         };
+        /**
+         * Format: binary
+         * @description A capture file (pcapng).
+         */
+        Pcapng: string;
         /** @description What is permitted, as in a rule. */
         Permit: {
             /** @description The side that opens. */
@@ -2136,6 +2462,24 @@ export interface components {
             source: string;
             /** @description What a person should look at. */
             warnings: components["schemas"]["Finding"][];
+        };
+        /** @description The policy in force. */
+        PolicyReported: {
+            /**
+             * Format: int64
+             * @description Seconds since it was accepted.
+             */
+            "age-s": number;
+            /** @description Whether the last accepted policy stands in for bad files. */
+            fallback: boolean;
+            /** @description The hash of its files (SHA-256 over names and texts). */
+            hash: string;
+            /** @description Its rules. */
+            rules: number;
+            /** @description Where it was read from. */
+            source: string;
+            /** @description What commands have added to it or put in its place, in words. */
+            standing: string[];
         };
         /** @description A port of a wire. */
         PortShown: {
@@ -2222,6 +2566,8 @@ export interface components {
             error?: string | null;
             /** @description What one member of a role does and its fellows do not: to be approved one by one. */
             exceptions: components["schemas"]["ProposedRule"][];
+            /** @description Its hash (SHA-256), which says when staging it that it was looked at; absent until it is made. */
+            hash?: string | null;
             /** @description By which it is asked for. */
             id: string;
             /**
@@ -2387,6 +2733,60 @@ export interface components {
             /** @description Why it was tried. */
             trigger: components["schemas"]["Trigger"];
         };
+        /** @description Evidence of what a gateway does. */
+        Report: {
+            /** @description Who is there, by what was heard of them. */
+            assets: components["schemas"]["Asset"][];
+            audit?: null | components["schemas"]["AuditState"];
+            /** @description Who changed what else. */
+            changes: components["schemas"]["Change"][];
+            /** @description What the policy permits between them. */
+            conduits: components["schemas"]["Conduit"][];
+            "default-deny"?: null | components["schemas"]["DefaultDeny"];
+            /** @description Starts, stops, and changes of modes and of what happens on failure. */
+            events: components["schemas"]["Change"][];
+            /** @description Grants and quarantines. */
+            exceptions: components["schemas"]["Exception"][];
+            /**
+             * Format: int32
+             * @description The version of this form: [`FORMAT`].
+             */
+            format: number;
+            /** @description The host that it was made on. */
+            host?: string | null;
+            /** @description When it was made (RFC 3339, UTC). */
+            made: string;
+            /** @description The version of the program that made it. */
+            "made-by": string;
+            /** @description What it does not show. */
+            "not-shown": string[];
+            observed?: null | components["schemas"]["Observed"];
+            policy?: null | components["schemas"]["PolicyReported"];
+            /** @description What it is about. */
+            scope: components["schemas"]["Scope"];
+            /** @description The time that observations and changes are of: its first instant; absent where it is not bounded. */
+            since?: string | null;
+            /** @description Which requirements of which standards the sections speak to. */
+            standards: components["schemas"]["Requirement"][];
+            telemetry?: null | components["schemas"]["Telemetry"];
+            /** @description What could not be had, and why. */
+            unavailable: components["schemas"]["Unavailable"][];
+            /** @description The first instant after it, likewise. */
+            until?: string | null;
+            /** @description The groups of the policy. */
+            zones: components["schemas"]["Zone"][];
+        };
+        /** @description A requirement of a standard that the report speaks to. */
+        Requirement: {
+            /** @description What of this report speaks to it. */
+            evidence: string;
+            /** @description What of it this report does not speak to. */
+            remains: string;
+            /** @description The requirement. */
+            requirement: string;
+            /** @description The standard. */
+            standard: string;
+        };
         /**
          * @description What somebody may do. Each includes those before it.
          * @enum {string}
@@ -2483,6 +2883,22 @@ export interface components {
              * @description Flows that do not pass now and that it would let pass.
              */
             opened: number;
+        };
+        /** @description What a report is about. */
+        Scope: {
+            /** @description Where its clock's word is taken from: `kernel` (an NTP or PTP daemon has told it) or `trusted`. */
+            "clock-source"?: string | null;
+            /** @description Whether it counts as synchronised. */
+            "clock-synchronised"?: boolean | null;
+            /** @description The gateway's version. */
+            gateway?: string | null;
+            /**
+             * Format: int64
+             * @description Seconds since it started: counters are of that time.
+             */
+            "uptime-s"?: number | null;
+            /** @description Its wires. */
+            wires: components["schemas"]["WireInScope"][];
         };
         /** @description A service of a device. */
         ServiceUse: {
@@ -2593,6 +3009,9 @@ export interface components {
         };
         /** @description What is put beside the policy in force: one of them. */
         StageWanted: {
+            envelope?: null | components["schemas"]["Envelope"];
+            /** @description Of a proposal: the hash of the text that was looked at. Another one is refused. */
+            expect?: string | null;
             /** @description These texts. */
             files?: components["schemas"]["FileGiven"][] | null;
             /** @description A proposal, put in the place of what was learned before. */
@@ -2625,6 +3044,24 @@ export interface components {
             source: string;
             /** @description Rules that wait for somebody to approve or remove them. */
             unreviewed: string[];
+        };
+        /** @description What is missing in the records that the report rests on. */
+        Telemetry: {
+            /**
+             * Format: int64
+             * @description Flow records, copies and log events that the gateway lost since its start.
+             */
+            "gateway-lost"?: number | null;
+            /**
+             * Format: int64
+             * @description Frames received and originated, less those that were sent, dropped or are held: those that
+             *     workers had in their hands. Nothing is lost uncounted while this is small and comes and goes.
+             */
+            "in-flight"?: number | null;
+            /** @description What the communication store's keeper counted, since the store was made. */
+            store: {
+                [key: string]: number;
+            };
         };
         /** @description When anything was seen. */
         Times: {
@@ -2694,6 +3131,13 @@ export interface components {
          * @enum {string}
          */
         Trigger: "start" | "file" | "signal" | "command";
+        /** @description What could not be had. */
+        Unavailable: {
+            /** @description The part of the report that is missing. */
+            what: string;
+            /** @description Why. */
+            why: string;
+        };
         /** @description What is to be changed of a user. All sessions of the user end. */
         UserChange: {
             /** @description Another password. */
@@ -2790,7 +3234,7 @@ export interface components {
          * @description A policy that the console knows.
          * @enum {string}
          */
-        WhichPolicy: "active" | "staged";
+        WhichPolicy: "active" | "staged" | "proposed";
         /** @description Who did it. */
         Who: {
             /** @description The user's name, or what it was if no user: `gateway`, `file`, `signal`. */
@@ -2810,7 +3254,40 @@ export interface components {
             uid?: number | null;
         };
         /** @description A wire. */
+        WireInScope: {
+            /**
+             * Format: int64
+             * @description Frames that were dropped.
+             */
+            dropped: number;
+            /**
+             * @description What becomes of it while no gateway judges it, by the configuration: `closed` or `open`; absent
+             *     where that could not be read.
+             */
+            fail?: string | null;
+            /** @description The device of the port towards the protected side, its driver and its link. */
+            inside: string[];
+            /** @description `observe` or `enforce`. */
+            mode: string;
+            /** @description Its name. */
+            name: string;
+            /** @description The same of the other port. */
+            outside: string[];
+            /**
+             * Format: int64
+             * @description Frames that came in.
+             */
+            received: number;
+            /**
+             * Format: int64
+             * @description Frames that an enforcing wire would have dropped.
+             */
+            "would-drop": number;
+        };
+        /** @description A wire. */
         WireShown: {
+            /** @description What becomes of it while no gateway judges: `closed`, or `open` and by what. */
+            fail: string;
             /** @description `observe` or `enforce`. */
             mode: string;
             /** @description Its name. */
@@ -2844,6 +3321,35 @@ export interface components {
              * @description The 99th percentile of a packet's way through it, in nanoseconds.
              */
             "latency-p99-ns": number;
+        };
+        /** @description A group or a device of the policy. */
+        Zone: {
+            /** @description What does not, although it belongs to one of these. */
+            except: string[];
+            /** @description `group` or `device`. */
+            kind: string;
+            /** @description What belongs to it, as it is written. */
+            members: string[];
+            /** @description Its name. */
+            name: string;
+        };
+        /** @description What a rule lets somebody open. */
+        ZoneAccess: {
+            /** @description Who may open. */
+            from: string;
+            /** @description The rule. */
+            rule: string;
+            /** @description What. */
+            service: string;
+        };
+        /** @description All that may be opened to a group. */
+        ZoneReach: {
+            /** @description Who may open what, by which rule. */
+            access: components["schemas"]["ZoneAccess"][];
+            /** @description Whether that is all; otherwise finding the rest takes too much work. */
+            complete: boolean;
+            /** @description The group. */
+            zone: string;
         };
     };
     responses: never;
@@ -2897,6 +3403,101 @@ export interface operations {
             };
             /** @description The role may not, or the request is forged */
             403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too much is asked: wait for Retry-After seconds */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description What is needed for the answer does not answer itself */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Another problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    capture: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["CaptureWanted"];
+            };
+        };
+        responses: {
+            /** @description A capture file */
+            200: {
+                headers: {
+                    /** @description Why it ended: `count`, `seconds`, `bytes` or `stopping` */
+                    "x-bulkhead-ended"?: string;
+                    /** @description Steps that came faster than they could be told, likewise */
+                    "x-bulkhead-lost"?: number;
+                    /** @description Packets that matched; absent where it was cut at 16 MiB */
+                    "x-bulkhead-matched"?: number;
+                    /** @description Packets in it */
+                    "x-bulkhead-packets"?: number;
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/x-pcapng": components["schemas"]["Pcapng"];
+                };
+            };
+            /** @description The request is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody is logged in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The role may not, or the request is forged */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The gateway refuses, or another one runs */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -4512,7 +5113,9 @@ export interface operations {
                 /** @description The device that somebody took over, by its id. */
                 device: string;
                 /** @description By which policy. */
-                policy?: "active" | "staged";
+                policy?: "active" | "staged" | "proposed";
+                /** @description The proposal, by its id, where it is asked for what is proposed; the latest unless told otherwise. */
+                proposal?: string;
             };
             header?: never;
             path?: never;
@@ -4558,6 +5161,15 @@ export interface operations {
             };
             /** @description There is no such device, or policy */
             404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The proposal is still being made, or does not fit the policy */
+            409: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -5938,6 +6550,102 @@ export interface operations {
             };
         };
     };
+    manifest: {
+        parameters: {
+            query?: never;
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody: {
+            content: {
+                "application/json": components["schemas"]["ManifestWanted"];
+            };
+        };
+        responses: {
+            /** @description What is to be signed, and how */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["ManifestMade"];
+                };
+            };
+            /** @description The request is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody is logged in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The role may not, or the request is forged */
+            403: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description There is no such proposal or version */
+            404: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description A name that no manifest can hold */
+            409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too much is asked: wait for Retry-After seconds */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description What is needed for the answer does not answer itself */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Another problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
     reload: {
         parameters: {
             query?: never;
@@ -6426,6 +7134,85 @@ export interface operations {
             };
             /** @description Nothing was */
             409: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Too much is asked: wait for Retry-After seconds */
+            429: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description What is needed for the answer does not answer itself */
+            503: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Another problem */
+            default: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+        };
+    };
+    report: {
+        parameters: {
+            query?: {
+                /** @description Only what was observed and changed since then. */
+                since?: string;
+                /** @description Only what was observed and changed before then. */
+                until?: string;
+            };
+            header?: never;
+            path?: never;
+            cookie?: never;
+        };
+        requestBody?: never;
+        responses: {
+            /** @description The report */
+            200: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/json": components["schemas"]["Report"];
+                };
+            };
+            /** @description The request is wrong */
+            400: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description Nobody is logged in */
+            401: {
+                headers: {
+                    [name: string]: unknown;
+                };
+                content: {
+                    "application/problem+json": components["schemas"]["Problem"];
+                };
+            };
+            /** @description The role may not, or the request is forged */
+            403: {
                 headers: {
                     [name: string]: unknown;
                 };
@@ -7050,7 +7837,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description There is one with this name */
+            /** @description There is one with this name, or a token asks */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7143,7 +7930,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No admin would be left */
+            /** @description No admin would be left, or a token asks */
             409: {
                 headers: {
                     [name: string]: unknown;
@@ -7242,7 +8029,7 @@ export interface operations {
                     "application/problem+json": components["schemas"]["Problem"];
                 };
             };
-            /** @description No admin would be left */
+            /** @description No admin would be left, or a token asks */
             409: {
                 headers: {
                     [name: string]: unknown;

@@ -55,11 +55,23 @@ export interface AuditPage {
 export interface WireInfo {
   name: string;
   mode: string;
+  /** What becomes of it while no gateway judges: `closed`, or `open: kernel`, `open: command`, `open: none`. */
+  fail?: string | null;
   ports: { name: string; device?: string; link: string }[];
+}
+
+/** Wires that pass everything unjudged. */
+export interface Bypass {
+  wires: string[];
+  by: string;
+  why: string;
+  since: string;
 }
 
 export interface Overview {
   at: string;
+  /** Who bypasses wires; absent where nobody does, or where that is not known. */
+  bypassed?: Bypass | null;
   gateway?: {
     version: string;
     ready: boolean;
@@ -219,6 +231,12 @@ export interface FileGiven {
   text: string;
 }
 
+/** A manifest and its signature, for gateways that take only signed policies. */
+export interface Envelope {
+  manifest: string;
+  signature: string;
+}
+
 export interface PolicyFile extends FileGiven {
   learned: boolean;
   /** The gateway made it of grants and quarantines: it is no file, and comes of itself. */
@@ -339,6 +357,8 @@ export interface ProposedRule {
 export interface Proposal {
   id: string;
   state: "pending" | "ready" | "failed";
+  /** Of its text: what is staged is bound to it. */
+  hash?: string | null;
   at: string;
   error?: string | null;
   rules: ProposedRule[];
@@ -358,7 +378,8 @@ export interface Staged {
   passing: number;
   cut: number;
   opened: number;
-  "denied-ratio": number;
+  /** Of `cut`, those that no rule of the staged policy names. */
+  "cut-by-default": number;
   unlisted: number;
   rules: { name: string; cut: number; opened: number; "by-default": boolean }[];
   differing: {
@@ -425,5 +446,11 @@ export interface Token {
 export interface ChangeReport {
   done: boolean;
   what: string;
+  /** What was overridden, or stood in the way. */
+  obstacles?: string[];
+  /** What a person should look at, although it was done. */
+  findings?: { severity: string; message: string; file?: string | null; line?: number | null; help?: string | null }[];
+  /** A worker that does not judge by it yet. */
+  "stalled-worker"?: number | null;
   name?: string | null;
 }

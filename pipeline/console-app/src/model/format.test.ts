@@ -1,5 +1,5 @@
 import { describe, expect, it } from "vitest";
-import { ago, count, exact, latency, moment, percent, short, si, span } from "./format";
+import { ago, count, exact, latency, moment, percent, short, si, span, utc } from "./format";
 
 describe("numbers", () => {
   it("keep three digits and never round up to a thousand of the smaller unit", () => {
@@ -44,4 +44,10 @@ it("counts one and many", () => {
   expect(count(1, "device")).toBe("1 device");
   expect(count(2_000, "entry", "entries")).toBe("2,000 entries");
   expect(short("0123456789abcdef")).toBe("0123456789ab");
+});
+
+it("writes the times of a report so that they mean the same everywhere", () => {
+  expect(utc("2026-10-25T02:30:00+02:00")).toBe("2026-10-25 00:30:00Z");
+  expect(utc("2026-10-25T02:30:00+01:00")).toBe("2026-10-25 01:30:00Z");
+  expect([utc(null), utc(""), utc("never")]).toEqual(["–", "–", "–"]);
 });

@@ -70,6 +70,13 @@ export function moment(at: string | number | null | undefined): string {
   );
 }
 
+/** The same in coordinated universal time, for what is read elsewhere and later: 2026-11-23 07:12:05Z. */
+export function utc(at: string | number | null | undefined): string {
+  if (at === null || at === undefined || at === "") return "–";
+  const date = new Date(at);
+  return Number.isNaN(date.getTime()) ? "–" : `${date.toISOString().slice(0, 19).replace("T", " ")}Z`;
+}
+
 /** The time of day alone. */
 export const clock = (at: string | number): string => moment(at).slice(11);
 

@@ -7,3 +7,6 @@ export const lost = (learning: Learning): string =>
     .filter((loss) => loss.count > 0)
     .map((loss) => `${loss.what}: ${exact(loss.count)}`)
     .join("; ");
+
+/** Does this counter of the store count what was lost? The others count what was read. */
+export const isLoss = (name: string): boolean => /(lost|dropped|unstored|pruned)$/.test(name);

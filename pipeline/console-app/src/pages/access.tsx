@@ -272,7 +272,7 @@ function Audit() {
   return (
     <Panel
       title="Audit log"
-      from={page}
+      from={rows.length ? { ...page, data: rows } : page}
       flush
       empty={{ when: rows.length === 0, what: "Nothing was written yet." }}
       actions={

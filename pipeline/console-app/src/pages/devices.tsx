@@ -1,7 +1,7 @@
 import { useState } from "preact/hooks";
 import { may, send } from "../api/client";
 import { usePaged, useResource, type Resource } from "../api/resource";
-import type { DeviceDetail, DeviceRow } from "../api/types";
+import type { ChangeReport, DeviceDetail, DeviceRow } from "../api/types";
 import { ago, count, exact, moment, si, who } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
@@ -93,7 +93,7 @@ function Inventory() {
             { title: "Groups", cell: (device) => device.groups.join(", ") },
             { title: "Wire", cell: (device) => device.wire },
             { title: "Last seen", cell: (device) => <span class="nowrap">{ago(device["last-seen"])}</span> },
-            { title: "State", cell: (device) => <Standing device={device} /> },
+            { title: "State", cell: (device) => Standing({ device }) ?? "–" },
           ]}
         />
       </Panel>
@@ -109,7 +109,7 @@ function Standing({ device }: { device: DeviceRow }) {
       </span>
     );
   }
-  return device.groups.length === 0 ? <span class="badge warn">no group</span> : <span class="muted">–</span>;
+  return device.groups.length === 0 ? <span class="badge warn">no group</span> : null;
 }
 
 function Device({ id }: { id: string }) {
@@ -229,7 +229,7 @@ function Services({ data, from }: { data: DeviceDetail; from: Resource<DeviceDet
 }
 
 function Actions({ device, reload }: { device: DeviceDetail; reload: () => void }) {
-  const path = `/devices/${encodeURIComponent(device.id)}/quarantine`;
+  const path = (name: string) => `/devices/${encodeURIComponent(name)}/quarantine`;
   const name = device.name || device.id;
   return (
     <div class="row">
@@ -252,21 +252,16 @@ function Actions({ device, reload }: { device: DeviceDetail; reload: () => void 
                   title: `Release ${name} from quarantine`,
                   effect: "The rules decide about it again, from the next packet on.",
                   button: "Release",
-                  act: async (reason) => {
-                    await send("DELETE", path, { reason });
-                    return `${name} is released.`;
-                  },
+                  // By the name under which it was put there, which may be another than this device's.
+                  act: (reason) => send<ChangeReport>("DELETE", path(device.quarantine?.device ?? device.id), { reason }),
                   done: reload,
                 }
               : {
                   title: `Quarantine ${name}`,
-                  effect: `Everything from and to ${device.addresses.join(", ") || device.id} is cut at once on enforcing wires, also what is open now. It stays so until somebody releases it.`,
+                  effect: `Everything from and to ${device.addresses.join(", ") || device.id} is cut at once, on wires that only observe too, and what is open now with it. DHCP is all that it may still open. It stays so until somebody releases it.`,
                   button: "Quarantine",
                   danger: true,
-                  act: async (reason) => {
-                    await send("POST", path, { reason });
-                    return `${name} is in quarantine.`;
-                  },
+                  act: (reason) => send<ChangeReport>("POST", path(device.id), { reason }),
                   done: reload,
                 };
           }}

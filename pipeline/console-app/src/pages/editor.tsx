@@ -1,8 +1,8 @@
-import { useEffect, useMemo, useState } from "preact/hooks";
-import { ApiError, may, send } from "../api/client";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
+import { ApiError, get, may, send } from "../api/client";
 import { useResource } from "../api/resource";
-import type { CheckReport, DiffReport, FileGiven, Policy, PolicyFile } from "../api/types";
-import { count } from "../model/format";
+import type { ChangeReport, CheckReport, DiffReport, FileGiven, Policy, PolicyFile } from "../api/types";
+import { count, short } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
 import { Editor } from "../ui/editor";
@@ -21,7 +21,8 @@ export function EditorPage() {
   const [revision, setRevision] = useState(0);
   const [checked, setChecked] = useState<CheckReport>();
   const [failed, setFailed] = useState<ApiError>();
-  const [differences, setDifferences] = useState<DiffReport>();
+  const [differences, setDifferences] = useState<{ of: number | undefined; report: DiffReport }>();
+  const asked = useRef(0);
   const files: PolicyFile[] = useMemo(() => (policy.data?.files ?? []).filter((file) => !file.added).map((file) => ({ ...file, text: edits[file.name] ?? file.text })), [policy.data, edits]);
   const file = files.find((f) => f.name === query.file) ?? files[0];
   const dirty = files.some((f) => edits[f.name] !== undefined && edits[f.name] !== policy.data?.files.find((old) => old.name === f.name)?.text);
@@ -50,11 +51,15 @@ export function EditorPage() {
   }, [query.version]);
 
   async function compare(what: { files: FileGiven[] } | { version: number }) {
+    // Of two questions the later one is shown, whichever is answered first.
+    const turn = (asked.current += 1);
     try {
-      setDifferences(await send<DiffReport>("POST", "/policy/diff", what));
+      const report = await send<DiffReport>("POST", "/policy/diff", what);
+      if (turn !== asked.current) return;
+      setDifferences({ of: "version" in what ? what.version : undefined, report });
       setFailed(undefined);
     } catch (error) {
-      setFailed(error as ApiError);
+      if (turn === asked.current) setFailed(error as ApiError);
     }
   }
   const stage = () => {
@@ -62,10 +67,21 @@ export function EditorPage() {
       title: "Stage this policy",
       effect: "It runs beside the one in force: every flow and every denied packet gets its verdict too, and nothing is cut. Lock down when its tally is what you expect.",
       button: "Stage",
-      act: async (reason) => {
-        await send("POST", "/policy/stage", { files: given(files), reason });
+      sign: { files: given(files) },
+      act: async (reason, envelope) => {
+        const now = await get<Policy>("/policy");
+        if (now.hash !== policy.data?.hash) {
+          throw new ApiError(
+            409,
+            "Another policy came into force since this text was opened",
+            `These edits are of ${short(policy.data?.hash)}; ${short(now.hash)} is in force. Staging them would take back what others changed.`,
+            "Nothing was staged. Copy what you wrote, reload the page, and edit the policy of now.",
+          );
+        }
+        return send<ChangeReport>("POST", "/policy/stage", { files: given(files), reason, envelope });
+      },
+      done: () => {
         location.hash = href(["learn"]);
-        return "Staged. Its tally is on this page.";
       },
     };
   };
@@ -147,7 +163,7 @@ export function EditorPage() {
           />
         </Panel>
       )}
-      {differences && <Differences differences={differences} version={query.version} />}
+      {differences && <Differences differences={differences.report} version={differences.of} />}
     </>
   );
 }
@@ -155,7 +171,7 @@ export function EditorPage() {
 /** What the server is given of a file: it refuses fields that it does not know. */
 const given = (files: PolicyFile[]): FileGiven[] => files.map(({ name, text }) => ({ name, text }));
 
-function Differences({ differences, version }: { differences: DiffReport; version: string | undefined }) {
+function Differences({ differences, version }: { differences: DiffReport; version: number | undefined }) {
   const rows = differences.differences;
   return (
     <Panel

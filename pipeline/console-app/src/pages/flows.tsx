@@ -1,12 +1,16 @@
 import { useState } from "preact/hooks";
+import { may } from "../api/client";
 import { findDevice } from "../api/find";
+import { overview } from "../api/live";
 import { usePaged } from "../api/resource";
 import type { Denied, Edge } from "../api/types";
-import { bytes, exact, moment, si } from "../model/format";
+import { captureFilter, searchFilter } from "../model/capture";
+import { bytes, count, exact, moment, si } from "../model/format";
 import { adjust, href, route } from "../model/route";
 import { RuleLink, State } from "../ui/marks";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
+import { CaptureDialog, captureEvidence } from "./capture";
 
 type Row = Edge & Partial<Denied>;
 
@@ -33,6 +37,7 @@ function Search({ denied }: { denied: boolean }) {
     limit: 100,
   });
   const rows = flows.data ?? [];
+  const observing = overview.value?.gateway?.wires.filter((wire) => wire.mode === "observe").length ?? 0;
   const search = async () => {
     setMissing("");
     const { device, ...rest } = form;
@@ -50,7 +55,7 @@ function Search({ denied }: { denied: boolean }) {
     <div class="stack">
       <div class="title">
         <h1>{denied ? "Denied" : "Flows"}</h1>
-        <p class="small">{denied ? "What was dropped or would be, with the nearest rule and what would permit it." : "Who opened what to whom, and the rule that decided."}</p>
+        <p class="small">{denied ? "What was dropped, with the nearest rule and what would permit it." : "Who opened what to whom, and the rule that decided."}</p>
       </div>
       <form
         class="filters"
@@ -95,6 +100,12 @@ function Search({ denied }: { denied: boolean }) {
           </button>
         )}
       </form>
+      {denied && observing > 0 && (
+        <p class="notice">
+          {count(observing, "wire observes", "wires observe")} and {observing === 1 ? "drops" : "drop"} nothing: what {observing === 1 ? "it" : "they"} would drop passes, and stands under{" "}
+          <a href={href(["flows"], { verdict: "would-block" })}>Flows that would be blocked</a>.
+        </p>
+      )}
       {missing && <p class="notice warn">No device, or more than one, is called {missing}.</p>}
       <Panel
         title={flows.total === undefined || flows.total === null ? "Matches" : `${exact(flows.total)} match`}
@@ -102,9 +113,16 @@ function Search({ denied }: { denied: boolean }) {
         flush
         empty={{ when: rows.length === 0, what: denied ? "Nothing was denied." : "Nothing matches.", hint: "Take a filter away, or look at a longer time." }}
         actions={
-          <button type="button" class="button small" onClick={() => (setNow(Date.now()), flows.reload())}>
-            Newest
-          </button>
+          <>
+            {may("operator") && (
+              <button type="button" class="button small" onClick={() => captureEvidence(searchFilter(query))}>
+                Capture packets
+              </button>
+            )}
+            <button type="button" class="button small" onClick={() => (setNow(Date.now()), flows.reload())}>
+              Newest
+            </button>
+          </>
         }
       >
         <Table
@@ -149,14 +167,39 @@ function Search({ denied }: { denied: boolean }) {
                   },
                 ]
               : [
-                  { title: "Wire", cell: (flow: Row) => flow.wire },
+                  { title: "Wire", cell: (flow: Row) => <span class="nowrap">{flow.wire}</span> },
                   { title: "Flows", number: true, cell: (flow: Row) => si(flow.flows) },
                   { title: "Bytes", number: true, cell: (flow: Row) => bytes(flow.bytes) },
                 ]),
             { title: denied ? "Denied packets" : "Packets", number: true, cell: (flow) => si(denied ? flow.denied : flow.packets) },
+            ...(may("operator")
+              ? [
+                  {
+                    title: "",
+                    cell: (flow: Row) => (
+                      <div class="row">
+                      {denied && (
+                        <a class="button small" href={href(["policy", "grants"], { from: flow.client, to: flow.server, service: flow.service })} aria-label={`Grant ${flow.service} of ${flow["client-name"] || flow.client} to ${flow["server-name"] || flow.server} for a while`}>
+                          Grant
+                        </a>
+                      )}
+                      <button
+                        type="button"
+                        class="button small"
+                        aria-label={`Capture ${flow.service} of ${flow["client-name"] || flow.client} and ${flow["server-name"] || flow.server}`}
+                        onClick={() => captureEvidence(captureFilter(flow))}
+                      >
+                        Capture
+                      </button>
+                      </div>
+                    ),
+                  },
+                ]
+              : []),
           ]}
         />
       </Panel>
+      <CaptureDialog />
     </div>
   );
 }

@@ -1,10 +1,11 @@
 import { useEffect, useState } from "preact/hooks";
-import { may, send, type ApiError } from "../api/client";
+import { ApiError, may, send } from "../api/client";
 import { overview, staged } from "../api/live";
-import { useResource } from "../api/resource";
+import { useAgain, useResource } from "../api/resource";
 import type { ChangeReport, Drift as DriftReport, Learning, Proposal, ProposedRule, Staged } from "../api/types";
-import { count, exact, moment, percent, si, span } from "../model/format";
+import { count, exact, moment, percent, short, si, span } from "../model/format";
 import { lost } from "../model/losses";
+import { share, standsInTheWay } from "../model/obstacles";
 import { adjust, href, route } from "../model/route";
 import { change } from "../ui/dialog";
 import { Mode, RuleLink } from "../ui/marks";
@@ -22,6 +23,11 @@ export function LearnPage() {
   useEffect(() => setPending(proposal.data?.state === "pending"), [proposal.data]);
   const asked = useResource<Staged>("/staged");
   const tally = staged.value ?? asked.data;
+  // The events tell of a staged policy while there is one: when that ends, or begins, it is asked for anew.
+  const told = staged.value?.staged?.hash;
+  useEffect(() => {
+    if (asked.data) asked.reload();
+  }, [told]);
   const wires = overview.value?.gateway?.wires ?? [];
   const enforcing = wires.length > 0 && wires.every((wire) => wire.mode === "enforce");
   const waiting = ready?.exceptions.filter((e) => !e.approved).length ?? 0;
@@ -52,7 +58,7 @@ export function LearnPage() {
       </ol>
       <Observed learning={learning} />
       <Proposed proposal={proposal} ready={ready} />
-      {ready && <Exceptions proposal={ready} reload={proposal.reload} />}
+      <Exceptions proposal={ready} reload={proposal.reload} />
       <Rehearsal tally={tally} asked={asked} proposal={ready} />
       <Lockdown tally={tally} />
       <Drift />
@@ -63,9 +69,16 @@ export function LearnPage() {
 /** Seconds of traffic that the store holds. */
 const observed = (learning: Learning): number => learning.periods * learning["period-seconds"];
 
+/** Goes to a step with the keyboard's focus, too. */
+function visit(step: number) {
+  const part = document.getElementById(`step-${step}`);
+  part?.scrollIntoView({ block: "start" });
+  part?.focus({ preventScroll: true });
+}
+
 function jump(event: Event, step: number) {
   event.preventDefault();
-  document.getElementById(`step-${step}`)?.scrollIntoView({ block: "start" });
+  visit(step);
 }
 
 type From<T> = ReturnType<typeof useResource<T>>;
@@ -73,7 +86,7 @@ type From<T> = ReturnType<typeof useResource<T>>;
 function Observed({ learning }: { learning: From<Learning> }) {
   const data = learning.data;
   return (
-    <div id="step-0">
+    <div id="step-0" tabIndex={-1}>
       <Panel
         title="1. Observed"
         from={learning}
@@ -121,7 +134,7 @@ function Proposed({ proposal, ready }: { proposal: From<Proposal>; ready: Propos
   };
   const rule = ready?.rules.find((r) => r.name === opened);
   return (
-    <div id="step-1" class="stack">
+    <div id="step-1" class="stack" tabIndex={-1}>
       <Panel
         title="2. Proposed"
         {...(asked ? { from: proposal } : {})}
@@ -193,23 +206,41 @@ function Proposed({ proposal, ready }: { proposal: From<Proposal>; ready: Propos
   );
 }
 
-function Exceptions({ proposal, reload }: { proposal: Proposal; reload: () => void }) {
+/** After one is approved its button is gone: the focus goes on to the next, or to staging. */
+function focusNext() {
+  setTimeout(() => {
+    const next = document.querySelector<HTMLButtonElement>("#step-2 td button");
+    if (next) next.focus();
+    else visit(3);
+  }, 300);
+}
+
+function Exceptions({ proposal, reload }: { proposal: Proposal | undefined; reload: () => void }) {
+  if (!proposal) {
+    return (
+      <div id="step-2" tabIndex={-1}>
+        <Panel title="3. Exceptions to approve, one by one" empty={{ when: true, what: "Nothing is proposed yet.", hint: "What only one device of its kind does is listed here, for a person to decide." }} />
+      </div>
+    );
+  }
   const approve = (name: string, what: string) => {
     change.value = {
       title: `Approve ${name}`,
       effect: `${what} becomes a rule of the proposal. It was seen, but only this device does it: approve what you know the purpose of.`,
       button: "Approve",
-      plain: true,
-      act: async () => {
-        await send("POST", `/learning/proposals/${encodeURIComponent(proposal.id)}/approve`, { names: [name] });
+      act: async (reason) => {
+        await send("POST", `/learning/proposals/${encodeURIComponent(proposal.id)}/approve`, { names: [name], reason });
         return `${name} is approved.`;
       },
-      done: reload,
+      done: () => {
+        reload();
+        focusNext();
+      },
     };
   };
   const what = (e: ProposedRule) => `${e.clients.join(", ")} → ${e.servers.join(", ")} ${e.services.join(", ")}`;
   return (
-    <div id="step-2">
+    <div id="step-2" tabIndex={-1}>
       <Panel title="3. Exceptions to approve, one by one" flush empty={{ when: proposal.exceptions.length === 0, what: "No exception: every connection belongs to a role." }}>
         <Table
           caption="Exceptions"
@@ -257,15 +288,16 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
       title: "Stage the proposal",
       effect: `${count(proposal.rules.length, "rule")} run beside the policy in force; every flow gets their verdict too, and nothing is cut.${open ? ` ${count(open, "exception")} not approved will count as cut.` : ""}`,
       button: "Stage",
-      act: async (reason) => {
-        const { what } = await send<ChangeReport>("POST", "/policy/stage", { "proposal-id": proposal.id, reason });
+      sign: { "proposal-id": proposal.id },
+      act: async (reason, envelope) => {
+        const report = await send<ChangeReport>("POST", "/policy/stage", { "proposal-id": proposal.id, expect: proposal.hash, reason, envelope });
         asked.reload();
-        return what;
+        return report;
       },
     };
   };
   return (
-    <div id="step-3">
+    <div id="step-3" tabIndex={-1}>
       <Panel
         title="4. Staged: what would be cut"
         from={tally ? { data: tally } : asked}
@@ -286,7 +318,7 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
             <dl class="figures inset">
               <Figure name="Staged for" value={span(tally.staged["age-s"])} note={`${count(tally.staged.rules, "rule")} of ${tally.staged.source}`} />
               <Figure name="Flows judged" value={si(tally.flows)} />
-              <Figure name="Would be cut" value={exact(tally.cut)} tone={tally.cut ? "warn" : "good"} note={`${percent(tally["denied-ratio"])} of those that pass`} />
+              <Figure name="Would be cut" value={exact(tally.cut)} tone={tally.cut ? "warn" : "good"} note={`${percent(share(tally.cut, tally.passing))} of those that pass${tally["cut-by-default"] ? `; ${exact(tally["cut-by-default"])} of them by no rule` : ""}`} />
               <Figure name="Would be opened" value={exact(tally.opened)} note="denied now, permitted then" />
             </dl>
             {tally.differing.length > 0 && (
@@ -313,16 +345,32 @@ function Rehearsal({ tally, asked, proposal }: { tally: Staged | undefined; aske
 
 function Lockdown({ tally }: { tally: Staged | undefined }) {
   const wires = overview.value?.gateway?.wires ?? [];
-  const [force, setForce] = useState(false);
   const obstacles = tally?.obstacles ?? [];
+  // What is overridden are these obstacles of this policy: with others the box is empty again.
+  const overridden = standsInTheWay(tally);
+  const [forced, setForced] = useState("");
+  const force = obstacles.length > 0 && forced === overridden;
   const ready = Boolean(tally?.staged) && (obstacles.length === 0 || force);
+  const enforcing = wires.length > 0 && wires.every((wire) => wire.mode === "enforce");
   const lock = () => {
+    // Bound to what is shown now: another policy, staged meanwhile, is refused by the gateway.
+    const expect = tally?.staged?.hash;
     change.value = {
       title: "Lock down",
       effect: (
         <>
+          {force && (
+            <div class="notice bad">
+              <strong>Nevertheless, although:</strong>
+              <ul class="bullets">
+                {obstacles.map((obstacle) => (
+                  <li key={obstacle}>{obstacle}</li>
+                ))}
+              </ul>
+            </div>
+          )}
           <p>
-            The staged policy becomes the one in force and {count(wires.length, "wire")} enforce it: what it does not permit is dropped. {exact(tally?.cut ?? 0)} flows that were seen since staging would be cut.
+            The staged policy <span class="mono">{short(expect)}</span> of {tally?.staged?.source} becomes the one in force and {count(wires.length, "wire")} enforce it: what it does not permit is dropped. {exact(tally?.cut ?? 0)} flows that were seen since staging would be cut.
           </p>
           <p class="muted">The way back is one click: Policy, History, Roll back.</p>
         </>
@@ -330,7 +378,11 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
       button: "Lock down",
       danger: true,
       act: async (reason) => {
-        return (await send<ChangeReport>("POST", "/lockdown", { reason, force })).what;
+        const now = staged.value;
+        if (force && now && standsInTheWay(now) !== overridden) {
+          throw new ApiError(409, "Something else stands in the way by now", now.obstacles.join("; ") || "Nothing does any more.", "Nothing was changed. Leave this, look again, and decide.");
+        }
+        return send<ChangeReport>("POST", "/lockdown", { reason, force, expect });
       },
     };
   };
@@ -341,12 +393,12 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
       button: "Observe",
       danger: true,
       act: async (reason) => {
-        return (await send<ChangeReport>("POST", "/observe", { reason })).what;
+        return send<ChangeReport>("POST", "/observe", { reason });
       },
     };
   };
   return (
-    <div id="step-4">
+    <div id="step-4" tabIndex={-1}>
       <Panel title="5. Lock down" live>
         <div class="stack">
           <ul class="row">
@@ -366,14 +418,19 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
               </ul>
               {may("operator") && (
                 <label class="row">
-                  <input type="checkbox" checked={force} onChange={(e) => setForce(e.currentTarget.checked)} /> lock down nevertheless
+                  <input type="checkbox" checked={force} onChange={(e) => setForced(e.currentTarget.checked ? overridden : "")} /> lock down nevertheless
                 </label>
               )}
             </div>
           )}
+          {!tally?.staged && !enforcing && (
+            <p class="muted" id="why-not">
+              Lockdown puts the staged policy in force, and none is staged: go through steps 2 to 4 first.
+            </p>
+          )}
           {may("operator") ? (
             <div class="row">
-              <button type="button" class="button danger" disabled={!ready} onClick={lock}>
+              <button type="button" class="button danger" disabled={!ready} aria-describedby={tally?.staged || enforcing ? undefined : "why-not"} onClick={lock}>
                 Lock down
               </button>
               <button type="button" class="button" disabled={wires.every((wire) => wire.mode === "observe")} onClick={open}>
@@ -393,17 +450,24 @@ function Lockdown({ tally }: { tally: Staged | undefined }) {
 }
 
 function Drift() {
-  const drift = useResource<DriftReport>("/drift", {}, 30_000);
+  // It learns from everything that is stored: only when somebody asks.
+  const drift = useResource<DriftReport>("/drift");
+  useAgain(drift);
   const rows = drift.data?.denials ?? [];
   const unused = drift.data?.["unused-rules"] ?? [];
   // Before the first lockdown there is nothing to compare with; that is no failure.
   const early = drift.error?.status === 409;
   return (
-    <div id="step-5">
+    <div id="step-5" tabIndex={-1}>
       <Panel
         title="6. Drift"
         from={early ? { data: [] } : drift}
         flush
+        actions={
+          <button type="button" class="button small" disabled={drift.loading} onClick={drift.reload}>
+            {drift.loading ? "Comparing" : "Compare anew"}
+          </button>
+        }
         empty={{
           when: rows.length === 0 && unused.length === 0,
           what: early ? "No wire enforces yet." : "What happens is what the rules were learnt from.",

@@ -1,14 +1,12 @@
-import { useState } from "preact/hooks";
-import { findDevice } from "../api/find";
-import { usePaged, useResource, type Resource } from "../api/resource";
-import type { Blast, Edge, GroupDetail } from "../api/types";
+import { usePaged, useResource } from "../api/resource";
+import type { Edge, GroupDetail } from "../api/types";
 import { ago, bytes, count, exact, si } from "../model/format";
-import { adjust, href } from "../model/route";
+import { href } from "../model/route";
 import { RuleLink, State } from "../ui/marks";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
 
-const Close = ({ close }: { close: () => void }) => (
+export const Close = ({ close }: { close: () => void }) => (
   <button type="button" class="button small" onClick={close} aria-label="Close this panel">
     ✕
   </button>
@@ -91,75 +89,12 @@ export function GroupPanel({ id, close }: { id: string; close: () => void }) {
         columns={[
           {
             title: "Device",
-            cell: (device) => (
-<a href={href(["devices", device.id])}>{device.name || device.id}</a>
-            ),
+            cell: (device) => <a href={href(["devices", device.id])}>{device.name || device.id}</a>,
           },
           { title: "Connections", number: true, cell: (device) => exact(device.connections) },
           { title: "", cell: (device) => <a href={href(["map"], { view: "graph", device: device.id })}>Neighbours</a> },
         ]}
       />
-    </Panel>
-  );
-}
-
-const POLICIES = ["active", "staged"];
-
-/** What one compromised device could reach, step by step, without and with the policy. */
-export function BlastPanel({ blast, device, policy }: { blast: Resource<Blast>; device: string | undefined; policy: string }) {
-  const [text, setText] = useState(device ?? "");
-  const [missing, setMissing] = useState("");
-  const data = blast.data;
-  return (
-    <Panel title="Blast radius" actions={<Close close={() => adjust({ overlay: "", policy: "" })} />}>
-      <form
-        class="stack"
-        onSubmit={(event) => {
-          event.preventDefault();
-          void findDevice(text).then((id) => (id ? adjust({ device: id }) : setMissing(text)));
-        }}
-      >
-        <label class="field">
-          <span>Device that is taken over (MAC address, address or name)</span>
-          <input required value={text} onInput={(e) => setText(e.currentTarget.value)} />
-        </label>
-        <div class="row">
-          <label class="row">
-            <span class="muted">under the policy that is</span>
-            <select value={policy} onChange={(e) => adjust({ policy: e.currentTarget.value })}>
-              {POLICIES.map((p) => (
-                <option key={p}>{p}</option>
-              ))}
-            </select>
-          </label>
-          <button class="button primary">Show</button>
-        </div>
-      </form>
-      {missing && <p class="bad">No device is called {missing}.</p>}
-      {device && blast.error && <p class="bad">{blast.error.message}</p>}
-      {device && data && (
-        <div class="stack blast">
-          <p>
-            Without a policy it reaches <strong>{exact(data.before)}</strong>, with the {policy} one <strong>{exact(data.after)}</strong> devices
-            {data.before > 0 && `: ${(100 * (1 - data.after / data.before)).toFixed(1)} % less`}.
-          </p>
-          <ol class="list">
-            {data.steps.map((step) => (
-              <li key={step.depth}>
-                <span class="nowrap">{step.depth === 0 ? "itself" : `step ${step.depth}`}</span>
-                <span class="grow wrap">
-                  {Object.entries(step.groups)
-                    .map(([group, n]) => `${group} (${n})`)
-                    .join(", ")}
-                  {step.via.length > 0 && <span class="muted"> via {step.via.join(", ")}</span>}
-                </span>
-                <span class="num">{exact(step.count)}</span>
-              </li>
-            ))}
-          </ol>
-          {data.coarse && <p class="muted small">Counted by groups: an upper bound.</p>}
-        </div>
-      )}
     </Panel>
   );
 }

@@ -1,29 +1,63 @@
+import { useEffect, useState } from "preact/hooks";
 import { useResource } from "../api/resource";
 import type { Times } from "../api/types";
-import { moment } from "../model/format";
+import { moment, span } from "../model/format";
+import { firstWindow, nextWindow, type Window } from "../model/playback";
 import { adjust, route } from "../model/route";
 
 type Bucket = Times["buckets"][number];
 
+/** How long a piece of time is looked at while time is played, in milliseconds. */
+const STEP_MS = 900;
+
 /** From when to when the map counts, over bars of how much there was. Moving an end counts anew when it
- *  is let go. */
-export function TimeSlider() {
+ *  is let go; playing moves both on, step by step, not before the map has `arrived`. */
+export function TimeSlider({ arrived }: { arrived: boolean }) {
   const times = useResource<Times>("/map/times");
+  const [playing, setPlaying] = useState(false);
   const buckets = times.data?.buckets ?? [];
-  if (buckets.length < 2) return null;
   const { from, to } = route.value.query;
   const last = buckets.length - 1;
   const start = from ? nearest(buckets, (bucket) => bucket.from, from) : 0;
   const end = to ? nearest(buckets, (bucket) => bucket.to, to) : last;
+  const show = ({ start: low, end: high }: Window) => {
+    if (last >= 0) adjust({ from: low > 0 ? buckets[low]!.from : "", to: high < last ? buckets[high]!.to : "" });
+  };
+  useEffect(() => {
+    if (!playing || !arrived) return;
+    const timer = setTimeout(() => {
+      const next = nextWindow(buckets.length, { start, end });
+      if (next) show(next);
+      else setPlaying(false);
+    }, STEP_MS);
+    return () => clearTimeout(timer);
+  }, [playing, arrived, start, end]);
+  if (buckets.length < 2) return null;
   const most = Math.max(1, ...buckets.map((bucket) => bucket.flows));
   const set = (a: number, b: number) => {
-    const [low, high] = a <= b ? [a, b] : [b, a];
-    adjust({ from: low > 0 ? buckets[low]!.from : "", to: high < last ? buckets[high]!.to : "" });
+    setPlaying(false);
+    show(a <= b ? { start: a, end: b } : { start: b, end: a });
   };
+  const play = () => {
+    if (!playing) show(firstWindow(buckets.length, { start, end }));
+    setPlaying(!playing);
+  };
+  const isWhole = start === 0 && end === last;
+  const [begins, ends] = [buckets[start]!.from, buckets[end]!.to];
   return (
     <section class="panel" aria-label="Time">
       <div class="body slider">
-        <span class="small num">{moment(buckets[start]!.from).slice(5, 16)}</span>
+        <div class="row slider-buttons">
+          <button type="button" class="button small" aria-pressed={playing} onClick={play}>
+            <span aria-hidden="true">{playing ? "❚❚" : "▶"}</span> {playing ? "Pause" : "Play"}
+          </button>
+          <button type="button" class="button small" disabled={isWhole} onClick={() => set(0, last)}>
+            All time
+          </button>
+        </div>
+        <p class="small num slider-shown">
+          {moment(begins).slice(0, 16)} to {moment(ends).slice(0, 16)} <span class="muted">({span((Date.parse(ends) - Date.parse(begins)) / 1000)})</span>
+        </p>
         <svg class="bars" viewBox={`0 0 ${buckets.length} 26`} preserveAspectRatio="none" aria-hidden="true">
           {buckets.map((bucket, i) => (
             <rect
@@ -37,18 +71,9 @@ export function TimeSlider() {
             />
           ))}
         </svg>
-        <span class="small num">{moment(buckets[end]!.to).slice(5, 16)}</span>
         <div class="ends">
-          <input
-            type="range"
-            aria-label="From"
-            aria-valuetext={moment(buckets[start]!.from)}
-            min={0}
-            max={last}
-            value={start}
-            onChange={(e) => set(Number(e.currentTarget.value), end)}
-          />
-          <input type="range" aria-label="Until" aria-valuetext={moment(buckets[end]!.to)} min={0} max={last} value={end} onChange={(e) => set(start, Number(e.currentTarget.value))} />
+          <input type="range" aria-label="From" aria-valuetext={moment(begins)} min={0} max={last} value={start} onChange={(e) => set(Number(e.currentTarget.value), end)} />
+          <input type="range" aria-label="Until" aria-valuetext={moment(ends)} min={0} max={last} value={end} onChange={(e) => set(start, Number(e.currentTarget.value))} />
         </div>
       </div>
     </section>

@@ -1,37 +1,58 @@
-import { useMemo, useState } from "preact/hooks";
+import { useEffect, useMemo, useRef, useState } from "preact/hooks";
 import { useResource } from "../api/resource";
-import type { Blast, Graph, Matrix } from "../api/types";
-import { count } from "../model/format";
+import type { Blast, CellState, Graph, Matrix } from "../api/types";
+import { count, moment } from "../model/format";
 import { emphasised, index, OVERLAYS, tally, type Overlay } from "../model/matrix";
+import { withGroups } from "../model/playback";
 import { adjust, go, route } from "../model/route";
 import { GraphView } from "../ui/graph";
 import { STATES, State } from "../ui/marks";
 import { MatrixView } from "../ui/matrix";
 import { Panel } from "../ui/panel";
 import { Table } from "../ui/table";
-import { BlastPanel, CellPanel, GroupPanel } from "./map-side";
+import { BlastPanel, POLICIES } from "./map-blast";
+import { CellPanel, GroupPanel } from "./map-side";
 import { TimeSlider } from "./map-time";
 
 type View = "matrix" | "table" | "graph";
+const NARROW_PX = 760;
+const STACKED_PX = 1_100;
+/** The map is asked for anew so often while it is looked at, in milliseconds. */
+const EVERY_MS = 60_000;
 const VIEWS: [View, string][] = [["matrix", "Matrix"], ["table", "Table"], ["graph", "Graph"]];
+
+/** What the graph's lines show, where an overlay is of one state. */
+const OVERLAY_STATE: Partial<Record<Overlay, CellState>> = { staged: "would-block", unused: "unused" };
 
 /** Who reaches whom: groups first, then down to the rule that decided. */
 export function MapPage() {
   const { query } = route.value;
-  const view = (VIEWS.some(([v]) => v === query.view) ? query.view : "matrix") as View;
+  // A matrix wants a wide screen; on a narrow one its rows are a list.
+  const usual: View = innerWidth < NARROW_PX ? "table" : "matrix";
+  const view = (VIEWS.some(([v]) => v === query.view) ? query.view : usual) as View;
   const overlay = (OVERLAYS.some((o) => o.overlay === query.overlay) ? query.overlay : "") as Overlay;
   const range = { from: query.from, to: query.to };
-  const matrix = useResource<Matrix>("/map/matrix", range);
-  const indexed = useMemo(() => (matrix.data ? index(matrix.data) : undefined), [matrix.data]);
+  const matrix = useResource<Matrix>("/map/matrix", range, EVERY_MS, true);
+  // The groups of all time, so that nothing jumps while a part of it is looked at.
+  const whole = useResource<Matrix>(range.from || range.to ? "/map/matrix" : null);
+  const shown = useMemo(() => (matrix.data ? withGroups(matrix.data, whole.data) : undefined), [matrix.data, whole.data]);
+  const indexed = useMemo(() => (shown ? index(shown) : undefined), [shown]);
   const graph = useResource<Graph>(
     view !== "graph" ? null : query.device ? "/map/neighbours" : "/map/graph",
     query.device ? { device: query.device, depth: 1 } : { focus: query.focus, limit: 2000 },
   );
-  const blast = useResource<Blast>(overlay === "blast" && query.device ? "/map/blast" : null, { device: query.device, policy: query.policy ?? "active" });
+  const policy = POLICIES.some((p) => p.policy === query.policy) ? query.policy! : "active";
+  const blast = useResource<Blast>(overlay === "blast" && query.device ? "/map/blast" : null, { device: query.device, policy });
   const reached = useMemo(() => new Set<string>(blast.data?.steps.flatMap((step) => Object.keys(step.groups)) ?? []), [blast.data]);
   const [picked, setPicked] = useState<string>();
   const chosen = query.a && query.b ? { from: query.a, to: query.b } : undefined;
   const side = chosen || query.g || overlay === "blast";
+  // Where there is no room beside the map, what was chosen comes before it, and into view.
+  const beside = useRef<HTMLDivElement>(null);
+  const about = `${query.a} ${query.b} ${query.g} ${overlay === "blast"}`;
+  useEffect(() => {
+    if (innerWidth <= STACKED_PX) beside.current?.scrollIntoView({ block: "start" });
+  }, [about]);
   const open = (a: string, b: string) => adjust({ a, b, g: "" });
   const openGroup = (g: string) => adjust({ g, a: "", b: "" });
 
@@ -42,7 +63,7 @@ export function MapPage() {
         <div class="row">
           <div class="segments" role="group" aria-label="View">
             {VIEWS.map(([v, name]) => (
-              <button key={v} type="button" aria-pressed={v === view} onClick={() => adjust({ view: v === "matrix" ? "" : v })}>
+              <button key={v} type="button" aria-pressed={v === view} onClick={() => adjust({ view: v === usual ? "" : v })}>
                 {name}
               </button>
             ))}
@@ -59,14 +80,14 @@ export function MapPage() {
           </label>
         </div>
       </div>
-      <TimeSlider />
+      {view !== "graph" && <TimeSlider arrived={!matrix.loading} />}
       <div class={`map ${side ? "" : "wide"}`}>
         {view === "graph" ? (
           <Panel
             title={query.device ? `Neighbours of ${query.device}` : "Devices by group"}
             from={graph}
             flush
-            empty={{ when: graph.data?.nodes.length === 0, what: "Nothing was seen in this time.", hint: "Choose a longer time above." }}
+            empty={{ when: graph.data?.nodes.length === 0, what: "Nothing was seen yet.", hint: "The graph fills as soon as the learning process has stored what the gateway saw." }}
             actions={
               <>
                 {graph.data?.aggregated && <span class="badge">aggregated to {count(graph.data.nodes.length, "object")}</span>}
@@ -83,7 +104,7 @@ export function MapPage() {
               </>
             }
           >
-            {graph.data && <GraphView graph={graph.data} chosen={picked ?? query.device} choose={setPicked} open={(id) => go(["devices", id])} />}
+            {graph.data && <GraphView graph={graph.data} state={OVERLAY_STATE[overlay]} chosen={picked ?? query.device} choose={setPicked} open={(id) => go(["devices", id])} />}
           </Panel>
         ) : (
           <Panel
@@ -103,12 +124,12 @@ export function MapPage() {
             {indexed && view === "matrix" && (
               <MatrixView matrix={indexed} overlay={overlay} reached={reached} {...(chosen ? { chosen } : {})} open={open} openGroup={openGroup} />
             )}
-            {matrix.data && view === "table" && <Pairs matrix={matrix.data} overlay={overlay} reached={reached} open={open} />}
+            {shown && view === "table" && <Pairs matrix={shown} overlay={overlay} reached={reached} open={open} />}
           </Panel>
         )}
         {side && (
-          <div class="stack side">
-            {overlay === "blast" && <BlastPanel blast={blast} device={query.device} policy={query.policy ?? "active"} />}
+          <div class="stack side" ref={beside}>
+            {overlay === "blast" && <BlastPanel blast={blast} device={query.device} policy={policy} />}
             {chosen && <CellPanel from={chosen.from} to={chosen.to} range={range} close={() => adjust({ a: "", b: "" })} />}
             {query.g && <GroupPanel id={query.g} close={() => adjust({ g: "" })} />}
           </div>
@@ -127,6 +148,7 @@ function Legend({ matrix }: { matrix: Matrix | undefined }) {
           <State state={state} /> <span class="muted">{counts.get(state) ?? 0}</span>
         </li>
       ))}
+      {matrix && <li class="muted">as of {moment(matrix.at)}</li>}
     </ul>
   );
 }
@@ -165,4 +187,3 @@ function Pairs(props: { matrix: Matrix; overlay: Overlay; reached: ReadonlySet<s
     />
   );
 }
-

@@ -1,8 +1,10 @@
 import { useMemo } from "preact/hooks";
-import { overview, recent, silence } from "../api/live";
+import { bypassed, overview, recent, silence } from "../api/live";
 import { useResource } from "../api/resource";
 import type { Overview } from "../api/types";
 import { ago, exact, latency, moment, percent, short, si, span, who } from "../model/format";
+import { failWords } from "../model/fail";
+import { health } from "../model/health";
 import { Chart } from "../ui/chart";
 import { Mode } from "../ui/marks";
 import { Bar, Figure, Panel } from "../ui/panel";
@@ -31,17 +33,18 @@ export function OverviewPage() {
           </ul>
         </div>
       )}
+      {now && !silence.value && <State now={now} />}
       {now ? <Figures now={now} /> : <Panel title="Now" from={from} />}
       <div class="grid">
         <div class="stack span-5">
           <Decisions from={from} now={now} />
-          <Workers from={from} now={now} />
+          <Wires from={from} now={now} />
           <Changes from={from} now={now} />
         </div>
         <div class="stack span-7">
           <Traffic />
           <Drops from={from} now={now} />
-          <Wires from={from} now={now} />
+          <Workers from={from} now={now} />
         </div>
       </div>
     </div>
@@ -49,6 +52,33 @@ export function OverviewPage() {
 }
 
 type Part = { from: Parameters<typeof Panel>[0]["from"]; now: Overview | undefined };
+
+const GLYPHS = { good: "●", warn: "▲", bad: "✕" };
+
+/** The answer to the first question: is it well? And if not, what is wrong. */
+function State({ now }: { now: Overview }) {
+  const state = health(now);
+  if (!state) return null;
+  return (
+    <section class={`notice health ${state.tone}`} aria-label="State">
+      <strong>
+        <span class={state.doing} aria-hidden="true">
+          {GLYPHS[state.doing]}
+        </span>{" "}
+        {state.headline}
+      </strong>
+      {state.problems.map((problem) => (
+        <p key={problem.text}>
+          <span class={problem.tone} aria-hidden="true">
+            {GLYPHS[problem.tone]}
+          </span>{" "}
+          {problem.link ? <a href={problem.link}>{problem.text}</a> : problem.text}
+        </p>
+      ))}
+      {state.problems.length === 0 && <p class="muted">Links are up and workers keep pace.</p>}
+    </section>
+  );
+}
 
 function Figures({ now }: { now: Overview }) {
   return (
@@ -175,7 +205,7 @@ function Wires({ from, now }: Part) {
           <li key={wire.name}>
             <div class="row">
               <strong class="grow wrap">{wire.name}</strong>
-              <Mode mode={wire.mode} />
+              {bypassed.value?.wires.includes(wire.name) ? <span class="badge bad">✕ unjudged</span> : <Mode mode={wire.mode} />}
             </div>
             <div class="small muted row">
               {wire.ports.map((port) => (
@@ -183,6 +213,7 @@ function Wires({ from, now }: Part) {
                   {port.name} <span aria-hidden="true">{port.link === "up" ? "●" : "✕"}</span> {port.link}
                 </span>
               ))}
+              {failWords(wire) && <span title="What becomes of it while no gateway judges">{failWords(wire)}</span>}
             </div>
           </li>
         ))}
@@ -211,7 +242,6 @@ function Changes({ from, now }: Part) {
     </Panel>
   );
 }
-
 
 /** What the server calls a page, as an address of this application. */
 const page = (link: string): string => `#${({ "/overview": "/", "/grants": "/policy/grants" } as Record<string, string>)[link] ?? link}`;

@@ -1,7 +1,7 @@
 import type { ComponentType } from "preact";
 import { useEffect, useState } from "preact/hooks";
 import { may, send } from "../api/client";
-import { usePaged, useResource } from "../api/resource";
+import { usePaged, useResource, type Resource } from "../api/resource";
 import type { ChangeReport, Exceptions, HistoryReport, Policy, Rule, RuleDetail, Version } from "../api/types";
 import { ago, count, moment, short, si, who } from "../model/format";
 import { adjust, href, route } from "../model/route";
@@ -109,17 +109,20 @@ function Rules() {
               ),
             },
             { title: "Action", cell: (rule) => <Action action={rule.action} /> },
-            { title: "From → to", cell: (rule) => `${rule.from} → ${rule.to}` },
+            { title: "From → to", cell: (rule) => ends(rule) },
             { title: "Service", cell: (rule) => rule.service },
             { title: "Hits", number: true, cell: (rule) => si(rule.hits) },
             { title: "Last hit", cell: (rule) => <span class="nowrap">{ago(rule["last-hit"])}</span> },
-            { title: "Expires", cell: (rule) => (rule.expires ? <span class="warn nowrap">{moment(rule.expires)}</span> : <span class="muted">–</span>) },
+            { title: "Expires", cell: (rule) => (rule.expires ? <span class="warn nowrap">{moment(rule.expires)}</span> : "–") },
           ]}
         />
       </Panel>
     </>
   );
 }
+
+/** Who opens to whom; with ↔ either may. */
+const ends = (rule: Rule): string => `${rule.from} ${rule.between ? "↔" : "→"} ${rule.to}`;
 
 const Action = ({ action }: { action: string }) => (
   <span class={`nowrap ${action === "allow" ? "good" : "bad"}`}>
@@ -140,9 +143,7 @@ function RuleView({ name }: { name: string }) {
               <Action action={data.action} />
             </dd>
             <dt>From → to</dt>
-            <dd>
-              {data.from} → {data.to}
-            </dd>
+            <dd>{ends(data)}</dd>
             <dt>Service</dt>
             <dd>{data.service}</dd>
             <dt>Hits</dt>
@@ -221,9 +222,11 @@ function EditorTab() {
 
 function Grants() {
   const grants = useResource<Exceptions>("/grants", {}, 15_000);
-  const [from, setFrom] = useState("");
-  const [to, setTo] = useState("");
-  const [service, setService] = useState("");
+  // What was denied can be handed over in the address.
+  const { query } = route.value;
+  const [from, setFrom] = useState(query.from ?? "");
+  const [to, setTo] = useState(query.to ?? "");
+  const [service, setService] = useState(query.service ?? "");
   const [hours, setHours] = useState(4);
   const rows = grants.data?.grants ?? [];
   return (
@@ -238,10 +241,7 @@ function Grants() {
                 title: "Grant an exception",
                 effect: `${from} may open ${service} to ${to} for ${hours} hours. It ends by itself, even if the console is gone.`,
                 button: "Grant",
-                act: async (reason) => {
-                  await send("POST", "/grants", { permit: { from, to, service }, "for-seconds": hours * 3600, reason });
-                  return `Granted for ${hours} hours.`;
-                },
+                act: (reason) => send<ChangeReport>("POST", "/grants", { permit: { from, to, service }, "for-seconds": hours * 3600, reason }),
                 done: grants.reload,
               };
             }}
@@ -272,7 +272,7 @@ function Grants() {
           </form>
         </Panel>
       )}
-      <Panel title="Exceptions that hold" from={grants} flush empty={{ when: rows.length === 0, what: "No exception holds now." }}>
+      <Panel title="Grants" from={grants} flush empty={{ when: rows.length === 0, what: "Nothing is granted now." }}>
         <Table
           caption="Exceptions"
           rows={rows}
@@ -280,6 +280,7 @@ function Grants() {
           columns={[
             { title: "From → to", cell: (grant) => `${grant.from} → ${grant.to}` },
             { title: "Service", cell: (grant) => grant.service },
+            { title: "State", cell: (grant) => (grant.suspended ? <span class="badge warn">▲ left out: makes no sense beside the policy</span> : <span class="nowrap">● holds</span>) },
             { title: "Ends", cell: (grant) => <span class="nowrap">{moment(grant["expires-unix-ms"])}</span> },
             { title: "By", cell: (grant) => who(grant.who) },
             { title: "Reason", cell: (grant) => grant.reason },
@@ -296,10 +297,7 @@ function Grants() {
                         effect: `${grant.from} → ${grant.to} ${grant.service}: what runs under it ends at its next packet.`,
                         button: "Revoke",
                         danger: true,
-                        act: async (reason) => {
-                          await send("DELETE", `/grants/${encodeURIComponent(grant.name)}`, { reason });
-                          return "Revoked.";
-                        },
+                        act: (reason) => send<ChangeReport>("DELETE", `/grants/${encodeURIComponent(grant.name)}`, { reason }),
                         done: grants.reload,
                       };
                     }}
@@ -311,8 +309,49 @@ function Grants() {
           ]}
         />
       </Panel>
+      <Quarantines exceptions={grants} />
     </>
   );
+}
+
+/** Everything that is in quarantine, also what the store has never seen or what was put there by another
+ *  name than a device's. */
+function Quarantines({ exceptions }: { exceptions: Resource<Exceptions> }) {
+  const rows = exceptions.data?.quarantines ?? [];
+  return (
+    <Panel title="In quarantine" from={exceptions} flush empty={{ when: rows.length === 0, what: "Nothing is in quarantine.", hint: "A device's page puts it there." }}>
+      <Table
+        caption="In quarantine"
+        rows={rows}
+        id={(quarantine) => quarantine.device}
+        columns={[
+          { title: "Device", cell: (quarantine) => <a href={href(["devices", quarantine.device])}>{quarantine.device}</a> },
+          { title: "Since", cell: (quarantine) => <span class="nowrap">{moment(quarantine["since-unix-ms"])}</span> },
+          { title: "By", cell: (quarantine) => who(quarantine.who) },
+          { title: "Reason", cell: (quarantine) => quarantine.reason ?? "–" },
+          {
+            title: "",
+            cell: (quarantine) =>
+              may("operator") && (
+                <button type="button" class="button small" onClick={() => release(quarantine.device, exceptions.reload)}>
+                  Release
+                </button>
+              ),
+          },
+        ]}
+      />
+    </Panel>
+  );
+}
+
+function release(device: string, done: () => void) {
+  change.value = {
+    title: `Release ${device} from quarantine`,
+    effect: "The rules decide about it again, from the next packet on.",
+    button: "Release",
+    act: (reason) => send<ChangeReport>("DELETE", `/devices/${encodeURIComponent(device)}/quarantine`, { reason }),
+    done,
+  };
 }
 
 function History() {
@@ -362,7 +401,7 @@ function rollBack(version: Version, done: () => void) {
     button: "Roll back",
     danger: true,
     act: async (reason) => {
-      return (await send<ChangeReport>("POST", "/policy/rollback", { to: version.number, reason })).what;
+      return send<ChangeReport>("POST", "/policy/rollback", { to: version.number, reason });
     },
     done,
   };

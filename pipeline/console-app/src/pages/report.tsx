@@ -1,219 +1,144 @@
-import type { ComponentChildren } from "preact";
-import { useMemo } from "preact/hooks";
-import { usePaged, useResource, type Resource } from "../api/resource";
-import type { AuditPage, Exceptions, HistoryReport, Learning, Matrix, Overview, Policy, Rule } from "../api/types";
-import { count, exact, moment, si, span, who } from "../model/format";
-import { lost } from "../model/losses";
-import { stateOf, STATES } from "../ui/marks";
+import { useEffect, useMemo, useState } from "preact/hooks";
+import { useAgain, useResource } from "../api/resource";
+import type { Report } from "../api/report";
+import { count, utc } from "../model/format";
+import { download } from "../model/download";
+import { adjust, route } from "../model/route";
 import { Panel } from "../ui/panel";
-import { Table } from "../ui/table";
+import { sections } from "./report-sections";
 
-/** An evidence report for paper: what is declared, what was observed, what was changed, and by whom, as the
- *  gateway and its store tell it now. It says what it does not show; judging it is the reader's. */
+const TIMES: [name: string, days: number][] = [["the last 24 hours", 1], ["the last 7 days", 7], ["the last 30 days", 30], ["the last 90 days", 90]];
+const DAY_MS = 86_400_000;
+
+/** The evidence report, the same that `bulkhead report` makes: for the screen in parts, for paper whole. */
 export function ReportPage() {
-  const overview = useResource<Overview>("/overview");
-  const policy = useResource<Policy>("/policy");
-  const rules = usePaged<Rule>("/policy/rules", { limit: 1000 });
-  const matrix = useResource<Matrix>("/map/matrix");
-  const learning = useResource<Learning>("/learning");
-  const exceptions = useResource<Exceptions>("/grants");
-  const history = useResource<HistoryReport>("/policy/history");
-  const audit = useResource<AuditPage>("/audit", { limit: 200 });
-  const at = useMemo(() => Date.now(), []);
+  const { query } = route.value;
+  const [now, setNow] = useState(Date.now());
+  const days = Number(query.days);
+  const since = days > 0 ? new Date(now - days * DAY_MS).toISOString() : undefined;
+  const report = useResource<Report>("/report", { since });
+  const waits = useAgain(report);
+  const printing = usePrinting();
+  const data = report.data;
+  const parts = useMemo(() => (data ? sections(data) : []), [data]);
   return (
     <div class="stack report">
       <div class="title">
-        <h1>Evidence report</h1>
-        <button type="button" class="button primary no-print" onClick={() => print()}>
-          Print
-        </button>
+        <div>
+          <h1>Evidence of segmentation</h1>
+          {data && (
+            <p class="small">
+              Made {utc(data.made)} by {data["made-by"]}
+              {data.host && ` on ${data.host}`}; observations and changes {data.since ? `since ${utc(data.since)}` : "since the first record"} until {data.until ? utc(data.until) : "then"}.
+            </p>
+          )}
+        </div>
+        <div class="row no-print">
+          <label class="row">
+            <span class="muted">Of</span>
+            <select
+              aria-label="Time that the report is of"
+              value={query.days ?? ""}
+              onChange={(event) => {
+                setNow(Date.now());
+                adjust({ days: event.currentTarget.value });
+              }}
+            >
+              <option value="">all that is recorded</option>
+              {TIMES.map(([name, value]) => (
+                <option key={value} value={value}>
+                  {name}
+                </option>
+              ))}
+            </select>
+          </label>
+          <button type="button" class="button" disabled={report.loading} onClick={() => (setNow(Date.now()), report.reload())}>
+            {report.loading ? "Making it" : "Make anew"}
+          </button>
+          <button type="button" class="button" disabled={!data} onClick={() => data && keep(data)}>
+            Download JSON
+          </button>
+          <button type="button" class="button primary" disabled={!data} onClick={() => print()}>
+            Print
+          </button>
+        </div>
       </div>
-      <Scope overview={overview} policy={policy} learning={learning} at={at} />
-      <Zones matrix={matrix} />
-      <Conduits rules={rules} />
-      <Observed matrix={matrix} />
-      <Standing exceptions={exceptions} />
-      <Changes history={history} audit={audit} />
-      <Losses learning={learning} overview={overview} />
-      <Limits />
+      {data && data.unavailable.length > 0 && (
+        <div class="notice bad" role="status">
+          <strong>This report is incomplete: {count(data.unavailable.length, "part")} could not be had.</strong>
+          <ul class="bullets">
+            {data.unavailable.map(({ what, why }) => (
+              <li key={what}>
+                {what}: {why}
+              </li>
+            ))}
+          </ul>
+        </div>
+      )}
+      {data ? (
+        <>
+          {report.error && <Panel title="Making it anew failed" from={{ ...report, data: undefined }} />}
+          <Contents parts={parts} />
+          {parts.map((part) => (
+            <div key={part.id} id={part.id} class="report-part">
+              <Panel title={part.title} flush={part.flush ?? false}>
+                <part.view report={data} all={printing} />
+              </Panel>
+            </div>
+          ))}
+        </>
+      ) : (
+        <>
+          {(!report.error || waits) && (
+            <p class="muted" role="status">
+              {waits && "It is asked for again by itself. "}The gateway is asked, the communication store is read and the whole policy is analysed: with ten thousand devices this takes some seconds.
+            </p>
+          )}
+          <Panel title="Report" from={report} />
+        </>
+      )}
     </div>
   );
 }
 
-const Facts = ({ of }: { of: [name: string, value: ComponentChildren][] }) => (
-  <dl class="facts-list">
-    {of.map(([name, value]) => (
-      <>
-        <dt>{name}</dt>
-        <dd>{value}</dd>
-      </>
-    ))}
-  </dl>
-);
+const keep = (report: Report) =>
+  download(`bulkhead-report-${report.made.slice(0, 19).replace(/[:T]/g, "-")}.json`, new Blob([JSON.stringify(report, null, 2)], { type: "application/json" }));
 
-function Scope(props: { overview: Resource<Overview>; policy: Resource<Policy>; learning: Resource<Learning>; at: number }) {
-  const gateway = props.overview.data?.gateway;
-  const policy = props.policy.data;
-  const learning = props.learning.data;
-  const wires = gateway?.wires ?? [];
+function Contents({ parts }: { parts: ReturnType<typeof sections> }) {
   return (
-    <Panel title="Scope" from={props.overview} empty={{ when: Boolean(props.overview.data && !gateway), what: "The gateway does not answer: there is no report now." }}>
-      <Facts
-        of={[
-          ["Made", moment(props.at)],
-          ["Software", `Bulkhead ${gateway?.version ?? "–"}, up ${span(gateway?.["uptime-seconds"] ?? NaN)}`],
-          ["Clock", gateway?.["clock-synchronised"] ? "synchronised, as the gateway's machine says" : "not synchronised: times below are the machine's own"],
-          ["Wires", wires.map((wire) => `${wire.name}: ${wire.mode}`).join(", ") || "–"],
-          ["Policy", <span class="mono">{policy?.hash ?? "–"}</span>],
-          ["Loaded", moment(policy?.["loaded-at"])],
-          ["Rules", exact(policy?.rules ?? NaN)],
-          ["Findings of the analysis", policy ? exact(policy.warnings.length) : "–"],
-          ["Observed", learning ? `${span(learning.periods * learning["period-seconds"])}, from ${moment(learning["observed-since"])} until ${moment(learning["observed-until"])}` : "–"],
-          ["Assets", learning ? `${count(learning.devices, "device")}, ${count(learning.edges, "connection")}` : "–"],
-        ]}
-      />
-    </Panel>
+    <nav class="panel contents" aria-label="Parts of the report">
+      <ol>
+        {parts.map((part) => (
+          <li key={part.id}>
+            <a
+              href={`#${part.id}`}
+              onClick={(event) => {
+                event.preventDefault();
+                document.getElementById(part.id)?.scrollIntoView({ block: "start" });
+              }}
+            >
+              {part.title}
+            </a>{" "}
+            <span class={part.tone ?? "muted"}>{part.note}</span>
+          </li>
+        ))}
+      </ol>
+    </nav>
   );
 }
 
-function Zones({ matrix }: { matrix: Resource<Matrix> }) {
-  const rows = matrix.data?.groups ?? [];
-  return (
-    <Panel title="Zones (IEC 62443-3-3 SR 5.1)" from={matrix} flush empty={{ when: rows.length === 0, what: "No group has a device." }}>
-      <Table
-        caption="Zones"
-        rows={rows}
-        id={(group) => group.id}
-        columns={[
-          { title: "Group", cell: (group) => group.name },
-          { title: "Kind", cell: (group) => group.kind },
-          { title: "Devices", number: true, cell: (group) => exact(group.devices) },
-        ]}
-      />
-    </Panel>
-  );
+/** Is the page about to be printed? Then tables show all their rows. */
+function usePrinting(): boolean {
+  const [printing, setPrinting] = useState(false);
+  useEffect(() => {
+    const before = () => setPrinting(true);
+    const after = () => setPrinting(false);
+    addEventListener("beforeprint", before);
+    addEventListener("afterprint", after);
+    return () => {
+      removeEventListener("beforeprint", before);
+      removeEventListener("afterprint", after);
+    };
+  }, []);
+  return printing;
 }
-
-function Conduits({ rules }: { rules: ReturnType<typeof usePaged<Rule>> }) {
-  const rows = rules.data ?? [];
-  return (
-    <Panel title="Conduits: what the policy says (IEC 62443-3-3 SR 5.2)" from={rules} flush empty={{ when: rows.length === 0, what: "No rule: everything that is enforced is denied by default." }}>
-      <Table
-        caption="Conduits"
-        rows={rows}
-        id={(rule) => rule.name}
-        more={rules.more}
-        total={rules.total}
-        columns={[
-          { title: "Rule", cell: (rule) => <span class="wrap">{rule.name}</span> },
-          { title: "Action", cell: (rule) => rule.action },
-          { title: "From → to", cell: (rule) => <span class="wrap">{`${rule.from} ${rule.between ? "↔" : "→"} ${rule.to}`}</span> },
-          { title: "Service", cell: (rule) => <span class="wrap">{rule.service}</span> },
-          { title: "Purpose", cell: (rule) => <span class="wrap">{rule.reason ?? (rule.learned ? "learnt" : "none given")}</span> },
-          { title: "Hits", number: true, cell: (rule) => si(rule.hits) },
-          { title: "Last hit", cell: (rule) => moment(rule["last-hit"]) },
-        ]}
-      />
-    </Panel>
-  );
-}
-
-/** Declared against observed: how many pairs of groups are in which state. */
-function Observed({ matrix }: { matrix: Resource<Matrix> }) {
-  const cells = matrix.data?.cells ?? [];
-  return (
-    <Panel title="Declared against observed" from={matrix} flush>
-      <Table
-        caption="Pairs of groups by state"
-        rows={STATES}
-        id={(state) => state.state}
-        columns={[
-          { title: "State", cell: ({ state }) => `${stateOf(state).glyph} ${stateOf(state).name}` },
-          { title: "Meaning", cell: (state) => state.meaning },
-          { title: "Pairs of groups", number: true, cell: ({ state }) => exact(cells.filter((cell) => cell.state === state).length) },
-          { title: "Denied packets", number: true, cell: ({ state }) => si(cells.filter((cell) => cell.state === state).reduce((sum, cell) => sum + cell.denied, 0)) },
-        ]}
-      />
-    </Panel>
-  );
-}
-
-function Standing({ exceptions }: { exceptions: Resource<Exceptions> }) {
-  const rows = [
-    ...(exceptions.data?.grants ?? []).map((grant) => ({ kind: "grant", what: `${grant.from} → ${grant.to} ${grant.service}`, until: moment(grant["expires-unix-ms"]), by: who(grant.who), why: grant.reason })),
-    ...(exceptions.data?.quarantines ?? []).map((q) => ({ kind: "quarantine", what: q.device, until: "released", by: who(q.who), why: q.reason ?? "" })),
-  ];
-  return (
-    <Panel title="Exceptions" from={exceptions} flush empty={{ when: rows.length === 0, what: "No exception holds and no device is in quarantine." }}>
-      <Table
-        caption="Exceptions"
-        rows={rows}
-        id={(row) => row.kind + row.what + row.until}
-        columns={[
-          { title: "What", cell: (row) => <span class="wrap">{row.what}</span> },
-          { title: "Kind", cell: (row) => row.kind },
-          { title: "Until", cell: (row) => row.until },
-          { title: "By", cell: (row) => row.by },
-          { title: "Why", cell: (row) => <span class="wrap">{row.why}</span> },
-        ]}
-      />
-    </Panel>
-  );
-}
-
-function Changes({ history, audit }: { history: Resource<HistoryReport>; audit: Resource<AuditPage> }) {
-  const page = audit.data;
-  return (
-    <Panel title="Changes" from={audit} flush empty={{ when: page?.entries.length === 0, what: "Nothing was changed." }}>
-      <p class="inset-text">
-        {page?.verified ? "● The audit log's hash chain holds over every entry below." : `✕ The audit log's hash chain is broken: ${page?.broken ?? "it could not be verified"}.`}{" "}
-        {history.data && `Version ${history.data["in-force"]} is in force, of ${count(history.data.versions.length, "kept version")}.`}
-        {page?.["next-cursor"] && ` The newest ${page.entries.length} entries are shown.`}
-      </p>
-      <Table
-        caption="Audit log"
-        rows={page?.entries ?? []}
-        id={(entry) => String(entry.sequence)}
-        columns={[
-          { title: "What", cell: (entry) => <span class="wrap">{entry.detail}</span> },
-          { title: "When", cell: (entry) => moment(entry.time) },
-          { title: "Who", cell: (entry) => who(entry.who) },
-          { title: "Why", cell: (entry) => <span class="wrap">{entry.reason ?? "–"}</span> },
-        ]}
-      />
-    </Panel>
-  );
-}
-
-function Losses({ learning, overview }: { learning: Resource<Learning>; overview: Resource<Overview> }) {
-  const verdicts = overview.data?.verdicts;
-  return (
-    <Panel title="Traffic, and what was not recorded" from={learning}>
-      <Facts
-        of={[
-          ["Packets received", exact(verdicts?.received ?? NaN)],
-          ["Forwarded", exact(verdicts?.forwarded ?? NaN)],
-          ["Dropped", exact(verdicts?.dropped ?? NaN)],
-          ["Would be dropped, on wires that observe", exact(verdicts?.["would-drop"] ?? NaN)],
-          ["Records lost", (learning.data && lost(learning.data)) || "none"],
-        ]}
-      />
-    </Panel>
-  );
-}
-
-const Limits = () => (
-  <Panel title="What this report does not show">
-    <ul class="bullets">
-      <li>Traffic that does not cross one of the wires above: within a switch, over another path, or by radio.</li>
-      <li>What is inside permitted connections: the gateway judges who opens what to whom, not the content.</li>
-      <li>The state of devices: their software, passwords, and whether they are taken over.</li>
-      <li>The time before the store begins, and what was lost as told above.</li>
-      <li>Whether a purpose that is written at a rule is a good one, and who answers for it.</li>
-      <li>
-        That any standard is met. It is evidence towards IEC 62443-3-3 SR 5.1 (network segmentation) and SR 5.2 (zone boundary protection), SEMI E187 (network security of fab equipment) and NIST SP 800-82r3 (network
-        segmentation and isolation); an assessor judges it.
-      </li>
-    </ul>
-  </Panel>
-);

@@ -1,8 +1,10 @@
 import { useEffect, useState } from "preact/hooks";
 import { send, session } from "../api/client";
-import { overview, silence } from "../api/live";
+import { bypassed, overview, silence } from "../api/live";
 import { clock, short } from "../model/format";
+import { modes } from "../model/health";
 import { href } from "../model/route";
+import { complain } from "../ui/dialog";
 import { Mode } from "../ui/marks";
 import { theme, toggleTheme } from "../ui/theme";
 import { openPalette } from "./palette";
@@ -11,7 +13,7 @@ import { PAGES } from "./pages";
 /** What is true on every page: which gateway, in which mode, under which policy, heard when. */
 export function Head({ menu, toggleMenu }: { menu: boolean; toggleMenu: () => void }) {
   const now = overview.value;
-  const modes = [...new Set(now?.gateway?.wires.map((wire) => wire.mode) ?? [])];
+  const wires = now?.gateway?.wires ?? [];
   return (
     <header class="head">
       <button type="button" class="button small menu-button" aria-expanded={menu} aria-controls="nav" onClick={toggleMenu}>
@@ -22,9 +24,7 @@ export function Head({ menu, toggleMenu }: { menu: boolean; toggleMenu: () => vo
         <span class="optional">Bulkhead</span>
       </a>
       <div class="facts grow">
-        {modes.map((mode) => (
-          <Mode key={mode} mode={mode} />
-        ))}
+        {bypassed.value ? <span class="badge bad">✕ unjudged</span> : modes(wires).map(({ mode, wires: n }) => <Mode key={mode} mode={mode} wires={n === wires.length ? undefined : n} />)}
         {now?.gateway?.policy && (
           <span class="optional small muted" title={now.gateway.policy.hash}>
             policy <span class="mono">{short(now.gateway.policy.hash)}</span>
@@ -78,8 +78,10 @@ function Account() {
   const leave = async () => {
     try {
       await send("POST", "/logout");
-    } finally {
       session.value = null;
+    } catch (cause) {
+      // An answer of 401 means that nobody is logged in, and has led to the log-in already.
+      if (session.value) complain(`You are still logged in: ${cause instanceof Error ? cause.message : String(cause)}`);
     }
   };
   return (

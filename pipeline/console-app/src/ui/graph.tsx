@@ -1,17 +1,26 @@
 import { useCallback, useEffect, useMemo, useRef, useState } from "preact/hooks";
-import type { Graph } from "../api/types";
+import type { CellState, Graph } from "../api/types";
 import { count } from "../model/format";
-import { layout, type Placed } from "../model/layout";
+import { layout, type Hull, type Placed } from "../model/layout";
 import { token, useCanvas } from "./canvas";
 import { STATES } from "./marks";
 
+/** Lines between groups that are drawn at once. */
+const MAX_LINKS = 140;
 const DASHES: Record<string, number[]> = { "would-block": [6, 3], blocked: [2, 3], unused: [1, 4] };
 
 /** Devices as points within their groups. Drag moves, the wheel or + and − zoom; nothing moves by itself.
- *  Without a choice lines join groups, not devices; the neighbours of what is chosen stay, the rest fades. */
-export function GraphView(props: { graph: Graph; chosen?: string | undefined; choose: (id: string | undefined) => void; open: (id: string) => void }) {
-  const { graph, chosen } = props;
+ *  Without a choice lines join groups, not devices, the heaviest of them, or those of the group under the
+ *  pointer; the neighbours of what is chosen stay, the rest fades. */
+export function GraphView(props: { graph: Graph; state?: CellState | undefined; chosen?: string | undefined; choose: (id: string | undefined) => void; open: (id: string) => void }) {
+  const { graph, chosen, state: only } = props;
   const placed = useMemo(() => layout(graph.nodes, graph.edges), [graph]);
+  const [over, setOver] = useState<Hull>();
+  const links = useMemo(() => {
+    const wanted = placed.links.filter((link) => !only || link.state === only);
+    // Over a group its own lines are drawn, all of them; else the heaviest, so that it stays a picture.
+    return over ? wanted.filter((link) => link.from === over || link.to === over) : wanted.sort((a, b) => b.share - a.share).slice(0, MAX_LINKS);
+  }, [placed, only, over]);
   const byId = useMemo(() => new Map(placed.nodes.map((node) => [node.id, node])), [placed]);
   const near = useMemo(() => {
     if (!chosen) return undefined;
@@ -59,8 +68,8 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
           context.stroke();
           continue;
         }
-        context.globalAlpha = state === "used" || state === "unused" ? 0.28 : 0.75;
-        for (const link of placed.links) {
+        context.globalAlpha = over ? 0.95 : state === "used" || state === "unused" ? 0.4 : 0.75;
+        for (const link of links) {
           if (link.state !== state) continue;
           context.lineWidth = (0.7 + 2.2 * link.share) / zoom;
           context.beginPath();
@@ -85,7 +94,7 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
       context.restore();
       label(context, width, height);
     },
-    [placed, graph, near, hover],
+    [placed, links, graph, near, hover],
   );
   const { canvas, redraw } = useCanvas(draw);
 
@@ -188,6 +197,8 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
           if (!from) {
             const found = pick(event);
             if (found?.id !== hover?.id) setHover(found);
+            const { x, y } = world(event);
+            setOver(placed.hulls.find((hull) => Math.hypot(hull.x - x, hull.y - y) < hull.r));
             return;
           }
           const dx = event.clientX - from.x;
@@ -196,6 +207,10 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
           drag.current = { x: event.clientX, y: event.clientY, moved: true };
           view.current = { ...view.current, x: view.current.x - dx / view.current.zoom, y: view.current.y - dy / view.current.zoom };
           redraw();
+        }}
+        onPointerLeave={() => {
+          setHover(undefined);
+          setOver(undefined);
         }}
         onPointerUp={(event) => {
           const from = drag.current;
@@ -226,6 +241,11 @@ export function GraphView(props: { graph: Graph; chosen?: string | undefined; ch
           All
         </button>
       </div>
+      {placed.links.length > MAX_LINKS && (
+        <p class="graph-note small muted">
+          {over ? `${count(links.length, "line")} of ${over.group}` : `The ${links.length} heaviest of ${count(placed.links.length, "line")} between groups; point at a group for all of its own`}
+        </p>
+      )}
     </div>
   );
 }

@@ -43,7 +43,13 @@ export function RuleLink({ name }: { name: string }) {
 }
 
 /** What a wire or the gateway does: observe forwards everything, enforce does what the policy says. */
-export function Mode({ mode }: { mode: string }) {
+export function Mode({ mode, wires }: { mode: string; wires?: number | undefined }) {
   const tone = mode === "enforce" ? "accent" : mode === "observe" ? "warn" : "";
-  return <span class={`badge ${tone}`}>{mode}</span>;
+  const title = mode === "enforce" ? "What the policy does not permit is dropped" : mode === "observe" ? "Everything is forwarded; what the policy would drop is recorded" : undefined;
+  return (
+    <span class={`badge ${tone}`} title={title}>
+      {mode}
+      {wires !== undefined && ` ${wires}`}
+    </span>
+  );
 }

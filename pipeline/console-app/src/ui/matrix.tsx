@@ -198,7 +198,7 @@ function drawCell(context: CanvasRenderingContext2D, cell: Cell, x: number, y: n
   context.globalAlpha = strong ? 1 : 0.16;
   context.fillStyle = colours.get(cell.state) ?? "#888";
   context.fillRect(x + pad, y + pad, size - 2 * pad + 1, size - 2 * pad + 1);
-  context.fillStyle = cell.state === "unused" ? token("text") : "#fff";
+  context.fillStyle = cell.state === "unused" ? token("text") : cell.state === "would-block" ? token("on-would") : "#fff";
   context.fillText(stateOf(cell.state).glyph, x + size / 2 + 0.5, y + size / 2 + 1);
   if (cell.new > 0) {
     context.fillStyle = token("text");

@@ -1,7 +1,8 @@
 import type { ComponentChildren } from "preact";
 import type { ApiError } from "../api/client";
 import type { Resource } from "../api/resource";
-import { silence } from "../api/live";
+import { alarms, bypassed, overview, silence } from "../api/live";
+import { without } from "../model/fail";
 import { clock, span } from "../model/format";
 
 interface Shown {
@@ -119,19 +120,42 @@ export function Bar({ share, tone = "" }: { share: number; tone?: string }) {
   );
 }
 
-/** The strip over every page while nothing new is heard. */
+/** The strips over every page while nothing new is heard, or while wires pass what nobody judges. */
 export function Silence() {
   const gone = silence.value;
-  if (!gone) return null;
+  const by = bypassed.value;
+  const { cut, maybe } = without(overview.value?.gateway?.wires ?? [], by);
   return (
-    <div class="notice bad" role="alert">
-      <strong>
-        {gone.who === "gateway" ? "The gateway does not answer" : "The console does not answer"} since {clock(gone.since)} (
-        {span((Date.now() - gone.since) / 1000)}).
-      </strong>{" "}
-      {gone.who === "gateway"
-        ? "What you see is the last that was known. Whether packets pass depends on each wire's fail setting. On the gateway: systemctl status bulkhead; bulkhead status"
-        : "What you see is the last that was known. Packets are not affected. On the gateway: systemctl status bulkhead-console"}
-    </div>
+    <>
+      {by && by.wires.length > 0 && (
+        <div class="notice bad alarm" role="alert">
+          <strong>
+            {by.wires.join(", ")} {by.wires.length === 1 ? "passes" : "pass"} everything UNJUDGED since {clock(by.since)} ({span((Date.now() - Date.parse(by.since)) / 1000)}).
+          </strong>
+          <p>
+            By {by.by}: {by.why}. Nothing is enforced or recorded there. It ends when a gateway guards again; to cut the traffic until then, on the gateway: <code>bulkhead bypass release</code>
+          </p>
+        </div>
+      )}
+      {gone && (
+        <div class="notice bad" role="alert">
+          <strong>
+            {gone.who === "gateway" ? "The gateway does not answer" : "The console does not answer"} since {clock(gone.since)} ({span((Date.now() - gone.since) / 1000)}).
+          </strong>
+          {gone.who === "gateway" && alarms.value.map((alarm) => <p key={alarm}>{alarm}</p>)}
+          {gone.who === "gateway" ? (
+            <p>
+              {cut.length > 0 && `Cut: ${cut.join(", ")}. `}
+              {maybe.length > 0 && `Cut or passing everything, not known from here: ${maybe.join(", ")}. `}
+              What you see is the last that was known. On the gateway: <code>systemctl status bulkhead</code>, then <code>bulkhead bypass</code>
+            </p>
+          ) : (
+            <p>
+              What you see is the last that was known. Packets are not affected. On the gateway: <code>systemctl status bulkhead-console</code>
+            </p>
+          )}
+        </div>
+      )}
+    </>
   );
 }

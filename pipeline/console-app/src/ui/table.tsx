@@ -19,7 +19,9 @@ export function Table<T>(props: {
   total?: number | undefined;
   loading?: boolean;
 }) {
-  const style = (column: Column<T>) => (column.number ? "num" : "");
+  // A table without rows says nothing, and is none to a screen reader.
+  if (props.rows.length === 0) return null;
+  const style = (column: Column<T>) => (column.number ? "num" : column.title ? "" : "actions");
   return (
     <>
       <div class="table-box" tabIndex={0} role="group" aria-label={`${props.caption}, scrolls sideways`}>
@@ -37,11 +39,16 @@ export function Table<T>(props: {
           <tbody>
             {props.rows.map((row) => (
               <tr key={props.id(row)} role="row" class={props.selected === props.id(row) ? "selected" : ""}>
-                {props.columns.map((column) => (
-                  <td key={column.title} class={style(column)} role="cell" data-title={column.title || undefined}>
-                    {column.cell(row)}
-                  </td>
-                ))}
+                {props.columns.map((column) => {
+                  const value = column.cell(row);
+                  // On a narrow screen nothing is not worth a line.
+                  const empty = value === "–" || value === "" || value === null || value === undefined;
+                  return (
+                    <td key={column.title} class={`${style(column)} ${empty ? "empty" : ""}`} role="cell" data-title={column.title || undefined}>
+                      {value}
+                    </td>
+                  );
+                })}
               </tr>
             ))}
           </tbody>
