@@ -164,10 +164,10 @@ build_console() {
 }
 
 # Huge pages are shared by everything that runs at once: whoever reserves them holds a shared lock
-# on HUGE_LOCK, the first one notes how many there were, the last one puts that number back.
+# on a file of HUGE_FOLDER, the first one notes how many there were, the last one puts that number back. The
+# folder is root's alone: in /run/lock anybody could note a number, which root would then put into force.
 HUGE_PAGES=/proc/sys/vm/nr_hugepages
-HUGE_LOCK=/run/lock/bulkhead-hugepages.lock
-HUGE_BEFORE=/run/lock/bulkhead-hugepages.before
+HUGE_FOLDER=/run/bulkhead-hugepages
 HUGE_MOUNT=''
 
 # reserve_huge_pages COUNT: sees to at least COUNT free huge pages of 2 MB where that is permitted.
@@ -178,10 +178,15 @@ reserve_huge_pages() {
         warn "Huge pages cannot be reserved here ($HUGE_PAGES is not writable)."
         return 1
     fi
-    mkdir -p "${HUGE_LOCK%/*}"
-    exec 8>"$HUGE_LOCK"
+    [ -e "$HUGE_FOLDER" ] || mkdir -m 700 "$HUGE_FOLDER"
+    if [ -L "$HUGE_FOLDER" ] || [ ! -O "$HUGE_FOLDER" ]; then
+        warn "$HUGE_FOLDER belongs to somebody else: no huge pages are reserved. Remove it."
+        return 1
+    fi
+    chmod 700 "$HUGE_FOLDER"
+    exec 8>"$HUGE_FOLDER/lock"
     # A number that is still noted was left behind by a run that was killed: it is the true one.
-    if flock -n -x 8 && [ ! -s "$HUGE_BEFORE" ]; then cat "$HUGE_PAGES" >"$HUGE_BEFORE"; fi
+    if flock -n -x 8 && ! noted_huge_pages >/dev/null; then cat "$HUGE_PAGES" >"$HUGE_FOLDER/before"; fi
     flock -s 8
     total=$(cat "$HUGE_PAGES")
     free=$(awk '/^HugePages_Free/ {print $2}' /proc/meminfo)
@@ -200,12 +205,16 @@ reserve_huge_pages() {
     return 0
 }
 
+# noted_huge_pages: prints how many there were; fails where nobody has noted it.
+noted_huge_pages() { grep -xE '[0-9]{1,9}' "$HUGE_FOLDER/before" 2>/dev/null; }
+
 # release_huge_pages: the opposite; nothing changes while somebody else still needs them.
 release_huge_pages() {
     { true >&8; } 2>/dev/null || return 0
-    if flock -n -x 8 && [ -s "$HUGE_BEFORE" ]; then
+    local before
+    if flock -n -x 8 && before=$(noted_huge_pages); then
         [ -z "$HUGE_MOUNT" ] || umount "$HUGE_MOUNT" 2>/dev/null
-        cat "$HUGE_BEFORE" >"$HUGE_PAGES" && rm -f "$HUGE_BEFORE"
+        echo "$before" >"$HUGE_PAGES" && rm -f "$HUGE_FOLDER/before"
     fi
     exec 8>&-
 }

@@ -23,7 +23,7 @@ usage: install.sh [--apply] [--wire NAME=INSIDE,OUTSIDE]... [--management IFACE]
   --vfio                 bind the wires' NICs to vfio-pci (fastest); otherwise the kernel drives them (AF_XDP)
   --workers N            worker cores; by default one for each wire, as far as there are cores
   --binary FILE          the program; by default target/release/bulkhead, or that of the Debian package
-  --undo                 give NICs back to their kernel drivers, as noted in /var/lib/bulkhead/bound-nics
+  --undo                 give NICs back to their kernel drivers, as noted in /var/lib/bulkhead-install/bound-nics
   --root DIR             look for and write files below DIR (for images and tests)
 
 What is there already is never overwritten: what is new goes beside it (gateway.toml.new); the program alone
@@ -60,7 +60,8 @@ done
 [[ $WORKERS =~ ^([1-9][0-9]?)?$ ]] || die "--workers $WORKERS: a number from 1 to 64"
 
 NET=$ROOT/sys/class/net
-BOUND=$ROOT/var/lib/bulkhead/bound-nics
+# A folder of root's: what lies among the state of the gateway, the gateway's user can write.
+BOUND=$ROOT/var/lib/bulkhead-install/bound-nics
 [ -z "$APPLY$UNDO" ] || [ -n "$ROOT" ] || is_root || die "this needs root: sudo $0 ..."
 
 # do_it WHAT COMMAND...: says it, and does it with --apply or --undo.
@@ -116,6 +117,12 @@ reserve() {
         awk '$1 ~ /^0+$/ && $2 == "00" && $10 != "lo" {print $10}' "$ROOT/proc/net/ipv6_route" 2>/dev/null || true
         # Whatever has an address may be the way in; the gateway takes no interface that has one.
         ip -o addr show scope global 2>/dev/null | awk '{print $2}' || true
+        # The interface of a link-local address follows it, and is all that says where it is; SSH sessions of
+        # others count as well.
+        for name in "$client" "$server"; do
+            if [[ $name = *%* ]]; then printf '%s\n' "${name#*%}"; fi
+        done
+        ss -tnH state established '( sport = :22 )' 2>/dev/null | grep -oP '%\K[^]:\s]+' || true
         if [ -n "$client" ]; then
             ip route get "$client" 2>/dev/null | grep -oP '(?<=dev )\S+' || true
             ip -o addr show to "$server" 2>/dev/null | awk '{print $2}' || true
@@ -137,6 +144,12 @@ reserve() {
 
 if [ -n "$UNDO" ]; then
     [ -s "$BOUND" ] || die "$BOUND is not there or empty: nothing was bound by this script"
+    # All of it before any of it: half a note is none.
+    while read -r address driver name; do
+        [[ $address =~ ^[0-9a-f]{4,}:[0-9a-f]{2}:[0-9a-f]{2}\.[0-9a-f]$ && $driver =~ ^[A-Za-z0-9_-]+$ &&
+            $name =~ ^[^[:space:]/]{1,15}$ ]] ||
+            die "$BOUND is damaged: '$address $driver $name' is no NIC with its driver; bind it by hand: dpdk-devbind.py --status, --bind=DRIVER ADDRESS"
+    done <"$BOUND"
     head_line "Giving NICs back to the kernel"
     while read -r address driver name; do
         do_it "$address back to $driver ($name)" dpdk-devbind.py --bind="$driver" "$address" ||
@@ -281,11 +294,10 @@ write_huge_pages() {
 install_program() {
     install -D -m 755 "$BINARY" "$ROOT/usr/local/bin/bulkhead"
     local unit
-    for unit in bulkhead.service bulkhead-learn.service; do
-        put "$ROOT/etc/systemd/system/$unit" 644 <"deploy/$unit"
-    done
-    # The gateway's unit names the group of the learning process: it has to be there.
-    for unit in bulkhead bulkhead-learn; do
+    # The units of the gateway and the console name the group of the learning process: it comes with the
+    # users of the first, and the console, which is to be enabled by hand, finds it there.
+    for unit in bulkhead bulkhead-learn bulkhead-console; do
+        put "$ROOT/etc/systemd/system/$unit.service" 644 <"deploy/$unit.service"
         put "$ROOT/usr/lib/sysusers.d/$unit.conf" 644 <"deploy/$unit.sysusers"
         [ -n "$ROOT" ] || systemd-sysusers "$unit.conf"
     done
@@ -308,7 +320,7 @@ open_the_way() {
 
 bind_nics() {
     local name address
-    install -d -m 750 "$(dirname "$BOUND")"
+    install -d -m 755 "$(dirname "$BOUND")"
     modprobe vfio-pci || die "the module vfio-pci cannot be loaded"
     for name in "${INSIDES[@]}" "${OUTSIDES[@]}"; do
         address=$(pci_of "$name")

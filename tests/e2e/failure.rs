@@ -102,19 +102,25 @@ fn nothing_passes_a_wire_that_fails_closed(rig: &Rig, driver: Driver) {
 }
 
 fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) {
+    let found = unusual_ports(rig);
     let probes = Probes::start(rig);
     let mut gateway = Supervised::start(rig, driver, "open", HANG_MS);
     let mut table = Table::new(&format!("{driver:?}, fail = \"open\""));
     probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
+    let mut judges_since = gateway.wait_until_judging(PATIENT);
     for event in Event::ALL {
         for _ in 0..rounds(2, 50) {
             gateway.wait_until_judging(PATIENT);
             probes.wait_for_permitted(Instant::now(), PATIENT, &gateway);
             let child = gateway.child();
             let begun = event.happen(&mut gateway);
+            // All the time since the event before: a bypass that comes late is no bypass of this one.
+            let leaked = probes.forbidden_sent_between(judges_since, begun);
+            assert_eq!(leaked, 0, "before {event:?}: unjudged\n{}", gateway.log());
             gateway.wait_for_another(child, PATIENT);
             // From here on the new gateway judges: what is sent now and forbidden stays out.
             let judged = gateway.wait_until_judging(PATIENT);
+            judges_since = judged;
             let again = probes.wait_for_permitted(judged, PATIENT, &gateway);
             std::thread::sleep(Duration::from_millis(20));
             let leaked = probes.forbidden_sent_since(judged);
@@ -137,6 +143,30 @@ fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) 
             }
         }
     }
+    let leaked = probes.forbidden_sent_between(judges_since, Instant::now());
+    assert_eq!(leaked, 0, "before the last stop: unjudged\n{}", gateway.log());
+    // A second gateway beside one that guards is refused, and opens nothing.
+    let judged = gateway.wait_until_judging(PATIENT);
+    let (code, said) = gateway.bulkhead_inside(&["run", "--supervise"]);
+    assert!(code != 0 && said.contains("another gateway answers"), "{code}: {said}");
+    std::thread::sleep(Duration::from_millis(100));
+    assert_eq!(probes.forbidden_sent_since(judged), 0, "beside one that judges\n{said}");
+    // What the next gateway reads in the configuration is how it fails, and how the supervisor has it fail.
+    let open = gateway.config();
+    for config in [open.replace("fail = \"open\"", "fail = \"closed\""), open] {
+        let child = gateway.child();
+        gateway.replace_config(&config);
+        Event::Crash.happen(&mut gateway);
+        gateway.wait_for_another(child, PATIENT);
+        let judged = gateway.wait_until_judging(PATIENT);
+        if config.contains("closed") {
+            let child = gateway.child();
+            Event::Crash.happen(&mut gateway);
+            gateway.wait_for_another(child, PATIENT);
+            gateway.wait_until_judging(PATIENT);
+            assert_eq!(probes.forbidden_sent_since(judged), 0, "it fails closed now");
+        }
+    }
     // A gateway that was told to stop leaves the bypass behind.
     gateway.terminate();
     let stopped = Instant::now();
@@ -144,8 +174,17 @@ fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) 
     assert!(probes.forbidden_sent_since(stopped) > 0, "cut after the stop\n{}", gateway.log());
     let (code, shown) = gateway.bulkhead_inside(&["bypass", "show"]);
     assert!(code == 0 && shown.contains("w0: fails open, by the kernel; bypassed now"), "{shown}");
+    let said = "w0 passes everything unjudged, by the supervisor since 20";
+    assert!(shown.contains(said) && shown.contains("told to stop"), "{shown}");
+    let (code, shown) = gateway.bulkhead_inside(&["status"]);
+    assert!(code == 4 && shown.contains(said), "{shown}");
+    let (code, shown) = gateway.bulkhead_inside(&["bypass", "--json"]);
+    let shown: serde_json::Value = serde_json::from_str(&shown).expect("JSON");
+    assert_eq!((code, &shown["wires"][0]["bypassed"]), (0, &true.into()), "{shown}");
+    assert_eq!(shown["in_force"]["by"], "the supervisor", "{shown}");
     let (code, said) = gateway.bulkhead_inside(&["bypass", "release"]);
     assert_eq!((code, said.trim()), (0, "cut until a gateway runs: w0"));
+    assert_eq!(state_of_ports(rig), found, "after the release");
     let released = Instant::now();
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(probes.forbidden_sent_since(released), 0, "not cut after the release");
@@ -160,15 +199,47 @@ fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) 
     assert_eq!(seen.twice, 0, "probes arrived twice");
     let hooks = rig.gateway().exec(&["tc", "qdisc", "show"]);
     assert!(!hooks.contains("clsact"), "{hooks}");
+    assert_eq!(state_of_ports(rig), found, "in the end");
+}
+
+/// Gives the ports an MTU that is not the gateway's, and the host's IPv6. Returns their state.
+fn unusual_ports(rig: &Rig) -> String {
+    for port in ["in0", "out0"] {
+        rig.gateway().ip(&["link", "set", port, "mtu", "1600"]);
+        let switch = format!("net.ipv6.conf.{port}.disable_ipv6=0");
+        rig.gateway().exec(&["sysctl", "-q", "-w", &switch]);
+    }
+    state_of_ports(rig)
+}
+
+/// What a gateway and a bypass change of ports, and have to leave as they found it.
+fn state_of_ports(rig: &Rig) -> String {
+    let mut state = String::new();
+    for port in ["in0", "out0"] {
+        let link = rig.gateway().exec(&["ip", "-o", "link", "show", port]);
+        let switch = format!("net.ipv6.conf.{port}.disable_ipv6");
+        let no_ipv6 = rig.gateway().exec(&["sysctl", "-n", &switch]);
+        let mut words = link.split_whitespace();
+        let mtu = words.by_ref().find(|word| *word == "mtu").and_then(|_| words.next());
+        let is_up = link.contains(",UP");
+        let promiscuous = link.contains("PROMISC");
+        state.push_str(&format!(
+            "{port}: mtu {mtu:?}, up {is_up}, promiscuous {promiscuous}, IPv6 off {}\n",
+            no_ipv6.trim()
+        ));
+    }
+    state
 }
 
 fn connections_outlive_a_renewal(rig: &Rig, driver: Driver) {
+    let found = unusual_ports(rig);
     let mut gateway = Supervised::start(rig, driver, "closed", HANG_MS);
     gateway.wait_until_judging(PATIENT);
     let _server = Echo::tcp(rig.inside(0), 502);
     let to = SocketAddr::new(rig.inside(0).v4.into(), 502);
     let mut stream = connect(rig.outside(0), to).expect("a permitted connection");
     exchange(&mut stream).expect("an exchange over it");
+    gateway.assert_confined();
     for _ in 0..2 {
         let child = gateway.child();
         let (code, said) = gateway.bulkhead_inside(&["restart"]);
@@ -179,12 +250,29 @@ fn connections_outlive_a_renewal(rig: &Rig, driver: Driver) {
     let metrics = gateway.metrics();
     assert_eq!(metrics.count("bulkhead_restarts_total", &[("reason", "update")]), 2);
     assert!(metrics.sum("bulkhead_update_gap_seconds", &[]) > 0.0);
-    // A new gateway that does not come up leaves the old one where it is.
+    // A new gateway that does not come up leaves the old one where it is: whether it sees that before the old
+    // one's control has ended, or afterwards.
+    let (child, config) = (gateway.child(), gateway.config());
+    for (wrong, said) in [
+        (config.replace("out0", "out7"), "the one that runs goes on"),
+        (config.replace("127.0.0.1", "192.0.2.1"), "judge on, without control"),
+    ] {
+        gateway.replace_config(&wrong);
+        gateway.signal(Signal::SIGUSR2);
+        gateway.wait_for_log(said, PATIENT);
+        exchange(&mut stream).expect("an exchange after a renewal that failed");
+    }
+    gateway.replace_config(&config);
+    gateway.wait_for_another(child, PATIENT);
+    gateway.wait_until_judging(PATIENT);
+    exchange(&mut stream).expect("an exchange over the gateway that came up in the end");
     let child = gateway.child();
     gateway.replace_config("policy = \"policy.yaml\"\n");
     gateway.signal(Signal::SIGUSR2);
-    gateway.wait_for_log("the new gateway was given up, the one that runs goes on", PATIENT);
+    gateway.wait_for_log("there is no wire to guard", PATIENT);
+    gateway.wait_for_one(PATIENT);
     exchange(&mut stream).expect("an exchange after a renewal that failed");
     assert_eq!(gateway.child(), child);
     gateway.terminate();
+    assert_eq!(state_of_ports(rig), found, "two renewals later");
 }

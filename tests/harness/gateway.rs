@@ -76,6 +76,8 @@ pub struct Settings {
     pub environment: Vec<(String, String)>,
     /// Whether `/readyz` must say yes before [`Gateway::start`] returns.
     pub must_be_ready: bool,
+    /// Whether a supervisor starts it, as in its unit; the process is then the supervisor.
+    pub supervised: bool,
 }
 
 impl Settings {
@@ -93,6 +95,7 @@ impl Settings {
             wrapper: Vec::new(),
             environment: Vec::new(),
             must_be_ready: true,
+            supervised: false,
         }
     }
 
@@ -157,22 +160,17 @@ impl<'a> Gateway<'a> {
             fs::create_dir_all(&policies).unwrap_or_else(|e| panic!("{}: {e}", policies.display()));
             write(&policies.join("10-first.yaml"), &settings.policy);
         }
-        let (wrapper, environment) = (&settings.wrapper, &settings.environment);
-        Self::start_in(rig, folder, settings.must_be_ready, wrapper, environment)
+        Self::start_in(rig, folder, &settings)
     }
 
     /// Starts the gateway again in the folder of an earlier one, whose files are as they were left.
     pub fn start_again(rig: &'a Rig, folder: PathBuf, must_be_ready: bool) -> Self {
-        Self::start_in(rig, folder, must_be_ready, &[], &[])
+        // The files are there: of the settings only how it is started counts.
+        let settings = Settings { must_be_ready, ..Settings::new(Driver::AfXdp, "") };
+        Self::start_in(rig, folder, &settings)
     }
 
-    fn start_in(
-        rig: &'a Rig,
-        folder: PathBuf,
-        must_be_ready: bool,
-        wrapper: &[String],
-        environment: &[(String, String)],
-    ) -> Self {
+    fn start_in(rig: &'a Rig, folder: PathBuf, settings: &Settings) -> Self {
         let open = || {
             let path = folder.join("log");
             let file = File::options().create(true).append(true).open(&path);
@@ -180,19 +178,21 @@ impl<'a> Gateway<'a> {
         };
         let binary = binary();
         let program = binary.to_string_lossy();
-        let mut words = wrapper.iter().map(String::as_str).chain([&*program]);
+        let mut words = settings.wrapper.iter().map(String::as_str).chain([&*program]);
         let process = (rig.gateway().command(words.next().unwrap_or_default()))
             .args(words)
-            .args(["run", "--config"])
+            .arg("run")
+            .args(settings.supervised.then_some("--supervise"))
+            .arg("--config")
             .arg(folder.join("gateway.toml"))
-            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .envs(settings.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(open())
             .stderr(open())
             .spawn()
             .unwrap_or_else(|e| panic!("{}: {e}", binary.display()));
         let mut gateway = Self { rig, process, folder, keeps_folder: false };
-        if must_be_ready {
+        if settings.must_be_ready {
             let limit = Duration::from_secs(30);
             gateway.wait_until("ready", limit, |g| g.get("/readyz").0 == 200);
             gateway.wait_until("connected", limit, |g| g.rig.is_connected());
@@ -211,9 +211,21 @@ impl<'a> Gateway<'a> {
         self.folder.clone()
     }
 
-    /// Its process.
+    /// Its process; that of its supervisor where there is one.
     pub fn pid(&self) -> u32 {
         self.process.id()
+    }
+
+    /// The process that its supervisor has started.
+    ///
+    /// # Panics
+    ///
+    /// When there is none.
+    pub fn supervised_pid(&self) -> u32 {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        let children = fs::read_to_string(&path).unwrap_or_else(|e| panic!("{path}: {e}"));
+        let child = children.split_whitespace().next().and_then(|child| child.parse().ok());
+        child.unwrap_or_else(|| panic!("the supervisor has no gateway:\n{}", self.log()))
     }
 
     /// What it has written to standard output and error.

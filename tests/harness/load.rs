@@ -151,7 +151,7 @@ fn requests(
         request[..8].copy_from_slice(&tally.sent.to_be_bytes());
         stream.write_all(&request)?;
         tally.sent += 1;
-        stream.read_exact(&mut answer)?;
+        stream.read_exact(&mut answer).map_err(|e| unanswered(&stream, tally.sent, &e))?;
         if answer != request {
             return Err(io::ErrorKind::InvalidData.into());
         }
@@ -159,6 +159,12 @@ fn requests(
     }
     tally.resent = retransmissions(&stream)?;
     Ok(tally)
+}
+
+/// What the kernel knows of a connection whose answer did not come.
+fn unanswered(stream: &TcpStream, sent: u64, error: &io::Error) -> io::Error {
+    let state = crate::raw::tcp_state(stream).unwrap_or_else(|e| e.to_string());
+    io::Error::new(error.kind(), format!("request {sent}: {error}; {state}"))
 }
 
 /// Segments that the kernel sent again on this connection.

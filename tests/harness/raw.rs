@@ -170,6 +170,32 @@ fn stripped_tag(message: &libc::msghdr) -> Option<(u16, u16)> {
 ///
 /// What `getsockopt` says.
 pub fn tcp_retransmissions(stream: &std::net::TcpStream) -> io::Result<u32> {
+    Ok(tcp_info(stream)?.tcpi_total_retrans)
+}
+
+/// What the kernel knows of a connection that does not get on.
+///
+/// # Errors
+///
+/// What `getsockopt` says.
+pub fn tcp_state(stream: &std::net::TcpStream) -> io::Result<String> {
+    let info = tcp_info(stream)?;
+    Ok(format!(
+        "state {}, {} segments sent again, {} not acknowledged, sent again {} times in a row, backoff {}, timeout \
+         {} us, last sent {} ms, received {} ms, acknowledged {} ms ago",
+        info.tcpi_state,
+        info.tcpi_total_retrans,
+        info.tcpi_unacked,
+        info.tcpi_retransmits,
+        info.tcpi_backoff,
+        info.tcpi_rto,
+        info.tcpi_last_data_sent,
+        info.tcpi_last_data_recv,
+        info.tcpi_last_ack_recv,
+    ))
+}
+
+fn tcp_info(stream: &std::net::TcpStream) -> io::Result<libc::tcp_info> {
     // SAFETY: `tcp_info` is plain data, for which zero bytes are a valid value.
     let mut info: libc::tcp_info = unsafe { std::mem::zeroed() };
     let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
@@ -183,5 +209,5 @@ pub fn tcp_retransmissions(stream: &std::net::TcpStream) -> io::Result<u32> {
             &raw mut length,
         )
     };
-    if outcome == 0 { Ok(info.tcpi_total_retrans) } else { Err(io::Error::last_os_error()) }
+    if outcome == 0 { Ok(info) } else { Err(io::Error::last_os_error()) }
 }

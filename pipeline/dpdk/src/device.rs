@@ -651,7 +651,7 @@ fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()
 
 /// The MTU that a kernel interface will have.
 fn settle_mtu(kernel: &mut KernelPort, pool: &Mempool, config: &DeviceConfig) -> Result<u16> {
-    let found = kernel.mtu();
+    let found = kernel.own_mtu();
     let mtu = match config.mtu {
         Some(mtu) => mtu,
         None => u16::try_from(found).ok().filter(|&mtu| mtu <= MAX_MTU).ok_or_else(|| {
@@ -663,9 +663,7 @@ fn settle_mtu(kernel: &mut KernelPort, pool: &Mempool, config: &DeviceConfig) ->
         })?,
     };
     check_buffers(pool, usize::from(mtu) + OVERHEAD)?;
-    if u32::from(mtu) != found {
-        kernel.set_mtu(u32::from(mtu))?;
-    }
+    kernel.set_mtu(u32::from(mtu))?;
     Ok(mtu)
 }
 

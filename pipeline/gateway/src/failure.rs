@@ -14,7 +14,9 @@
 //! ```
 
 pub mod bypass;
+pub mod bypassed;
 pub mod channel;
+pub mod command;
 pub mod restart;
 pub mod signals;
 pub mod supervised;

@@ -153,7 +153,7 @@ impl Profile {
 }
 
 /// Confines the calling thread and all that it starts from now on. To be called before there is another
-/// one: what runs already keeps what it has. A process that must be able to do more (that is to outlive
+/// one: what runs already keeps what it has, and then no part is said to be in force. A process that must be able to do more (that is to outlive
 /// this one, say) has to be started before as well: this one starts no program afterwards.
 ///
 /// What the kernel does not offer is logged and left; what is in force is returned.
@@ -162,12 +162,16 @@ pub fn confine(profile: &Profile) -> Confinement {
     let (files, ports) = files::close(profile);
     // Last: the parts before need calls that it refuses.
     let system_calls = Part::from(system_calls::refuse(profile.calls));
-    let confinement = Confinement {
+    let mut confinement = Confinement {
         capabilities,
         files: Part::from(files),
         ports: Part::from(ports),
         system_calls,
     };
+    // They share one memory: what one thread keeps, all can use.
+    if let Some(others) = others_of(profile.name, &threads()) {
+        confinement = Confinement::none(&others);
+    }
     for (what, part) in confinement.parts() {
         if part.in_force {
             info!(part = what, "{} is confined: {}", profile.name, part.detail);
@@ -178,13 +182,48 @@ pub fn confine(profile: &Profile) -> Confinement {
     confinement
 }
 
+/// Takes from a supervisor what no gateway ever needs: capabilities, and the way to gain any by a program that it
+/// starts. It meets no packet, no policy and no socket, only the dozen messages of the gateway that it starts.
+///
+/// Neither Landlock nor seccomp closes it, because what they close stays closed for every process that it starts,
+/// and for itself once it has renewed itself: a gateway that is renewed with another configuration would lack
+/// what that one names, each renewal would add to the filters of every system call of the workers, and the
+/// sixteenth would fail, since the kernel stacks no more. A `bypass-command` is any program, with any files.
+pub fn confine_supervisor() {
+    match powers::keep(Powers::Start).and_then(|left| powers::gain_none().map(|()| left)) {
+        Ok(left) => info!(part = "capabilities", "the supervisor is confined: {left}"),
+        Err(why) => warn!(part = "capabilities", "the supervisor is not confined in this: {why}"),
+    }
+}
+
 /// Takes from the calling thread, which is a worker that has all that it will ever have, every capability
-/// and all system calls but those of its loop. Called after [`confine`].
-pub fn confine_worker(worker: usize) {
-    let parts = [powers::keep(Powers::None), system_calls::refuse(Calls::Worker)];
+/// and all system calls but `calls`, those of its loop. Called after [`confine`].
+pub fn confine_worker(worker: usize, calls: Calls) {
+    let parts = [powers::keep(Powers::None), system_calls::refuse(calls)];
     for why in parts.into_iter().filter_map(Result::err) {
         warn!(worker, "the worker is confined no more than its process is: {why}");
     }
+}
+
+/// What the loops of workers call on the ports of this configuration.
+pub fn calls_of_workers(config: &Config) -> Calls {
+    let mut ports = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+    match ports.any(|port| stays_with_its_driver(Path::new("/sys/bus/pci/devices"), port)) {
+        true => Calls::WorkerBesideDriver,
+        false => Calls::Worker,
+    }
+}
+
+/// Whether a port is a NIC that DPDK drives beside the kernel's driver, by commands to that.
+fn stays_with_its_driver(devices: &Path, port: &str) -> bool {
+    let address = port.split(',').next().unwrap_or_default();
+    let is_address = address.bytes().all(|b| b.is_ascii_hexdigit() || matches!(b, b':' | b'.'));
+    if !is_address || !address.contains(':') {
+        return false;
+    }
+    let driver = std::fs::read_link(devices.join(address).join("driver")).unwrap_or_default();
+    let driver = driver.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+    matches!(driver, "mlx4_core" | "mlx5_core" | "mana")
 }
 
 impl Confinement {
@@ -214,6 +253,24 @@ impl Confinement {
             system_calls: part,
         }
     }
+}
+
+/// The names of this process's threads.
+fn threads() -> Vec<String> {
+    let tasks = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
+    let name = |path: PathBuf| std::fs::read_to_string(path.join("comm")).unwrap_or_default();
+    tasks.map(|task| name(task.path()).trim().to_owned()).collect()
+}
+
+/// That there are other threads than the one that asks, where there are.
+fn others_of(process: &str, threads: &[String]) -> Option<String> {
+    let (_, [_, ..]) = threads.split_first()? else { return None };
+    Some(format!(
+        "{process} ran {} threads before it was confined ({}), and they keep what they had: this is a \
+         defect of Bulkhead, please report it",
+        threads.len(),
+        threads.join(", ")
+    ))
 }
 
 fn folder_of(path: &Path) -> Option<PathBuf> {
@@ -258,6 +315,42 @@ mod tests {
         assert_eq!(folders, [PathBuf::from("/run/vm")]);
         assert!(paths_of_device("net_af_packet0,iface=eth1").is_empty());
         assert!(paths_of_device("eth1").is_empty());
+    }
+
+    #[test]
+    fn a_nic_that_stays_with_its_driver_is_known() {
+        let folder = tempfile::tempdir().unwrap();
+        for (address, driver) in [("0000:3b:00.0", "mlx5_core"), ("0000:5e:00.0", "vfio-pci")] {
+            let device = folder.path().join(address);
+            std::fs::create_dir_all(&device).unwrap();
+            std::os::unix::fs::symlink(format!("../drivers/{driver}"), device.join("driver"))
+                .unwrap();
+        }
+        let stays = |port| stays_with_its_driver(folder.path(), port);
+        assert!(stays("0000:3b:00.0") && stays("0000:3b:00.0,mprq_en=1"));
+        for port in ["0000:5e:00.0", "0000:01:00.0", "eth1", "net_af_packet0,iface=eth1", ".."] {
+            assert!(!stays(port), "{port}");
+        }
+    }
+
+    #[test]
+    fn a_thread_that_ran_before_is_no_secret() {
+        let names =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(others_of("the gateway", &names(&["bulkhead"])), None);
+        let said = others_of("the gateway", &names(&["bulkhead", "supervised"]));
+        assert!(said.is_some_and(|said| said.contains("2 threads") && said.contains("supervised")));
+        let stop = std::sync::Arc::new(std::sync::Barrier::new(2));
+        let held = stop.clone();
+        let thread = std::thread::Builder::new().name("held".to_owned());
+        let thread = thread.spawn(move || held.wait()).unwrap();
+        // It has its name from its first instruction on, not from its birth.
+        let begun = std::time::Instant::now();
+        while !threads().contains(&"held".to_owned()) {
+            assert!(begun.elapsed() < std::time::Duration::from_secs(20), "{:?}", threads());
+        }
+        stop.wait();
+        thread.join().unwrap();
     }
 
     #[test]

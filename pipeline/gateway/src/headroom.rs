@@ -5,6 +5,12 @@ use std::fs;
 
 use rustix::process::{Resource, getrlimit};
 
+use crate::candidate::Finding;
+
+/// The code of the finding that there is too little memory: it says nothing about the policy, and may be
+/// over a moment later.
+pub const NO_MEMORY: &str = "no-memory";
+
 /// What is left to everything else, in bytes.
 const RESERVE_BYTES: u64 = 32 << 20;
 
@@ -37,6 +43,12 @@ pub fn suffices(text_bytes: u64) -> Result<(), String> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Whether what was found says that memory is short, and nothing else about a policy.
+pub fn is_short(found: &[Finding]) -> bool {
+    let mut errors = found.iter().filter(|finding| finding.severity == "error").peekable();
+    errors.peek().is_some() && errors.all(|finding| finding.code == NO_MEMORY)
 }
 
 /// What the machine has.

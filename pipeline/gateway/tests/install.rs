@@ -31,7 +31,7 @@ impl Machine {
         machine.file("proc/net/route", "Iface Destination Gateway\nmgmt 00000000 0100A8C0\n");
         machine.file("sys/devices/system/cpu/online", "0-7\n");
         machine.file("sys/devices/system/node/node1/cpulist", "4-7\n");
-        for tool in ["dpdk-devbind.py", "modprobe"] {
+        for tool in ["dpdk-devbind.py", "modprobe", "ss"] {
             machine.tool(tool, "");
         }
         machine.tool_ip(&[]);
@@ -159,6 +159,27 @@ fn what_it_writes_is_a_configuration_that_observes() {
 }
 
 #[test]
+fn every_unit_is_installed_with_its_user() {
+    let machine = Machine::new();
+    let output = machine.apply(&[]);
+    assert!(output.status.success(), "{}", said(&output));
+    let deploy = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy");
+    let mut found = [0, 0];
+    for entry in fs::read_dir(deploy).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
+        let (place, of_kind) = match path.extension().and_then(|extension| extension.to_str()) {
+            Some("service") => (format!("etc/systemd/system/{name}.service"), 0),
+            Some("sysusers") => (format!("usr/lib/sysusers.d/{name}.conf"), 1),
+            _ => continue,
+        };
+        assert_eq!(machine.read(&place), fs::read_to_string(&path).unwrap(), "{place}");
+        found[of_kind] += 1;
+    }
+    assert_eq!(found, [3, 3], "the gateway, learning and the console");
+}
+
+#[test]
 fn the_way_by_which_somebody_is_logged_in_is_never_given_away() {
     let machine = Machine::new();
     // By the default route, by the route back to an SSH client, by name, and under a bond.
@@ -181,6 +202,22 @@ fn the_way_by_which_somebody_is_logged_in_is_never_given_away() {
     let proposed = said(&machine.install(&[], Some("10.9.9.9")));
     assert!(!proposed.contains("inside p3") && !proposed.contains("outside p3"), "{proposed}");
     assert_eq!(machine.written(), Vec::<PathBuf>::new());
+}
+
+#[test]
+fn a_session_over_a_link_local_address_is_not_cut() {
+    let machine = Machine::new();
+    let refused = |output: &Output| {
+        assert!(!output.status.success() && said(output).contains("how this machine is reached"));
+    };
+    // Neither a route nor an address of this scope says where the laptop at the only cable is.
+    refused(&machine.install(&["--wire", "w=p1,p2"], Some("fe80::2%p1")));
+    let proposed = said(&machine.install(&[], Some("fe80::2%p1")));
+    assert!(!proposed.contains("inside p1") && !proposed.contains("outside p1"), "{proposed}");
+    // Somebody else's session, while this is run at the console of the machine.
+    machine.tool("ss", "echo '0 0 [fe80::1]%p4:22 [fe80::2%p4]:50000'");
+    refused(&machine.install(&["--wire", "w=p3,p4"], None));
+    assert!(machine.called().contains("ss -tnH state established"), "{}", machine.called());
 }
 
 #[test]
@@ -218,14 +255,66 @@ fn nics_are_bound_and_given_back() {
     assert!(machine.called().contains("dpdk-devbind.py --bind=vfio-pci 0000:3b:00.0"));
     assert!(!machine.called().contains("0000:01:00.0"), "{}", machine.called());
     let noted = "0000:3b:00.0 ice p1\n0000:3b:00.1 ice p2\n";
-    assert_eq!(machine.read("var/lib/bulkhead/bound-nics"), noted);
+    assert_eq!(machine.read("var/lib/bulkhead-install/bound-nics"), noted);
     let output = machine.install(&["--undo"], None);
     assert!(output.status.success(), "{}", said(&output));
     for address in ["0000:3b:00.0", "0000:3b:00.1"] {
         assert!(machine.called().contains(&format!("dpdk-devbind.py --bind=ice {address}")));
     }
-    assert!(!machine.root().join("var/lib/bulkhead/bound-nics").exists());
+    assert!(!machine.root().join("var/lib/bulkhead-install/bound-nics").exists());
     assert!(!machine.install(&["--undo"], None).status.success(), "there is nothing left");
+}
+
+#[test]
+fn the_note_of_bound_nics_is_root_s_and_is_not_taken_at_its_word() {
+    let machine = Machine::new();
+    // Where the gateway's user can write there is no note.
+    machine.file("var/lib/bulkhead/bound-nics", "0000:01:00.0 ice mgmt\n");
+    let output = machine.install(&["--undo"], None);
+    assert!(!output.status.success(), "{}", said(&output));
+    for line in [
+        "0000:01:00.0 ../../x mgmt",
+        "mgmt ice mgmt",
+        "0000:01:00.0 ice",
+        "0000:01:00.0 ice mgmt; reboot",
+        "0000:01:00.0 --force mgmt /",
+    ] {
+        let note = format!("0000:3b:00.0 ice p1\n{line}\n");
+        machine.file("var/lib/bulkhead-install/bound-nics", &note);
+        let output = machine.install(&["--undo"], None);
+        assert!(!output.status.success() && said(&output).contains("is damaged"), "{line}");
+    }
+    assert!(!machine.called().contains("dpdk-devbind"), "{}", machine.called());
+}
+
+#[test]
+fn huge_pages_are_noted_where_only_root_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let shell = |script: &str| {
+        let common = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/common.sh");
+        let script = format!(". {}\n{script}", common.display());
+        let output =
+            Command::new("bash").args(["-c", &script]).current_dir(&folder).output().unwrap();
+        said(&output)
+    };
+    let default = shell("echo \"$HUGE_FOLDER\"");
+    assert!(default.starts_with("/run/") && !default.starts_with("/run/lock"), "{default}");
+    let here = "HUGE_PAGES=pages HUGE_FOLDER=noted\n";
+    fs::write(folder.path().join("pages"), "256\n").unwrap();
+    let said = shell(&format!(
+        "{here} reserve_huge_pages 0 && stat -c %a noted && cat noted/before && echo 300 >pages && \
+         release_huge_pages && cat pages && ls noted"
+    ));
+    assert_eq!(said, "700\n256\n256\nlock\n");
+    // What is no number is not put into force, and a folder behind a link is none of ours.
+    let said = shell(&format!(
+        "{here} echo '9 x' >noted/before; reserve_huge_pages 0; cat noted/before; release_huge_pages"
+    ));
+    assert_eq!(said, "256\n");
+    let said = shell(&format!(
+        "{here} mv noted other; ln -s other noted; reserve_huge_pages 0 || echo no"
+    ));
+    assert!(said.contains("belongs to somebody else") && said.starts_with("no\n"), "{said}");
 }
 
 #[test]

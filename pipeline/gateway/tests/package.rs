@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -348,16 +348,22 @@ fn run_scripts(unpacked: &Path) {
     write("etc/udev/rules.d/60-bulkhead-vfio.rules");
     write("etc/systemd/system/bulkhead.service.d/kernel-interfaces.conf");
     write("var/lib/bulkhead/audit.jsonl");
-    write("var/lib/bulkhead/bound-nics");
     write("var/lib/bulkhead-learn/communication.db");
+    // What root reads is root's note; what the service has written may be a link to anything.
+    write("var/lib/bulkhead-install/bound-nics");
+    let note = "0000:3b:00.0 ice p1\n0000:3b:00.1 ice p2; reboot\n";
+    fs::write(root.join("var/lib/bulkhead-install/bound-nics"), note).unwrap();
+    fs::write(dir.path().join("secret"), "of root's\n").unwrap();
+    symlink(dir.path().join("secret"), root.join("var/lib/bulkhead/audit.head")).unwrap();
     let (said, _) = script("prerm", &["remove"]);
-    assert!(said.contains("dpdk-devbind.py"), "{said}");
+    assert!(said.contains("  dpdk-devbind.py --bind=ice 0000:3b:00.0   # p1\n"), "{said}");
+    assert!(!said.contains("reboot"), "{said}");
     let kept = files_below(&root);
     script("postrm", &["remove"]);
     assert_eq!(files_below(&root), kept, "a removal keeps what is the operator's");
     let (said, called) = script("postrm", &["purge"]);
     assert_eq!(files_below(&root), before, "a purge leaves nothing");
-    assert!(said.contains("the audit log goes"), "{said}");
+    assert!(said.contains("the audit log goes") && !said.contains("of root"), "{said}");
     assert!(
         called.contains("userdel bulkhead-learn") && called.contains("groupdel bulkhead-learn"),
         "{called}"

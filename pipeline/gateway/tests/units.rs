@@ -55,6 +55,20 @@ fn every_unit_is_exposed_little() {
     assert!(units >= 2, "{units} units");
 }
 
+/// The gateway may give its sockets to the groups of those who use them: it has no power to give them to
+/// a group that it is not in.
+#[test]
+fn the_gateway_is_in_the_groups_that_its_sockets_are_given_to() {
+    let users = fs::read_to_string(deploy().join("bulkhead.sysusers")).unwrap();
+    for unit in ["bulkhead-learn", "bulkhead-console"] {
+        let text = fs::read_to_string(deploy().join(format!("{unit}.service"))).unwrap();
+        assert!(text.contains(&format!("\nGroup={unit}\n")), "{unit}.service");
+        for line in [format!("g {unit} -"), format!("m bulkhead {unit}")] {
+            assert!(users.lines().any(|written| written == line), "{line} in {users}");
+        }
+    }
+}
+
 #[test]
 fn kernel_interfaces_expose_the_gateway_no_more_than_is_said() {
     let folder = tempfile::tempdir().unwrap();

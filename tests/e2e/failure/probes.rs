@@ -37,6 +37,9 @@ enum Kind {
     Direction,
 }
 
+/// How long a probe may be on its way to a port, on a busy machine.
+const ON_ITS_WAY: Duration = Duration::from_millis(20);
+
 /// A probe: when it was sent and when it arrived.
 #[derive(Clone, Copy)]
 struct Probe {
@@ -162,6 +165,13 @@ impl Probes {
         let book = lock(&self.book);
         let forbidden = book.since(since).filter(|probe| probe.kind != Kind::Permitted);
         forbidden.filter(|probe| probe.arrived.is_some()).count()
+    }
+
+    /// Those of them that were sent before `until`, but for what may have been on its way still.
+    pub(super) fn forbidden_sent_between(&self, since: Instant, until: Instant) -> usize {
+        let book = lock(&self.book);
+        let sent = book.since(since).take_while(|probe| probe.sent + ON_ITS_WAY < until);
+        sent.filter(|probe| probe.kind != Kind::Permitted && probe.arrived.is_some()).count()
     }
 
     /// Ends the probes.

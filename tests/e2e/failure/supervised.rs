@@ -65,6 +65,11 @@ impl<'a> Supervised<'a> {
         });
     }
 
+    /// Waits until there is one gateway only.
+    pub(super) fn wait_for_one(&self, limit: Duration) {
+        self.wait(limit, "one gateway", |gateway| gateway.children().len() == 1);
+    }
+
     /// Waits until a gateway judges, and says when it was first seen to.
     pub(super) fn wait_until_judging(&self, limit: Duration) -> Instant {
         self.wait(limit, "judging", |gateway| gateway.get("/readyz").0 == 200);
@@ -142,6 +147,25 @@ impl<'a> Supervised<'a> {
 
     pub(super) fn replace_config(&self, text: &str) {
         fs::write(self.folder.join("gateway.toml"), text).expect("the configuration is written");
+    }
+
+    pub(super) fn config(&self) -> String {
+        fs::read_to_string(self.folder.join("gateway.toml")).expect("the configuration is read")
+    }
+
+    /// That no thread of the gateway can start a program, or gain any power.
+    pub(super) fn assert_confined(&self) {
+        let mut threads = 0;
+        for thread in
+            fs::read_dir(format!("/proc/{}/task", self.child())).expect("it runs").flatten()
+        {
+            let status = fs::read_to_string(thread.path().join("status")).unwrap_or_default();
+            for line in ["Seccomp:\t2", "NoNewPrivs:\t1"] {
+                assert!(status.contains(line), "{line}: {status}");
+            }
+            threads += 1;
+        }
+        assert!(threads > 3, "{threads} threads");
     }
 
     pub(super) fn metrics(&self) -> Metrics {

@@ -2,6 +2,7 @@
 //! do not look after. It refuses interfaces on which the host itself would answer, clears what a
 //! killed predecessor left, sees carrier, and puts everything back at the end.
 
+pub(crate) mod found;
 mod netlink;
 pub mod redirect;
 mod sys;
@@ -15,6 +16,7 @@ use std::os::unix::net::{SocketAddr, UnixListener};
 use crate::error::{Error, ErrorKind, Result};
 pub(crate) use sys::is_ready_to_send;
 
+use found::{Found, ipv6_switch};
 use netlink::{Link, Rtnetlink};
 use sys::{Channels, Ethtool, Offload, XdpSocket};
 
@@ -24,21 +26,18 @@ pub(crate) struct KernelPort {
     index: u32,
     rtnetlink: Rtnetlink,
     ethtool: Ethtool,
-    /// As it was found.
+    /// As this process found it.
     before: Link,
-    restore_offloads: Vec<Offload>,
-    /// The veth peer whose tags we have asked to come inside the frames.
-    restore_peer: Option<String>,
+    /// As the first one did, and as it is to be at the end.
+    found: Found,
     /// Why received frames lose their VLAN tag to the hardware, where they do.
     tags_stripped: Option<String>,
-    restore_channels: Option<Channels>,
-    restore_ipv6: bool,
     /// What was put right at the start, for the log.
     notes: Vec<String>,
     /// The driver's AF_XDP sockets.
     xdp_sockets: Vec<XdpSocket>,
     packet_drops: u64,
-    /// Whether another gateway takes the interface over: what would take its link down stays as it is.
+    /// Whether another gateway takes the interface over, as it is.
     handed_over: bool,
     _promiscuous: OwnedFd,
     _claim: UnixListener,
@@ -73,17 +72,16 @@ impl KernelPort {
         let promiscuous = sys::hold_promiscuous(before.index)
             .map_err(|error| Error::kernel("setsockopt(PACKET_ADD_MEMBERSHIP)", &error))?;
         let ethtool = Ethtool::new().map_err(|error| Error::kernel("socket(AF_INET)", &error))?;
+        let mut found = Found::of(&before);
+        notes.extend(found.note(|_| ()));
         let mut port = Self {
             name: name.to_owned(),
             index: before.index,
             rtnetlink,
             ethtool,
             before,
-            restore_offloads: Vec::new(),
-            restore_peer: None,
+            found,
             tags_stripped: None,
-            restore_channels: None,
-            restore_ipv6: false,
             notes,
             xdp_sockets: Vec::new(),
             packet_drops: 0,
@@ -105,12 +103,16 @@ impl KernelPort {
         &self.name
     }
 
-    pub(crate) fn mtu(&self) -> u32 {
-        self.before.mtu
+    /// The interface's own MTU, which comes back at the end.
+    pub(crate) fn own_mtu(&self) -> u32 {
+        self.found.mtu
     }
 
-    /// Sets the MTU; the one found comes back at the end.
+    /// Sees to an MTU.
     pub(crate) fn set_mtu(&mut self, mtu: u32) -> Result<()> {
+        if mtu == self.before.mtu {
+            return Ok(());
+        }
         let limit = self.before.max_mtu;
         if limit != 0 && mtu > limit {
             return Err(Error::refused(
@@ -148,13 +150,13 @@ impl KernelPort {
         };
         match turn_off(
             || self.ethtool.offload(&peer.name, Offload::TxVlan),
-            || self.ethtool.set_offload(&peer.name, Offload::TxVlan, false),
+            || {
+                let note = self.found.note(|found| found.peer = Some(peer.name.clone()));
+                self.notes.extend(note);
+                self.ethtool.set_offload(&peer.name, Offload::TxVlan, false)
+            },
         ) {
-            Turned::WasOff => Ok(None),
-            Turned::Off => {
-                self.restore_peer = Some(peer.name);
-                Ok(None)
-            }
+            Turned::WasOff | Turned::Off => Ok(None),
             Turned::Stuck(reason) => {
                 let reason = format!("the peer {} leaves tags out of frames: {reason}", peer.name);
                 Err(tags_lost(&self.name, &reason))
@@ -176,6 +178,11 @@ impl KernelPort {
             return Err(self.too_few_queues(channels.max_rx.max(channels.max_combined), queues));
         }
         let wanted = channels.with_receiving(queues);
+        let Channels { rx, tx, other, combined, .. } = channels;
+        let note = self.found.note(|found| {
+            found.channels.get_or_insert([rx, tx, other, combined]);
+        });
+        self.notes.extend(note);
         self.ethtool.set_channels(&self.name, wanted).map_err(|error| {
             Error::kernel("ioctl(ETHTOOL_SCHANNELS)", &error).because(
                 ErrorKind::Queues,
@@ -185,9 +192,7 @@ impl KernelPort {
                 ),
                 format!("set the interface's queues: `ethtool -L {} combined {queues}`", self.name),
             )
-        })?;
-        self.restore_channels.get_or_insert(channels);
-        Ok(())
+        })
     }
 
     /// Keeps the host's own frames, and those that would be changed or cut off, from an AF_PACKET
@@ -255,7 +260,7 @@ impl KernelPort {
             .map_err(|error| Error::kernel("read_dir(/proc/self/fd)", &error))
     }
 
-    /// Leaves the interface up, with its MTU and its queues, for whoever takes it over.
+    /// Leaves the interface as it is for whoever takes it over, who puts it back at the end.
     pub(crate) fn hand_over(&mut self) {
         self.handed_over = true;
     }
@@ -273,10 +278,17 @@ impl KernelPort {
         for offload in [Offload::Gro, Offload::Lro, Offload::RxVlan] {
             match turn_off(
                 || self.ethtool.offload(&self.name, offload),
-                || self.ethtool.set_offload(&self.name, offload, false),
+                || {
+                    let note = self.found.note(|found| {
+                        if !found.offloads.contains(&offload) {
+                            found.offloads.push(offload);
+                        }
+                    });
+                    self.notes.extend(note);
+                    self.ethtool.set_offload(&self.name, offload, false)
+                },
             ) {
-                Turned::WasOff => {}
-                Turned::Off => self.restore_offloads.push(offload),
+                Turned::WasOff | Turned::Off => {}
                 // Some drivers have it fixed on. AF_PACKET puts tags back, and AF_XDP is refused;
                 // merged segments are longer than the MTU and will be counted as too long.
                 Turned::Stuck(reason) => {
@@ -292,25 +304,25 @@ impl KernelPort {
 
     /// A port of a bump in the wire does not speak: no link-local address, no router solicitation.
     fn quiet_ipv6(&mut self) {
-        let path = self.ipv6_switch();
-        if fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0") {
-            match fs::write(&path, "1") {
-                Ok(()) => self.restore_ipv6 = true,
-                Err(error) => self
-                    .notes
-                    .push(format!("the host's own IPv6 stays on: cannot write {path}: {error}")),
-            }
-        }
-    }
-
-    fn ipv6_switch(&self) -> String {
-        format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", self.name)
+        self.notes.extend(quiet_ipv6(&mut self.found));
     }
 }
 
+/// Turns the host's own IPv6 off at an interface. Returns what cannot be done.
+fn quiet_ipv6(found: &mut Found) -> Vec<String> {
+    let path = ipv6_switch(found.name());
+    if !fs::read_to_string(&path).is_ok_and(|value| value.trim() == "0") {
+        return Vec::new();
+    }
+    let mut notes: Vec<String> = found.note(|found| found.ipv6 = true).into_iter().collect();
+    if let Err(error) = fs::write(&path, "1") {
+        notes.push(format!("the host's own IPv6 stays on: cannot write {path}: {error}"));
+    }
+    notes
+}
+
 impl Drop for KernelPort {
-    /// Puts back what was changed. The driver is closed by now. What cannot be put back (the
-    /// interface may be gone) stays: there is nobody left to tell.
+    /// Puts back what was changed. The driver is closed by now.
     fn drop(&mut self) {
         self.xdp_sockets.iter().for_each(|socket| socket.close_if_left());
         if let Ok(link) = self.rtnetlink.link_by_index(self.index) {
@@ -319,24 +331,9 @@ impl Drop for KernelPort {
                     let _ = self.rtnetlink.detach_xdp(self.index, mode);
                 }
             }
-            if link.mtu != self.before.mtu && !self.handed_over {
-                let _ = self.rtnetlink.set_mtu(self.index, self.before.mtu);
-            }
-            if link.up != self.before.up && !self.handed_over {
-                let _ = self.rtnetlink.set_up(self.index, self.before.up);
-            }
         }
-        if let Some(channels) = self.restore_channels.filter(|_| !self.handed_over) {
-            let _ = self.ethtool.set_channels(&self.name, channels);
-        }
-        for &offload in &self.restore_offloads {
-            let _ = self.ethtool.set_offload(&self.name, offload, true);
-        }
-        if let Some(peer) = &self.restore_peer {
-            let _ = self.ethtool.set_offload(peer, Offload::TxVlan, true);
-        }
-        if self.restore_ipv6 {
-            let _ = fs::write(self.ipv6_switch(), "0");
+        if !self.handed_over {
+            self.found.put_back(&mut self.rtnetlink, &self.ethtool);
         }
     }
 }
@@ -382,6 +379,28 @@ fn peer_out_of_reach(name: &str) -> String {
     )
 }
 
+/// Whether an interface could be a port with this MTU, as far as can be seen while somebody else may have it.
+///
+/// # Errors
+///
+/// It does not exist, belongs to a bridge, carries addresses, or its frames are too short.
+pub fn check_interface(name: &str, mtu: u16) -> Result<()> {
+    let mut rtnetlink =
+        Rtnetlink::new().map_err(|error| Error::kernel("socket(NETLINK_ROUTE)", &error))?;
+    let link = redirect::link_of(&mut rtnetlink, name)?;
+    refuse_unfit(&mut rtnetlink, &link).map_err(|error| error.on(name))?;
+    if link.max_mtu != 0 && u32::from(mtu) > link.max_mtu {
+        let limit = link.max_mtu;
+        return Err(Error::refused(
+            ErrorKind::Mtu,
+            format!("MTU {mtu} is over the interface's limit of {limit}"),
+            "set a smaller `mtu`",
+        )
+        .on(name));
+    }
+    Ok(())
+}
+
 /// Refuses interfaces that cannot be a port of a bump in the wire.
 fn refuse_unfit(rtnetlink: &mut Rtnetlink, link: &Link) -> Result<()> {
     if link.loopback {
@@ -423,7 +442,10 @@ fn claim_index(index: u32) -> Result<UnixListener> {
             io::ErrorKind::AddrInUse => Error::refused(
                 ErrorKind::InUse,
                 "another port of this gateway, or another gateway, uses the interface",
-                "name each interface once, and stop the other gateway (`systemctl stop bulkhead`)",
+                format!(
+                    "name each interface once, and stop the other gateway (`systemctl stop bulkhead`); `ss -xlp \
+                     | grep bulkhead/interface/{index}` names the process, which may be none"
+                ),
             ),
             _ => Error::kernel("bind(AF_UNIX)", &error),
         })

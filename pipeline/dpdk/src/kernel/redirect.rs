@@ -18,6 +18,7 @@ use netlink_packet_route::tc::{
     TcU32SelectorFlags,
 };
 
+use super::found::Found;
 use super::netlink::{Link, Rtnetlink};
 use super::sys::{Ethtool, Offload};
 use super::{claim_index, clear_leftovers};
@@ -33,14 +34,14 @@ const INFO: u32 = (PRIORITY << 16) | (3_u16.to_be() as u32);
 const INGRESS: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_INGRESS };
 const EGRESS: TcHandle = TcHandle { major: 0xffff, minor: TcHandle::MIN_EGRESS };
 
-/// Lets the kernel carry every frame between two interfaces, both ways, and raises them. Does nothing
-/// where it does already. Returns what was put right on the way, in sentences for the log.
+/// Lets the kernel carry every frame of up to `mtu` bytes between two interfaces, both ways, and raises them.
+/// Does nothing where it does already. Returns what was put right on the way, in sentences for the log.
 ///
 /// # Errors
 ///
 /// [`ErrorKind::InUse`] where a gateway has one of the interfaces; otherwise an interface does not
 /// exist, or the kernel refuses.
-pub fn engage(inside: &str, outside: &str) -> Result<Vec<String>> {
+pub fn engage(inside: &str, outside: &str, mtu: u16) -> Result<Vec<String>> {
     let mut rtnetlink = connect()?;
     let mut notes = Vec::new();
     let mut links = [link_of(&mut rtnetlink, inside)?, link_of(&mut rtnetlink, outside)?];
@@ -50,7 +51,7 @@ pub fn engage(inside: &str, outside: &str) -> Result<Vec<String>> {
         claim_index(links[1].index).map_err(|error| error.on(outside))?,
     ];
     for (from, to, name) in [(0, 1, inside), (1, 0, outside)] {
-        prepare(&mut rtnetlink, &links[from], &mut notes)
+        prepare(&mut rtnetlink, &links[from], mtu, &mut notes)
             .and_then(|()| redirect(&mut rtnetlink, links[from].index, links[to].index))
             .map_err(|error| error.on(name))?;
     }
@@ -100,10 +101,8 @@ pub fn release(interface: &str) -> Result<bool> {
     {
         return Ok(false);
     }
-    let mut message = TcMessage::with_index(link.index as i32);
-    (message.header.parent, message.header.info) = (INGRESS, INFO);
     rtnetlink
-        .ask(RouteNetlinkMessage::DelTrafficFilter(message), NLM_F_ACK)
+        .ask(RouteNetlinkMessage::DelTrafficFilter(ours(link.index)), NLM_F_ACK)
         .map_err(|error| refused("RTM_DELTFILTER", error))?;
     // The hook goes too, unless others have filters there. Where that cannot be seen or done it stays:
     // an empty hook does nothing.
@@ -115,6 +114,33 @@ pub fn release(interface: &str) -> Result<bool> {
         .set_promiscuous_flag(link.index, false)
         .map_err(|error| refused("RTM_SETLINK(IFF_PROMISC)", error))?;
     Ok(true)
+}
+
+/// Puts interfaces back as they were found, if it is written down how, but for those that a gateway has or that
+/// `kept` names. Those that are bypassed are let be, or released first where `bypassed_too`. Returns which.
+pub fn put_back(kept: &[String], bypassed_too: bool) -> Vec<String> {
+    let (Ok(mut rtnetlink), Ok(ethtool)) = (connect(), Ethtool::new()) else { return Vec::new() };
+    let mut done = Vec::new();
+    for found in Found::all(&mut rtnetlink) {
+        let name = found.name();
+        if kept.iter().any(|kept| kept == name) {
+            continue;
+        }
+        let Ok(link) = rtnetlink.link_by_name(name) else { continue };
+        let Ok(_claim) = claim_index(link.index) else { continue };
+        let is_bypassed = match bypassed_too {
+            true => release(name).is_err(),
+            false => is_engaged(name).unwrap_or(true),
+        };
+        if !is_bypassed && super::refuse_unfit(&mut rtnetlink, &link).is_err() {
+            // The host has it by now: it was found otherwise, and taking it down could cut whoever reads this.
+            found.forget();
+        } else if !is_bypassed {
+            found.put_back(&mut rtnetlink, &ethtool);
+            done.push(name.to_owned());
+        }
+    }
+    done
 }
 
 /// Whether the kernel carries what an interface receives to the other port of its wire.
@@ -133,7 +159,7 @@ fn connect() -> Result<Rtnetlink> {
     Rtnetlink::new().map_err(|error| Error::kernel("socket(NETLINK_ROUTE)", &error))
 }
 
-fn link_of(rtnetlink: &mut Rtnetlink, name: &str) -> Result<Link> {
+pub(super) fn link_of(rtnetlink: &mut Rtnetlink, name: &str) -> Result<Link> {
     rtnetlink.link_by_name(name).map_err(|error| {
         let refused = Error::kernel("RTM_GETLINK", &error).on(name);
         match error.raw_os_error() {
@@ -149,19 +175,32 @@ fn link_of(rtnetlink: &mut Rtnetlink, name: &str) -> Result<Link> {
 
 /// Makes an interface one that may carry others' frames: up, quiet, nothing merged that cannot be
 /// taken apart again.
-fn prepare(rtnetlink: &mut Rtnetlink, link: &Link, notes: &mut Vec<String>) -> Result<()> {
+fn prepare(
+    rtnetlink: &mut Rtnetlink,
+    link: &Link,
+    mtu: u16,
+    notes: &mut Vec<String>,
+) -> Result<()> {
     super::refuse_unfit(rtnetlink, link)?;
-    let switch = format!("/proc/sys/net/ipv6/conf/{}/disable_ipv6", link.name);
-    if std::fs::read_to_string(&switch).is_ok_and(|value| value.trim() == "0") {
-        if let Err(error) = std::fs::write(&switch, "1") {
-            notes.push(format!("the host's own IPv6 stays on: cannot write {switch}: {error}"));
-        }
-    }
+    let mut found = Found::of(link);
+    notes.extend(found.note(|_| ()));
+    notes.extend(super::quiet_ipv6(&mut found));
     if let Ok(ethtool) = Ethtool::new() {
         if ethtool.offload(&link.name, Offload::Lro) == Some(true) {
+            notes.extend(found.note(|found| {
+                if !found.offloads.contains(&Offload::Lro) {
+                    found.offloads.push(Offload::Lro);
+                }
+            }));
             if let Err(error) = ethtool.set_offload(&link.name, Offload::Lro, false) {
                 notes.push(format!("LRO of {} cannot be turned off: {error}", link.name));
             }
+        }
+    }
+    if link.mtu < u32::from(mtu) {
+        if let Err(error) = rtnetlink.set_mtu(link.index, u32::from(mtu)) {
+            let (name, own) = (&link.name, link.mtu);
+            notes.push(format!("{name} keeps its MTU of {own}, longer frames are lost: {error}"));
         }
     }
     if !link.up {
@@ -174,10 +213,14 @@ fn prepare(rtnetlink: &mut Rtnetlink, link: &Link, notes: &mut Vec<String>) -> R
 
 fn redirect(rtnetlink: &mut Rtnetlink, from: u32, to: u32) -> Result<()> {
     let refused = |call, error: io::Error| Error::kernel(call, &error);
-    if has_filter(rtnetlink, from, INGRESS, true)
-        .map_err(|error| refused("RTM_GETTFILTER", error))?
-    {
-        return Ok(());
+    match filter_of(rtnetlink, from).map_err(|error| refused("RTM_GETTFILTER", error))? {
+        None => {}
+        Some(Some(target)) if target != to => {
+            // Of a configuration that named another port, or of an interface that has gone and come back.
+            let delete = RouteNetlinkMessage::DelTrafficFilter(ours(from));
+            rtnetlink.ask(delete, NLM_F_ACK).map_err(|error| refused("RTM_DELTFILTER", error))?;
+        }
+        Some(_) => return Ok(()),
     }
     let made = NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL;
     match rtnetlink.ask(RouteNetlinkMessage::NewQueueDiscipline(hook(from)), made) {
@@ -238,6 +281,52 @@ fn filter(from: u32, to: u32) -> TcMessage {
         header,
         vec![TcAttribute::Kind(TcFilterU32::KIND.to_owned()), TcAttribute::Options(options)],
     )
+}
+
+/// What deletes our filters at an interface.
+fn ours(index: u32) -> TcMessage {
+    let mut message = TcMessage::with_index(index as i32);
+    (message.header.parent, message.header.info) = (INGRESS, INFO);
+    message
+}
+
+/// Our filter at an interface, by where it sends frames, as far as the kernel says that.
+fn filter_of(rtnetlink: &mut Rtnetlink, index: u32) -> io::Result<Option<Option<u32>>> {
+    let mut message = TcMessage::with_index(index as i32);
+    message.header.parent = INGRESS;
+    let mut found: Option<Option<u32>> = None;
+    rtnetlink.exchange(RouteNetlinkMessage::GetTrafficFilter(message), NLM_F_DUMP, |reply| {
+        let RouteNetlinkMessage::NewTrafficFilter(filter) = reply else { return };
+        let is_u32 =
+            |one: &TcAttribute| matches!(one, TcAttribute::Kind(kind) if kind == TcFilterU32::KIND);
+        if filter.header.info == INFO && filter.attributes.iter().any(is_u32) {
+            // A filter comes as several parts, of which one has the action.
+            found = Some(found.flatten().or_else(|| target_of(&filter)));
+        }
+    })?;
+    Ok(found)
+}
+
+fn target_of(filter: &TcMessage) -> Option<u32> {
+    let options = filter.attributes.iter().find_map(|attribute| match attribute {
+        TcAttribute::Options(options) => Some(options),
+        _ => None,
+    })?;
+    let actions = options.iter().find_map(|option| match option {
+        TcOption::U32(TcFilterU32Option::Action(actions)) => Some(actions),
+        _ => None,
+    })?;
+    let parts = actions.iter().flat_map(|action| &action.attributes);
+    let mut options = parts.filter_map(|part| match part {
+        TcActionAttribute::Options(options) => Some(options),
+        _ => None,
+    });
+    options.find_map(|options| {
+        options.iter().find_map(|option| match option {
+            TcActionOption::Mirror(TcActionMirrorOption::Parms(mirror)) => Some(mirror.ifindex),
+            _ => None,
+        })
+    })
 }
 
 /// Whether there is a filter: one of ours, or any other.

@@ -1,14 +1,16 @@
 //! What carries the frames of a wire that fails open while no gateway judges them.
 
 use std::fmt;
+#[cfg(feature = "dpdk")]
+use std::os::unix::fs::DirBuilderExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use tracing::{error, warn};
 
-use crate::cli::{BypassAction, BypassArgs, exit};
-use crate::config::{Config, ConfigError, Fail, Wire};
+use crate::config::{Config, Fail, Wire};
+use crate::log::kind;
 
 /// How long the program of a hardware bypass may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
@@ -81,14 +83,14 @@ pub trait Bypass: Send {
 }
 
 /// The bypass of a wire that fails open; [`None`] where it fails closed, or nothing can bypass it.
-pub fn of(wire: &Wire) -> Option<Box<dyn Bypass>> {
+pub fn of(wire: &Wire, mtu: u16) -> Option<Box<dyn Bypass>> {
     if wire.failure.fail == Fail::Closed {
         return None;
     }
     match Means::of(wire) {
         Means::Kernel => {
             let (inside, outside) = interfaces(wire)?;
-            Some(Box::new(KernelBypass { wire: wire.name.clone(), inside, outside }))
+            Some(Box::new(KernelBypass { wire: wire.name.clone(), inside, outside, mtu }))
         }
         Means::Command => Some(Box::new(CommandBypass {
             wire: wire.name.clone(),
@@ -107,10 +109,12 @@ pub fn of(wire: &Wire) -> Option<Box<dyn Bypass>> {
 ///
 /// Where frames may go on passing: the wire, why, and the remedy.
 pub fn clear_closed(config: &Config) -> Result<(), String> {
+    give_up(config);
     let closed = config.wires.iter().filter(|wire| wire.failure.fail == Fail::Closed);
     for wire in closed {
         if release_kernel(wire)? {
             warn!(
+                target: kind::BYPASS,
                 wire = wire.name,
                 "this wire fails closed now: the kernel's bypass was taken away"
             );
@@ -176,9 +180,47 @@ fn release_kernel(_wire: &Wire) -> Result<bool, String> {
     Ok(false)
 }
 
+/// Keeps beside the control socket how interfaces were found, for whoever is the last to have them.
+#[cfg(feature = "dpdk")]
+pub fn keep_found(config: &Config) {
+    if let Some(folder) = config.control_socket.parent() {
+        // Where that fails whoever writes there says so.
+        let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
+        bulkhead_dpdk::keep_found_in(folder);
+    }
+}
+
+/// No interface is changed without DPDK.
+#[cfg(not(feature = "dpdk"))]
+pub fn keep_found(_config: &Config) {}
+
+/// Ends the bypass of interfaces that no wire names any more, and puts them back as they were found: what they
+/// receive would still come out of a port that a gateway guards.
+#[cfg(feature = "dpdk")]
+fn give_up(config: &Config) {
+    let ports = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+    let own: Vec<String> = ports.filter_map(|port| interface_of(port)).collect();
+    for interface in bulkhead_dpdk::redirect::put_back(&own, true) {
+        warn!(interface, "no wire has this interface any more: it is as it was found");
+    }
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn give_up(_config: &Config) {}
+
+/// Puts back what a bypass that has ended, or a gateway that was killed, has changed of interfaces that nobody
+/// has any more.
+#[cfg(feature = "dpdk")]
+pub(super) fn put_back() {
+    bulkhead_dpdk::redirect::put_back(&[], false);
+}
+
+#[cfg(not(feature = "dpdk"))]
+pub(super) fn put_back() {}
+
 /// Whether the kernel carries a wire's frames now.
 #[cfg(feature = "dpdk")]
-fn is_kernel_engaged(wire: &Wire) -> Result<bool, String> {
+pub(super) fn is_kernel_engaged(wire: &Wire) -> Result<bool, String> {
     let Some((inside, outside)) = interfaces(wire) else { return Ok(false) };
     let ask = |interface: &str| {
         bulkhead_dpdk::redirect::is_engaged(interface).map_err(|error| error.to_string())
@@ -187,7 +229,7 @@ fn is_kernel_engaged(wire: &Wire) -> Result<bool, String> {
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn is_kernel_engaged(_wire: &Wire) -> Result<bool, String> {
+pub(super) fn is_kernel_engaged(_wire: &Wire) -> Result<bool, String> {
     Ok(false)
 }
 
@@ -196,6 +238,7 @@ struct KernelBypass {
     wire: String,
     inside: String,
     outside: String,
+    mtu: u16,
 }
 
 impl Bypass for KernelBypass {
@@ -206,7 +249,7 @@ impl Bypass for KernelBypass {
 
     #[cfg(feature = "dpdk")]
     fn engage(&mut self) -> Result<(), String> {
-        let notes = bulkhead_dpdk::redirect::engage(&self.inside, &self.outside)
+        let notes = bulkhead_dpdk::redirect::engage(&self.inside, &self.outside, self.mtu)
             .map_err(|error| error.to_string())?;
         for note in notes {
             tracing::info!(wire = self.wire, "{note}");
@@ -216,7 +259,8 @@ impl Bypass for KernelBypass {
 
     #[cfg(not(feature = "dpdk"))]
     fn engage(&mut self) -> Result<(), String> {
-        Err(format!("{}, {}, {}: built without DPDK", self.wire, self.inside, self.outside))
+        let Self { wire, inside, outside, mtu } = self;
+        Err(format!("{wire}, {inside}, {outside}, MTU {mtu}: built without DPDK"))
     }
 
     fn release(&mut self) -> Result<(), String> {
@@ -299,7 +343,7 @@ impl Bypasses {
     pub fn new(config: &Config) -> Self {
         let mut wires = Vec::new();
         for wire in config.open_wires() {
-            match of(wire) {
+            match of(wire, config.mtu) {
                 Some(bypass) => wires.push((wire.name.clone(), bypass)),
                 None => warn!(
                     wire = wire.name,
@@ -325,9 +369,11 @@ impl Bypasses {
     pub fn engage(&mut self) -> Engaged {
         let mut engaged = Engaged::default();
         for (wire, bypass) in &mut self.wires {
+            let begun = Instant::now();
             let mut outcome = bypass.engage();
             for _ in 1..ATTEMPTS {
-                if outcome.is_ok() {
+                // A program that hangs would keep all other wires without a gateway.
+                if outcome.is_ok() || begun.elapsed() >= COMMAND_LIMIT {
                     break;
                 }
                 thread::sleep(PAUSE);
@@ -338,19 +384,26 @@ impl Bypasses {
                 Err(error) => {
                     error!(wire, "the wire is cut although it fails open: {error}");
                     engaged.failed.push(wire.clone());
+                    engaged
+                        .errors
+                        .push(format!("wire {wire} is cut although it fails open: {error}"));
                 }
             }
         }
         engaged
     }
 
-    /// Ends those that are not the gateway's to end.
-    pub fn release(&mut self) {
+    /// Ends those that are not the gateway's to end. Returns the wires where that failed: their frames may pass
+    /// unjudged beside a gateway that guards.
+    pub fn release(&mut self) -> Vec<String> {
+        let mut left = Vec::new();
         for (wire, bypass) in &mut self.wires {
             if let Err(error) = bypass.release() {
-                error!(wire, "frames may pass unjudged: {error}");
+                error!(target: kind::BYPASS, wire, "frames may pass unjudged: {error}");
+                left.push(wire.clone());
             }
         }
+        left
     }
 
     /// A gateway judges.
@@ -366,6 +419,8 @@ pub struct Engaged {
     pub wires: Vec<String>,
     /// Those that should be and are cut.
     pub failed: Vec<String>,
+    /// Why, for each of these.
+    pub errors: Vec<String>,
 }
 
 impl fmt::Display for Engaged {
@@ -382,72 +437,6 @@ impl fmt::Display for Engaged {
             ),
         }
     }
-}
-
-/// `bulkhead bypass`. Returns the exit code.
-pub fn main(args: &BypassArgs) -> u8 {
-    let config = match Config::load(&args.config) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("{error}");
-            return match error {
-                ConfigError::Unreadable(_) => exit::UNAVAILABLE,
-                ConfigError::Invalid(_) => exit::REFUSED,
-            };
-        }
-    };
-    match args.action {
-        BypassAction::Show => show(&config),
-        BypassAction::Engage => {
-            let cleared = clear_closed(&config);
-            let mut bypasses = Bypasses::new(&config);
-            let engaged = bypasses.engage();
-            println!("{engaged}");
-            if let Err(error) = &cleared {
-                eprintln!("error: {error}");
-            }
-            if engaged.failed.is_empty() && cleared.is_ok() { exit::OK } else { exit::UNAVAILABLE }
-        }
-        BypassAction::Release => {
-            Bypasses::new(&config).release();
-            match clear_closed(&config).and_then(|()| release_open(&config)) {
-                Ok(released) if released.is_empty() => {
-                    println!("no wire was bypassed by the kernel");
-                    exit::OK
-                }
-                Ok(released) => {
-                    println!("cut until a gateway runs: {}", released.join(", "));
-                    exit::OK
-                }
-                Err(error) => {
-                    eprintln!("error: {error}");
-                    exit::UNAVAILABLE
-                }
-            }
-        }
-    }
-}
-
-fn show(config: &Config) -> u8 {
-    let mut code = exit::OK;
-    for wire in &config.wires {
-        let fails = match (wire.failure.fail, Means::of(wire)) {
-            (Fail::Closed, _) => "fails closed",
-            (Fail::Open, Means::Kernel) => "fails open, by the kernel",
-            (Fail::Open, Means::Command) => "fails open, by its bypass-command",
-            (Fail::Open, Means::None) => "fails closed: nothing can bypass it",
-        };
-        match is_kernel_engaged(wire) {
-            Ok(true) => println!("{}: {fails}; bypassed now", wire.name),
-            Ok(false) => println!("{}: {fails}", wire.name),
-            Err(error) => {
-                println!("{}: {fails}", wire.name);
-                eprintln!("error: {error}");
-                code = exit::UNAVAILABLE;
-            }
-        }
-    }
-    code
 }
 
 #[cfg(test)]
@@ -496,7 +485,7 @@ mod tests {
         bypasses.release();
         assert_eq!(fs::read_to_string(&said).unwrap(), "1 engage w\n1 release w\n");
         let mut broken =
-            of(&config(ports, "fail = \"open\"\nbypass-command = [\"/no/such\"]\n").wires[0])
+            of(&config(ports, "fail = \"open\"\nbypass-command = [\"/no/such\"]\n").wires[0], 1500)
                 .unwrap();
         assert!(broken.engage().unwrap_err().contains("/no/such"));
     }

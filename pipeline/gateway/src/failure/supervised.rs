@@ -67,7 +67,8 @@ struct Heard {
 }
 
 impl Supervision {
-    /// The link over this process's standard input.
+    /// The link over this process's standard input. Nobody listens to it before [`Supervision::listen`]:
+    /// a thread that ran before the process is confined would never be.
     ///
     /// # Errors
     ///
@@ -75,26 +76,31 @@ impl Supervision {
     pub fn from_stdin(history: History) -> io::Result<Arc<Self>> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.local_addr()?;
-        let reader = stream.try_clone()?;
-        let supervision = Arc::new(Self {
+        Ok(Arc::new(Self {
             stream,
             heard: Mutex::default(),
             wake: Condvar::new(),
             history,
             renewed_us: AtomicU64::new(0),
             ended_bypass_ms: AtomicU64::new(0),
-        });
-        let listener = supervision.clone();
-        thread::Builder::new().name("supervised".to_owned()).spawn(move || {
-            channel::receive(reader, |told| listener.hear(told));
-            listener.heard().gone = true;
-            listener.wake.notify_all();
-            error!(
-                "the supervisor is gone: this gateway judges on, and nobody starts it anew or bypasses \
-                 its wires when it ends"
-            );
-        })?;
-        Ok(supervision)
+        }))
+    }
+
+    /// Takes in what the supervisor tells until it is gone. For a thread of its own: what was told before
+    /// waits in the socket.
+    ///
+    /// # Errors
+    ///
+    /// What the socket says: nothing is heard then.
+    pub fn listen(&self) -> io::Result<()> {
+        channel::receive(self.stream.try_clone()?, |told| self.hear(told));
+        self.heard().gone = true;
+        self.wake.notify_all();
+        error!(
+            "the supervisor is gone: this gateway judges on, and nobody starts it anew or bypasses its \
+             wires when it ends"
+        );
+        Ok(())
     }
 
     /// Tells the supervisor. One that is gone is not told.
@@ -166,6 +172,7 @@ impl Supervision {
 /// Says that the gateway is alive, as long as it is. Runs on a thread of its own, which takes no lock
 /// and touches no disk: whatever control waits for does not look like a worker that stands still.
 pub fn beat(gateway: &Gateway, supervision: &Supervision) {
+    gateway.lower_powers();
     let mut rounds = Rounds::default();
     loop {
         let counts = gateway.workers().iter().map(|worker| worker.counters.loops.value());

@@ -19,13 +19,17 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
-use super::bypass::{Bypasses, Engaged};
+use super::bypass::{Bypasses, Engaged, clear_closed, keep_found};
+use super::bypassed::Bypassed;
 use super::channel::{self, Said, Told};
 use super::signals;
 use super::supervised::History;
 use crate::candidate::unix_now_ms;
 use crate::cli::{RunArgs, exit};
 use crate::config::Config;
+use crate::control;
+use crate::hardening;
+use crate::log::kind;
 use crate::notice::{self, Watchdog};
 
 /// How often deadlines are looked at.
@@ -43,14 +47,38 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 /// How long a signal that was caught may take to the queue of events.
 const CAUGHT_MEANWHILE: Duration = Duration::from_millis(5);
 
+/// How long a gateway may take until it says its first word: programs and libraries come from a disk.
+const FIRST_WORD_LIMIT: Duration = Duration::from_secs(10);
+
+/// How long the next one waits that is to take over from a gateway which has ended its control side already,
+/// after one that could not; and the supervisor before it tries once more to renew itself.
+const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How often a bypass is told to let go that did not.
+const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
+
 /// After an end, how long the next start waits: not at all where it had guarded, and longer each time that
 /// a gateway ends before it does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
+/// The variable by which a supervisor that renews itself hands on the configuration of the gateway that guards:
+/// somebody may be editing the file. Up to so many bytes.
+pub const HANDED_CONFIG: &str = "BULKHEAD_HANDED_CONFIG";
+const MAX_HANDED_BYTES: usize = 100 << 10;
+
 /// Supervises a gateway until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs, config: Config) -> u8 {
-    match Supervisor::new(args, config).and_then(Supervisor::run) {
+    if config.hardening.confine {
+        hardening::confine_supervisor();
+    }
+    keep_found(&config);
+    let refusal = match args.adopt {
+        Some(_) => Ok(()),
+        // Before anything is bypassed: the wires are another gateway's, which judges.
+        None => control::refuse_another(&config.control_socket),
+    };
+    match refusal.and_then(|()| Supervisor::new(args, config)).and_then(Supervisor::run) {
         Ok(code) => code,
         Err(error) => {
             error!("{error}");
@@ -75,10 +103,16 @@ struct Process {
     stream: UnixStream,
     /// When it last said that all is well.
     alive: Instant,
+    /// Whether it has said anything yet.
+    has_spoken: bool,
     /// Since when it guards.
     guards: Option<Instant>,
+    /// Whether its control side has ended for one that takes over: its workers judge on.
+    retired: bool,
     /// Why it was killed, where it was.
     hung: Option<String>,
+    /// The text of its configuration, as far as that was there to be read when it started.
+    config: Option<String>,
 }
 
 /// How far a gateway has come that is to take another one's place.
@@ -122,6 +156,12 @@ struct Supervisor {
     failures: u32,
     /// Whether a renewal was asked for while a gateway started.
     renewal_asked: bool,
+    /// When another gateway is to take over from one that has retired for one that could not.
+    next_renewal: Option<Instant>,
+    /// When this process tries again to renew itself.
+    next_renewal_of_itself: Option<Instant>,
+    /// When bypasses are told again to let go that did not.
+    next_release: Option<Instant>,
     has_guarded: bool,
     watchdog: Watchdog,
     looked: Instant,
@@ -161,6 +201,9 @@ impl Supervisor {
             next_start: Instant::now(),
             failures: 0,
             renewal_asked: false,
+            next_renewal: None,
+            next_renewal_of_itself: None,
+            next_release: None,
             has_guarded: false,
             watchdog: Watchdog::default(),
             looked: Instant::now(),
@@ -196,6 +239,7 @@ impl Supervisor {
             self.look_after();
             let is_none = self.current.is_none() && self.successor.is_none();
             if is_none && Instant::now() >= self.next_start {
+                self.take_config();
                 match self.spawn(false) {
                     Ok(process) => self.current = Some(process),
                     Err(error) => {
@@ -205,6 +249,24 @@ impl Supervisor {
                 }
             }
         }
+    }
+
+    /// Takes up the configuration as it is now, which the gateway that starts next reads, too: what fails open, and
+    /// which ports it has, has to be the same for both. One that makes no sense the gateway will refuse.
+    fn take_config(&mut self) {
+        let Ok(config) = Config::load(&self.args.config) else { return };
+        if config == self.config {
+            return;
+        }
+        let last = self.history.last.take();
+        self.end_bypass();
+        self.bypasses = Bypasses::new(&config);
+        self.config = config;
+        if let Err(error) = clear_closed(&self.config) {
+            error!("{error}");
+        }
+        let last = last.unwrap_or_else(|| "no gateway runs".to_owned());
+        self.bypass(&format!("{last}; the configuration was changed since"));
     }
 
     /// Starts a gateway's process.
@@ -219,11 +281,13 @@ impl Supervisor {
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         // Its watchdog is this process, which in turn feeds the service manager's.
-        command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+        command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID").env_remove(HANDED_CONFIG);
+        let text = Config::text(&self.args.config).ok();
         let child = command.spawn().map_err(cannot)?;
         let pid = Pid::from_child(&child);
         info!(pid = pid.as_raw_nonzero(), takes_over, "a gateway starts");
-        self.process(pid, ours)
+        let process = self.process(pid, ours)?;
+        Ok(Process { config: text, ..process })
     }
 
     /// The command line of this very gateway.
@@ -251,7 +315,17 @@ impl Supervisor {
         });
         signals::let_go();
         listener.map_err(|error| format!("cannot start a thread: {error}"))?;
-        Ok(Process { pid, stream, alive: Instant::now(), guards: None, hung: None })
+        let alive = Instant::now();
+        Ok(Process {
+            pid,
+            stream,
+            alive,
+            has_spoken: false,
+            guards: None,
+            retired: false,
+            hung: None,
+            config: None,
+        })
     }
 
     /// Goes on with a gateway that this process started before it was renewed itself: its channel is the
@@ -269,8 +343,12 @@ impl Supervisor {
 
     fn hear(&mut self, pid: Pid, said: Said) {
         if let Some(successor) = self.successor.as_mut().filter(|s| s.process.pid == pid) {
-            successor.process.alive = Instant::now();
+            (successor.process.alive, successor.process.has_spoken) = (Instant::now(), true);
+            let is_free = self.current.as_ref().is_some_and(|process| process.retired);
             match said {
+                Said::Prepared if is_free => {
+                    self.advance(Phase::Prepares, Phase::TakesOver, Told::TakeOver);
+                }
                 Said::Prepared => self.advance(Phase::Prepares, Phase::Retires, Told::Retire),
                 Said::WantsPorts => self.advance(Phase::TakesOver, Phase::Closes, Told::Close),
                 Said::Guards => self.change_places(),
@@ -282,6 +360,7 @@ impl Supervisor {
         let Some(process) = self.current.as_mut().filter(|process| process.pid == pid) else {
             return;
         };
+        process.has_spoken = true;
         match said {
             Said::Alive => process.alive = Instant::now(),
             Said::Hangs(what) => hang(process, what),
@@ -293,7 +372,10 @@ impl Supervisor {
                     self.renew();
                 }
             }
-            Said::Retired => self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver),
+            Said::Retired => {
+                process.retired = true;
+                self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver);
+            }
             Said::Closed => {
                 self.advance(Phase::Closes, Phase::Opens, Told::Ports);
                 // Its part is over: it ends by itself.
@@ -315,13 +397,18 @@ impl Supervisor {
             self.renewal_asked = true;
             return;
         }
+        self.next_renewal = None;
         match self.spawn(true) {
             Ok(process) => {
                 let since = Instant::now();
                 let phase = Phase::Prepares;
                 self.successor = Some(Successor { process, phase, since, closes: None });
             }
-            Err(error) => error!("{error}; the gateway that runs goes on"),
+            Err(error) => {
+                let has_retired = self.current.as_ref().is_some_and(|process| process.retired);
+                self.next_renewal = has_retired.then(|| Instant::now() + RENEWAL_PAUSE);
+                error!("{error}; the gateway that runs goes on");
+            }
         }
     }
 
@@ -363,9 +450,30 @@ impl Supervisor {
     fn renew_itself(&mut self) {
         let Some(process) = &self.current else { return };
         let Ok(stream) = process.stream.try_clone() else { return };
+        let text = process.config.clone().filter(|text| text.len() <= MAX_HANDED_BYTES);
+        let loaded = match &text {
+            // What a gateway of the installed program guards by makes sense to it, if not to this one.
+            Some(_) => Ok(()),
+            None => Config::load(&self.args.config).map(|_| ()),
+        };
+        if let Err(error) = loaded {
+            // The program would end at once, and with it, where systemd is told so, the gateway.
+            if self.next_renewal_of_itself.is_none() {
+                error!(
+                    "the supervisor is not renewed until the configuration makes sense:\n{error}"
+                );
+            }
+            self.next_renewal_of_itself = Some(Instant::now() + RENEWAL_PAUSE);
+            return;
+        }
+        self.next_renewal_of_itself = None;
         let mut command = self.command();
         command.arg("--supervise").arg("--history").arg(self.told_history());
         command.arg("--adopt").arg(process.pid.as_raw_nonzero().to_string());
+        match text {
+            Some(text) => command.env(HANDED_CONFIG, text),
+            None => command.env_remove(HANDED_CONFIG),
+        };
         command.stdin(Stdio::from(OwnedFd::from(stream)));
         // Until the program catches signals again they wait: their default is to end it.
         signals::hold();
@@ -392,9 +500,23 @@ impl Supervisor {
         let pid = successor.process.pid;
         let _ = kill_process(pid, Signal::KILL);
         self.leaving.push((successor.process, Instant::now()));
-        if successor.phase == Phase::Prepares {
-            error!("the new gateway was given up, the one that runs goes on: {why}");
-            return;
+        let has_retired = self.current.as_ref().is_some_and(|process| process.retired);
+        match (successor.phase, has_retired) {
+            (Phase::Prepares, false) => {
+                error!("the new gateway was given up, the one that runs goes on: {why}");
+                return;
+            }
+            // No port has changed hands: nothing is cut, and nothing bypassed.
+            (Phase::Prepares | Phase::Retires | Phase::TakesOver, _) if self.current.is_some() => {
+                self.next_renewal = Some(Instant::now() + RENEWAL_PAUSE);
+                error!(
+                    "the new gateway was given up; the workers of the one that runs judge on, without control, \
+                     until another takes over: {why}"
+                );
+                notice::status("judging on without control: the new gateway does not come up");
+                return;
+            }
+            _ => {}
         }
         self.history.crashes += 1;
         error!(
@@ -423,8 +545,13 @@ impl Supervisor {
         {
             process.alive = (process.alive + late).min(now);
         }
+        // Whoever has said nothing yet is not there yet.
+        let is_silent = |process: &Process| {
+            let limit = if process.has_spoken { limit } else { limit.max(FIRST_WORD_LIMIT) };
+            process.alive.elapsed() > limit
+        };
         if let Some(process) = self.current.as_mut() {
-            if process.hung.is_none() && process.alive.elapsed() > limit {
+            if process.hung.is_none() && is_silent(process) {
                 hang(process, said_nothing());
             } else if process.hung.is_none() && process.guards.is_some() {
                 self.bypasses.feed();
@@ -432,15 +559,26 @@ impl Supervisor {
         }
         if let Some(successor) = &self.successor {
             let may_take = match successor.phase {
-                Phase::Prepares | Phase::TakesOver => PREPARE_LIMIT,
-                Phase::Retires | Phase::Closes | Phase::Opens => HANDOVER_LIMIT,
+                // The workers of the one that guards judge on meanwhile.
+                Phase::Prepares | Phase::Retires | Phase::TakesOver => PREPARE_LIMIT,
+                Phase::Closes | Phase::Opens => HANDOVER_LIMIT,
             };
-            if successor.process.alive.elapsed() > limit {
+            if is_silent(&successor.process) {
                 self.give_up_successor(&said_nothing());
             } else if successor.since.elapsed() > may_take {
                 let why = format!("{:?} took longer than {may_take:?}", successor.phase);
                 self.give_up_successor(&why);
             }
+        }
+        let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
+        if is_due(self.next_renewal) && self.successor.is_none() {
+            self.renew();
+        }
+        if is_due(self.next_renewal_of_itself) && self.successor.is_none() {
+            self.renew_itself();
+        }
+        if is_due(self.next_release) && self.current.as_ref().is_some_and(|p| p.guards.is_some()) {
+            self.end_bypass();
         }
         self.leaving.retain(|(process, since)| {
             if since.elapsed() > END_LIMIT {
@@ -464,10 +602,14 @@ impl Supervisor {
         }
         let process = self.current.take_if(|process| process.pid == pid)?;
         let begun = Instant::now();
+        self.next_renewal = None;
         // The kernel closes a process's files once its last thread has ended. One that has closed this one
         // only does not go on either.
         let _ = kill_process(pid, Signal::KILL);
-        self.bypasses.begin();
+        if process.guards.is_some() {
+            // One that never guarded had no ports: another gateway may.
+            self.bypasses.begin();
+        }
         let status = wait_for_end(pid, END_LIMIT);
         let code = match status {
             End::Exited(code) => Some(code),
@@ -523,7 +665,16 @@ impl Supervisor {
             if self.bypasses.is_empty() { Engaged::default() } else { self.bypasses.engage() };
         if !engaged.wires.is_empty() && self.history.bypassed_since_unix_ms.is_none() {
             self.history.bypasses += 1;
-            self.history.bypassed_since_unix_ms = unix_now_ms();
+            let socket = &self.config.control_socket;
+            let bypassed = Bypassed::of(&engaged.wires, socket)
+                .unwrap_or_else(|| Bypassed::now(&engaged.wires, "the supervisor", why));
+            self.history.bypassed_since_unix_ms = Some(bypassed.since_unix_ms);
+            if let Err(error) = bypassed.write(socket) {
+                warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
+            }
+            for wire in &engaged.wires {
+                warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
+            }
         }
         let line = format!("{why}; {engaged}");
         warn!("no gateway judges: {line}");
@@ -534,10 +685,31 @@ impl Supervisor {
     /// A gateway guards: it has ended the kernel's bypasses itself, before its ports rose.
     fn end_bypass(&mut self) {
         self.history.last = None;
-        self.bypasses.release();
+        let left = self.bypasses.release();
+        self.next_release = (!left.is_empty()).then(|| Instant::now() + RELEASE_INTERVAL);
+        if !left.is_empty() {
+            let socket = &self.config.control_socket;
+            if Bypassed::of(&left, socket).is_none() {
+                let why = "its bypass does not let go, although a gateway judges";
+                let bypassed = Bypassed::now(&left, "the bypass-command", why);
+                if let Err(error) = bypassed.write(socket) {
+                    warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
+                }
+            }
+            return;
+        }
+        // The gateway may have ended it already, after a bypass by hand too.
+        let written = Bypassed::read(&self.config.control_socket);
+        if let Err(error) = Bypassed::end(&self.config.control_socket) {
+            warn!("`bulkhead status` still says that wires are bypassed: {error}");
+        }
         if let Some(since) = self.history.bypassed_since_unix_ms.take() {
             let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
-            self.history.bypassed_ms += u64::try_from(took).unwrap_or(0);
+            let took_ms = u64::try_from(took).unwrap_or(0);
+            self.history.bypassed_ms += took_ms;
+            for wire in written.iter().flat_map(|written| &written.wires) {
+                info!(target: kind::BYPASS, wire, took_ms, "nothing passes unjudged any more");
+            }
         }
     }
 

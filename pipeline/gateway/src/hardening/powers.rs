@@ -2,7 +2,7 @@
 
 use rustix::thread::{
     CapabilitySet, CapabilitySets, capabilities, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities,
+    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs,
 };
 
 /// The capabilities that a thread keeps, of those that it has.
@@ -68,6 +68,16 @@ pub fn keep(powers: Powers) -> Result<String, String> {
     Ok(names(left))
 }
 
+/// Lets no program that the calling thread starts gain capabilities, by its file's owner or marks.
+///
+/// # Errors
+///
+/// What the kernel says.
+pub fn gain_none() -> Result<(), String> {
+    let failed = |error| format!("programs may still gain capabilities: {error}");
+    set_no_new_privs(true).map_err(failed)
+}
+
 /// Drops all but `powers` from a thread that does not open ports. It is not worth a gateway when that
 /// fails: [`super::confine`] has said what the kernel thinks of it.
 pub fn lower(powers: Powers) {
@@ -101,6 +111,23 @@ mod tests {
         });
         let left = left.join().unwrap().unwrap();
         assert!(left.permitted.is_empty() && left.effective.is_empty(), "{left:?}");
+    }
+
+    #[test]
+    fn a_program_that_a_supervisor_starts_gains_nothing() {
+        let said = std::thread::spawn(|| {
+            keep(Powers::Start).unwrap();
+            gain_none().unwrap();
+            std::process::Command::new("cat").arg("/proc/self/status").output().unwrap().stdout
+        });
+        let said = String::from_utf8(said.join().unwrap()).unwrap();
+        let field = |name: &str| {
+            let found = said.lines().find_map(|line| line.strip_prefix(name));
+            found.unwrap_or_else(|| panic!("{said}")).trim().to_owned()
+        };
+        assert_eq!(field("NoNewPrivs:"), "1");
+        let has = u64::from_str_radix(&field("CapPrm:"), 16).unwrap();
+        assert_eq!(has & !Powers::Start.set().bits(), 0, "{has:x}");
     }
 
     #[test]

@@ -19,6 +19,9 @@ pub enum Calls {
     Gateway,
     /// Those of a worker's loop, and of its end.
     Worker,
+    /// Also what brings a queue back after an error where DPDK works beside the kernel's driver (mlx5):
+    /// the thread that polls it commands the driver over a descriptor that is open.
+    WorkerBesideDriver,
 }
 
 /// Refuses all but `calls` to the calling thread and what it starts. Returns what is in force.
@@ -32,6 +35,7 @@ pub(super) fn refuse(calls: Calls) -> Result<String, String> {
         Calls::Service => [COMMON, FILES].concat(),
         Calls::Gateway => [COMMON, FILES, DEVICES].concat(),
         Calls::Worker => COMMON.to_vec(),
+        Calls::WorkerBesideDriver => [COMMON, &[SYS_ioctl]].concat(),
     };
     let deadly = program(DEADLY, SeccompAction::Allow, SeccompAction::KillProcess)?;
     apply_filter(&deadly).map_err(failed)?;
@@ -333,6 +337,29 @@ mod tests {
             return;
         };
         assert_eq!((opened, sum), (Err(ErrorKind::PermissionDenied), 1 << 16), "{said}");
+    }
+
+    #[test]
+    fn a_worker_commands_a_driver_only_beside_one() {
+        let asked = |calls| {
+            std::thread::spawn(move || {
+                let (reader, mut writer) = std::io::pipe()?;
+                std::io::Write::write_all(&mut writer, b"1234")?;
+                if let Err(why) = refuse(calls) {
+                    println!("SKIPPED: hardening::system_calls: {why}");
+                    return Ok(None);
+                }
+                let waiting = rustix::io::ioctl_fionread(&reader);
+                std::io::Result::Ok(Some(waiting.map_err(|error| error.raw_os_error())))
+            })
+            .join()
+            .unwrap()
+            .unwrap()
+        };
+        let (alone, beside) = (asked(Calls::Worker), asked(Calls::WorkerBesideDriver));
+        if alone.is_some() {
+            assert_eq!((alone, beside), (Some(Err(EPERM)), Some(Ok(4))));
+        }
     }
 
     #[test]

@@ -1,0 +1,148 @@
+//! Which wires pass everything unjudged, by whose word and since when: a file beside the control socket, so that
+//! whoever finds no gateway there finds this.
+//!
+//! It lies in memory where the service manager makes that folder (`/run/bulkhead`), so that it does not outlive
+//! the bypass over a boot, and writing it waits for no disk.
+
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use crate::candidate::unix_now_ms;
+
+const FILE: &str = "bypass.json";
+
+/// The most bytes of the file that are read.
+const MAX_BYTES: u64 = 1 << 20;
+
+/// A bypass that is in force.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, utoipa::ToSchema)]
+pub struct Bypassed {
+    /// The wires whose frames pass unjudged.
+    pub wires: Vec<String>,
+    /// Who bypasses them: `the supervisor`, `systemd`, or a user.
+    pub by: String,
+    /// Why, in words.
+    pub why: String,
+    /// Since when, in milliseconds since the Unix epoch.
+    pub since_unix_ms: i64,
+    /// The boot in which it was engaged: no bypass outlives one.
+    boot_id: String,
+}
+
+impl Bypassed {
+    /// From now on.
+    pub fn now(wires: &[String], by: &str, why: &str) -> Self {
+        let since_unix_ms = unix_now_ms().unwrap_or_default();
+        let (wires, by, why) = (wires.to_vec(), by.to_owned(), why.to_owned());
+        Self { wires, by, why, since_unix_ms, boot_id: boot_id() }
+    }
+
+    /// Writes it down beside the control socket, for everybody to read.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says: nobody will know whose bypass it is.
+    pub fn write(&self, control_socket: &Path) -> io::Result<()> {
+        let place = place(control_socket);
+        let unfinished = place.with_extension("json.new");
+        // Root writes here, too, in a folder of the gateway's user: never through a link that lies there.
+        let _ = fs::remove_file(&unfinished);
+        let mut file = fs::File::create_new(&unfinished)?;
+        file.write_all(&serde_json::to_vec(self)?)?;
+        file.set_permissions(fs::Permissions::from_mode(0o644))?;
+        fs::rename(&unfinished, &place)
+    }
+
+    /// What is in force beside this control socket, as far as anybody has written it down.
+    pub fn read(control_socket: &Path) -> Option<Self> {
+        let mut text = Vec::new();
+        fs::File::open(place(control_socket)).ok()?.take(MAX_BYTES).read_to_end(&mut text).ok()?;
+        let read: Self = serde_json::from_slice(&text).ok()?;
+        let now = boot_id();
+        // A process that sees nothing of the kernel in /proc does not know its boot; the folder outlives none.
+        let is_of_now = read.boot_id == now || read.boot_id.is_empty() || now.is_empty();
+        is_of_now.then_some(read)
+    }
+
+    /// The same, if it is of these wires and perhaps of others: whoever engaged it first is who bypasses.
+    pub fn of(wires: &[String], control_socket: &Path) -> Option<Self> {
+        Self::read(control_socket).filter(|read| wires.iter().all(|wire| read.wires.contains(wire)))
+    }
+
+    /// That nothing is bypassed any more. A file that cannot be removed would say otherwise.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn end(control_socket: &Path) -> io::Result<()> {
+        match fs::remove_file(place(control_socket)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// Which wires, by whom, since when and why: a sentence.
+    pub fn describe(&self) -> String {
+        let (verb, wires) = (if self.wires.len() == 1 { "es" } else { "" }, self.wires.join(", "));
+        let since = Timestamp::from_millisecond(self.since_unix_ms / 1000 * 1000);
+        let since = since.map_or_else(|_| "an unknown time".to_owned(), |since| since.to_string());
+        format!(
+            "{wires} pass{verb} everything unjudged, by {} since {since}: {}",
+            self.by, self.why
+        )
+    }
+}
+
+/// The kernel's name for this boot; none where it tells none.
+fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
+}
+
+fn place(control_socket: &Path) -> PathBuf {
+    control_socket.with_file_name(FILE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_bypassed_is_found_beside_the_socket_until_it_ends() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        assert_eq!(Bypassed::read(&socket), None);
+        let wires = ["plc-1".to_owned(), "plc-2".to_owned()];
+        let mut bypassed = Bypassed::now(&wires, "the supervisor", "worker 0 stood still");
+        bypassed.write(&socket).unwrap();
+        assert_eq!(Bypassed::read(&socket), Some(bypassed.clone()));
+        assert_eq!(Bypassed::of(&wires[1..], &socket), Some(bypassed.clone()));
+        assert_eq!(Bypassed::of(&["other".to_owned()], &socket), None);
+        bypassed.since_unix_ms = 1_795_415_400_123;
+        assert_eq!(
+            bypassed.describe(),
+            "plc-1, plc-2 pass everything unjudged, by the supervisor since 2026-11-23T06:30:00Z: worker 0 \
+             stood still"
+        );
+        bypassed.boot_id = "another".to_owned();
+        bypassed.write(&socket).unwrap();
+        assert_eq!(Bypassed::read(&socket), None, "of an earlier boot");
+        bypassed.boot_id.clear();
+        bypassed.write(&socket).unwrap();
+        assert!(Bypassed::read(&socket).is_some(), "of a boot that its writer could not see");
+        let (unfinished, target) = (dir.path().join("bypass.json.new"), dir.path().join("target"));
+        fs::write(&target, "kept").unwrap();
+        std::os::unix::fs::symlink(&target, &unfinished).unwrap();
+        bypassed.write(&socket).unwrap();
+        assert_eq!(fs::read_to_string(&target).unwrap(), "kept", "never through a link");
+        fs::write(dir.path().join(FILE), "{").unwrap();
+        assert_eq!(Bypassed::read(&socket), None, "damaged");
+        Bypassed::end(&socket).unwrap();
+        Bypassed::end(&socket).unwrap();
+    }
+}
