@@ -122,7 +122,7 @@ TEXT
     for job in 22 102; do in_host intruder timeout 0.5 "$HOST" ask tcp "${V4[plc-1]}:$job" >/dev/null 2>&1; done
     export CONSOLE_URL=${CONSOLE_LINK%%/setup*} CONSOLE_LINK
     browser "the story in the browser, over a real gateway" story
-    browser "every page over a real gateway" pages
+    browser "every page over a real gateway" pages report
     "$BULKHEAD" audit verify "$RUN/state/audit.jsonl"
     result "the audit log after the story" $? 1
     kill "$worker" "$learn" 2>/dev/null
@@ -132,7 +132,7 @@ TEXT
 
 [ -z "$PICTURES" ] || export UPDATE_PICTURES=1
 units
-browser "the application over 10,000 generated devices" journeys pages
+browser "the application over 10,000 generated devices" capture journeys pages report trust
 unset UPDATE_PICTURES
 WHY=$(why_no_namespaces)
 if [ -n "$WHY" ]; then

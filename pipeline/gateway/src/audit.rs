@@ -91,6 +91,8 @@ pub enum What {
     LogIn,
     /// Who may use the console, and as what, was changed.
     Access,
+    /// Exceptions of a proposal were approved.
+    Approve,
 }
 
 impl What {
@@ -116,6 +118,7 @@ impl What {
             Self::Log => "log",
             Self::LogIn => "log-in",
             Self::Access => "access",
+            Self::Approve => "approve",
         }
     }
 }

@@ -172,12 +172,7 @@ fn make_of_what_was_read(
     wires: Option<&[Arc<str>]>,
     limits: &Limits,
 ) -> Result<Candidate, Vec<Finding>> {
-    let text_bytes: usize = files.sources.iter().map(|source| source.text.len()).sum();
-    headroom::suffices(text_bytes as u64).map_err(|error| {
-        let help =
-            "make room, give the gateway more (`MemoryMax=`), or name groups where rules repeat";
-        vec![Finding::error("no-memory", error, Some(help.to_owned()))]
-    })?;
+    headroom::suffices(files.text_bytes()).map_err(no_memory)?;
     let begun = Instant::now();
     let loaded = load(&files.sources, wires, limits)?;
     let load = begun.elapsed();
@@ -187,7 +182,11 @@ fn make_of_what_was_read(
     let assertions = check_promises(&policy, files, &mut warnings)?;
     let assert = begun.elapsed();
     let begun = Instant::now();
-    let classifier = compile(&policy, &within_reach(&limits.compile)).map_err(|error| {
+    let within_reach = within_reach(&limits.compile);
+    let classifier = compile(&policy, &within_reach).map_err(|error| {
+        if error.is_for_memory() && within_reach.memory_bytes < limits.compile.memory_bytes {
+            return no_memory(format!("there is too little memory left to compile it: {error}"));
+        }
         let help = "split what it names, or raise `compile-mib` or `compile-s` under `[limits]`";
         vec![Finding::error("limit-exceeded", format!("{error}; {help}"), None)]
     })?;
@@ -206,6 +205,12 @@ fn make_of_what_was_read(
         assertions,
         cost,
     })
+}
+
+fn no_memory(why: String) -> Vec<Finding> {
+    let help = "make room, give the gateway more (`MemoryMax=`), or name groups where rules repeat; the \
+                gateway tries its policy's files again once there is enough";
+    vec![Finding::error(headroom::NO_MEMORY, why, Some(help.to_owned()))]
 }
 
 /// The limits of a compilation, none above the memory that there is.

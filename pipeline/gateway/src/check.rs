@@ -107,10 +107,7 @@ pub fn main(args: &CheckArgs) -> u8 {
                 config_report = Some(config_accepted(path, wires.as_deref().unwrap_or_default()));
             }
             Err(error) => {
-                worst = match error {
-                    ConfigError::Unreadable(_) => exit::UNAVAILABLE,
-                    ConfigError::Invalid(_) => exit::REFUSED,
-                };
+                worst = error.exit_code();
                 config_report = Some(config_refused(path, &error));
             }
         }

@@ -1,5 +1,6 @@
 //! The command line, and which module answers each command.
 
+use std::ffi::OsString;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -204,7 +205,8 @@ impl RunArgs {
 #[command(
     after_help = "While a wire that fails open is bypassed, every frame passes it unjudged. The supervisor \
     of `bulkhead run` bypasses such wires as soon as the gateway is gone, and the next gateway ends that; \
-    by hand it is for maintenance. No bypass is engaged while a gateway has the ports."
+    by hand it is for maintenance. The kernel's bypass is refused while a gateway has the ports; a \
+    `bypass-command` is called whoever has them, and its relays carry frames past a gateway that judges."
 )]
 pub struct BypassArgs {
     /// What to do
@@ -213,6 +215,9 @@ pub struct BypassArgs {
     /// The configuration whose wires are meant
     #[arg(long, short, value_name = "FILE", default_value = CONFIG_PATH)]
     pub config: PathBuf,
+    /// Print JSON: how each wire fails, and what is bypassed once this is done
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// What `bypass` does.
@@ -299,8 +304,7 @@ pub struct ExplainArgs {
     #[arg(long)]
     pub json: bool,
     /// The packet in words
-    #[arg(value_name = "PACKET", required = true, num_args = 1.., trailing_var_arg = true,
-          allow_hyphen_values = true)]
+    #[arg(value_name = "PACKET", required = true, num_args = 1..)]
     pub packet: Vec<String>,
 }
 
@@ -448,9 +452,18 @@ pub(crate) fn command() -> clap::Command {
     exit_codes::documented(Cli::command())
 }
 
+/// The words of a command line, of which `->` is no option: the space before it, which whoever reads packets
+/// passes over, says so to the parser. Options may so come before and after a packet's words.
+fn words(line: impl IntoIterator<Item = OsString>) -> impl Iterator<Item = OsString> {
+    line.into_iter().map(|word| match word.to_str() {
+        Some(arrow) if arrow.starts_with("->") => format!(" {arrow}").into(),
+        _ => word,
+    })
+}
+
 /// Runs the command of this process.
 pub fn main() -> ExitCode {
-    let parsed = Cli::from_arg_matches(&command().get_matches());
+    let parsed = Cli::from_arg_matches(&command().get_matches_from(words(std::env::args_os())));
     let Cli { command: told } = parsed.unwrap_or_else(|error| error.exit());
     let serves = match &told {
         Command::Run(_) => true,
@@ -482,7 +495,7 @@ pub fn main() -> ExitCode {
         Command::Trace(args) => trace::main(&args),
         Command::Reload(args) => commands::reload(&args),
         Command::Restart(args) => failure::restart::main(&args),
-        Command::Bypass(args) => failure::bypass::main(&args),
+        Command::Bypass(args) => failure::command::main(&args),
         Command::Sign(args) => sign::main(&args),
         Command::Bindings(args) => bindings::report::main(&args),
         Command::Stage(args) => commands::stage(&args),
@@ -516,11 +529,32 @@ mod tests {
         for line in [
             "bulkhead explain --policy p tcp 10.0.0.1 -> 10.0.0.2:80",
             "bulkhead explain --policy=p --json 10.0.0.1->10.0.0.2:80 tcp",
+            "bulkhead explain tcp 10.0.0.1 ->10.0.0.2:80 --policy p --json",
         ] {
-            let cli = Cli::try_parse_from(line.split(' ')).unwrap_or_else(|e| panic!("{e}"));
-            let Command::Explain(args) = cli.command else { panic!("not explain") };
-            assert!(args.packet.len() > 1, "{args:?}");
+            let Command::Explain(args) = parse(line).unwrap().command else { panic!("{line}") };
+            let packet = args.packet.join(" ");
+            let read = bulkhead_rules::packet::Packet::read(&packet).unwrap();
+            assert_eq!(read.headers.dst_port, 80, "{line}");
+            assert!(args.policy.is_some(), "{line}");
         }
+    }
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        Cli::try_parse_from(words(line.split(' ').map(OsString::from)))
+    }
+
+    #[test]
+    fn options_may_come_after_the_words_of_a_filter() {
+        for line in [
+            "bulkhead trace --config g.toml --count 5 tcp 10.0.0.1 -> 10.0.0.2",
+            "bulkhead trace tcp 10.0.0.1 -> 10.0.0.2 --config g.toml --count 5",
+            "bulkhead trace tcp 10.0.0.1 --count 5 -> 10.0.0.2 --config=g.toml",
+        ] {
+            let Command::Trace(args) = parse(line).unwrap().command else { panic!("{line}") };
+            assert_eq!(args.filter.join(" "), "tcp 10.0.0.1  -> 10.0.0.2", "{line}");
+            assert_eq!((args.count, args.socket.config), (5, PathBuf::from("g.toml")), "{line}");
+        }
+        assert!(parse("bulkhead trace 10.0.0.1 --confg g.toml").is_err(), "a word that is none");
     }
 
     #[test]

@@ -19,6 +19,7 @@ pub use bulkhead_pipeline::snapshot::{Mode, Sides, TcpPickup};
 use bulkhead_rules::compile;
 use bulkhead_rules::syntax::parse_addresses;
 
+use crate::cli::exit;
 use crate::diagnostic::{Diagnostic, Diagnostics, did_you_mean};
 use crate::workflow::lockdown::Bounds;
 
@@ -279,9 +280,26 @@ impl Config {
     ///
     /// A text for people: the file that cannot be read, or every mistake in it with its line.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
-        let text = crate::policy_files::read_text(path, MAX_CONFIG_BYTES)
-            .map_err(|error| ConfigError::Unreadable(error.to_string()))?;
-        Self::parse(&path.display().to_string(), path.parent().unwrap_or(Path::new("")), &text)
+        Self::of_text(path, &Self::text(path)?)
+    }
+
+    /// The text of a configuration file.
+    ///
+    /// # Errors
+    ///
+    /// That it cannot be read.
+    pub fn text(path: &Path) -> Result<String, ConfigError> {
+        crate::policy_files::read_text(path, MAX_CONFIG_BYTES)
+            .map_err(|error| ConfigError::Unreadable(error.to_string()))
+    }
+
+    /// Checks a text that was read from `path`.
+    ///
+    /// # Errors
+    ///
+    /// Every mistake in it with its line.
+    pub fn of_text(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse(&path.display().to_string(), path.parent().unwrap_or(Path::new("")), text)
             .map_err(ConfigError::Invalid)
     }
 
@@ -312,6 +330,16 @@ pub enum ConfigError {
     Unreadable(String),
     /// The file is wrong.
     Invalid(Diagnostics),
+}
+
+impl ConfigError {
+    /// What a command that needs the configuration ends with.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Unreadable(_) => exit::UNAVAILABLE,
+            Self::Invalid(_) => exit::REFUSED,
+        }
+    }
 }
 
 impl std::fmt::Display for ConfigError {

@@ -3,13 +3,14 @@
 //!
 //! Read it in the order in which a request passes:
 //!
-//! 1. [`serve`]: connections and their limits, with the [`certificate`] of [`settings`].
+//! 1. [`serve`]: connections and their limits, those of [`sources`] too, with the [`certificate`] of
+//!    [`settings`].
 //! 2. [`api`]: the routes, by who may ask for them, and the document that describes them.
 //! 3. [`access`]: users, sessions, tokens, and the guard before every route but three.
 //! 4. [`gateway`]: what the gateway is asked, and [`overview`], what it tells each second; [`events`] are
 //!    the same, live.
-//! 5. [`model`]: the network of the communication store as it is shown; [`proposals`]: what learning makes
-//!    of it.
+//! 5. [`model`]: the network of the communication store as it is shown; [`proposals`] and [`drifts`]: what
+//!    learning makes of it.
 //! 6. [`assets`]: the web application, which is embedded in the binary.
 //!
 //! [`problem`] is what every error looks like, [`metrics`] what is counted, and [`users`] the commands for
@@ -17,6 +18,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 use std::{fs, thread};
 
 use axum::Json;
@@ -28,6 +30,7 @@ use tokio::sync::Semaphore;
 use tracing::{error, info, warn};
 
 use self::access::{Access, Caller, Role};
+use self::drifts::Drifts;
 use self::events::Events;
 use self::gateway::Gateway;
 use self::metrics::Metrics;
@@ -43,22 +46,32 @@ pub mod access;
 pub mod api;
 mod assets;
 mod certificate;
+pub mod drifts;
 pub mod events;
 pub mod gateway;
 pub mod metrics;
 pub mod model;
+mod notes;
 pub mod overview;
+mod patience;
 pub mod problem;
 pub mod proposals;
 pub mod serve;
 pub mod settings;
+pub mod sources;
 pub mod users;
 
 /// Passwords that are hashed at a time: each takes 19 MiB.
 const HASHING: usize = 2;
 
+/// Log-ins that are worked on, or wait for that, at a time.
+const LOG_INS: usize = 8;
+
 /// Answers that take a while and are made at a time.
 const HEAVY: usize = 2;
+
+/// How long a console that ends waits for the gateway to take its last notes.
+const NOTES_LIMIT: Duration = Duration::from_secs(3);
 
 /// Threads that serve.
 const THREADS: usize = 2;
@@ -125,14 +138,28 @@ pub struct Console {
     pub model: Models,
     /// What learning proposes.
     pub proposals: Proposals,
+    /// What it makes of denials.
+    pub drifts: Drifts,
     /// Live events.
     pub events: Events,
     /// What is counted.
     pub metrics: Metrics,
     /// Places for those whose password is hashed.
-    pub hashing: Semaphore,
+    pub hashing: Arc<Semaphore>,
     /// Places for answers that take a while.
-    pub heavy: Semaphore,
+    pub heavy: Arc<Semaphore>,
+    /// Places for those who send the texts of a policy.
+    pub policy_bodies: Semaphore,
+    /// Places for those who log in or wait for that.
+    pub log_ins: Semaphore,
+    /// The place for what has learning run.
+    pub learning: Arc<Semaphore>,
+    /// The place for whoever has a report made.
+    pub reports: Arc<Semaphore>,
+    /// The report that was made last, where that took long.
+    pub made_reports: api::report::Reports,
+    /// The place for whoever captures packets: the gateway follows them for one at a time.
+    pub captures: Semaphore,
 }
 
 impl Console {
@@ -144,10 +171,17 @@ impl Console {
             gateway: Gateway::new(settings.socket.clone()),
             model: Models::default(),
             proposals: Proposals::default(),
+            drifts: Drifts::default(),
             events: Events::default(),
             metrics: Metrics::default(),
-            hashing: Semaphore::new(HASHING),
-            heavy: Semaphore::new(HEAVY),
+            hashing: Arc::new(Semaphore::new(HASHING)),
+            heavy: Arc::new(Semaphore::new(HEAVY)),
+            policy_bodies: Semaphore::new(api::POLICY_BODIES),
+            log_ins: Semaphore::new(LOG_INS),
+            learning: Arc::new(Semaphore::new(1)),
+            reports: Arc::new(Semaphore::new(1)),
+            made_reports: api::report::Reports::default(),
+            captures: Semaphore::new(1),
             settings,
         }
     }
@@ -197,6 +231,9 @@ pub fn main(args: &ConsoleArgs) -> u8 {
         None if args.setup_link => return print_link(&settings),
         None => {}
     }
+    if let Err(message) = users::check_who_serves(&settings) {
+        return refused(&message);
+    }
     crate::log::start_plain(args.log_level, args.log_format);
     if settings.confine {
         hardening::confine(&settings.profile(&args.config));
@@ -224,7 +261,9 @@ fn make_folder(settings: &Settings) -> Result<(), String> {
 }
 
 fn print_link(settings: &Settings) -> u8 {
-    match link(settings, settings.console.listen) {
+    let made =
+        users::become_its_user(settings).and_then(|()| link(settings, settings.console.listen));
+    match made {
         Ok(link) => {
             println!("{link}");
             exit::OK
@@ -240,9 +279,21 @@ fn print_link(settings: &Settings) -> u8 {
 fn link(settings: &Settings, bound: std::net::SocketAddr) -> Result<String, String> {
     let setup = access::setup::Setup::new(&settings.console.folder);
     let secret = setup.begin()?;
-    users::give_files_away(settings);
     // After the number sign: browsers send it to nobody, and proxies do not log it.
     Ok(format!("{}/setup#{secret}", settings.address(bound)))
+}
+
+/// Prints the one-time link; but not into the journal, which others read, and which may be sent away.
+fn tell_how_to_set_up(settings: &Settings, bound: std::net::SocketAddr) -> Result<(), String> {
+    if crate::log::is_the_journal(std::io::stdout()) {
+        println!(
+            "set up the console, once: on this machine, `sudo bulkhead console --setup-link` prints a \
+             link that is good for a day"
+        );
+    } else {
+        println!("set up the console, once, within a day: {}", link(settings, bound)?);
+    }
+    Ok(())
 }
 
 fn run(settings: Settings) -> Result<(), String> {
@@ -288,10 +339,7 @@ fn run(settings: Settings) -> Result<(), String> {
                 warn!("this binary was built without the web application: only the API is there");
             }
             if console.access.users.lack_an_admin()? {
-                println!(
-                    "set up the console, once, within a day: {}",
-                    link(&console.settings, bound)?
-                );
+                tell_how_to_set_up(&console.settings, bound)?;
             }
             crate::notice::ready("serving");
             tokio::spawn(serve::serve(listener, acceptor, Arc::clone(&console), router));
@@ -304,6 +352,7 @@ fn run(settings: Settings) -> Result<(), String> {
                 _ = interrupt.recv() => {}
             }
             crate::notice::stopping();
+            console.gateway.finish_notes(NOTES_LIMIT);
             Ok(())
         })
         .inspect(|()| runtime.shutdown_background())

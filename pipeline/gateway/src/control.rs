@@ -246,6 +246,23 @@ fn group_id(group: &str, key: &str) -> Result<u32, String> {
 /// Where this machine's groups are.
 const GROUPS: &str = "/etc/group";
 
+/// Refuses to be a second gateway with this control socket.
+///
+/// # Errors
+///
+/// That another one answers there, and what to do.
+pub fn refuse_another(path: &Path) -> Result<(), String> {
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(another(path, "control-socket")),
+        Err(_) => Ok(()),
+    }
+}
+
+fn another(path: &Path, key: &str) -> String {
+    let shown = path.display();
+    format!("another gateway answers at {shown}: stop it, or give this one another `{key}`")
+}
+
 fn bind_socket(
     path: &Path,
     what: &str,
@@ -265,9 +282,7 @@ fn bind_socket(
             return Err(format!("{shown} is there and is no socket: correct `{key}`"));
         }
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
-            return Err(format!(
-                "another gateway answers at {shown}: stop it, or give this one another `{key}`"
-            ));
+            return Err(another(path, key));
         }
         fs::remove_file(path)
             .map_err(|error| format!("cannot replace the abandoned socket {shown}: {error}"))?;

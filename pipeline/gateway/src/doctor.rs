@@ -5,7 +5,7 @@
 use serde::Serialize;
 
 use crate::cli::{DoctorArgs, exit};
-use crate::config::{Config, ConfigError};
+use crate::config::Config;
 use crate::control::client::print_json;
 use crate::cores;
 use crate::learning::table::Table;
@@ -67,10 +67,7 @@ pub fn main(args: &DoctorArgs) -> u8 {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
-            return match error {
-                ConfigError::Unreadable(_) => exit::UNAVAILABLE,
-                ConfigError::Invalid(_) => exit::REFUSED,
-            };
+            return error.exit_code();
         }
     };
     let findings = checks::all(&Machine::default(), &config, cores::allowed());

@@ -6,7 +6,7 @@ use std::sync::OnceLock;
 
 use bulkhead_dpdk::{
     Device as DpdkDevice, DeviceConfig, DpdkPort, Eal, EalConfig, ErrorKind, LinkState, LogLevel,
-    Mempool, MempoolConfig, PortName, register_worker, set_log_sink,
+    Mempool, MempoolConfig, PortName, check_interface, redirect, register_worker, set_log_sink,
 };
 use bulkhead_pipeline::owner::{OwnerRule, SymmetricRss};
 use bulkhead_pipeline::port::DriverCounters;
@@ -31,7 +31,14 @@ impl Backend for Dpdk {
 
     fn prepare(&self, config: &Config) -> Result<(), String> {
         set_log_sink(log_line);
-        let names = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+        crate::failure::bypass::keep_found(config);
+        let names = || config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+        // Before another gateway is told to go: with ports that cannot be opened this one takes no place.
+        for name in names() {
+            if let Some(interface) = PortName::parse(name).interface() {
+                check_interface(interface, config.mtu).map_err(|error| error.to_string())?;
+            }
+        }
         let pool = pool_of(config);
         let eal = EalConfig {
             huge_pages: match config.dpdk.huge_pages {
@@ -40,7 +47,7 @@ impl Backend for Dpdk {
                 HugePages::Never => bulkhead_dpdk::HugePages::Never,
             },
             memory_bytes: pool.memory_bytes(),
-            pci: names.into_iter().any(|name| PortName::parse(name).is_pci()),
+            pci: names().any(|name| PortName::parse(name).is_pci()),
         };
         let eal = Eal::init(&eal).map_err(|error| error.to_string())?;
         info!(
@@ -64,6 +71,13 @@ impl Backend for Dpdk {
         let rss = SymmetricRss::random();
         let opener = Opener { eal, pool, config, rss: rss.clone() };
         let opened = opener.open_all()?;
+        // What a gateway before this one had, and this one has not: its wires were taken out of the configuration.
+        let names = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
+        let own: Vec<String> =
+            names.filter_map(|name| PortName::parse(name).interface().map(str::to_owned)).collect();
+        for interface in redirect::put_back(&own, true) {
+            info!(interface, "no wire has this interface any more: it is as it was found");
+        }
         if let Some(table_len) = opened.iter().flatten().find_map(DpdkDevice::hash_table_len) {
             let _ = self.hash.set((rss, table_len));
         }

@@ -30,8 +30,10 @@ use crate::candidate::unix_now_ms;
 use crate::config::{Config, Poll};
 use crate::cores::Cores;
 use crate::failure::bypass;
+use crate::failure::bypassed::Bypassed;
 use crate::failure::channel::Said;
 use crate::hardening;
+use crate::log::kind;
 use crate::notice::Watchdog;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 use crate::workflow::apply::staged_policy;
@@ -170,6 +172,7 @@ pub fn launch<B: Backend>(
         let (backend, stop) = (backend.clone(), stop.clone());
         let (settings, clock) = (worker_config(config), gateway.clock);
         let is_confined = gateway.confinement.get().is_some();
+        let calls = hardening::calls_of_workers(config);
         let poll = poll_mode(config.poll);
         // The worker is built on its own thread and core, so that its memory is near.
         let body = move || {
@@ -191,7 +194,7 @@ pub fn launch<B: Backend>(
                 worker = worker.with_peers(peers);
             }
             if is_confined {
-                hardening::confine_worker(index);
+                hardening::confine_worker(index, calls);
             }
             worker.run(&stop, poll);
         };
@@ -368,15 +371,27 @@ fn end_bypass(gateway: &Gateway) -> Result<(), String> {
         return Ok(());
     }
     let wires = released.join(", ");
-    info!(wires, "the kernel's bypass is taken away: the gateway judges what passes");
+    for wire in &released {
+        info!(target: kind::BYPASS, wire, "the kernel's bypass is taken away: the gateway judges what passes");
+    }
+    let socket = &gateway.config.control_socket;
+    let written = Bypassed::read(socket);
+    // Where a program works relays, the supervisor ends that once it hears that this gateway guards.
+    if written.as_ref().is_some_and(|by| by.wires.iter().all(|wire| released.contains(wire))) {
+        if let Err(error) = Bypassed::end(socket) {
+            warn!("`bulkhead status` still says that wires are bypassed: {error}");
+        }
+    }
     let since = gateway.supervision.get().and_then(|s| s.history.bypassed_since_unix_ms);
+    let since = since.or(written.as_ref().map(|by| by.since_unix_ms));
     let took_ms = since.zip(unix_now_ms()).map(|(since, now)| now.saturating_sub(since));
     if let (Some(supervision), Some(took_ms)) = (gateway.supervision.get(), took_ms) {
         let took_ms = u64::try_from(took_ms).unwrap_or(0);
         supervision.ended_bypass_ms.store(took_ms, Ordering::Relaxed);
     }
     let lasted = took_ms.map_or("for an unknown time".to_owned(), |ms| format!("for {ms} ms"));
-    let detail = format!("judged again: {wires}; everything passed unjudged there {lasted}");
+    let by = written.map_or_else(String::new, |by| format!(", by {}: {}", by.by, by.why));
+    let detail = format!("judged again: {wires}; everything passed unjudged there {lasted}{by}");
     gateway.audit.enter_anyway(Draft::new(Who::gateway(), What::Failure, detail));
     Ok(())
 }

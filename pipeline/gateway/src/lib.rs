@@ -72,6 +72,7 @@ pub mod live;
 pub mod log;
 pub mod map;
 pub mod notice;
+mod one_line;
 pub mod policy_files;
 pub mod propose;
 pub mod reach;

@@ -7,7 +7,7 @@
 use std::io::{self, IsTerminal, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, sync_channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -17,6 +17,7 @@ use self::keys::Ui;
 use self::model::Model;
 use crate::cli::exit;
 use crate::control::client;
+use crate::failure::bypassed::Bypassed;
 use crate::status::{Status, StatusArgs};
 
 pub mod keys;
@@ -31,8 +32,8 @@ const LONGEST: f64 = 3600.0;
 /// How long the view waits for a key before it looks whether anything came.
 const TURN: Duration = Duration::from_millis(100);
 
-/// A look at the gateway: when, and what it said or why it did not.
-type Look = (Duration, Result<Box<Status>, String>);
+/// A look at the gateway: when, what it said or why it did not, and who bypasses wires in its place.
+type Look = (Duration, Result<Box<Status>, String>, Option<Bypassed>);
 
 /// Shows the status until told to end. Returns the exit code.
 pub fn main(args: &StatusArgs) -> u8 {
@@ -67,12 +68,16 @@ pub fn main(args: &StatusArgs) -> u8 {
 
 /// Looks at the gateway at every interval, on a thread that ends with its listener.
 fn look(socket: std::path::PathBuf, interval: Duration, begun: Instant) -> Receiver<Look> {
-    let (sender, looks) = channel();
+    // While the terminal takes nothing, nothing is asked: looks must not pile up for weeks.
+    let (sender, looks) = sync_channel(1);
     thread::spawn(move || {
         loop {
             let asked = Instant::now();
             let answer = client::status_at(&socket).map(Box::new);
-            if sender.send((begun.elapsed(), answer)).is_err() {
+            // A gateway that guards has ended it, whatever lies there still.
+            let guards = answer.as_ref().is_ok_and(|status| status.ready);
+            let bypassed = if guards { None } else { Bypassed::read(&socket) };
+            if sender.send((begun.elapsed(), answer, bypassed)).is_err() {
                 return;
             }
             thread::sleep(interval.saturating_sub(asked.elapsed()));
@@ -85,7 +90,8 @@ fn look(socket: std::path::PathBuf, interval: Duration, begun: Instant) -> Recei
 fn lines(looks: &Receiver<Look>, json: bool) -> io::Result<()> {
     let mut model = Model::default();
     let mut out = io::stdout().lock();
-    while let Ok((at, answer)) = looks.recv() {
+    while let Ok((at, answer, bypassed)) = looks.recv() {
+        model.bypassed = bypassed;
         if let (true, Ok(status)) = (json, &answer) {
             serde_json::to_writer(&mut out, &**status)?;
             writeln!(out)?;
@@ -114,11 +120,9 @@ fn show(looks: &Receiver<Look>, interval: Duration, begun: Instant) -> io::Resul
     let mut drawn: Option<Instant> = None;
     let ended = loop {
         let is_new = match looks.recv_timeout(Duration::ZERO) {
-            Ok((at, answer)) => {
-                // What is paused stays on the screen; that the gateway is gone does not wait.
-                if !ui.paused || answer.is_err() {
-                    model.take(at, answer);
-                }
+            Ok((at, answer, bypassed)) => {
+                model.bypassed = bypassed;
+                model.look(at, answer, ui.paused);
                 true
             }
             Err(RecvTimeoutError::Timeout) => false,

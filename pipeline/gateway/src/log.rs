@@ -93,7 +93,7 @@ fn start_with(level: LevelFilter, format: LogFormat, gateway: Option<Arc<Gateway
     let limit = Arc::new(Limit { gateway, ..Limit::default() });
     let admit = |only| Admission { level, only, limit: limit.clone() };
     let journal = match format {
-        LogFormat::Text if stderr_is_the_journal() => journal(&admit),
+        LogFormat::Text if is_the_journal(std::io::stderr()) => journal(&admit),
         LogFormat::Text | LogFormat::Json => None,
     };
     let layers = journal.unwrap_or_else(|| {
@@ -141,12 +141,12 @@ fn dressed(layer: tracing_journald::Layer) -> tracing_journald::Layer {
         .with_priority_mappings(priorities)
 }
 
-/// Whether what is written to standard error goes to the journal: systemd.exec(5) has the service
-/// compare `JOURNAL_STREAM` with what the descriptor is.
-fn stderr_is_the_journal() -> bool {
+/// Whether what is written to `output` goes to the journal: systemd.exec(5) has the service compare
+/// `JOURNAL_STREAM` with what the descriptor is.
+pub fn is_the_journal(output: impl AsFd) -> bool {
     let Ok(stream) = std::env::var("JOURNAL_STREAM") else { return false };
-    let Ok(stderr) = std::io::stderr().as_fd().try_clone_to_owned() else { return false };
-    let Ok(metadata) = File::from(stderr).metadata() else { return false };
+    let Ok(output) = output.as_fd().try_clone_to_owned() else { return false };
+    let Ok(metadata) = File::from(output).metadata() else { return false };
     is_stream(&stream, metadata.dev(), metadata.ino())
 }
 

@@ -47,9 +47,12 @@ pub fn reloaded(gateway: &Gateway, report: &ReloadReport) {
     ready(&status);
 }
 
-/// The gateway stops.
+/// The gateway stops. One that has a supervisor does not say so: the service goes on with another gateway, and
+/// the service manager, which takes a service at its word, would end that.
 pub fn stopping() {
-    send(&[NotifyState::Stopping]);
+    if !SUPERVISED.load(Relaxed) {
+        send(&[NotifyState::Stopping]);
+    }
 }
 
 /// Leaves the service manager's watchdog to the supervisor of this process.

@@ -26,6 +26,11 @@ pub struct PolicyFiles {
 }
 
 impl PolicyFiles {
+    /// Bytes of their text.
+    pub fn text_bytes(&self) -> u64 {
+        self.sources.iter().map(|source| source.text.len() as u64).sum()
+    }
+
     /// Reads `path`: a file, or a folder whose `*.yaml` and `*.yml` files, in any case, are read in the order
     /// of their names; folders inside it are not entered, files that start with a dot are left out.
     ///

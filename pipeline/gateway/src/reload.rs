@@ -26,7 +26,7 @@ use crate::workflow::history::History;
 use crate::workflow::stage;
 use crate::workflow::standing::{self, Base, Pinned, Standing};
 use crate::workflow::{ChangeReport, Order};
-use crate::{accepted, bindings, notice};
+use crate::{accepted, bindings, headroom, notice};
 
 /// How long a worker may take to judge by a new policy before it is reported as stalled.
 const PUBLICATION_LIMIT: Duration = Duration::from_secs(5);
@@ -40,6 +40,9 @@ const LONGEST_DEBOUNCE: Duration = Duration::from_secs(2);
 /// How often the files are looked at even though nobody said that they changed: the file system may
 /// be one that tells nobody.
 const LOOK_INTERVAL: Duration = Duration::from_secs(2);
+
+/// How long to leave alone what there was too little memory for, though there seems to be enough.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The most findings that one report carries.
 const MAX_FINDINGS: usize = 100;
@@ -198,6 +201,26 @@ pub struct Reloader {
     pub(crate) late_tried: Option<Instant>,
     /// When it was last kept what is staged.
     pub(crate) staged_kept: Instant,
+    /// The policy that there was too little memory for.
+    short: Option<Short>,
+    /// The same of what was staged when an earlier run ended.
+    staged_short: Option<Short>,
+}
+
+/// What there was too little memory for: the texts are as good as before, and are tried again.
+struct Short {
+    text_bytes: u64,
+    tried: Instant,
+}
+
+impl Short {
+    fn new(text_bytes: u64) -> Self {
+        Self { text_bytes, tried: Instant::now() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.tried.elapsed() >= MEMORY_INTERVAL && headroom::suffices(self.text_bytes).is_ok()
+    }
 }
 
 /// What is to be said of a version once it can be kept.
@@ -218,6 +241,8 @@ impl Reloader {
             unkept: None,
             late_tried: None,
             staged_kept: Instant::now(),
+            short: None,
+            staged_short: None,
         }
     }
 
@@ -225,7 +250,30 @@ impl Reloader {
     /// what was staged beside it again.
     pub fn start(&mut self) {
         self.start_policy();
-        stage::kept::restore(&self.gateway);
+        self.start_staged();
+    }
+
+    fn start_staged(&mut self) {
+        self.staged_short = stage::kept::restore(&self.gateway).map(Short::new);
+    }
+
+    /// Tries again what there was too little memory for, once there is enough: nobody touches a file
+    /// because memory is back.
+    fn try_again_with_memory(&mut self) {
+        if self.short.as_ref().is_some_and(Short::is_due) {
+            if self.gateway.policy().current.is_none() {
+                self.start_policy();
+            } else {
+                self.reload(Trigger::File, &Who::gateway());
+            }
+        }
+        if self.staged_short.as_ref().is_some_and(Short::is_due) {
+            self.staged_short = None;
+            // Whoever has staged something since wants that.
+            if self.gateway.policy().staged.is_none() {
+                self.start_staged();
+            }
+        }
     }
 
     fn start_policy(&mut self) {
@@ -292,6 +340,7 @@ impl Reloader {
                     self.take_up_unread_exceptions();
                     self.keep_again();
                     self.keep_staged_now_and_then();
+                    self.try_again_with_memory();
                     if self.seen != Some(Signature::of(&self.gateway.config.policy)) {
                         self.reload(Trigger::File, &Who::thing("file"));
                         self.watch(sender);
@@ -318,13 +367,17 @@ impl Reloader {
     /// The same, also where the files were signed earlier than what was in force, if `age` says so.
     pub(crate) fn reload_of(&mut self, age: Age, trigger: Trigger, who: &Who) -> ReloadReport {
         let report = self.attempt(age, trigger, who);
-        log(&report);
+        self.note(&report);
+        report
+    }
+
+    fn note(&self, report: &ReloadReport) {
+        log(report);
         let mut state = self.gateway.policy();
         *state.outcomes.entry(report.outcome).or_default() += 1;
         state.last = Some(report.clone());
         drop(state);
         self.gateway.wake.notify_all();
-        report
     }
 
     /// Serves one request, and where it is for a reload, all such that came while the files settled:
@@ -378,7 +431,8 @@ impl Reloader {
     }
 
     /// Starts with the version that an earlier run was told to stand by, where the files have not
-    /// changed since. False where there is none.
+    /// changed since. False where there is none, or it is no policy any more. Where there is only too little
+    /// memory for it, nothing takes its place: it is tried again.
     fn start_pinned(&mut self) -> bool {
         let gateway = self.gateway.clone();
         let config = &gateway.config;
@@ -394,17 +448,30 @@ impl Reloader {
             );
             return false;
         }
+        let mut short = None;
         let made = History::read(&config.state_dir).and_then(|history| {
             let gone = || format!("version {version} is not kept any more");
             let version = history.version(version).ok_or_else(gone)?;
             let files = History::files(&config.state_dir, version, &config.limits)?;
             let made = standing::make(&gateway, &files, &mut standing.overlay);
             let wrong = |found: Vec<Finding>| {
+                if headroom::is_short(&found) {
+                    short = Some((files.text_bytes(), found));
+                    return String::new();
+                }
                 format!("it no longer is a policy: {}", first_message(&found))
             };
             let candidate = made.map_err(wrong)?;
             Ok((candidate, Base::seen(&gateway, files, version.source.clone())))
         });
+        if let Some((text_bytes, found)) = short {
+            self.short = Some(Short::new(text_bytes));
+            self.seen = Some(seen);
+            let mut report = ReloadReport::new(Trigger::Start);
+            (report.outcome, report.findings) = (ReloadOutcome::Refused, found);
+            self.note(&report);
+            return true;
+        }
         let (candidate, base) = match made {
             Ok(made) => made,
             Err(why) => {
@@ -417,7 +484,7 @@ impl Reloader {
                 return false;
             }
         };
-        self.seen = Some(seen);
+        (self.seen, self.short) = (Some(seen), None);
         let detail =
             format!("started with version {version}, which stands in the place of the files");
         let hash = candidate.hash.to_string();
@@ -443,6 +510,7 @@ impl Reloader {
         let mut report = ReloadReport::new(trigger);
         let gateway = self.gateway.clone();
         let path = gateway.config.policy.as_path();
+        self.short = None;
         // The signature first: a change while the files are read is then seen afterwards.
         self.seen = Some(Signature::of(path));
         let files = match PolicyFiles::read(path, &gateway.config.limits) {
@@ -502,6 +570,9 @@ impl Reloader {
                 report.findings.extend(gate::in_force(&gateway, seal.as_ref()));
             }
             Err(mut found) => {
+                if headroom::is_short(&found) {
+                    self.short = Some(Short::new(files.text_bytes()));
+                }
                 found.truncate(MAX_FINDINGS);
                 report.outcome = ReloadOutcome::Refused;
                 report.findings = found;

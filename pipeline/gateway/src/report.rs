@@ -151,6 +151,7 @@ pub struct WireInScope {
 
 /// The policy in force.
 #[derive(Clone, PartialEq, Eq, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = PolicyReported)]
 #[serde(rename_all = "kebab-case")]
 pub struct PolicyInForce {
     /// Where it was read from.

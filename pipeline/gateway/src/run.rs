@@ -12,7 +12,7 @@ use tracing::{error, info, warn};
 
 use crate::audit::{Draft, What, Who};
 use crate::cli::{RunArgs, exit};
-use crate::config::{Config, ConfigError, Mode};
+use crate::config::{Config, Mode};
 use crate::cores::{self, Cores};
 use crate::failure::channel::Said;
 use crate::failure::supervised::{self, Supervision};
@@ -26,7 +26,7 @@ use crate::reload::{self, Reloader, Request, Trigger};
 use crate::service::Service;
 use crate::state::{Gateway, HANGING};
 use crate::workflow::{stage, standing};
-use crate::{bindings, clock, log, notice, records, service, verdicts};
+use crate::{bindings, clock, control, headroom, log, notice, records, service, verdicts};
 
 /// How often the control thread looks after things.
 const TICK: Duration = Duration::from_millis(50);
@@ -45,14 +45,13 @@ const BINDINGS_KEPT: Duration = Duration::from_millis(200);
 
 /// Runs until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs) -> u8 {
-    let config = match Config::load(&args.config) {
+    let handed = args.adopt.and_then(|_| std::env::var(supervisor::HANDED_CONFIG).ok());
+    let handed = handed.and_then(|text| Config::of_text(&args.config, &text).ok());
+    let config = match handed.map_or_else(|| Config::load(&args.config), Ok) {
         Ok(config) => config,
         Err(error) => {
             eprintln!("{error}");
-            return match error {
-                ConfigError::Unreadable(_) => exit::UNAVAILABLE,
-                ConfigError::Invalid(_) => exit::REFUSED,
-            };
+            return error.exit_code();
         }
     };
     if args.is_supervisor(&config) {
@@ -128,7 +127,13 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     cores::keep_to(&cores.control)?;
     let supervision = gateway.supervision.get().cloned();
     if let Some(supervision) = supervision.clone() {
+        let listener = supervision.clone();
+        spawn("supervised", gateway, powerless(move |_| listen(&listener)))?;
         spawn("alive", gateway, move |gateway| supervised::beat(gateway, &supervision))?;
+    }
+    if !gateway.takes_over.load(SeqCst) {
+        // Before anything is written: a second gateway has no business in the first one's audit log.
+        control::refuse_another(&config.control_socket)?;
     }
     bypass::clear_closed(config)?;
     if let Some(supervision) = supervision.filter(|_| gateway.takes_over.load(SeqCst)) {
@@ -310,10 +315,17 @@ fn wait_for_policy(gateway: &Gateway) -> bool {
         if !told && state.last.as_ref().is_some_and(|last| !last.outcome.is_success()) {
             told = true;
             // Not ready, and not failed either: a restart would not help.
-            notice::status(
-                "no policy is in force: the ports stay down until there is a sound one, which is \
-                 taken at once; the log and `bulkhead check` say what is wrong",
-            );
+            let found = state.last.as_ref().map_or(&[][..], |last| &last.findings);
+            notice::status(match headroom::is_short(found) {
+                true => {
+                    "no policy is in force: there is too little memory to read it, and the ports stay \
+                     down until there is enough; then it is taken at once"
+                }
+                false => {
+                    "no policy is in force: the ports stay down until there is a sound one, which is \
+                     taken at once; the log and `bulkhead check` say what is wrong"
+                }
+            });
         }
     }
 }
@@ -434,6 +446,13 @@ fn links(gateway: &Gateway) {
             link::look_after(gateway, index, config, wire, machine);
         }
         thread::sleep(LINK_INTERVAL);
+    }
+}
+
+fn listen(supervision: &Supervision) {
+    if let Err(error) = supervision.listen() {
+        // It is missed at the first word that matters: the supervisor ends a gateway that does not act on one.
+        error!("the supervisor is not heard: {error}");
     }
 }
 

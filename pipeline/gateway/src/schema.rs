@@ -19,6 +19,7 @@ use crate::diff::DiffReport;
 use crate::drift::DriftReport;
 use crate::explain::ExplainReport;
 use crate::explain_rule::ExplainRuleReport;
+use crate::failure::command::BypassReport;
 use crate::failure::restart::RestartReport;
 use crate::generate::VersionReport;
 use crate::learning::captures::Imported;
@@ -64,6 +65,7 @@ const ALL: &[Described] = &[
     ("report", object::<crate::report::Report>),
     ("reload", object::<ReloadReport>),
     ("restart", object::<RestartReport>),
+    ("bypass", object::<BypassReport>),
     ("bindings", object::<BindingsReport>),
     ("stage", object::<ChangeReport>),
     ("stage --status", object::<StageReport>),
@@ -185,10 +187,9 @@ mod tests {
     use crate::cli;
 
     /// Why a command prints no JSON.
-    const WITHOUT: [(&str, &str); 7] = [
+    const WITHOUT: [(&str, &str); 6] = [
         ("console", "its API is described by --openapi"),
         ("sign", "it writes files"),
-        ("bypass", "its exit code says it; `status` has the modes of wires"),
         ("run", "it answers over its socket, and logs JSON with --log-format json"),
         ("completions", "a shell reads what it prints"),
         ("manual", "it writes files"),

@@ -175,7 +175,8 @@ impl Reason {
         }
     }
 
-    fn code(self) -> &'static str {
+    /// The code of the finding.
+    pub fn code(self) -> &'static str {
         match self {
             Self::Unsigned => "unsigned",
             Self::Keys => "trusted-keys",
@@ -239,15 +240,47 @@ impl Refusal {
 
 impl From<&Refusal> for Finding {
     fn from(refusal: &Refusal) -> Self {
-        let (code, help) = (refusal.reason.code(), refusal.reason.help().to_owned());
+        refusal.finding(refusal.reason.help().to_owned())
+    }
+}
+
+impl Refusal {
+    /// The same about the policy that was read from `source`: where it is not signed, with the very command
+    /// that signs it.
+    pub fn of(&self, source: &str, config: &Signatures) -> Finding {
+        let help = match self.reason {
+            Reason::Unsigned => how_to_sign(source, config),
+            _ => self.reason.help().to_owned(),
+        };
+        self.finding(help)
+    }
+
+    fn finding(&self, help: String) -> Finding {
+        let (refusal, code) = (self, self.reason.code());
         let place = refusal.place.as_ref().map(|(file, line)| format!("{file}:{line}: "));
         let message = format!("{}{}", place.unwrap_or_default(), refusal.message);
-        let mut finding = Self::error(code, message, Some(help));
+        let mut finding = Finding::error(code, message, Some(help));
         if let Some((file, line)) = &refusal.place {
             (finding.file, finding.line) = (Some(file.clone()), Some(*line));
             finding.message.clone_from(&refusal.message);
         }
         finding
+    }
+}
+
+/// The command that signs the policy that was read from `source`: a path, or else words.
+fn how_to_sign(source: &str, config: &Signatures) -> String {
+    let name = config.name.as_ref().map_or_else(String::new, |name| format!(" --name {name}"));
+    if Path::new(source).is_absolute() {
+        format!(
+            "sign it, here or where the key is, and try again: `bulkhead sign {source} --key KEY{name}`; elsewhere \
+             take the folder along, and bring {MANIFEST_FILE} and {MANIFEST_FILE}.sig back"
+        )
+    } else {
+        format!(
+            "let its manifest be signed, `ssh-keygen -Y sign -n {NAMESPACE} -f KEY {MANIFEST_FILE}`, and send \
+             it and {MANIFEST_FILE}.sig along"
+        )
     }
 }
 

@@ -10,8 +10,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::bindings::report::BindingsReport;
 use crate::cli::{SocketArgs, exit};
-use crate::config::mode_label;
+use crate::config::{Fail, mode_label};
 use crate::control::client;
+use crate::failure::bypass::Means;
+use crate::failure::bypassed::Bypassed;
 use crate::hardening::Confinement;
 use crate::reload::ReloadReport;
 use crate::state::{Gateway, PolicyState, PortHandle};
@@ -75,6 +77,9 @@ pub struct Status {
     /// Flows since the start.
     #[serde(default)]
     pub flows: FlowsStatus,
+    /// Who bypasses wires: while no worker judges, or where a bypass does not let go. Absent where nobody does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bypassed: Option<Bypassed>,
     /// The staged policy, where there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub staged: Option<StagedStatus>,
@@ -138,6 +143,10 @@ pub struct WireStatus {
     pub inside: PortStatus,
     /// The other port.
     pub outside: PortStatus,
+    /// What becomes of it while no gateway judges: `closed`, or `open` and by what (`kernel`, `command`, or
+    /// `none`: nothing can bypass it, so it fails closed).
+    #[serde(default)]
+    pub fail: String,
 }
 
 /// A port.
@@ -224,7 +233,8 @@ pub fn main(args: &StatusArgs) -> u8 {
         return crate::live::main(args);
     }
     let args = &args.socket;
-    match client::status(args) {
+    let socket = client::socket(args);
+    match socket.clone().and_then(|socket| client::status_at(&socket)) {
         Ok(status) => {
             if args.json {
                 client::print_json(&status);
@@ -235,6 +245,9 @@ pub fn main(args: &StatusArgs) -> u8 {
         }
         Err(error) => {
             eprintln!("error: {error}");
+            if let Some(bypassed) = socket.ok().and_then(|socket| Bypassed::read(&socket)) {
+                eprintln!("ALARM: {}", bypassed.describe());
+            }
             exit::UNAVAILABLE
         }
     }
@@ -300,6 +313,7 @@ impl Status {
             unix_ms: crate::candidate::unix_now_ms().unwrap_or_default(),
             traffic: figures::traffic(gateway),
             flows: figures::flows(gateway),
+            bypassed: figures::bypassed(gateway),
             staged: figures::staged(gateway),
             talkers: gateway.talkers().status(std::time::Instant::now()),
             telemetry_lost: figures::telemetry_lost(gateway),
@@ -405,6 +419,10 @@ fn wires(gateway: &Gateway) -> Vec<WireStatus> {
             redundancy_group: wire.redundancy_group.clone(),
             inside: port(&wire.inside, handle.map(|handle| &handle.inside)),
             outside: port(&wire.outside, handle.map(|handle| &handle.outside)),
+            fail: match wire.failure.fail {
+                Fail::Closed => Fail::Closed.label().to_owned(),
+                Fail::Open => format!("{}: {}", Fail::Open.label(), Means::of(wire).label()),
+            },
         };
         gateway.each_port_of(index, |inside, counters| {
             let port = if inside { &mut status.inside } else { &mut status.outside };
@@ -471,6 +489,9 @@ pub fn text(status: &Status) -> String {
 fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     let ready = if status.ready { "guarding" } else { "NOT READY: no worker judges" };
     writeln!(out, "bulkhead {}, up {}: {ready}", status.version, duration(status.uptime_s))?;
+    if let Some(bypassed) = &status.bypassed {
+        writeln!(out, "ALARM    {}", bypassed.describe())?;
+    }
     match &status.policy {
         Some(policy) => {
             let epoch = policy.epoch.map_or_else(String::new, |epoch| format!(", epoch {epoch}"));
@@ -544,6 +565,16 @@ fn write_text(out: &mut String, status: &Status) -> std::fmt::Result {
     for wire in &status.wires {
         if let Some(group) = &wire.redundancy_group {
             groups.entry(group).or_default().push(&wire.name);
+        }
+    }
+    for wire in &status.wires {
+        match wire.fail.as_str() {
+            "open: kernel" => writeln!(out, "{} fails open, by the kernel", wire.name)?,
+            "open: command" => writeln!(out, "{} fails open, by its bypass-command", wire.name)?,
+            "open: none" => {
+                writeln!(out, "{} is to fail open, but nothing can bypass it", wire.name)?;
+            }
+            _ => {}
         }
     }
     for (group, wires) in groups {

@@ -58,6 +58,9 @@ pub enum Change {
         /// Another policy than the staged one.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         policy: Option<PolicyTexts>,
+        /// The hash of the policy that was looked at: no other one is put in force, forced or not.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        expect: Option<String>,
     },
     /// Put an earlier version in force, its policy and its modes.
     Rollback {

@@ -120,6 +120,7 @@ const CASES: &[Case] = &[
     silent(4, "run --config nowhere.toml"),
     case("reload", 0, "reload --config gateway.toml --json"),
     silent(4, "reload --socket nowhere.sock --json"),
+    case("bypass", 4, "bypass --config gateway.toml --json"),
     case("bindings", 0, "bindings --config gateway.toml --json"),
     silent(4, "bindings --socket nowhere.sock --json"),
     case("stage --status", 1, "stage --status --config gateway.toml --json"),

@@ -183,7 +183,9 @@ fn headers_alone_leave_the_gateway_unless_more_is_asked_for_and_every_trace_is_o
 fn capture(folder: &Path, packets: &[TracedPacket]) -> usize {
     let path = folder.join("trace.pcapng");
     let mut file = CaptureFile::create(&path).unwrap();
-    packets.iter().for_each(|packet| file.append(packet).unwrap());
+    for packet in packets {
+        assert!(file.append(packet).unwrap());
+    }
     file.flush().unwrap();
     let fields =
         ["frame.cap_len", "frame.len", "tcp.dstport", "frame.comment", "frame.interface_name"];

@@ -54,7 +54,7 @@ fn staged(running: &Running) -> StageReport {
 }
 
 fn lockdown() -> Change {
-    Change::Lockdown { wires: Vec::new(), policy: None }
+    Change::Lockdown { wires: Vec::new(), policy: None, expect: None }
 }
 
 fn grant(service: &str, for_s: u64) -> Change {

@@ -14,6 +14,7 @@ use super::{Entry, HEAD_FILE, LOG_FILE, read_head};
 use crate::cli::{CONFIG_PATH, exit};
 use crate::config::Config;
 use crate::control::client::print_json;
+use crate::one_line::one_line;
 
 /// What `audit` is told.
 #[derive(Args, Clone, Debug)]
@@ -104,7 +105,7 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
         let entries: Vec<_> = last.iter().map(|(entry, hash)| with_hash(entry, hash)).collect();
         print_json(&entries);
     } else {
-        last.iter().for_each(|(entry, _)| print_entry(entry));
+        last.iter().for_each(|(entry, _)| print!("{}", shown(entry)));
     }
     match read {
         Err(Failure::Broken(broken)) => {
@@ -115,7 +116,8 @@ fn show(args: &ShowArgs) -> Result<u8, String> {
     }
 }
 
-fn print_entry(entry: &Entry) {
+/// An entry for a person: nothing in it can look like a line of its own.
+fn shown(entry: &Entry) -> String {
     let mut who = match entry.who.uid {
         Some(uid) => format!("{} (uid {uid})", entry.who.name),
         None => entry.who.name.clone(),
@@ -123,20 +125,20 @@ fn print_entry(entry: &Entry) {
     if let Some(user) = &entry.who.on_behalf_of {
         who.push_str(&format!(" for {user}"));
     }
-    println!("{:>6}  {}  {who}  {}: {}", entry.sequence, entry.time, entry.what, entry.detail);
+    let line = format!("{}  {who}  {}: {}", entry.time, entry.what, entry.detail);
+    let mut out = format!("{:>6}  {}\n", entry.sequence, one_line(&line));
     if let Some(reason) = &entry.reason {
-        println!("        reason: {reason}");
+        out.push_str(&format!("        reason: {}\n", one_line(reason)));
     }
     let short = |hash: &Option<String>| {
-        hash.as_deref().map_or_else(|| "none".to_owned(), |h| h.chars().take(12).collect())
+        let short = hash.as_deref().map(|hash| hash.chars().take(12).collect::<String>());
+        short.map_or_else(|| "none".to_owned(), |hash| one_line(&hash).into_owned())
     };
     if entry.policy_before != entry.policy_after {
-        println!(
-            "        policy: {} -> {}",
-            short(&entry.policy_before),
-            short(&entry.policy_after)
-        );
+        let (before, after) = (short(&entry.policy_before), short(&entry.policy_after));
+        out.push_str(&format!("        policy: {before} -> {after}\n"));
     }
+    out
 }
 
 fn verify(args: &VerifyArgs) -> Result<u8, String> {
@@ -300,4 +302,33 @@ fn open(path: &Path) -> Result<BufReader<File>, String> {
     let file =
         File::open(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
     Ok(BufReader::new(file))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Who;
+    use super::*;
+
+    #[test]
+    fn a_reason_cannot_look_like_an_entry() {
+        let forged = "x\n   812  2026-11-23T09:00:00Z  root (uid 0)  rollback: done\u{1b}[2K";
+        let entry = Entry {
+            sequence: 7,
+            time: "2026-11-23T08:00:00Z".to_owned(),
+            who: Who { on_behalf_of: Some("ada".to_owned()), ..Who::thing("console") },
+            what: "stage".to_owned(),
+            detail: forged.to_owned(),
+            reason: Some(forged.to_owned()),
+            policy_before: None,
+            policy_after: None,
+            removed: None,
+            previous: String::new(),
+        };
+        let text = shown(&entry);
+        assert_eq!(text.lines().count(), 2, "{text}");
+        assert!(
+            text.starts_with("     7  2026-11-23T08:00:00Z  console for ada  stage: x\\n   812")
+        );
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+    }
 }

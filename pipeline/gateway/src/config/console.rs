@@ -31,6 +31,9 @@ pub struct ConsoleConfig {
     pub user: String,
     /// How connections are protected.
     pub tls: Tls,
+    /// Where browsers reach it, if not where it listens: `https://`, a host and perhaps a port, with no
+    /// `/` at its end.
+    pub public_url: Option<String>,
     /// Names and addresses in a certificate that it makes itself, beside those that it finds.
     pub names: Vec<String>,
     /// After so long without a request a session is over.
@@ -65,6 +68,7 @@ impl Default for ConsoleConfig {
             folder: PathBuf::from(FOLDER),
             user: USER.to_owned(),
             tls: Tls::Own,
+            public_url: None,
             names: Vec::new(),
             session_idle: Duration::from_secs(30 * 60),
             session_limit: Duration::from_secs(12 * 3600),
@@ -141,6 +145,7 @@ impl Checker<'_> {
             folder: self.path(table.dir, FOLDER),
             user,
             tls,
+            public_url: self.public_url(table.public_url),
             names: (table.names.map(Spanned::into_inner).unwrap_or_default().into_iter())
                 .map(Spanned::into_inner)
                 .collect(),
@@ -153,6 +158,22 @@ impl Checker<'_> {
             memory_bytes: self.number::<u64>("memory-mib", table.memory_mib, 1024, 64..=65_536)
                 << 20,
         }
+    }
+
+    fn public_url(&mut self, written: Option<Spanned<String>>) -> Option<String> {
+        let written = written?;
+        let url = written.get_ref().trim_end_matches('/');
+        // As browsers write it.
+        let url = url.strip_suffix(":443").unwrap_or(url);
+        let host = url.strip_prefix("https://").unwrap_or_default();
+        let is_host = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
+        if !host.is_empty() && host.len() <= 255 && host.bytes().all(is_host) {
+            return Some(url.to_ascii_lowercase());
+        }
+        let what = format!("`{}` is not where browsers find a console", written.get_ref());
+        self.mistake(written.span(), what)
+            .help("write https://, its host and, unless it is 443, its port: no path");
+        None
     }
 
     fn console_address(&mut self, written: Option<Spanned<String>>) -> Option<SocketAddr> {

@@ -187,6 +187,7 @@ pub(super) struct Console {
     pub(super) tls: Option<Spanned<String>>,
     pub(super) certificate: Option<Spanned<String>>,
     pub(super) key: Option<Spanned<String>>,
+    pub(super) public_url: Option<Spanned<String>>,
     pub(super) names: Option<Spanned<Vec<Spanned<String>>>>,
     pub(super) session_idle_min: Option<Spanned<i64>>,
     pub(super) session_hours: Option<Spanned<i64>>,

@@ -222,7 +222,7 @@ fn the_example_shows_every_key_with_its_default() {
     let uncommented: Vec<&str> = (example.lines())
         // One worker per listed core, and which are there is the machine's business.
         // A wire is redundant with no other; nothing is exported; sockets are root's,
-        // and the console has a certificate of its own.
+        // and the console has a certificate of its own and no proxy before it.
         .filter(|line| {
             let others = [
                 "#cores",
@@ -236,6 +236,7 @@ fn the_example_shows_every_key_with_its_default() {
                 "#control-read-group",
                 "#certificate =",
                 "#key =",
+                "#public-url =",
                 "#names =",
                 "#json =",
                 "#ipfix =",
@@ -257,5 +258,21 @@ fn the_example_shows_every_key_with_its_default() {
             line.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with([' ', ']']))
         });
         assert!(shown, "deploy/gateway.toml does not show `{key}`");
+    }
+}
+
+#[test]
+fn the_consoles_public_url_is_an_https_host() {
+    let with = |url: &str| parse(&format!("{MINIMAL}[console]\npublic-url = \"{url}\"\n"));
+    for (written, meant) in [
+        ("https://Console.plant.example/", "https://console.plant.example"),
+        ("https://console.plant.example:443", "https://console.plant.example"),
+        ("https://[2001:db8::1]:8443", "https://[2001:db8::1]:8443"),
+    ] {
+        assert_eq!(with(written).unwrap().console.public_url.as_deref(), Some(meant));
+    }
+    for wrong in ["http://console.plant.example", "https://", "https://a/console", "console", ""] {
+        let shown = mistakes(&format!("{MINIMAL}[console]\npublic-url = \"{wrong}\"\n"));
+        assert!(shown.contains("is not where browsers find a console"), "{shown}");
     }
 }

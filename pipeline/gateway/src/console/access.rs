@@ -2,7 +2,7 @@
 //!
 //! [`users`] and [`tokens`] are files in the console's folder, [`sessions`] live in memory, [`setup`] is
 //! the one-time link by which the first administrator comes to be. [`throttle`] slows down whoever
-//! guesses. [`guard`] is what every request passes; [`secret`] makes what nobody can guess, and [`kept`]
+//! guesses, and [`pace`] whoever fills the audit log. [`guard`] is what every request passes; [`secret`] makes what nobody can guess, and [`kept`]
 //! is how the files are read and written.
 
 use std::path::Path;
@@ -12,6 +12,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use self::pace::Pace;
 use self::sessions::Sessions;
 use self::setup::Setup;
 use self::throttle::Throttle;
@@ -20,6 +21,7 @@ use self::users::Users;
 
 pub mod guard;
 pub mod kept;
+pub mod pace;
 pub mod secret;
 pub mod sessions;
 pub mod setup;
@@ -113,6 +115,8 @@ pub struct Access {
     pub setup: Setup,
     /// Who has to wait.
     pub throttle: Throttle,
+    /// Who changes what is their own too often.
+    pub pace: Pace,
 }
 
 impl Access {
@@ -124,6 +128,7 @@ impl Access {
             sessions: Sessions::new(idle, limit),
             setup: Setup::new(folder),
             throttle: Throttle::default(),
+            pace: Pace::default(),
         }
     }
 }

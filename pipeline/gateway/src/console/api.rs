@@ -4,12 +4,16 @@
 //! guard asks for and what the document says, so that a route cannot be forgotten in either.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
+use axum::body::{Body as HttpBody, Bytes};
 use axum::extract::rejection::{JsonRejection, PathRejection, QueryRejection};
-use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request};
+use axum::extract::{DefaultBodyLimit, FromRequest, FromRequestParts, Path, Query, Request, State};
 use axum::http::request::Parts;
-use axum::middleware::from_fn_with_state;
+use axum::http::{Method, StatusCode};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
+use axum::response::{IntoResponse, Response};
 use axum::{Json, routing};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -33,6 +37,7 @@ use super::{assets, events};
 
 pub mod account;
 pub mod admin;
+pub mod captures;
 pub mod devices;
 pub mod exceptions;
 pub mod flows;
@@ -40,6 +45,8 @@ pub mod learning;
 pub mod live;
 pub mod map;
 pub mod policy;
+pub mod report;
+pub mod signing;
 
 /// Where all routes of the API are.
 pub const BASE: &str = "/api/v1";
@@ -47,8 +54,15 @@ pub const BASE: &str = "/api/v1";
 /// The extension of an operation that names the least role that may ask for it.
 pub const ROLE_EXTENSION: &str = "x-bulkhead-role";
 
-/// Bytes of a request's body at most: a policy, as JSON quotes it.
-const MAX_BODY: usize = 16 << 20;
+/// Routes that take the texts of a policy.
+const TAKE_A_POLICY: [&str; 3] = ["/policy/check", "/policy/diff", "/policy/stage"];
+
+/// Requests to them that are worked on at a time.
+pub const POLICY_BODIES: usize = 2;
+
+/// Bytes of their bodies at most, as JSON quotes texts, and how long one may take to come.
+const MAX_POLICY_BODY: usize = 16 << 20;
+const POLICY_BODY_LIMIT: Duration = Duration::from_secs(60);
 
 /// Items of a page unless asked otherwise, and at most.
 const PAGE: usize = 100;
@@ -109,6 +123,17 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
+        let (head, body) = request.into_parts();
+        let mut read = Request::new(body);
+        // They say how long it may be.
+        read.extensions_mut().clone_from(&head.extensions);
+        let body = Bytes::from_request(read, state).await;
+        let body = body.map_err(|error| Problem::new(error.status(), error.body_text()))?;
+        // What is read into fields would take a list of their values, too.
+        if matches!(body.trim_ascii_start().first(), Some(first) if *first != b'{') {
+            return Err(Problem::bad_request("the body has to be an object of JSON"));
+        }
+        let request = Request::from_parts(head, HttpBody::from(body));
         let read = Json::<T>::from_request(request, state).await;
         read.map(|Json(value)| Self(value)).map_err(|rejection| {
             let detail = match &rejection {
@@ -119,7 +144,7 @@ impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
             };
             // What has the wrong shape is as wrong as what is no JSON.
             let status = match rejection.status() {
-                axum::http::StatusCode::UNPROCESSABLE_ENTITY => axum::http::StatusCode::BAD_REQUEST,
+                StatusCode::UNPROCESSABLE_ENTITY => StatusCode::BAD_REQUEST,
                 status => status,
             };
             Problem::new(status, detail)
@@ -169,9 +194,12 @@ pub struct Because {
 /// 400 where there is none, or too much of it.
 pub fn reason(text: &str) -> Result<String, Problem> {
     let trimmed = text.trim();
-    if trimmed.is_empty() || text.chars().count() > 1000 {
-        return Err(Problem::bad_request("a change needs a reason of 1 to 1000 characters")
-            .remedy("say why in `reason`, with the number of its ticket"));
+    let is_fit = !trimmed.is_empty() && !trimmed.contains(char::is_control);
+    if !is_fit || text.chars().count() > 1000 {
+        return Err(Problem::bad_request(
+            "a change needs a reason: one line of 1 to 1000 characters",
+        )
+        .remedy("say why in `reason`, with the number of its ticket"));
     }
     Ok(trimmed.to_owned())
 }
@@ -185,9 +213,15 @@ pub async fn heavy<R: Send + 'static>(
     console: &Console,
     work: impl FnOnce() -> Result<R, Problem> + Send + 'static,
 ) -> Result<R, Problem> {
-    let _place = console.heavy.acquire().await.map_err(|_| Problem::unavailable("stopping"))?;
-    let done = tokio::task::spawn_blocking(work).await;
-    done.map_err(|error| Problem::internal(format!("the answer could not be made: {error}")))?
+    let place = Arc::clone(&console.heavy).acquire_owned().await;
+    let place = place.map_err(|_| Problem::unavailable("stopping"))?;
+    let done = tokio::task::spawn_blocking(move || {
+        // Held until it is done, whether anybody waits for it still or not.
+        let _place = place;
+        work()
+    });
+    done.await
+        .map_err(|error| Problem::internal(format!("the answer could not be made: {error}")))?
 }
 
 type Routes = OpenApiRouter<Arc<Console>>;
@@ -223,8 +257,6 @@ fn for_viewers() -> Routes {
         .routes(routes!(policy::policy))
         .routes(routes!(policy::rules))
         .routes(routes!(policy::rule))
-        .routes(routes!(policy::check))
-        .routes(routes!(policy::diff))
         .routes(routes!(policy::explain))
         .routes(routes!(policy::history))
         .routes(routes!(learning::learning))
@@ -234,12 +266,12 @@ fn for_viewers() -> Routes {
         .routes(routes!(exceptions::grants))
         .routes(routes!(flows::flows))
         .routes(routes!(flows::denied))
+        .routes(routes!(report::report))
 }
 
 fn for_operators() -> Routes {
     OpenApiRouter::new()
         .routes(routes!(devices::quarantine, devices::release))
-        .routes(routes!(policy::stage))
         .routes(routes!(policy::unstage))
         .routes(routes!(policy::reload))
         .routes(routes!(policy::roll_back))
@@ -249,6 +281,17 @@ fn for_operators() -> Routes {
         .routes(routes!(learning::observe))
         .routes(routes!(exceptions::make_grant))
         .routes(routes!(exceptions::end_grant))
+        .routes(routes!(captures::capture))
+}
+
+/// Routes for viewers that take the texts of a policy; see [`TAKE_A_POLICY`].
+fn with_policies_for_viewers() -> Routes {
+    OpenApiRouter::new().routes(routes!(policy::check)).routes(routes!(policy::diff))
+}
+
+/// Likewise for operators.
+fn with_policies_for_operators() -> Routes {
+    OpenApiRouter::new().routes(routes!(policy::stage)).routes(routes!(signing::manifest))
 }
 
 fn for_admins() -> Routes {
@@ -262,9 +305,15 @@ pub fn router(console: &Arc<Console>) -> Router {
     let guarded = |routes: Routes, role: Role| {
         routes.route_layer(from_fn_with_state((Arc::clone(console), role), guard))
     };
+    let with_policies = |routes: Routes| {
+        let limited = routes.route_layer(DefaultBodyLimit::max(MAX_POLICY_BODY));
+        limited.route_layer(from_fn_with_state(Arc::clone(console), with_policy))
+    };
     let api = for_everybody()
         .merge(guarded(for_viewers(), Role::Viewer))
+        .merge(guarded(with_policies(with_policies_for_viewers()), Role::Viewer))
         .merge(guarded(for_operators(), Role::Operator))
+        .merge(guarded(with_policies(with_policies_for_operators()), Role::Operator))
         .merge(guarded(for_admins(), Role::Admin));
     let (api, _) = api.split_for_parts();
     let api = api
@@ -272,20 +321,66 @@ pub fn router(console: &Arc<Console>) -> Router {
             Problem::not_found("there is no such route; see /api/v1/openapi.json")
         })
         .method_not_allowed_fallback(|| async {
-            Problem::new(axum::http::StatusCode::METHOD_NOT_ALLOWED, "not by this method")
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, "not by this method")
         })
-        .layer(DefaultBodyLimit::max(MAX_BODY));
+        .layer(from_fn(to_the_end));
     Router::new()
         .nest(BASE, api)
         .fallback(routing::get(assets::asset))
         .with_state(Arc::clone(console))
 }
 
+/// Whether a route takes the texts of a policy: other bodies are small.
+pub fn takes_a_policy(path: &str) -> bool {
+    path.strip_prefix(BASE).is_some_and(|path| TAKE_A_POLICY.contains(&path))
+}
+
+/// Receives the texts of a policy, from somebody who may send them, a few at a time.
+async fn with_policy(
+    State(console): State<Arc<Console>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let Ok(_place) = console.policy_bodies.try_acquire() else {
+        return Problem::too_many("others send policies just now", 2).into_response();
+    };
+    let (head, body) = request.into_parts();
+    let bytes = axum::body::to_bytes(body, MAX_POLICY_BODY);
+    match tokio::time::timeout(POLICY_BODY_LIMIT, bytes).await {
+        Ok(Ok(bytes)) => next.run(Request::from_parts(head, HttpBody::from(bytes))).await,
+        Ok(Err(error)) => {
+            let most = MAX_POLICY_BODY >> 20;
+            let detail = format!("the body broke off, or has more than {most} MiB: {error}");
+            Problem::new(StatusCode::PAYLOAD_TOO_LARGE, detail).into_response()
+        }
+        Err(_) => {
+            Problem::new(StatusCode::REQUEST_TIMEOUT, "the body takes too long").into_response()
+        }
+    }
+}
+
+/// Does what changes something to its end, with its entry in the audit log, though the client hangs up.
+async fn to_the_end(request: Request, next: Next) -> Response {
+    let is_question = matches!(*request.method(), Method::GET | Method::HEAD | Method::OPTIONS);
+    // A capture ends with whoever waits for it.
+    if is_question || request.uri().path().ends_with("/captures") {
+        return next.run(request).await;
+    }
+    match tokio::spawn(next.run(request)).await {
+        Ok(response) => response,
+        Err(error) => {
+            Problem::internal(format!("the request came to no end: {error}")).into_response()
+        }
+    }
+}
+
 /// The document that describes all routes of the API.
 pub fn document() -> OpenApi {
     let mut document = describe(for_everybody(), None);
     document.merge(describe(for_viewers(), Some(Role::Viewer)));
+    document.merge(describe(with_policies_for_viewers(), Some(Role::Viewer)));
     document.merge(describe(for_operators(), Some(Role::Operator)));
+    document.merge(describe(with_policies_for_operators(), Some(Role::Operator)));
     document.merge(describe(for_admins(), Some(Role::Admin)));
     let paths = std::mem::take(&mut document.paths.paths);
     document.paths.paths =

@@ -1,7 +1,8 @@
 //! Live events (server-sent events). A client that is slow gets the newest, never a backlog.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use axum::Extension;
@@ -16,9 +17,12 @@ use super::access::{Caller, guard};
 use super::overview::Overview;
 use super::problem::Problem;
 
-/// Streams at a time. With the connections that a page keeps beside its stream it stays below those that
-/// one address may have.
-pub const MAX_STREAMS: u64 = 128;
+/// Streams at a time: fewer than the connections that one source may have, so that many who come through
+/// one tunnel can still ask.
+pub const MAX_STREAMS: u64 = 48;
+
+/// Streams of one user, for the same reason.
+pub const MAX_OF_USER: usize = 8;
 
 /// How often a comment is sent to keep proxies from giving up.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -35,11 +39,13 @@ struct Latest {
 #[derive(Debug)]
 pub struct Events {
     sender: watch::Sender<Latest>,
+    /// Streams of each user who has some.
+    watching: Mutex<HashMap<String, usize>>,
 }
 
 impl Default for Events {
     fn default() -> Self {
-        Self { sender: watch::channel(Latest::default()).0 }
+        Self { sender: watch::channel(Latest::default()).0, watching: Mutex::default() }
     }
 }
 
@@ -52,14 +58,39 @@ impl Events {
             latest.gone += u64::from(came_back == Some(false));
         });
     }
+
+    fn watching(&self) -> MutexGuard<'_, HashMap<String, usize>> {
+        self.watching.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// A place among the streams, for as long as it lives.
-struct Place(Arc<Console>);
+struct Place {
+    console: Arc<Console>,
+    user: String,
+}
+
+impl Place {
+    /// A place for one more stream of `user`, if there is one.
+    fn take(console: &Arc<Console>, user: &str) -> Option<Self> {
+        let mut watching = console.events.watching();
+        let count = watching.get(user).copied().unwrap_or(0);
+        if count >= MAX_OF_USER || !console.metrics.stream(MAX_STREAMS) {
+            return None;
+        }
+        watching.insert(user.to_owned(), count + 1);
+        Some(Self { console: Arc::clone(console), user: user.to_owned() })
+    }
+}
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.0.metrics.stream_ended();
+        self.console.metrics.stream_ended();
+        let mut watching = self.console.events.watching();
+        match watching.get_mut(&self.user) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(watching.remove(&self.user)),
+        }
     }
 }
 
@@ -88,11 +119,10 @@ pub async fn events(
     State(console): State<Arc<Console>>,
     Extension(caller): Extension<Caller>,
 ) -> Response {
-    if !console.metrics.stream(MAX_STREAMS) {
+    let Some(place) = Place::take(&console, &caller.user) else {
         console.metrics.stream_refused();
         return Problem::too_many("too many pages are watching already", 30).into_response();
-    }
-    let place = Place(Arc::clone(&console));
+    };
     let mut events = console.events.sender.subscribe();
     // What is there already is sent at once.
     events.mark_changed();

@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use super::Console;
 use super::access::Caller;
+use super::notes::Notes;
 use super::overview::{Moment, Overview};
 use super::problem::Problem;
 use crate::audit::Entry;
@@ -40,6 +41,12 @@ const MAX_QUESTIONS: usize = 6;
 /// Moments that are kept: an hour.
 const HISTORY: usize = 3600;
 
+/// A gateway that has said nothing for so long counts as gone.
+const STALE: Duration = Duration::from_secs(10);
+
+/// Every how many rounds a policy is tried again that could not be read.
+const RETRY: u64 = 30;
+
 /// Entries of the audit log that are kept at hand.
 const RECENT: usize = 100;
 
@@ -50,7 +57,8 @@ const STAGED_FLOWS: usize = 20;
 #[derive(Debug)]
 pub struct Gateway {
     socket: PathBuf,
-    questions: Semaphore,
+    questions: Arc<Semaphore>,
+    notes: Notes,
     state: Mutex<Known>,
 }
 
@@ -58,7 +66,7 @@ pub struct Gateway {
 #[derive(Debug, Default)]
 struct Known {
     moment: Option<Moment>,
-    history: VecDeque<Overview>,
+    history: VecDeque<Arc<Overview>>,
     gone: Option<(Timestamp, String)>,
     exceptions: Option<Arc<Exceptions>>,
     recent: Arc<Vec<Entry>>,
@@ -107,7 +115,9 @@ impl Compiled {
 impl Gateway {
     /// The gateway that answers at `socket`.
     pub fn new(socket: PathBuf) -> Self {
-        Self { socket, questions: Semaphore::new(MAX_QUESTIONS), state: Mutex::default() }
+        let questions = Arc::new(Semaphore::new(MAX_QUESTIONS));
+        let notes = Notes::start(socket.clone());
+        Self { socket, questions, notes, state: Mutex::default() }
     }
 
     /// Asks on behalf of a request.
@@ -116,11 +126,15 @@ impl Gateway {
     ///
     /// 503 where the gateway does not answer, or answers that it cannot.
     pub async fn ask(&self, question: Ask) -> Result<Answer, Problem> {
-        let _place =
-            self.questions.acquire().await.map_err(|_| Problem::unavailable("stopping"))?;
+        let place = Arc::clone(&self.questions).acquire_owned().await;
+        let place = place.map_err(|_| Problem::unavailable("stopping"))?;
         let socket = self.socket.clone();
-        let answer = tokio::task::spawn_blocking(move || ask(&socket, question)).await;
-        match answer.map_err(|error| Problem::internal(error.to_string()))? {
+        let answer = tokio::task::spawn_blocking(move || {
+            // Held until there is an answer, whether anybody waits for it still or not.
+            let _place = place;
+            ask(&socket, question)
+        });
+        match answer.await.map_err(|error| Problem::internal(error.to_string()))? {
             Ok(Answer::Error(error)) | Err(error) => Err(Problem::unavailable(error)),
             Ok(answer) => Ok(answer),
         }
@@ -201,22 +215,28 @@ impl Gateway {
     /// console's own log has it.
     pub fn note(&self, about: About, user: &str, detail: String) {
         info!(user, "{detail}");
-        let note = Note { about, on_behalf_of: user.to_owned(), detail };
-        let socket = self.socket.clone();
-        let user = user.to_owned();
-        tokio::task::spawn_blocking(move || match ask(&socket, Ask::Note(note)) {
-            Ok(Answer::Noted {}) => {}
-            Ok(Answer::Error(error)) | Err(error) => {
-                warn!(user, "the gateway's audit log does not have this: {error}");
-            }
-            Ok(_) => warn!(user, "the gateway's audit log does not have this"),
-        });
+        self.notes.enter(Note { about, on_behalf_of: user.to_owned(), detail });
+    }
+
+    /// How much of that could not be entered.
+    pub fn notes_lost(&self) -> u64 {
+        self.notes.lost()
+    }
+
+    /// Waits until all of it is entered, or for `limit`: the process is about to end.
+    pub fn finish_notes(&self, limit: Duration) {
+        self.notes.finish(limit);
     }
 
     /// What it does now, or since when it does not answer, and why.
     pub fn moment(&self) -> Result<Moment, (Timestamp, String)> {
         let state = self.state();
         match (&state.moment, &state.gone) {
+            (Some(moment), None) if moment.age() > STALE => {
+                let seconds = moment.age().as_secs();
+                let since = Timestamp::now() - moment.age();
+                Err((since, format!("it has said nothing for {seconds} s")))
+            }
             (Some(moment), None) => Ok(moment.clone()),
             (_, Some(gone)) => Err(gone.clone()),
             (None, None) => Err((Timestamp::now(), "it was not asked yet".to_owned())),
@@ -224,7 +244,7 @@ impl Gateway {
     }
 
     /// What was shown in the last `seconds`, the oldest first.
-    pub fn history(&self, seconds: usize) -> Vec<Overview> {
+    pub fn history(&self, seconds: usize) -> Vec<Arc<Overview>> {
         let state = self.state();
         let skipped = state.history.len().saturating_sub(seconds);
         state.history.iter().skip(skipped).cloned().collect()
@@ -265,6 +285,7 @@ type PolicyKey = (Option<String>, Option<u64>, Option<String>, Vec<String>);
 pub fn watch(console: &Console) {
     let gateway = &console.gateway;
     let mut key: Option<PolicyKey> = None;
+    let mut tried: Option<PolicyKey> = None;
     for round in 0_u64.. {
         let begun = Instant::now();
         match gateway.status() {
@@ -278,8 +299,13 @@ pub fn watch(console: &Console) {
                     _ => None,
                 };
                 let policy_key = policy_key(&status, staged.as_ref());
-                if key.as_ref() != Some(&policy_key) && learn_policies(console) {
-                    key = Some(policy_key);
+                let is_known = key.as_ref() == Some(&policy_key);
+                let is_due = tried.as_ref() != Some(&policy_key) || round % RETRY == 0;
+                if !is_known && is_due {
+                    tried = Some(policy_key.clone());
+                    if learn_policies(console) {
+                        key = Some(policy_key);
+                    }
                 }
                 let moment = {
                     let mut state = gateway.state();
@@ -289,7 +315,7 @@ pub fn watch(console: &Console) {
                 };
                 let overview = Overview::of(console, Ok(moment));
                 let mut state = gateway.state();
-                state.history.push_back(overview.without_lists());
+                state.history.push_back(Arc::new(overview.without_lists()));
                 if state.history.len() > HISTORY {
                     state.history.pop_front();
                 }

@@ -12,6 +12,7 @@ pub struct Metrics {
     connections_refused: AtomicU64,
     answers: [AtomicU64; 5],
     busy: AtomicU64,
+    too_often: AtomicU64,
     unauthenticated: AtomicU64,
     forbidden: AtomicU64,
     log_ins: AtomicU64,
@@ -41,10 +42,12 @@ macro_rules! counts {
 counts! {
     /// A connection was taken.
     connection => connections;
-    /// One was not: its address has as many as one may.
+    /// One was not: its source has as many as one may, or asks too often.
     connection_refused => connections_refused;
     /// A request was refused because too many were worked on.
     busy => busy;
+    /// A request was refused because its source asks too often.
+    too_often => too_often;
     /// Somebody logged in.
     log_in => log_ins;
     /// Somebody failed to.
@@ -122,11 +125,17 @@ pub fn render(console: &Console) -> String {
     family(
         "connections_refused_total",
         counter,
-        "Connections refused because their address had as many as one may.",
+        "Connections refused because their source had as many as one may, or asked too often.",
         &one(&m.connections_refused),
     );
     family("answers_total", counter, "Answers sent, by class of their status.", &answers);
     family("busy_total", counter, "Requests refused for want of room.", &one(&m.busy));
+    family(
+        "too_often_total",
+        counter,
+        "Requests refused because their source asked too often.",
+        &one(&m.too_often),
+    );
     family(
         "refused_total",
         counter,
@@ -159,6 +168,12 @@ pub fn render(console: &Console) -> String {
         counter,
         "Questions that the gateway did not answer.",
         &one(&m.gateway_errors),
+    );
+    family(
+        "notes_lost_total",
+        counter,
+        "Doings at the console that the gateway's audit log could not take.",
+        &[("", console.gateway.notes_lost())],
     );
     family(
         "changes_total",

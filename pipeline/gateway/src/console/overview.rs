@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
@@ -12,6 +12,7 @@ use super::Console;
 use super::model::groups::GroupKind;
 use crate::audit::Entry;
 use crate::candidate::unix_now_ms;
+use crate::failure::bypassed::Bypassed;
 use crate::status::{Counted, PortStatus, Status};
 use crate::workflow::stage::StageReport;
 
@@ -144,8 +145,38 @@ pub struct WireShown {
     pub name: String,
     /// `observe` or `enforce`.
     pub mode: String,
+    /// What becomes of it while no gateway judges: `closed`, or `open` and by what.
+    pub fail: String,
     /// Its ports.
     pub ports: Vec<PortShown>,
+}
+
+/// Wires that pass everything unjudged.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub struct BypassShown {
+    /// Their names.
+    pub wires: Vec<String>,
+    /// Who bypasses them: `the supervisor`, `systemd`, or a user.
+    pub by: String,
+    /// Why, in words.
+    pub why: String,
+    /// Since when.
+    #[schema(format = DateTime)]
+    pub since: String,
+}
+
+impl From<&Bypassed> for BypassShown {
+    fn from(bypassed: &Bypassed) -> Self {
+        let since =
+            Timestamp::from_millisecond(bypassed.since_unix_ms).unwrap_or(Timestamp::UNIX_EPOCH);
+        Self {
+            wires: bypassed.wires.clone(),
+            by: bypassed.by.clone(),
+            why: bypassed.why.clone(),
+            since: since.to_string(),
+        }
+    }
 }
 
 /// The policy in force.
@@ -233,6 +264,9 @@ pub struct Overview {
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(format = DateTime)]
     pub unreachable_since: Option<String>,
+    /// Who lets wires pass unjudged: while the gateway does not answer, or where a bypass does not let go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bypassed: Option<BypassShown>,
     /// The last second.
     pub rates: Rates,
     /// Since the gateway started.
@@ -301,6 +335,11 @@ impl Moment {
         }
     }
 
+    /// How long ago it was told.
+    pub fn age(&self) -> Duration {
+        self.at.elapsed()
+    }
+
     fn counts(&self, kind: &str, list: &[Counted]) -> Vec<DropCount> {
         let counted = list.iter().map(|counted| DropCount {
             reason: counted.name.clone(),
@@ -324,6 +363,7 @@ impl Overview {
             gateway: None,
             unreachable: None,
             unreachable_since: None,
+            bypassed: None,
             rates: Rates::default(),
             verdicts: Verdicts::default(),
             drops: Vec::new(),
@@ -344,6 +384,11 @@ impl Overview {
                 let what = format!("the gateway does not answer: {why}");
                 let link = "/overview".to_owned();
                 overview.decisions.push(Decision { kind: DecisionKind::Alarm, what, link });
+                if let Some(bypassed) = Bypassed::read(&console.settings.socket) {
+                    overview.bypassed = Some(BypassShown::from(&bypassed));
+                    let (what, link) = (bypassed.describe(), "/overview".to_owned());
+                    overview.decisions.push(Decision { kind: DecisionKind::Alarm, what, link });
+                }
                 overview.unreachable = Some(why);
                 overview.unreachable_since = Some(since.to_string());
             }
@@ -383,12 +428,14 @@ impl Overview {
                 .map(|wire| WireShown {
                     name: wire.name.clone(),
                     mode: wire.mode.clone(),
+                    fail: wire.fail.clone(),
                     ports: vec![port("inside", &wire.inside), port("outside", &wire.outside)],
                 })
                 .collect(),
             clock_synchronised: status.policy.as_ref().is_none_or(|p| p.clock_synchronised),
             standing: status.standing.clone(),
         });
+        self.bypassed = status.bypassed.as_ref().map(BypassShown::from);
         self.rates = moment.rates;
         self.verdicts = Verdicts {
             received: ports().map(|port| port.received).sum(),
@@ -450,6 +497,10 @@ fn decisions(console: &Console, moment: &Moment) -> Vec<Decision> {
     }
     for (at, _) in status.workers.iter().enumerate().filter(|(_, worker)| worker.hangs) {
         add(DecisionKind::Alarm, format!("worker {at} hangs: its wires are cut"), "/overview");
+    }
+    if let Some(trouble) = console.model.trouble() {
+        let what = format!("the map, devices and flows are not of now: {trouble}");
+        add(DecisionKind::Alarm, what, "/map");
     }
     let last = status.last_reload.as_ref().filter(|last| !last.outcome.is_success());
     if let Some(last) = last {

@@ -1,24 +1,30 @@
 //! Policies that learning proposes: made in the background, kept for a while, approved and staged.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use bulkhead_rules::syntax::Source;
 use jiff::Timestamp;
 use serde::Serialize;
+use sha2::{Digest, Sha256};
 use utoipa::ToSchema;
 
 use super::Console;
 use super::access::secret;
 use super::api::policy::own_files;
+use super::gateway::Compiled;
+use super::model::blast::Classes;
+use super::model::network::Network;
 use super::problem::Problem;
 use super::settings::Settings;
 use crate::cli::exit;
-use crate::control::questions::PolicyShown;
+use crate::control::questions::{PolicyShown, TextShown};
 use crate::learning::model::Model;
 use crate::learning::proposal::{self, FILE, HEAD, Learned, Surroundings};
 use crate::learning::report::{Range, Reader, Refusal};
 use crate::propose::kind;
+use crate::status::WireStatus;
 
 /// Proposals that are kept: the latest ones.
 const MAX_PROPOSALS: usize = 4;
@@ -71,6 +77,9 @@ pub struct ProposalShown {
     pub periods: u64,
     /// The policy text.
     pub text: String,
+    /// Its hash (SHA-256), which says when staging it that it was looked at; absent until it is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hash: Option<String>,
 }
 
 /// What is expected to be denied by mistake.
@@ -130,6 +139,25 @@ pub struct Proposal {
     id: String,
     at: Timestamp,
     made: Mutex<Made>,
+    /// The latest answer to what hosts would reach.
+    reach: Mutex<Option<Known>>,
+}
+
+/// What hosts would reach, and of which texts and network that is so.
+#[derive(Debug)]
+struct Known {
+    files: Vec<TextShown>,
+    network: Weak<Network>,
+    reach: Reach,
+}
+
+/// A policy, and what it lets hosts reach.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// The policy.
+    pub policy: Arc<Compiled>,
+    /// Hosts that it cannot tell apart, and what they reach.
+    pub classes: Arc<Classes>,
 }
 
 #[derive(Debug)]
@@ -148,16 +176,19 @@ impl Proposals {
     pub fn begin(
         &self,
         console: &Arc<Console>,
-        shown: Option<PolicyShown>,
+        shown: PolicyShown,
         range: Range,
     ) -> Result<String, Problem> {
         let mut kept = self.kept();
         if kept.iter().any(|proposal| matches!(*proposal.made(), Made::Pending)) {
             return Err(Problem::too_many("another proposal is being made", 5));
         }
+        let place = Arc::clone(&console.learning).try_acquire_owned();
+        let place = place.map_err(|_| Problem::too_many("something else is being learnt", 10))?;
         let id = secret::id()?;
         let made = Mutex::new(Made::Pending);
-        let proposal = Arc::new(Proposal { id: id.clone(), at: Timestamp::now(), made });
+        let (at, reach) = (Timestamp::now(), Mutex::default());
+        let proposal = Arc::new(Proposal { id: id.clone(), at, made, reach });
         if kept.len() >= MAX_PROPOSALS {
             kept.remove(0);
         }
@@ -165,10 +196,14 @@ impl Proposals {
         drop(kept);
         let console = Arc::clone(console);
         tokio::task::spawn_blocking(move || {
-            let made = make(&console.settings, shown.as_ref(), range);
+            let _place = place;
+            let make = || make(&console, &shown, range);
+            // One that comes to no end would keep all others waiting.
+            let made = panic::catch_unwind(AssertUnwindSafe(make));
             *proposal.made() = match made {
-                Ok(made) => Made::Ready(Box::new(made)),
-                Err(problem) => Made::Failed(problem.detail),
+                Ok(Ok(made)) => Made::Ready(Box::new(made)),
+                Ok(Err(problem)) => Made::Failed(problem.detail),
+                Err(_) => Made::Failed("making it failed; the console's log says how".to_owned()),
             };
         });
         Ok(id)
@@ -188,20 +223,34 @@ impl Proposals {
         })
     }
 
+    /// The latest proposal that is made.
+    ///
+    /// # Errors
+    ///
+    /// 404 where there is none.
+    pub fn latest(&self) -> Result<Arc<Proposal>, Problem> {
+        let kept = self.kept();
+        let found = kept.iter().rev().find(|one| matches!(*one.made(), Made::Ready(_)));
+        found.cloned().ok_or_else(|| {
+            Problem::not_found("no proposal is made")
+                .remedy("begin one: POST /api/v1/learning/proposals")
+        })
+    }
+
     fn kept(&self) -> MutexGuard<'_, Vec<Arc<Proposal>>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 fn make(
-    settings: &Settings,
-    shown: Option<&PolicyShown>,
+    console: &Console,
+    shown: &PolicyShown,
     range: Range,
 ) -> Result<(Learned, Surroundings), Problem> {
-    let reader = Reader::open_path(&settings.store, range);
+    let reader = Reader::open_path(&console.settings.store, range);
     let reader = reader.map_err(|error| Problem::unavailable(error.to_string()))?;
     let model = Model::read(&reader).map_err(|error| Problem::unavailable(error.to_string()))?;
-    let around = surroundings(settings, shown)?;
+    let around = surroundings(console, shown)?;
     let learned = proposal::learn(model, &around, &[]).map_err(refused)?;
     around.check(FILE, &learned.text.to_string()).map_err(refused)?;
     Ok((learned, around))
@@ -211,17 +260,30 @@ fn make(
 ///
 /// # Errors
 ///
-/// What is wrong with its policy.
-pub fn surroundings(
-    settings: &Settings,
-    shown: Option<&PolicyShown>,
-) -> Result<Surroundings, Problem> {
-    let files = shown.map(own_files).unwrap_or_default();
-    let sources = files.into_iter().map(|(name, text)| Source::new(name, text)).collect();
-    let wires = shown.into_iter().flat_map(|shown| &shown.wires).zip(0..);
-    // Which wires are redundant the gateway does not tell: each stands by itself.
-    let wires = wires.map(|(wire, at)| (Arc::from(wire.as_str()), at)).collect();
-    Surroundings::of_texts(sources, wires, settings.limits.clone()).map_err(refused)
+/// What is wrong with its policy, or that it does not tell which wires are redundant: what is learnt must
+/// hold on each of them.
+pub fn surroundings(console: &Console, shown: &PolicyShown) -> Result<Surroundings, Problem> {
+    let sources =
+        own_files(shown).into_iter().map(|(name, text)| Source::new(name, text)).collect();
+    let moment = console.gateway.moment().map_err(|(_, why)| Problem::unavailable(why))?;
+    let wires = redundancy(&shown.wires, &moment.status.wires)?;
+    Surroundings::of_texts(sources, wires, console.settings.limits.clone()).map_err(refused)
+}
+
+/// Wires, each with its redundancy group by the first wire in it.
+fn redundancy(names: &[String], wires: &[WireStatus]) -> Result<Vec<(Arc<str>, usize)>, Problem> {
+    let group = |name: &String| {
+        let wire = wires.iter().find(|wire| wire.name == *name);
+        wire.map(|wire| wire.redundancy_group.as_ref()).ok_or_else(|| {
+            Problem::unavailable(format!("the gateway does not tell of the wire {name} just now"))
+        })
+    };
+    let groups: Vec<Option<&String>> = names.iter().map(group).collect::<Result<_, _>>()?;
+    let of = |at: usize| match groups[at] {
+        Some(_) => groups.iter().position(|other| *other == groups[at]).unwrap_or(at),
+        None => at,
+    };
+    Ok(names.iter().zip(0..).map(|(name, at)| (Arc::from(name.as_str()), of(at))).collect())
 }
 
 /// What a command refuses, as the API says it.
@@ -273,6 +335,54 @@ impl Proposal {
         Ok(all)
     }
 
+    /// What the proposal would let hosts reach, in the place of what was learned before, with grants and
+    /// quarantines as they are.
+    ///
+    /// # Errors
+    ///
+    /// 409 while it is being made, or where the policy cannot be compiled with it.
+    pub fn reach(
+        &self,
+        settings: &Settings,
+        shown: &PolicyShown,
+        network: &Arc<Network>,
+    ) -> Result<Reach, Problem> {
+        let own = self.with(own_files(shown))?.into_iter();
+        let own = own.map(|(name, text)| TextShown { name, text, added: false });
+        let is_before = |file: &&TextShown| file.added;
+        let before: Vec<TextShown> = shown.files.iter().take_while(is_before).cloned().collect();
+        let after = shown.files.iter().skip(before.len()).filter(|file| file.added).cloned();
+        let files: Vec<TextShown> = before.into_iter().chain(own).chain(after).collect();
+        // Whoever asks for the same meanwhile waits, and has the answer then.
+        let mut known = self.reach.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_same = |known: &&Known| {
+            known.files == files && std::ptr::eq(known.network.as_ptr(), Arc::as_ptr(network))
+        };
+        if let Some(known) = known.as_ref().filter(is_same) {
+            return Ok(known.reach.clone());
+        }
+        let shown = PolicyShown { files: files.clone(), ..shown.clone() };
+        let policy = Arc::new(Compiled::of(shown, &settings.limits).map_err(Problem::conflict)?);
+        let classes = Arc::new(Classes::of(network, &policy));
+        let reach = Reach { policy, classes };
+        *known = Some(Known { files, network: Arc::downgrade(network), reach: reach.clone() });
+        Ok(reach)
+    }
+
+    /// Refuses where the text is another one than that with this hash.
+    ///
+    /// # Errors
+    ///
+    /// 409 for that, and while it is being made.
+    pub fn expect(&self, expected: &str) -> Result<(), Problem> {
+        match &*self.made() {
+            Made::Ready(made) if hash(&made.0.text.to_string()) == expected => Ok(()),
+            Made::Ready(_) => Err(Problem::conflict("the proposal was changed meanwhile")
+                .remedy("look at it again: somebody approved something")),
+            _ => Err(Problem::conflict("the proposal is not made")),
+        }
+    }
+
     /// As the API shows it.
     pub fn shown(&self) -> ProposalShown {
         let mut shown = ProposalShown {
@@ -289,6 +399,7 @@ impl Proposal {
             edges: 0,
             periods: 0,
             text: String::new(),
+            hash: None,
         };
         match &*self.made() {
             Made::Pending => {}
@@ -303,6 +414,10 @@ impl Proposal {
         }
         shown
     }
+}
+
+fn hash(text: &str) -> String {
+    secret::hex(&Sha256::digest(text))
 }
 
 fn show(shown: &mut ProposalShown, learned: &Learned) {
@@ -355,4 +470,29 @@ fn show(shown: &mut ProposalShown, learned: &Learned) {
     shown.edges = model.store.edges().len() as u64;
     shown.periods = u64::from(model.store.hours());
     shown.text = learned.text.to_string();
+    shown.hash = Some(hash(&shown.text));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn wires_of_one_redundancy_group_are_one_and_an_unknown_one_is_refused() {
+        let wire = |name: &str, group: Option<&str>| WireStatus {
+            name: name.to_owned(),
+            mode: "observe".to_owned(),
+            redundancy_group: group.map(str::to_owned),
+            inside: Default::default(),
+            outside: Default::default(),
+            fail: "closed".to_owned(),
+        };
+        let ring = Some("ring");
+        let wires = [wire("a", None), wire("b", ring), wire("c", None), wire("d", ring)];
+        let names = ["a", "b", "c", "d"].map(str::to_owned);
+        let found = redundancy(&names, &wires).unwrap_or_else(|e| panic!("{e:?}"));
+        let groups: Vec<usize> = found.into_iter().map(|(_, group)| group).collect();
+        assert_eq!(groups, [0, 1, 2, 1]);
+        assert_eq!(redundancy(&names, &wires[..3]).map_err(|p| p.status), Err(503));
+    }
 }

@@ -1,17 +1,17 @@
 //! Connections: TLS, and limits in number, size and time. A client that dawdles costs a place, for a
 //! while; one that floods is refused cheaply.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::{HeaderValue, Request, Response, header};
+use axum::http::{HeaderValue, Request, Response, StatusCode, header};
 use axum::response::IntoResponse;
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -23,13 +23,14 @@ use tokio_rustls::TlsAcceptor;
 use tower::Service as _;
 use tracing::debug;
 
-use super::Console;
 use super::access::guard::Peer;
+use super::patience::Patient;
 use super::problem::Problem;
+use super::sources::{Connection, Sources};
+use super::{Console, api};
 
-/// Connections at a time, and from one address.
+/// Connections at a time; see [`super::sources`] for those of one source.
 const MAX_CONNECTIONS: usize = 512;
-const MAX_OF_ADDRESS: usize = 64;
 
 /// Requests that are worked on at a time; event streams do not count once they have begun.
 const MAX_REQUESTS: usize = 64;
@@ -38,11 +39,22 @@ const MAX_REQUESTS: usize = 64;
 const HANDSHAKE_LIMIT: Duration = Duration::from_secs(10);
 const HEAD_LIMIT: Duration = Duration::from_secs(15);
 
+/// Bytes of a request's body, but where a policy is expected, and how long it may take to come.
+const MAX_BODY: usize = 64 << 10;
+const BODY_LIMIT: Duration = Duration::from_secs(5);
+
 /// How long an answer may take to begin: longer than the gateway may take for a change.
 const ANSWER_LIMIT: Duration = Duration::from_secs(140);
 
+/// How long a client may take to read anything of its answer.
+const READ_LIMIT: Duration = Duration::from_secs(30);
+
 /// A connection ends after so long, whatever is asked; event streams are begun anew by their clients.
 const CONNECTION_LIMIT: Duration = Duration::from_secs(3600);
+
+/// What is said to a source that asks too often: the answer is the same for all, and nothing is looked up
+/// for it.
+const TOO_OFTEN: &str = r#"{"type":"about:blank","title":"Too Many Requests","status":429,"detail":"too many requests come from there","remedy":"ask less often: a page needs a few requests a second at most","retry-after-s":1}"#;
 
 /// What pages of the console may do: run its own scripts, use its own styles, talk to it. Nothing inline,
 /// nothing evaluated, nothing from elsewhere, in nobody's frame.
@@ -62,6 +74,21 @@ const HEADERS: [(&str, &str); 8] = [
     ("permissions-policy", "camera=(), microphone=(), geolocation=(), payment=(), usb=()"),
 ];
 
+/// What serves every connection.
+struct Serving {
+    tls: Option<TlsAcceptor>,
+    console: Arc<Console>,
+    router: Router,
+    /// Places for requests that are worked on.
+    requests: Semaphore,
+}
+
+/// The other end of a connection.
+struct Client {
+    peer: SocketAddr,
+    connection: Connection,
+}
+
 /// Serves until its runtime ends.
 pub async fn serve(
     listener: TcpListener,
@@ -70,10 +97,10 @@ pub async fn serve(
     router: Router,
 ) {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
-    let requests = Arc::new(Semaphore::new(MAX_REQUESTS));
-    let addresses = Arc::new(Addresses::default());
+    let sources = Arc::new(Sources::default());
+    let requests = Semaphore::new(MAX_REQUESTS);
+    let serving = Arc::new(Serving { tls, console, router, requests });
     loop {
-        let Ok(place) = Arc::clone(&places).acquire_owned().await else { return };
         let (stream, peer) = match listener.accept().await {
             Ok(accepted) => accepted,
             // Out of descriptors, commonly: others will close theirs.
@@ -82,87 +109,121 @@ pub async fn serve(
                 continue;
             }
         };
-        let Some(counted) = Addresses::enter(&addresses, peer.ip()) else {
-            console.metrics.connection_refused();
+        // Whoever finds no place is told so at once, and tries again.
+        let place = Arc::clone(&places).try_acquire_owned();
+        let connection = sources.connect(peer.ip(), Instant::now());
+        let (Ok(place), Some(connection)) = (place, connection) else {
+            serving.console.metrics.connection_refused();
             continue;
         };
-        console.metrics.connection();
-        let (console, router) = (Arc::clone(&console), router.clone());
-        let (tls, requests) = (tls.clone(), Arc::clone(&requests));
+        serving.console.metrics.connection();
+        let serving = Arc::clone(&serving);
         tokio::spawn(async move {
-            let served =
-                timeout(CONNECTION_LIMIT, connection(stream, peer, tls, console, router, requests));
-            if served.await.is_err() {
+            let served = serving.connection(stream, Client { peer, connection });
+            if timeout(CONNECTION_LIMIT, served).await.is_err() {
                 debug!(%peer, "a connection to the console was as old as one may be");
             }
-            drop((place, counted));
+            drop(place);
         });
     }
 }
 
-async fn connection(
-    stream: TcpStream,
-    peer: SocketAddr,
-    tls: Option<TlsAcceptor>,
-    console: Arc<Console>,
-    router: Router,
-    requests: Arc<Semaphore>,
-) {
-    // Small answers go out at once.
-    let _ = stream.set_nodelay(true);
-    match tls {
-        None => http(stream, peer, console, router, requests).await,
-        Some(tls) => match timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
-            Ok(Ok(stream)) => http(stream, peer, console, router, requests).await,
-            Ok(Err(error)) => debug!(%peer, "no TLS with a client of the console: {error}"),
-            Err(_) => debug!(%peer, "a client of the console took too long over TLS"),
-        },
-    }
-}
-
-async fn http(
-    stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
-    peer: SocketAddr,
-    console: Arc<Console>,
-    router: Router,
-    requests: Arc<Semaphore>,
-) {
-    let service = service_fn(move |request: Request<Incoming>| {
-        let (console, router, requests) =
-            (Arc::clone(&console), router.clone(), Arc::clone(&requests));
-        async move {
-            let answer = respond(request, peer, &console, router, &requests).await;
-            Ok::<_, Infallible>(finished(answer, &console))
+impl Serving {
+    async fn connection(self: &Arc<Self>, stream: TcpStream, client: Client) {
+        // Small answers go out at once.
+        let _ = stream.set_nodelay(true);
+        let stream = Patient::new(stream, READ_LIMIT);
+        let peer = client.peer;
+        match &self.tls {
+            None => self.http(stream, client).await,
+            Some(tls) => match timeout(HANDSHAKE_LIMIT, tls.accept(stream)).await {
+                Ok(Ok(stream)) => self.http(stream, client).await,
+                Ok(Err(error)) => debug!(%peer, "no TLS with a client of the console: {error}"),
+                Err(_) => debug!(%peer, "a client of the console took too long over TLS"),
+            },
         }
-    });
-    let connection = http1::Builder::new()
-        .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
-        .max_buf_size(64 << 10)
-        .serve_connection(TokioIo::new(stream), service);
-    if let Err(error) = connection.await {
-        debug!(%peer, "a client of the console was left: {error}");
+    }
+
+    async fn http(
+        self: &Arc<Self>,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        client: Client,
+    ) {
+        let client = &client;
+        let service = service_fn(move |request: Request<Incoming>| async move {
+            let answer = self.respond(request, client).await;
+            Ok::<_, Infallible>(finished(answer, &self.console))
+        });
+        let connection = http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_LIMIT)
+            .max_buf_size(64 << 10)
+            .serve_connection(TokioIo::new(stream), service);
+        if let Err(error) = connection.await {
+            debug!(peer = %client.peer, "a client of the console was left: {error}");
+        }
+    }
+
+    async fn respond(&self, request: Request<Incoming>, client: &Client) -> Response<Body> {
+        if !client.connection.may_ask(Instant::now()) {
+            self.console.metrics.too_often();
+            return too_often();
+        }
+        // Whoever dawdles over a body has no place among those that are worked on, nor takes one from
+        // others who come the same way.
+        let mut request = match api::takes_a_policy(request.uri().path()) {
+            true => request.map(Body::new),
+            false => match whole(request).await {
+                Ok(request) => request,
+                Err(problem) => return problem.into_response(),
+            },
+        };
+        let Some(_asking) = client.connection.ask() else {
+            self.console.metrics.too_often();
+            return too_often();
+        };
+        let Ok(_place) = self.requests.try_acquire() else {
+            self.console.metrics.busy();
+            return Problem::too_many("the console has too much to do", 1).into_response();
+        };
+        request.extensions_mut().insert(Peer(client.peer));
+        match timeout(ANSWER_LIMIT, self.router.clone().call(request)).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(never)) => match never {},
+            Err(_) => Problem::unavailable("the answer takes too long").into_response(),
+        }
     }
 }
 
-async fn respond(
-    request: Request<Incoming>,
-    peer: SocketAddr,
-    console: &Console,
-    mut router: Router,
-    requests: &Semaphore,
-) -> Response<Body> {
-    let Ok(_place) = requests.try_acquire() else {
-        console.metrics.busy();
-        return Problem::too_many("the console has too much to do", 1).into_response();
-    };
-    let mut request = request.map(Body::new);
-    request.extensions_mut().insert(Peer(peer));
-    match timeout(ANSWER_LIMIT, router.call(request)).await {
-        Ok(Ok(response)) => response,
-        Ok(Err(never)) => match never {},
-        Err(_) => Problem::unavailable("the answer takes too long").into_response(),
+/// The request with its body, all of it.
+async fn whole(request: Request<Incoming>) -> Result<Request<Body>, Problem> {
+    let (head, body) = request.into_parts();
+    if body.is_end_stream() {
+        return Ok(Request::from_parts(head, Body::empty()));
     }
+    let too_long = || {
+        let most = MAX_BODY >> 10;
+        Problem::new(StatusCode::PAYLOAD_TOO_LARGE, format!("a body has {most} KiB at most here"))
+    };
+    if body.size_hint().lower() > MAX_BODY as u64 {
+        return Err(too_long());
+    }
+    match timeout(BODY_LIMIT, Limited::new(body, MAX_BODY).collect()).await {
+        Ok(Ok(whole)) => Ok(Request::from_parts(head, Body::from(whole.to_bytes()))),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_long()),
+        Ok(Err(error)) => Err(Problem::bad_request(format!("the body broke off: {error}"))),
+        Err(_) => Err(Problem::new(StatusCode::REQUEST_TIMEOUT, "the body takes too long")),
+    }
+}
+
+/// 429 to a source that asks too often.
+fn too_often() -> Response<Body> {
+    let mut response = Response::new(Body::from(TOO_OFTEN));
+    *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+    headers.insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    response
 }
 
 fn finished(mut response: Response<Body>, console: &Console) -> Response<Body> {
@@ -182,55 +243,15 @@ fn finished(mut response: Response<Body>, console: &Console) -> Response<Body> {
     response
 }
 
-/// Connections of each address.
-#[derive(Debug, Default)]
-struct Addresses(Mutex<HashMap<IpAddr, usize>>);
-
-/// A connection that is counted for as long as this lives.
-struct Counted {
-    of: Arc<Addresses>,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn enter(of: &Arc<Self>, address: IpAddr) -> Option<Counted> {
-        let mut counts = of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
-        if *count >= MAX_OF_ADDRESS {
-            return None;
-        }
-        *count += 1;
-        Some(Counted { of: Arc::clone(of), address })
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        let mut counts = self.of.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn one_address_has_so_many_connections() {
-        let addresses = Arc::new(Addresses::default());
-        let enter = |last: u8| Addresses::enter(&addresses, IpAddr::from([192, 0, 2, last]));
-        let mut all: Vec<_> = (0..MAX_OF_ADDRESS).map(|_| enter(1)).collect();
-        assert!(all.iter().all(Option::is_some) && enter(1).is_none() && enter(2).is_some());
-        all.pop();
-        assert!(enter(1).is_some());
-        all.clear();
-        let counts = addresses.0.lock().unwrap_or_else(PoisonError::into_inner);
-        assert!(counts.is_empty(), "nothing is remembered of who went");
+    fn what_is_said_to_who_asks_too_often_is_a_problem() {
+        let said: serde_json::Value = serde_json::from_str(TOO_OFTEN).unwrap_or_default();
+        assert_eq!((&said["status"], &said["title"]), (&429.into(), &"Too Many Requests".into()));
+        assert_eq!(too_often().headers()[header::RETRY_AFTER], "1");
     }
 
     #[test]

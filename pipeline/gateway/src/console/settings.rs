@@ -20,6 +20,8 @@ pub struct Settings {
     pub limits: Limits,
     /// Whether the process gives up what it does not need.
     pub confine: bool,
+    /// All of the configuration, as it was at the start; absent where there is none.
+    pub config: Option<Config>,
 }
 
 impl Settings {
@@ -37,15 +39,17 @@ impl Settings {
                 store: store.clone(),
                 limits: Limits::default(),
                 confine: true,
+                config: None,
             },
             _ => {
                 let config = Config::load(&args.config).map_err(|error| error.to_string())?;
                 Self {
-                    socket: config.control_socket,
-                    store: config.learn.folder,
-                    limits: config.limits,
+                    socket: config.control_socket.clone(),
+                    store: config.learn.folder.clone(),
+                    limits: config.limits.clone(),
                     confine: config.hardening.confine,
-                    console: config.console,
+                    console: config.console.clone(),
+                    config: Some(config),
                 }
             }
         };
@@ -79,6 +83,11 @@ impl Settings {
         self.console.tls != Tls::Off
     }
 
+    /// Whether browsers reach it over HTTPS: its own, or that of the proxy before it.
+    pub fn is_reached_by_https(&self) -> bool {
+        self.is_tls() || self.console.public_url.is_some()
+    }
+
     /// What the process keeps: it reads the store and the certificate, writes its own folder, and listens.
     pub fn profile(&self, config: &std::path::Path) -> Profile {
         let mut read = vec![config.to_path_buf(), self.store.clone()];
@@ -96,6 +105,9 @@ impl Settings {
 
     /// Where browsers find it.
     pub fn address(&self, bound: SocketAddr) -> String {
+        if let Some(url) = &self.console.public_url {
+            return url.clone();
+        }
         let scheme = if self.is_tls() { "https" } else { "http" };
         let host = match bound.ip() {
             ip if ip.is_unspecified() => host_name(),

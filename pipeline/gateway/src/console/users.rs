@@ -1,11 +1,14 @@
 //! `bulkhead console user`: for who is locked out, on the machine itself, without the console running.
 
 use std::io::{BufRead, IsTerminal, Read, Write};
-use std::os::unix::fs::{MetadataExt, chown};
+use std::os::unix::fs::MetadataExt;
 
 use clap::{Args, Subcommand};
+use rustix::process::{Gid, Uid, geteuid};
+use rustix::thread::{set_thread_gid, set_thread_groups, set_thread_uid};
 
 use super::access::Role;
+use super::access::tokens::Tokens;
 use super::access::users::{MAX_PASSWORD, Users};
 use super::problem::Problem;
 use super::settings::Settings;
@@ -55,9 +58,10 @@ enum UserCommand {
 
 /// Does what the command line says. Returns the exit code.
 pub fn main(args: &UserArgs, settings: &Settings) -> u8 {
-    let users = Users::new(&settings.console.folder);
-    let done = run(&args.command, &users);
-    give_files_away(settings);
+    let folder = &settings.console.folder;
+    let done = become_its_user(settings)
+        .map_err(Problem::internal)
+        .and_then(|()| run(&args.command, &Users::new(folder), &Tokens::new(folder)));
     match done {
         Ok(told) => {
             println!("{told}");
@@ -72,7 +76,7 @@ pub fn main(args: &UserArgs, settings: &Settings) -> u8 {
     }
 }
 
-fn run(command: &UserCommand, users: &Users) -> Result<String, Problem> {
+fn run(command: &UserCommand, users: &Users, tokens: &Tokens) -> Result<String, Problem> {
     Ok(match command {
         UserCommand::List => {
             let all = users.all()?;
@@ -95,6 +99,7 @@ fn run(command: &UserCommand, users: &Users) -> Result<String, Problem> {
         }
         UserCommand::Remove { name } => {
             users.remove(name)?;
+            tokens.remove_of(name)?;
             format!("{name} is no user any more")
         }
     })
@@ -114,15 +119,50 @@ fn password() -> Result<String, Problem> {
     Ok(line.trim_end_matches(['\r', '\n']).to_owned())
 }
 
-/// What root writes into the console's folder belongs to whom the folder belongs: the console has to read it.
-pub fn give_files_away(settings: &Settings) {
+/// Where root runs a command: goes on as the user whose folder it is. So the console can read what is
+/// written, and nothing that it puts into its folder, such as links, can be turned against root.
+///
+/// # Errors
+///
+/// That the folder, or its owner, cannot be had.
+pub fn become_its_user(settings: &Settings) -> Result<(), String> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
     let folder = &settings.console.folder;
-    let Ok(owner) = std::fs::metadata(folder) else { return };
-    for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-        let differs = entry.metadata().is_ok_and(|own| own.is_file() && own.uid() != owner.uid());
-        if differs {
-            // Only root can, and only root needs to.
-            let _ = chown(entry.path(), Some(owner.uid()), Some(owner.gid()));
-        }
+    let failed = |error: &dyn std::fmt::Display| {
+        format!("cannot go on as the owner of {}: {error}", folder.display())
+    };
+    let owner = std::fs::metadata(folder).map_err(|error| failed(&error))?;
+    if owner.uid() == 0 {
+        return Ok(());
+    }
+    // An identity is a thread's: this has to be the only one yet.
+    let threads = std::fs::read_dir("/proc/self/task").map_err(|error| failed(&error))?;
+    if threads.count() != 1 {
+        return Err(failed(&"other threads run already"));
+    }
+    set_thread_groups(&[])
+        .and_then(|()| set_thread_gid(Gid::from_raw(owner.gid())))
+        .and_then(|()| set_thread_uid(Uid::from_raw(owner.uid())))
+        .map_err(|error| failed(&error))
+}
+
+/// Refuses to serve as root in a folder of somebody else, for the same reason. A command goes on as the
+/// folder's owner; what serves needs the owner's groups as well, which are the service manager's to give.
+///
+/// # Errors
+///
+/// That root asks for it, and how it is started instead.
+pub fn check_who_serves(settings: &Settings) -> Result<(), String> {
+    let folder = &settings.console.folder;
+    let owner = std::fs::metadata(folder).map(|metadata| metadata.uid());
+    match (geteuid().is_root(), owner) {
+        (true, Ok(owner)) if owner != 0 => Err(format!(
+            "error: {} belongs to user {owner}, and root would serve\n  = help: systemctl start \
+             bulkhead-console; or, as root, name a folder of root's in --dir",
+            folder.display()
+        )),
+        _ => Ok(()),
     }
 }

@@ -16,7 +16,9 @@ use crate::reload::{ReloadOutcome, ReloadReport};
 use crate::status::Status;
 
 /// The longest answer that is read, in bytes.
-const MAX_ANSWER_BYTES: u64 = 16 << 20;
+///
+/// A policy of as much text as may be ([`crate::config::Limits`]), quoted as JSON.
+const MAX_ANSWER_BYTES: u64 = 256 << 20;
 
 /// How long an answer may take: longer than a reload may.
 const ANSWER_LIMIT: Duration = Duration::from_secs(130);

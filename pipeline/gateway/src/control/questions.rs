@@ -121,6 +121,8 @@ pub enum About {
     LogIn,
     /// Who may use the console.
     Access,
+    /// What a proposal may do.
+    Proposal,
 }
 
 /// Answers one of the console's questions, off the thread that serves.
@@ -279,6 +281,7 @@ fn enter(gateway: &Gateway, who: Who, note: Note) -> Result<(), String> {
     let what = match note.about {
         About::LogIn => What::LogIn,
         About::Access => What::Access,
+        About::Proposal => What::Approve,
     };
     let mut detail = note.detail;
     if detail.len() > MAX_DETAIL_BYTES {

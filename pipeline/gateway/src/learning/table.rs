@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::one_line::one_line;
+
 /// Rows of texts under a head.
 #[derive(Clone, Debug)]
 pub struct Table {
@@ -14,9 +16,9 @@ impl Table {
         Self { rows: vec![head.iter().map(|text| (*text).to_owned()).collect()] }
     }
 
-    /// Adds a row.
+    /// Adds a row. What a cell has from elsewhere stays in it.
     pub fn row(&mut self, cells: impl IntoIterator<Item = String>) {
-        self.rows.push(cells.into_iter().collect());
+        self.rows.push(cells.into_iter().map(|cell| one_line(&cell).into_owned()).collect());
     }
 }
 

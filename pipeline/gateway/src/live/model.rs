@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
+use crate::failure::bypassed::Bypassed;
 use crate::status::{Counted, Status};
 
 /// Looks that the course of throughput is made of.
@@ -20,10 +21,14 @@ pub struct Model {
     pub course: VecDeque<u64>,
     /// Since when it does not answer, and why.
     pub gone: Option<(Duration, String)>,
+    /// Who bypasses wires meanwhile.
+    pub bypassed: Option<Bypassed>,
     /// How often it was started anew while this looked.
     pub restarts: u32,
-    /// When it answered last.
+    /// When it told that.
     taken: Option<Duration>,
+    /// When it answered last.
+    answered: Option<Duration>,
 }
 
 /// What happened in a second.
@@ -84,6 +89,18 @@ impl Model {
         }
         self.course.push_back(self.rates.received as u64);
         (self.status, self.taken, self.gone) = (Some(now), Some(at), None);
+        self.answered = Some(at);
+    }
+
+    /// The same of a view that may be `paused`: what it shows then stays; that the gateway is gone, or is
+    /// there again, does not wait.
+    pub fn look(&mut self, at: Duration, answer: Result<Box<Status>, String>, paused: bool) {
+        if answer.is_ok() {
+            self.answered = Some(at);
+        }
+        if !paused || answer.is_err() || self.gone.is_some() {
+            self.take(at, answer);
+        }
     }
 
     /// For how long the gateway has not answered: it is gone, or it hangs.
@@ -91,7 +108,7 @@ impl Model {
         if let Some((since, _)) = &self.gone {
             return Some(at.saturating_sub(*since));
         }
-        let silent = at.saturating_sub(self.taken.unwrap_or_default());
+        let silent = at.saturating_sub(self.answered.unwrap_or_default());
         (silent > interval * 2 + Duration::from_secs(2)).then_some(silent)
     }
 }

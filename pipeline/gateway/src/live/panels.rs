@@ -67,7 +67,8 @@ fn sort_rows(rows: &mut [CountedRow], sort: Sort) {
 pub fn line(model: &Model, at: Duration) -> String {
     if let Some((since, why)) = &model.gone {
         let silent = duration(at.saturating_sub(*since).as_secs());
-        return format!("gone for {silent}: {why}");
+        let bypassed = model.bypassed.as_ref().map(|by| format!("; {}", by.describe()));
+        return format!("gone for {silent}: {why}{}", bypassed.unwrap_or_default());
     }
     let Some(status) = &model.status else { return "nothing is known yet".to_owned() };
     let r = &model.rates;

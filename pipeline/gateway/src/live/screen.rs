@@ -103,6 +103,10 @@ fn small(frame: &mut Frame<'_>, area: Rect, model: &Model, silent: Option<Durati
         (_, Some(silent)) => {
             let text = format!("GONE {}", duration(silent.as_secs()));
             lines.push(Line::styled(text, look.bad()));
+            if let Some(bypassed) = &model.bypassed {
+                let text = format!("UNJUDGED {}", bypassed.wires.join(" "));
+                lines.push(Line::styled(text, look.bad()));
+            }
         }
         (Some(status), None) if status.ready => {
             let alarms = status.attention.iter().filter(|attention| attention.alarm).count();
@@ -132,6 +136,7 @@ fn title<'a>(model: &Model, ui: &Ui, silent: Option<Duration>, look: Look) -> Pa
         return Paragraph::new(Span::styled("bulkhead", look.head()));
     };
     let (state, style) = match (silent, status.ready) {
+        (Some(_), _) if model.bypassed.is_some() => ("gone, BYPASSED", look.bad()),
         (Some(_), _) => ("gone", look.bad()),
         (None, true) => ("guarding", look.good()),
         (None, false) => ("NOT READY", look.bad()),
@@ -165,6 +170,10 @@ fn attention<'a>(model: &Model, silent: Option<Duration>, look: Look) -> Vec<Lin
             None => format!("! no answer for {silent}: does the gateway hang?"),
         };
         lines.push(Line::styled(text, look.bad()));
+    }
+    let told = model.status.as_ref().is_some_and(|status| status.bypassed.is_some());
+    if let Some(bypassed) = model.bypassed.as_ref().filter(|_| silent.is_some() || !told) {
+        lines.push(Line::styled(format!("! {}", bypassed.describe()), look.bad()));
     }
     let Some(status) = &model.status else { return lines };
     let noted = &status.attention;

@@ -29,7 +29,20 @@ const PAGE: usize = 500;
 /// Words of the audit log that are about the gateway's own state, not about its policy.
 const EVENTS: [&str; 6] = ["start", "stop", "mode", "lockdown", "log", "failure"];
 
-/// Makes a report.
+/// What a report is made from, and of which time it is.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The configuration, or why there is none.
+    pub config: Result<&'a Config, String>,
+    /// The gateway's control socket; without it, the one that the configuration names.
+    pub socket: Option<&'a Path>,
+    /// The communication store: its file or its folder; without it, the one that the configuration names.
+    pub store: Option<&'a Path>,
+    /// The time that is looked at.
+    pub range: Range,
+}
+
+/// Makes the report that a command line asks for.
 ///
 /// # Errors
 ///
@@ -42,29 +55,43 @@ pub fn collect(args: &ReportArgs) -> Result<Report, Refusal> {
     };
     let (since, until) = (time(&args.store.since)?, time(&args.store.until)?);
     let range = Range { since_ms: since.unwrap_or(i64::MIN), until_ms: until.unwrap_or(i64::MAX) };
+    let config = Config::load(&args.store.config);
+    collect_from(&Inputs {
+        config: config.as_ref().map_err(|error| first_line(&error.to_string())),
+        socket: args.socket.as_deref(),
+        store: args.store.store.as_deref(),
+        range,
+    })
+}
+
+/// Makes a report.
+///
+/// # Errors
+///
+/// That neither gateway nor store can be read.
+pub fn collect_from(inputs: &Inputs<'_>) -> Result<Report, Refusal> {
+    let now_ms = unix_now_ms().unwrap_or_default();
+    let range = inputs.range;
+    let bound = |ms: i64| (![i64::MIN, i64::MAX].contains(&ms)).then(|| instant(ms)).flatten();
     let mut report = Report {
         format: FORMAT,
         made: instant(now_ms).unwrap_or_default(),
         made_by: format!("bulkhead {}", env!("CARGO_PKG_VERSION")),
-        host: std::fs::read_to_string("/proc/sys/kernel/hostname")
-            .ok()
-            .map(|name| name.trim().to_owned()),
-        since: since.and_then(instant),
-        until: until.and_then(instant),
+        host: Some(rustix::system::uname().nodename().to_string_lossy().into_owned()),
+        since: bound(range.since_ms),
+        until: bound(range.until_ms),
         not_shown: standards::not_shown(),
         standards: standards::requirements(),
         ..Report::default()
     };
-    let config = Config::load(&args.store.config);
-    if let Err(error) = &config {
-        report.lacks("the configuration", first_line(&error.to_string()));
+    if let Err(why) = &inputs.config {
+        report.lacks("the configuration", why.clone());
     }
-    let config = config.ok();
-    let socket = args.socket.clone().or(config.as_ref().map(|c| c.control_socket.clone()));
-    let gateway = socket.ok_or_else(|| "nothing says where its control socket is".to_owned());
+    let config = inputs.config.as_ref().ok().copied();
+    let socket = inputs.socket.or(config.map(|config| config.control_socket.as_path()));
     let mut made = Made { report, config, now_ms, range, sources: Vec::new() };
-    made.of_gateway(gateway.as_deref().map_err(String::as_str));
-    made.of_store(args);
+    made.of_gateway(socket.ok_or("nothing says where its control socket is"));
+    made.of_store(inputs.store.or(config.map(|config| config.learn.folder.as_path())));
     let is_empty = made.report.scope.gateway.is_none() && made.report.observed.is_none();
     if is_empty {
         let whys = made.report.unavailable.iter().map(|u| format!("{}: {}", u.what, u.why));
@@ -80,22 +107,22 @@ impl Report {
     }
 }
 
-struct Made {
+struct Made<'a> {
     report: Report,
-    config: Option<Config>,
+    config: Option<&'a Config>,
     now_ms: i64,
     range: Range,
     /// The texts of the policy in force, or of the files where the gateway does not tell.
     sources: Vec<Source>,
 }
 
-impl Made {
+impl Made<'_> {
     fn of_gateway(&mut self, socket: Result<&Path, &str>) {
         let asked = |question| match socket {
             Ok(socket) => ask(socket, question),
             Err(why) => Err(why.to_owned()),
         };
-        self.report.scope.clock_source = self.config.as_ref().map(|config| match config.clock {
+        self.report.scope.clock_source = self.config.map(|config| match config.clock {
             ClockTrust::Kernel => "kernel".to_owned(),
             ClockTrust::Trusted => "trusted".to_owned(),
         });
@@ -155,7 +182,7 @@ impl Made {
             wires: Vec::new(),
         };
         report.scope = scope;
-        let configured = self.config.as_ref().map_or(&[][..], |config| config.wires.as_slice());
+        let configured = self.config.map_or(&[][..], |config| config.wires.as_slice());
         let fail = |name: &str| {
             let wire = configured.iter().find(|wire| wire.name == name)?;
             Some(wire.failure.fail.label().to_owned())
@@ -192,10 +219,9 @@ impl Made {
 
     /// Zones, conduits and denial, from the texts in force or else from the files.
     fn policy(&mut self, shown: Option<PolicyShown>) {
-        let limits =
-            self.config.as_ref().map_or_else(Limits::default, |config| config.limits.clone());
+        let limits = self.config.map_or_else(Limits::default, |config| config.limits.clone());
         let names: Vec<String>;
-        match (shown, &self.config) {
+        match (shown, self.config) {
             (Some(shown), _) => {
                 let sources = shown.files.iter();
                 self.sources =
@@ -307,14 +333,12 @@ impl Made {
         goes_on
     }
 
-    fn of_store(&mut self, args: &ReportArgs) {
+    fn of_store(&mut self, path: Option<&Path>) {
         let what = "assets, declared against observed, last hits (the communication store)";
-        let path = args.store.store.clone();
-        let path = path.or(self.config.as_ref().map(|config| config.learn.folder.clone()));
         let Some(path) = path else {
             return self.report.lacks(what, "nothing says where it is: --store or --config");
         };
-        let reader = match Reader::open_path(&path, self.range) {
+        let reader = match Reader::open_path(path, self.range) {
             Ok(reader) => reader,
             Err(error) => return self.report.lacks(what, first_line(&error.to_string())),
         };

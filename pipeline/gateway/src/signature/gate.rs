@@ -90,7 +90,7 @@ fn admit(
 }
 
 fn refused(gateway: &Gateway, source: &str, refusal: &Refusal, who: &Who) -> Box<Finding> {
-    let finding = Box::new(Finding::from(refusal));
+    let finding = Box::new(refusal.of(source, &gateway.config.signatures));
     // A file that is refused whenever somebody touches it fills no log.
     if gateway.signatures.refuse(refusal) {
         let detail = format!("the policy {source} was refused: {}", refusal.message);

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::{Status, WireStatus};
+use crate::failure::bypassed::Bypassed;
 use crate::state::Gateway;
 use crate::workflow::stage::StageReport;
 
@@ -124,6 +125,11 @@ pub(super) fn flows(gateway: &Gateway) -> FlowsStatus {
     sum
 }
 
+/// Who bypasses wires: nobody once workers judge, unless a bypass does not let go.
+pub(super) fn bypassed(gateway: &Gateway) -> Option<Bypassed> {
+    Bypassed::read(&gateway.config.control_socket)
+}
+
 /// What is staged.
 pub(super) fn staged(gateway: &Gateway) -> Option<StagedStatus> {
     gateway.policy().staged.as_ref()?;
@@ -177,6 +183,9 @@ pub(super) fn attention(gateway: &Gateway, status: &Status) -> Vec<Attention> {
             "`bulkhead check` says what is wrong with them",
         ),
         Some(_) => {}
+    }
+    if let Some(bypassed) = &status.bypassed {
+        say(true, bypassed.describe(), "`journalctl -u bulkhead` says why it does not end");
     }
     if !status.ready && status.policy.is_some() && !status.workers.iter().any(|w| w.hangs) {
         say(true, "no worker judges".to_owned(), "`journalctl -u bulkhead` says why");

@@ -26,7 +26,7 @@ use crate::control::{Answer, Ask};
 )]
 pub struct TraceArgs {
     /// Which packets; without it, all
-    #[arg(value_name = "FILTER", num_args = 0.., allow_hyphen_values = true)]
+    #[arg(value_name = "FILTER", num_args = 0..)]
     pub filter: Vec<String>,
     /// The most packets
     #[arg(long, value_name = "COUNT", default_value_t = COUNT)]
@@ -90,7 +90,7 @@ fn run(args: &TraceArgs) -> Result<u8, String> {
                     TraceMessage::Began(_) => capture = open(args)?,
                     TraceMessage::Packet(packet) => {
                         if let Some(capture) = &mut capture {
-                            let written = capture.append(&packet).and_then(|()| capture.flush());
+                            let written = capture.append(&packet).and_then(|_| capture.flush());
                             written.map_err(|error| format!("the capture: {error}"))?;
                         }
                     }

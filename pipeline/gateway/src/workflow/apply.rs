@@ -23,12 +23,15 @@ use crate::bindings;
 use crate::candidate::{self, Candidate, Finding, unix_now_ms};
 use crate::config::Mode;
 use crate::log::kind;
-use crate::policy_files::PolicyFiles;
+use crate::policy_files::{PolicyFiles, short_name};
 use crate::reload::{Reloader, Trigger, Unkept};
 use crate::signature::gate::{self, Age};
 
 /// The longest grant: what is needed for longer belongs in the policy.
 pub const LONGEST_GRANT_S: u64 = 30 * 86_400;
+
+/// The longest name that a file system takes, in bytes.
+const MAX_FILE_NAME: usize = 255;
 
 /// How often it is tried to keep what could not be kept.
 const KEEP_INTERVAL: Duration = Duration::from_secs(60);
@@ -52,7 +55,9 @@ impl Reloader {
             Change::Stage { policy } => self.stage(order, policy),
             Change::Unstage {} => self.unstage(order),
             Change::Observe { wires } => self.observe(order, wires),
-            Change::Lockdown { wires, policy } => self.lockdown(order, wires, policy.as_ref()),
+            Change::Lockdown { wires, policy, expect } => {
+                self.lockdown(order, wires, policy.as_ref(), expect.as_deref())
+            }
             Change::Rollback { version } => self.rollback(order, *version),
             Change::TakeOlder {} => self.take_older(order),
             Change::Grant { from, to, service, for_s } => {
@@ -221,7 +226,8 @@ impl Reloader {
         let draft = draft(order, What::Stage, format!("{what}; its hash is {hash}{signed}"));
         self.gateway.audit.enter_anyway(draft.policies(effective(&active), effective(&active)));
         let staging = Staging::Put(bindings::staged::prepare(&self.gateway, &candidate));
-        let staged = stage::Next::Put(Box::new(StagedState::new(candidate, base)));
+        let staged =
+            stage::Next::Put(Box::new(StagedState::new(candidate, base, texts.envelope.clone())));
         let report = self.put(Next { candidate: active, standing, staging, staged });
         let findings = warnings.into_iter().chain(self.keep_staged()).collect();
         Ok(ChangeReport { done: true, what, findings, ..report })
@@ -260,13 +266,20 @@ impl Reloader {
         Ok(ChangeReport { done: true, what, findings, ..report })
     }
 
-    fn lockdown(&mut self, order: &Order, wires: &[String], texts: Option<&PolicyTexts>) -> Made {
+    fn lockdown(
+        &mut self,
+        order: &Order,
+        wires: &[String],
+        texts: Option<&PolicyTexts>,
+        expect: Option<&str>,
+    ) -> Made {
         let active = self.active("there is no policy in force")?;
         let mut standing = self.gateway.policy().standing.clone();
         let changed = self.switch(&mut standing, wires, Mode::Enforce)?;
         let stage = StageReport::of(&self.gateway, 0);
         let mut obstacles = obstacles(&stage, &self.gateway.config.lockdown);
         let staged = self.staged();
+        let in_force = standing.base.as_ref().map(|base| base.hash);
         let base = match (texts, staged) {
             (Some(texts), staged) => {
                 let base = self.signed(order, texts)?;
@@ -278,29 +291,30 @@ impl Reloader {
                 }
                 base
             }
-            (None, Some(staged)) => staged,
+            // What is in force was accepted, and stays accepted.
+            (None, Some(staged)) if in_force == Some(staged.hash) => staged,
+            (None, Some(staged)) => self.signed_still(order, staged)?,
             (None, None) if order.force => {
                 standing.base.clone().ok_or_else(|| ChangeReport::refused("there is no policy"))?
             }
             (None, None) => return Err(self.refuse(order, obstacles)),
         };
-        obstacles.extend(self.older(&base));
-        let is_in_force = standing.base.as_ref().is_some_and(|b| b.hash == base.hash);
-        if self.gateway.config.signatures.required && base.seal.is_none() && !is_in_force {
-            let why = format!(
-                "{} is not signed, and only signed policies are taken: sign it (`bulkhead sign`), and \
-                 stage it again",
-                base.source
-            );
-            return Err(ChangeReport::refused(why));
+        if let Some(expected) = expect.filter(|expected| **expected != *base.hash.to_string()) {
+            let why = match self.staged() {
+                Some(_) => format!("what is staged, {}, is not what was looked at", base.source),
+                None => "nothing is staged any more".to_owned(),
+            };
+            let expected = expected.chars().take(12).collect::<String>();
+            return Err(ChangeReport::refused(format!("{why} ({expected}): look again")));
         }
+        obstacles.extend(self.older(&base));
         let is_forced = order.force && order.reason.is_some();
         if !obstacles.is_empty() && !is_forced {
             return Err(self.refuse(order, obstacles));
         }
         let mut overlay = standing.overlay.clone();
         let candidate = self.made(&base, &mut overlay)?;
-        let is_other = standing.base.as_ref().is_none_or(|b| b.hash != base.hash);
+        let is_other = in_force != Some(base.hash);
         (standing.overlay, standing.pinned) = (overlay, self.pin(&base, 0));
         let (source, seal) = (base.source.clone(), base.seal.clone());
         standing.base = Some(base);
@@ -392,7 +406,7 @@ impl Reloader {
 
     /// The texts, with whoever has signed them.
     fn signed(&self, order: &Order, texts: &PolicyTexts) -> Result<Base, Refusal> {
-        let base = base_of(texts);
+        let base = base_of(texts)?;
         let given = (&*base.files, texts.envelope.as_ref());
         let admitted = gate::admit_texts(&self.gateway, &texts.source, given, Age::Any, &order.who);
         let seal = admitted.map_err(|finding| {
@@ -400,6 +414,23 @@ impl Reloader {
             ChangeReport::wrong(what, vec![*finding])
         })?;
         Ok(base.sealed(seal))
+    }
+
+    /// What is staged, if its signature holds now as it did then: a key may have been taken from the file of
+    /// trusted keys since, or signatures may be required since.
+    fn signed_still(&self, order: &Order, staged: Base) -> Result<Base, Refusal> {
+        let envelope = self.gateway.policy().staged.as_ref().and_then(|s| s.envelope.clone());
+        let given = (&*staged.files, envelope.as_ref());
+        let admitted =
+            gate::admit_texts(&self.gateway, &staged.source, given, Age::Any, &order.who);
+        let seal = admitted.map_err(|finding| {
+            let what = format!(
+                "{} is not locked down, and stays staged: its signature does not hold any more",
+                staged.source
+            );
+            ChangeReport::wrong(what, vec![*finding])
+        })?;
+        Ok(staged.sealed(seal))
     }
 
     /// That a signed policy is older than one that was in force, where it is.
@@ -818,10 +849,23 @@ fn effective(candidate: &Candidate) -> Option<String> {
     Some(candidate.hash.to_string())
 }
 
-fn base_of(texts: &PolicyTexts) -> Base {
+/// The texts in the order of their names, in which they are read again after a restart.
+fn base_of(texts: &PolicyTexts) -> Result<Base, Refusal> {
     let sources = texts.files.iter().map(|(name, text)| Source::new(name.as_str(), text.as_str()));
-    let files = PolicyFiles { sources: sources.collect(), left_out: Vec::new() };
-    Base::new(files, texts.source.clone())
+    let mut sources: Vec<Source> = sources.collect();
+    sources.sort_by_cached_key(short_name);
+    let names: Vec<String> = sources.iter().map(short_name).collect();
+    if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
+        let why =
+            format!("two files of the policy are called {}: they could not be kept", twice[0]);
+        return Err(ChangeReport::refused(why));
+    }
+    if let Some(name) = names.iter().find(|name| name.len() > MAX_FILE_NAME) {
+        let why = format!("a file has a name of {MAX_FILE_NAME} bytes at most, and this is {name}");
+        return Err(ChangeReport::refused(why));
+    }
+    let files = PolicyFiles { sources, left_out: Vec::new() };
+    Ok(Base::new(files, texts.source.clone()))
 }
 
 fn already(what: &str) -> ChangeReport {

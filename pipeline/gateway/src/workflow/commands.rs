@@ -20,6 +20,7 @@ use crate::cli::{SocketArgs, exit};
 use crate::config::Limits;
 use crate::control::client::{self, ANOTHER_QUESTION, ask, print_json, socket};
 use crate::control::{Answer, Ask};
+use crate::one_line::one_line;
 use crate::policy_files::PolicyFiles;
 use crate::signature::Envelope;
 use crate::state::Gateway;
@@ -262,7 +263,7 @@ pub fn lockdown(args: &LockdownArgs) -> u8 {
         Err(error) => return unavailable(&error),
     };
     let wires = args.wires.clone();
-    change(&args.order, Change::Lockdown { wires, policy }, args.force)
+    change(&args.order, Change::Lockdown { wires, policy, expect: None }, args.force)
 }
 
 /// Goes back to an earlier version. Returns the exit code.
@@ -383,8 +384,11 @@ fn texts(path: &Path) -> Result<PolicyTexts, String> {
     let files = PolicyFiles::read(path, &Limits::default()).map_err(|error| error.to_string())?;
     let source = path.canonicalize().unwrap_or_else(|_| path.to_path_buf()).display().to_string();
     let text = |source: bulkhead_rules::syntax::Source| (source.name.to_string(), source.text);
-    // Half a signature is none: a gateway that requires one says so.
-    let envelope = Envelope::read(path).ok().flatten();
+    // Half a signature is none: a gateway that requires one refuses it.
+    let envelope = Envelope::read(path).unwrap_or_else(|refusal| {
+        eprintln!("warning: {}; the policy is sent as one that is not signed", refusal.message);
+        None
+    });
     Ok(PolicyTexts { source, files: files.sources.into_iter().map(text).collect(), envelope })
 }
 
@@ -550,7 +554,7 @@ fn exceptions_text(all: &Exceptions) -> String {
             grant.service,
             instant(grant.expires_unix_ms),
             name(&grant.who),
-            grant.reason
+            one_line(&grant.reason)
         );
     }
     for quarantine in &all.quarantines {
@@ -561,7 +565,7 @@ fn exceptions_text(all: &Exceptions) -> String {
             quarantine.hosts.join(", "),
             instant(quarantine.since_unix_ms),
             name(&quarantine.who),
-            quarantine.reason.as_deref().unwrap_or("no reason was given")
+            one_line(quarantine.reason.as_deref().unwrap_or("no reason was given"))
         );
     }
     if out.is_empty() {

@@ -20,6 +20,7 @@ use self::counts::{Counts, Remembered};
 use super::lockdown::obstacles;
 use super::standing::Base;
 use crate::candidate::Candidate;
+use crate::signature::Envelope;
 use crate::state::{Gateway, PolicyState};
 
 pub mod counts;
@@ -52,6 +53,8 @@ pub struct StagedState {
     pub candidate: Candidate,
     /// Its texts.
     pub base: Base,
+    /// Their manifest and its signature, where they are signed: it has to hold when they are locked down, too.
+    pub envelope: Option<Envelope>,
     /// When it was staged, or this run began.
     since: Instant,
     /// How long it was staged in earlier runs.
@@ -216,11 +219,12 @@ pub struct FlowShown {
 
 impl StagedState {
     /// A policy that is staged now.
-    pub fn new(candidate: Candidate, base: Base) -> Self {
+    pub fn new(candidate: Candidate, base: Base, envelope: Option<Envelope>) -> Self {
         let unreviewed = super::lockdown::unreviewed(&candidate.policy);
         Self {
             candidate,
             base,
+            envelope,
             since: Instant::now(),
             watched_before: Duration::ZERO,
             restarts: 0,

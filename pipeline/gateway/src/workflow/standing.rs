@@ -299,7 +299,7 @@ pub fn add_version(
         number: 0,
         at_unix_ms: unix_now_ms().unwrap_or_default(),
         hash: base.hash.to_string(),
-        bytes: base.files.sources.iter().map(|source| source.text.len() as u64).sum(),
+        bytes: base.files.text_bytes(),
         rules,
         source: base.source.clone(),
         who: who.clone(),

@@ -55,6 +55,24 @@ fn three_routes_are_for_everybody_and_no_other() {
 }
 
 #[test]
+fn who_only_looks_changes_nothing_but_what_is_their_own() {
+    let mut changes: Vec<String> = (routes().into_iter())
+        .filter(|route| route.method != "GET" && route.role.is_some_and(|r| r < Role::Operator))
+        .map(|route| format!("{} {}", route.method, route.path))
+        .collect();
+    changes.sort();
+    // Log-out, password and tokens are one's own; the others compute, and change nothing.
+    let own = ["DELETE /tokens/x", "POST /logout", "POST /password", "POST /tokens"];
+    let computed = ["POST /policy/check", "POST /policy/diff", "POST /policy/explain"];
+    let mut expected: Vec<String> =
+        (own.into_iter().chain(computed)).map(|route| route.replace(" /", " /api/v1/")).collect();
+    expected.sort();
+    assert_eq!(changes, expected);
+    let admins = routes().into_iter().filter(|route| route.role == Some(Role::Admin));
+    assert!(admins.map(|route| route.path).all(|path| path.starts_with("/api/v1/users")));
+}
+
+#[test]
 fn every_route_asks_who_it_is_and_whether_that_role_may() {
     let site = Site::new();
     let nobody = Visitor::default();
@@ -199,4 +217,96 @@ fn a_change_of_role_or_password_ends_sessions_and_the_link_is_good_once() {
     assert_eq!(site.get("/session", &bob).status, 401);
     let last = site.ask("DELETE", "/api/v1/users/ada", &ada, None);
     assert_eq!(last.status, 409, "nobody would be left: {}", last.body);
+}
+
+#[test]
+fn who_gets_a_name_that_somebody_had_gets_nothing_else_of_theirs() {
+    let site = Site::new();
+    let admin = site.visitor(Role::Admin);
+    let users = &site.console.access.users;
+    let eve = || users.add("eve", Role::Operator, PASSWORD).unwrap();
+    let (cookie, _) = site.console.access.sessions.begin(&eve()).unwrap();
+    let session = Visitor::default().with("cookie", &format!("bulkhead={cookie}"));
+    let expires = jiff::Timestamp::now() + Duration::from_secs(3600);
+    let tokens = &site.console.access.tokens;
+    let (_, secret) = tokens.add("eve", "export", Role::Operator, expires).unwrap();
+    let program = Visitor::default().with("authorization", &format!("Bearer {secret}"));
+    for who in [&session, &program] {
+        assert_eq!(site.get("/policy", who).status, 200);
+    }
+    // Removed on the machine itself, which the console is not told.
+    users.remove("eve").unwrap();
+    std::thread::sleep(Duration::from_millis(5));
+    eve();
+    for who in [&session, &program] {
+        assert_eq!(site.get("/policy", who).status, 401, "{who:?}");
+    }
+    tokens.add("eve", "export", Role::Operator, expires).unwrap();
+    let removed = site.ask("DELETE", "/api/v1/users/eve", &admin, None);
+    assert_eq!(removed.status, 204);
+    assert!(tokens.all().unwrap().iter().all(|token| token.user != "eve"), "they went, too");
+}
+
+#[test]
+fn a_token_makes_no_users_and_its_doings_have_its_name() {
+    let site = Site::new();
+    let admin = site.visitor(Role::Admin);
+    let expires = jiff::Timestamp::now() + Duration::from_secs(3600);
+    let wanted = json!({"name": "all", "scope": "admin", "expires": expires.to_string()});
+    let made = site.post("/tokens", &admin, wanted).body;
+    let bearer = format!("Bearer {}", made["secret"].as_str().unwrap());
+    let program = Visitor::default().with("authorization", &bearer);
+    let eve = json!({"name": "eve", "role": "admin", "password": PASSWORD});
+    assert_eq!(site.post("/users", &program, eve).status, 409);
+    let change = Some(json!({"password": "another password"}));
+    let changed = site.ask("PATCH", "/api/v1/users/the.admin", &program, change);
+    assert_eq!(changed.status, 409, "{}", changed.body);
+    assert_eq!(site.ask("DELETE", "/api/v1/users/the.admin", &program, None).status, 409);
+    let id = made["id"].as_str().unwrap();
+    assert_eq!(site.ask("DELETE", &format!("/api/v1/tokens/{id}"), &program, None).status, 204);
+    crate::common::wait("it is entered", || {
+        let audit = site.get("/audit", &admin).body;
+        let entries = audit["entries"].as_array().unwrap();
+        let ended = entries.iter().find(|e| e["detail"].as_str().unwrap().starts_with("ended the"));
+        ended.is_some_and(|e| e["who"]["on-behalf-of"] == json!(format!("the.admin+{id}")))
+    });
+}
+
+#[test]
+fn nobody_fills_the_audit_log_with_changes_of_their_own() {
+    let site = Site::new();
+    let viewer = site.visitor(Role::Viewer);
+    let expires = jiff::Timestamp::now() + Duration::from_secs(3600);
+    let wanted = json!({"name": "x", "scope": "viewer", "expires": expires.to_string()});
+    let mut made = 0;
+    let refused = loop {
+        let answer = site.post("/tokens", &viewer, wanted.clone());
+        if answer.status != 201 {
+            break answer;
+        }
+        made += 1;
+        let path = format!("/api/v1/tokens/{}", answer.body["id"].as_str().unwrap());
+        assert_eq!(site.ask("DELETE", &path, &viewer, None).status, 204);
+    };
+    assert_eq!((made, refused.status), (60, 429), "{}", refused.body);
+    assert!(refused.headers["retry-after"].parse::<u64>().is_ok_and(|seconds| seconds > 3000));
+    let operator = site.visitor(Role::Operator);
+    assert_eq!(site.post("/tokens", &operator, wanted).status, 201, "others have their own");
+    // All of it is there once the console ends.
+    site.console.gateway.finish_notes(crate::common::PATIENCE);
+    let log = std::fs::read_to_string(site.folder.path().join("state/audit.jsonl"));
+    assert_eq!(log.unwrap().matches("made the token").count(), 61);
+}
+
+#[test]
+fn a_reason_and_the_name_of_a_file_are_one_line() {
+    let site = Site::new();
+    let operator = site.visitor(Role::Operator);
+    let forged = "x\n   812  2026-11-23T09:00:00Z  root (uid 0)  rollback: done";
+    for text in [forged, "\u{1b}[2A\u{1b}[2K"] {
+        let refused = site.post("/policy/reload", &operator, json!({"reason": text}));
+        assert_eq!(refused.status, 400, "{}", refused.body);
+        let files = json!({"files": [{"name": text, "text": "rules: []"}]});
+        assert_eq!(site.post("/policy/check", &operator, files).status, 400);
+    }
 }

@@ -8,5 +8,10 @@ mod common;
 
 mod access;
 mod answers;
+mod door;
+mod events;
 mod flood;
+mod machine;
+mod signing;
 mod site;
+mod tls;

@@ -28,7 +28,9 @@ pub(crate) const PASSWORD: &str = "correct horse battery";
 pub(crate) struct Answer {
     pub(crate) status: u16,
     pub(crate) headers: HashMap<String, String>,
+    /// What came, where it is JSON.
     pub(crate) body: Value,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// Who asks, with what it takes to be believed.
@@ -61,11 +63,16 @@ pub(crate) struct Site {
 impl Site {
     /// A gateway that observes, a store in which two clients use one server, and a console.
     pub(crate) fn new() -> Self {
+        Self::prepared(|_| String::new())
+    }
+
+    /// The same with what `prepare` puts into the folder beside the policy, and adds to the configuration.
+    pub(crate) fn prepared(prepare: impl FnOnce(&std::path::Path) -> String) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // In a test the console is the user who runs the test.
         let uid = std::os::unix::fs::MetadataExt::uid(&std::fs::metadata(folder.path()).unwrap());
         std::fs::write(folder.path().join("policy.yaml"), policy(502)).unwrap();
-        let more = format!("[console]\nuser = \"{uid}\"\n");
+        let more = format!("[console]\nuser = \"{uid}\"\n{}", prepare(folder.path()));
         let running = Running::start(folder.path(), "observe", &more);
         running.wait_ready();
         let store = folder.path().join("store");
@@ -78,6 +85,7 @@ impl Site {
             store,
             limits: Limits::default(),
             confine: false,
+            config: Some(running.gateway.config.clone()),
         };
         let console = Arc::new(Console::new(settings));
         let watched = Arc::clone(&console);
@@ -129,7 +137,32 @@ impl Site {
                 false => response.into_body().collect().await.unwrap().to_bytes(),
             };
             let body = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
-            Answer { status, headers, body }
+            Answer { status, headers, body, bytes: bytes.to_vec() }
+        })
+    }
+
+    /// Begins to ask for what does not end: the answer's body is still to come.
+    pub(crate) fn begin(&self, path: &str, who: &Visitor) -> axum::response::Response {
+        let mut request = Request::builder().uri(format!("/api/v1{path}"));
+        for (name, value) in &who.headers {
+            request = request.header(name, value);
+        }
+        let request = request.body(Body::empty()).unwrap();
+        self.runtime.block_on(self.router.clone().oneshot(request)).unwrap()
+    }
+
+    /// What comes of a body within a moment; [`None`] at its end.
+    pub(crate) fn next(&self, body: &mut Body) -> Option<String> {
+        let limit = std::time::Duration::from_millis(50);
+        self.runtime.block_on(async {
+            match tokio::time::timeout(limit, body.frame()).await {
+                Ok(None) => None,
+                Ok(Some(frame)) => {
+                    let data = frame.unwrap().into_data().unwrap();
+                    Some(String::from_utf8_lossy(&data).into_owned())
+                }
+                Err(_) => Some(String::new()),
+            }
         })
     }
 
@@ -143,11 +176,15 @@ impl Site {
 
     /// Somebody with this role who is logged in.
     pub(crate) fn visitor(&self, role: Role) -> Visitor {
+        self.user(&format!("the.{}", role.label()), role)
+    }
+
+    /// A user with this name who is logged in.
+    pub(crate) fn user(&self, name: &str, role: Role) -> Visitor {
         let users = &self.console.access.users;
-        let name = format!("the.{}", role.label());
-        let user = match users.find(&name).unwrap() {
+        let user = match users.find(name).unwrap() {
             Some(user) => user,
-            None => users.add(&name, role, PASSWORD).unwrap(),
+            None => users.add(name, role, PASSWORD).unwrap(),
         };
         let (cookie, session) = self.console.access.sessions.begin(&user).unwrap();
         let header = |name: &str, value: String| (name.to_owned(), value);

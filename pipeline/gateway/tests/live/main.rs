@@ -9,6 +9,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use bulkhead_gateway::failure::bypassed::Bypassed;
 use bulkhead_gateway::live::keys::{Panel, Ui};
 use bulkhead_gateway::live::model::Model;
 use bulkhead_gateway::live::{panels, screen};
@@ -66,6 +67,7 @@ fn status(n: u64) -> Box<Status> {
         redundancy_group: None,
         inside,
         outside,
+        fail: if mode == "observe" { "open: kernel" } else { "closed" }.to_owned(),
     };
     status.wires = vec![
         wire("plc-1", "enforce", port("ens1f0", "up", n * 1000), port("ens1f1", "up", n * 4000)),
@@ -191,12 +193,41 @@ fn a_gateway_that_is_gone_is_said_to_be_since_when_and_what_was_known_stays() {
     let at = 63 * SECOND;
     golden("gone-80x24.txt", &text(&drawn(&model, &plain(), (80, 24), at)));
     assert!(panels::line(&model, at).starts_with("gone for 1 min 0 s: no gateway answers"));
+    // Who carries the frames meanwhile, and since when.
+    let mut bypassed =
+        Bypassed::now(&["plc-1".to_owned()], "the supervisor", "worker 0 stood still");
+    bypassed.since_unix_ms = 1_795_500_003_000;
+    model.bypassed = Some(bypassed);
+    golden("bypassed-80x24.txt", &text(&drawn(&model, &plain(), (80, 24), at)));
+    let said =
+        "plc-1 passes everything unjudged, by the supervisor since 2026-11-24T06:00:03Z: worker 0";
+    assert!(text(&drawn(&model, &plain(), (132, 40), at)).contains(said));
+    assert!(panels::line(&model, at).contains(said));
+    assert!(text(&drawn(&model, &plain(), (30, 10), at)).contains("UNJUDGED plc-1"));
+    model.bypassed = None;
     // It is there again, and counts from zero.
     model.take(64 * SECOND, Ok(status(0)));
     assert_eq!((model.restarts, model.gone.is_none()), (1, true));
     assert!(model.rates.received.abs() < 1e-9, "there is no rate across a restart");
     model.take(65 * SECOND, Ok(status(1)));
     assert!((model.rates.received - 5000.0).abs() < 1e-6);
+}
+
+#[test]
+fn a_pause_hides_neither_that_the_gateway_is_gone_nor_that_it_is_back() {
+    let mut model = model();
+    let before = model.status.clone();
+    let at = 20 * SECOND;
+    model.look(at, Ok(status(30)), true);
+    assert_eq!(model.status, before, "what is paused stays");
+    let shown = text(&drawn(&model, &plain(), (80, 24), at));
+    assert!(!shown.contains("no answer for"), "it answers: {shown}");
+    // One answer is missed, as in a `bulkhead restart`.
+    model.look(21 * SECOND, Err("no gateway answers".to_owned()), true);
+    assert!(text(&drawn(&model, &plain(), (80, 24), 21 * SECOND)).contains("GONE for"));
+    model.look(22 * SECOND, Ok(status(1)), true);
+    let shown = text(&drawn(&model, &plain(), (80, 24), 22 * SECOND));
+    assert!(!shown.contains("GONE") && model.gone.is_none(), "{shown}");
 }
 
 #[test]

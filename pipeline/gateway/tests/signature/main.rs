@@ -373,8 +373,10 @@ fn what_is_staged_and_locked_down_is_signed_and_a_rollback_was() {
     let newer = envelope(&other, MONDAY_S + 60);
     let stage =
         |envelope| change(&running, Change::Stage { policy: texts(&other, envelope) }, true);
-    let lockdown =
-        |policy, force| change(&running, Change::Lockdown { wires: Vec::new(), policy }, force);
+    let lockdown = |policy, force| {
+        let wires = Vec::new();
+        change(&running, Change::Lockdown { wires, policy, expect: None }, force)
+    };
 
     let report = stage(None);
     assert!(!report.done && report.findings[0].code == "unsigned", "{report:?}");
@@ -408,6 +410,81 @@ fn what_is_staged_and_locked_down_is_signed_and_a_rollback_was() {
     assert!(report.done, "{report:?}");
     assert!(running.passes(40_003, 502), "it was accepted before");
     assert_eq!(running.metric("bulkhead_policy_issued_timestamp_seconds"), Some(MONDAY_S as f64));
+}
+
+/// The changes that a test of staging makes.
+fn stage(running: &Running, folder: &Path, envelope: Option<Envelope>) -> ChangeReport {
+    change(running, Change::Stage { policy: texts(folder, envelope) }, false)
+}
+
+fn lock_down(running: &Running, force: bool) -> ChangeReport {
+    change(running, Change::Lockdown { wires: Vec::new(), policy: None, expect: None }, force)
+}
+
+#[test]
+fn what_is_staged_is_not_locked_down_once_its_key_is_trusted_no_more() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, _place) = start(dir.path(), REQUIRED);
+    let other = dir.path().join("other");
+    write_folder(&other, 22);
+    let signed = envelope(&other, MONDAY_S + 60);
+    assert!(stage(&running, &other, Some(signed)).done);
+
+    let refused = |running: &Running, code: &str, word: &str| {
+        let before = refusals(running, word);
+        let report = lock_down(running, true);
+        assert!(!report.done && report.what.contains("stays staged"), "{report:?}");
+        assert_eq!(report.findings[0].code, code, "no force helps: {report:?}");
+        assert_eq!(refusals(running, word), before + 1.0);
+        assert!(!running.passes(40_000, 22) && running.passes(40_001, 502));
+    };
+    trust(dir.path(), 8);
+    refused(&running, "unknown-key", "unknown_key");
+    assert!(audit(&running).contains("which is not trusted"), "{}", audit(&running));
+    fs::remove_file(dir.path().join("trusted-keys")).unwrap();
+    refused(&running, "trusted-keys", "keys");
+    drop(running);
+
+    // So it is after a restart, which does not forget what it was signed with either.
+    trust(dir.path(), 8);
+    let running = Running::start(dir.path(), "enforce", REQUIRED);
+    running.wait_ready();
+    refused(&running, "unknown-key", "unknown_key");
+    trust(dir.path(), 7);
+    let report = lock_down(&running, true);
+    assert!(report.done && report.what.contains("signed by ops@plant"), "{report:?}");
+    assert!(running.passes(40_002, 22));
+}
+
+#[test]
+fn what_is_in_force_enforces_further_wires_whatever_became_of_its_key() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, place) = start(dir.path(), REQUIRED);
+    let beside = fs::read_to_string(&places(&place)[1]).unwrap();
+    let manifest = fs::read_to_string(&places(&place)[0]).unwrap();
+    assert!(stage(&running, &place, Some(Envelope { manifest, signature: beside })).done);
+    trust(dir.path(), 8);
+    let report = lock_down(&running, true);
+    assert!(report.done, "{report:?}");
+}
+
+#[test]
+fn a_refusal_of_what_is_not_signed_says_which_command_signs_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let (running, _place) = start(dir.path(), REQUIRED);
+    let other = dir.path().join("other");
+    write_folder(&other, 22);
+    let help = |report: ChangeReport| report.findings[0].help.clone().unwrap();
+    let said = help(stage(&running, &other, None));
+    let command = format!("`bulkhead sign {} --key KEY --name plant-7`", other.display());
+    assert!(said.contains(&command), "{said}");
+    let of_console =
+        PolicyTexts { source: "the console's editor".to_owned(), ..texts(&other, None) };
+    let said = help(change(&running, Change::Stage { policy: of_console }, false));
+    assert!(
+        said.contains("`ssh-keygen -Y sign -n bulkhead-policy -f KEY policy.manifest`"),
+        "{said}"
+    );
 }
 
 #[test]

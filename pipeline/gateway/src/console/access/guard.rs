@@ -18,7 +18,10 @@ use crate::console::problem::Problem;
 /// The header that a request brings which changes something and is known by a cookie.
 pub const CSRF_HEADER: &str = "x-bulkhead-csrf";
 
-/// The cookie's name over TLS: the prefix has browsers insist on `Secure`, on no `Domain` and on `/`.
+/// The header of a request that a page makes by itself: it keeps no session open.
+const BACKGROUND: &str = "x-bulkhead-background";
+
+/// The cookie's name where browsers come over TLS: the prefix has browsers insist on `Secure`, on no `Domain` and on `/`.
 const SECURE_COOKIE: &str = "__Host-bulkhead";
 
 /// The same over plain HTTP on loopback.
@@ -67,7 +70,7 @@ pub fn admit(
 ) -> Result<Caller, Problem> {
     let caller = who(console, headers)?;
     if let (By::Session(session), false) = (&caller.by, is_safe(method)) {
-        check_origin(headers)?;
+        check_origin(console, headers)?;
         let brought = headers.get(CSRF_HEADER).and_then(|value| value.to_str().ok());
         if !brought.is_some_and(|brought| secret::same(brought, &session.csrf)) {
             return Err(Problem::forbidden("the request lacks the session's token")
@@ -90,13 +93,18 @@ pub fn admit(
 /// # Errors
 ///
 /// That it does.
-pub fn check_origin(headers: &HeaderMap) -> Result<(), Problem> {
+pub fn check_origin(console: &Console, headers: &HeaderMap) -> Result<(), Problem> {
     let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or("?"));
     let forged = || Problem::forbidden("the request comes from another site");
     if text("sec-fetch-site").is_some_and(|site| !matches!(site, "same-origin" | "none")) {
         return Err(forged());
     }
     let Some(origin) = text(header::ORIGIN.as_str()) else { return Ok(()) };
+    // A proxy may ask for another host than the browser has asked it for.
+    let public = console.settings.console.public_url.as_deref();
+    if public.is_some_and(|public| origin.eq_ignore_ascii_case(public)) {
+        return Ok(());
+    }
     let origin = origin.strip_prefix("https://").or_else(|| origin.strip_prefix("http://"));
     match (origin, text(header::HOST.as_str())) {
         (Some(origin), Some(host)) if origin.eq_ignore_ascii_case(host) => Ok(()),
@@ -111,12 +119,12 @@ pub fn session(console: &Console, headers: &HeaderMap) -> Option<(Arc<Shown>, u6
     let mut pairs =
         cookies.flat_map(|text| text.split(';')).filter_map(|pair| pair.split_once('='));
     let (_, cookie) = pairs.find(|(key, _)| key.trim() == name)?;
-    console.access.sessions.find(cookie.trim())
+    console.access.sessions.find(cookie.trim(), headers.contains_key(BACKGROUND))
 }
 
 /// What sets the cookie of a session, or with no value takes it away.
 pub fn cookie(console: &Console, value: Option<&str>) -> String {
-    let secure = if console.settings.is_tls() { "; Secure" } else { "" };
+    let secure = if console.settings.is_reached_by_https() { "; Secure" } else { "" };
     let age = match value {
         Some(_) => console.access.sessions.limit().as_secs(),
         None => 0,
@@ -126,7 +134,7 @@ pub fn cookie(console: &Console, value: Option<&str>) -> String {
 }
 
 fn cookie_name(console: &Console) -> &'static str {
-    if console.settings.is_tls() { SECURE_COOKIE } else { PLAIN_COOKIE }
+    if console.settings.is_reached_by_https() { SECURE_COOKIE } else { PLAIN_COOKIE }
 }
 
 fn is_safe(method: &Method) -> bool {
@@ -141,7 +149,8 @@ fn who(console: &Console, headers: &HeaderMap) -> Result<Caller, Problem> {
             text.map(|text| access.tokens.find(text.trim(), Timestamp::now())).transpose()?;
         let unknown = || Problem::unauthorized("this token is not known, or its time is over");
         let token = token.flatten().ok_or_else(unknown)?;
-        let user = access.users.find(&token.user)?.ok_or_else(unknown)?;
+        let user = access.users.find(&token.user)?;
+        let user = user.filter(|user| token.is_of(user)).ok_or_else(unknown)?;
         let role = token.scope.min(user.role);
         return Ok(Caller { user: user.name, role, by: By::Token(token.id) });
     }
@@ -164,12 +173,63 @@ fn who(console: &Console, headers: &HeaderMap) -> Result<Caller, Problem> {
 /// Whether a caller may still do what it was let do before.
 pub fn still_may(console: &Console, caller: &Caller) -> bool {
     let user = console.access.users.find(&caller.user).ok().flatten();
-    let role_holds = user.is_some_and(|user| user.role >= caller.role);
-    role_holds
-        && match &caller.by {
-            By::Session(session) => !console.access.sessions.left(session).is_zero(),
-            By::Token(id) => console.access.tokens.all().is_ok_and(|tokens| {
-                tokens.iter().any(|token| token.id == *id && !token.is_over(Timestamp::now()))
-            }),
+    let Some(user) = user.filter(|user| user.role >= caller.role) else { return false };
+    let now = Timestamp::now();
+    match &caller.by {
+        By::Session(session) => console.access.sessions.is_of(session, &user),
+        By::Token(id) => console.access.tokens.all().is_ok_and(|tokens| {
+            let mut tokens = tokens.iter();
+            tokens.any(|token| token.id == *id && !token.is_over(now) && token.is_of(&user))
+        }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+    use clap::Parser;
+
+    use super::*;
+    use crate::console::ConsoleArgs;
+    use crate::console::settings::Settings;
+
+    #[derive(Parser)]
+    struct Told {
+        #[command(flatten)]
+        args: ConsoleArgs,
+    }
+
+    fn console(folder: &std::path::Path, public_url: Option<&str>) -> Console {
+        let words = ["console", "--plain-http", "--config=none", "--socket=none", "--store=none"];
+        let dir = format!("--dir={}", folder.display());
+        let told = Told::parse_from(words.into_iter().chain([dir.as_str()]));
+        let mut settings = Settings::read(&told.args).unwrap_or_else(|e| panic!("{e}"));
+        settings.console.public_url = public_url.map(str::to_owned);
+        Console::new(settings)
+    }
+
+    #[test]
+    fn behind_a_proxy_cookies_are_for_https_and_its_pages_are_the_consoles() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let plain = console(folder.path(), None);
+        let public = console(folder.path(), Some("https://console.plant.example:8443"));
+        assert!(cookie(&plain, Some("x")).starts_with("bulkhead=x; "));
+        let secure = cookie(&public, Some("x"));
+        assert!(secure.starts_with("__Host-bulkhead=x; ") && secure.ends_with("; Secure"));
+        assert!(cookie(&public, None).contains("Max-Age=0"), "and it can be taken away");
+        let bound = SocketAddr::from(([127, 0, 0, 1], 10_443));
+        assert_eq!(public.settings.address(bound), "https://console.plant.example:8443");
+        let from = |console: &Console, origin: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ORIGIN, HeaderValue::from_static(origin));
+            headers.insert(header::HOST, HeaderValue::from_static("127.0.0.1:10443"));
+            check_origin(console, &headers).is_ok()
+        };
+        assert!(from(&plain, "http://127.0.0.1:10443") && from(&public, "http://127.0.0.1:10443"));
+        let own = "https://console.plant.example:8443";
+        assert!(from(&public, own) && !from(&plain, own));
+        for other in ["https://console.plant.example", "https://evil.example", "null"] {
+            assert!(!from(&public, other), "{other}");
         }
+    }
 }

@@ -1,7 +1,8 @@
 //! A small file of JSON that several processes read and write: the console that serves, and commands.
 //!
 //! A reader sees a whole file or the one before; a writer holds a lock beside it. What another process
-//! wrote is noticed by the file's identity and time, looked at whenever it is asked for.
+//! wrote is noticed by the file's identity and time, looked at whenever it is asked for. Links are not
+//! followed: whoever has taken over the console must not have a command write through one.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -11,7 +12,7 @@ use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use rustix::fs::{FlockOperation, flock};
+use rustix::fs::{FlockOperation, OFlags, flock};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -90,8 +91,12 @@ impl<T: Serialize + DeserializeOwned + Default + Clone> Kept<T> {
 
     fn load(&self) -> Result<(Stamp, Arc<T>), String> {
         let read = || -> io::Result<(Stamp, Vec<u8>)> {
-            let mut file = File::open(&self.path)?;
-            let stamp = Stamp::of(&file.metadata()?);
+            let mut file = plainly(OpenOptions::new().read(true)).open(&self.path)?;
+            let metadata = file.metadata()?;
+            if !metadata.is_file() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no plain file"));
+            }
+            let stamp = Stamp::of(&metadata);
             let mut bytes = Vec::new();
             (&mut file).take(MAX_BYTES + 1).read_to_end(&mut bytes)?;
             Ok((stamp, bytes))
@@ -129,8 +134,13 @@ impl<T: Serialize + DeserializeOwned + Default + Clone> Kept<T> {
 /// A file that nobody else may read.
 fn private() -> OpenOptions {
     let mut options = OpenOptions::new();
-    options.write(true).mode(0o600);
+    plainly(options.write(true).mode(0o600));
     options
+}
+
+/// Opens what has the name itself, no link's target, and does not wait for the other end of a pipe.
+fn plainly(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.custom_flags((OFlags::NOFOLLOW | OFlags::NONBLOCK).bits() as i32)
 }
 
 impl Stamp {
@@ -174,5 +184,34 @@ mod tests {
         assert!(other.read().is_err_and(|error| error.contains("is damaged")));
         let change = one.change(|_| Ok::<_, String>(()));
         assert!(change.is_err(), "what cannot be read is not written over");
+    }
+
+    #[test]
+    fn links_and_pipes_that_somebody_laid_there_are_not_followed() {
+        let folder = tempfile::tempdir().unwrap_or_else(|e| panic!("{e}"));
+        let path = |name: &str| folder.path().join(name);
+        let kept: Kept<Vec<u32>> = Kept::new(folder.path(), "numbers.json");
+        let link = |target: &str, name: &str| {
+            std::os::unix::fs::symlink(path(target), path(name)).unwrap_or_else(|e| panic!("{e}"));
+        };
+        let change = || {
+            kept.change(|numbers| {
+                numbers.push(1);
+                Ok::<_, String>(())
+            })
+        };
+        link("elsewhere", "numbers.lock");
+        assert!(change().is_err());
+        assert!(!path("elsewhere").exists(), "nothing was made through the link");
+        fs::remove_file(path("numbers.lock")).unwrap_or_else(|e| panic!("{e}"));
+        fs::write(path("elsewhere"), "[7]").unwrap_or_else(|e| panic!("{e}"));
+        link("elsewhere", "numbers.json");
+        assert!(kept.read().is_err() && change().is_err());
+        fs::remove_file(path("numbers.json")).unwrap_or_else(|e| panic!("{e}"));
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let pipe = rustix::fs::mkfifoat(rustix::fs::CWD, path("numbers.json"), mode);
+        pipe.unwrap_or_else(|e| panic!("{e}"));
+        assert!(kept.read().is_err(), "and nobody waits for a pipe");
+        assert_eq!(fs::read_to_string(path("elsewhere")).ok().as_deref(), Some("[7]"));
     }
 }

@@ -71,8 +71,9 @@ impl Sessions {
         Ok((cookie, shown))
     }
 
-    /// The session of a cookie, if it is open, and since which change of its user. It counts as used.
-    pub fn find(&self, cookie: &str) -> Option<(Arc<Shown>, u64)> {
+    /// The session of a cookie, if it is open, and since which change of its user. It counts as used where
+    /// a person asks, `by_itself` where a page asks again by itself.
+    pub fn find(&self, cookie: &str, by_itself: bool) -> Option<(Arc<Shown>, u64)> {
         let hash = secret::hash(cookie)?;
         let now = Instant::now();
         let mut open = self.open();
@@ -81,7 +82,9 @@ impl Sessions {
             open.remove(&hash);
             return None;
         }
-        session.last = now;
+        if !by_itself {
+            session.last = now;
+        }
         Some((Arc::clone(&session.shown), session.version))
     }
 
@@ -89,7 +92,15 @@ impl Sessions {
     pub fn left(&self, session: &Shown) -> Duration {
         let open = self.open();
         let Some(session) = open.get(&session.hash) else { return Duration::ZERO };
-        self.idle.min(self.limit.saturating_sub(session.begun.elapsed()))
+        let idle = self.idle.saturating_sub(session.last.elapsed());
+        idle.min(self.limit.saturating_sub(session.begun.elapsed()))
+    }
+
+    /// Whether a session is open, and begun or renewed after the latest change of its user.
+    pub fn is_of(&self, session: &Shown, user: &User) -> bool {
+        let open = self.open();
+        let session = open.get(&session.hash);
+        session.is_some_and(|s| s.version == user.version && self.is_open(s, Instant::now()))
     }
 
     /// How long a session may last.
@@ -155,9 +166,34 @@ mod tests {
         for (idle, limit) in [(Duration::ZERO, hour), (hour, Duration::ZERO)] {
             let sessions = Sessions::new(idle, limit);
             let (cookie, _) = sessions.begin(&user()).unwrap_or_else(|e| panic!("{e}"));
-            assert_eq!(sessions.find(&cookie), None, "{idle:?} {limit:?}");
+            assert_eq!(sessions.find(&cookie, false), None, "{idle:?} {limit:?}");
             assert_eq!(sessions.count(), 0);
         }
+    }
+
+    #[test]
+    fn who_watches_and_asks_nothing_is_as_idle_as_anybody() {
+        let idle = Duration::from_millis(30);
+        let sessions = Sessions::new(idle, Duration::from_secs(60));
+        let ada = user();
+        let (_, shown) = sessions.begin(&ada).unwrap_or_else(|e| panic!("{e}"));
+        assert!(sessions.is_of(&shown, &ada));
+        std::thread::sleep(idle);
+        assert_eq!(sessions.left(&shown), Duration::ZERO, "nothing has asked for it meanwhile");
+        assert!(!sessions.is_of(&shown, &ada));
+    }
+
+    #[test]
+    fn a_page_that_asks_by_itself_keeps_no_session_open() {
+        let idle = Duration::from_millis(200);
+        let sessions = Sessions::new(idle, Duration::from_secs(60));
+        let (cookie, _) = sessions.begin(&user()).unwrap_or_else(|e| panic!("{e}"));
+        let begun = std::time::Instant::now();
+        while begun.elapsed() < idle {
+            std::thread::sleep(Duration::from_millis(20));
+            let _ = sessions.find(&cookie, true);
+        }
+        assert_eq!(sessions.find(&cookie, false), None);
     }
 
     #[test]
@@ -173,13 +209,13 @@ mod tests {
             all.push(shown);
         }
         assert_eq!(sessions.count(), MAX_OF_USER);
-        assert_eq!(sessions.find(&first), None, "the oldest made room");
-        assert!(sessions.find(&cookies[0]).is_some_and(|(shown, _)| shown == all[0]));
+        assert_eq!(sessions.find(&first, false), None, "the oldest made room");
+        assert!(sessions.find(&cookies[0], false).is_some_and(|(shown, _)| shown == all[0]));
         sessions.end(&all[0]);
-        assert_eq!(sessions.find(&cookies[0]), None);
+        assert_eq!(sessions.find(&cookies[0], false), None);
         sessions.end_others("ada", Some(&all[1]));
-        assert_eq!((sessions.count(), sessions.find(&cookies[2])), (1, None));
-        assert!(sessions.find(&cookies[1]).is_some());
-        assert_eq!(sessions.find("another"), None);
+        assert_eq!((sessions.count(), sessions.find(&cookies[2], false)), (1, None));
+        assert!(sessions.find(&cookies[1], false).is_some());
+        assert_eq!(sessions.find("another", false), None);
     }
 }

@@ -1,16 +1,21 @@
-//! Slows down whoever guesses: per source of requests, and per user that is guessed at.
+//! Slows down whoever guesses: per source of requests, per user that is guessed at, and per both.
 //!
 //! After a few failures each further one costs twice the time, up to a quarter of an hour. So that nobody
 //! can lock a user out by guessing, a source from which the user logged in before waits for its own
-//! failures only.
+//! failures only. A log-in takes back the failures of the same user from there, not those with others.
+//! Behind loopback there are many people, who come through a tunnel or a proxy: they wait for failures
+//! with their own name first.
 
 use std::collections::HashMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Failures that cost nothing.
+use crate::console::sources::network;
+
+/// Failures that cost nothing, and those of everybody who comes over loopback.
 const FREE: u32 = 5;
+const FREE_OVER_LOOPBACK: u32 = 50;
 
 /// The first wait, and the longest.
 const FIRST: Duration = Duration::from_secs(2);
@@ -29,6 +34,7 @@ const MAX_KNOWN: usize = 1024;
 enum Key {
     Source(IpAddr),
     User(String),
+    Both(IpAddr, String),
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -58,11 +64,16 @@ impl Throttle {
     pub fn check(&self, source: IpAddr, user: Option<&str>, now: Instant) -> Result<(), Duration> {
         let state = self.state();
         let source = network(source);
-        let mut wait = state.wait(&Key::Source(source), now);
-        if let Some(user) = user {
-            if !state.known.contains_key(&(source, user.to_owned())) {
-                wait = wait.max(state.wait(&Key::User(user.to_owned()), now));
-            }
+        let both = user.map(|user| (source, user.to_owned()));
+        let is_known = both.as_ref().is_some_and(|both| state.known.contains_key(both));
+        // Whoever has come through the tunnel before does not wait for all others who come through it.
+        let mut wait = match is_known && source.is_loopback() {
+            true => Duration::ZERO,
+            false => state.wait(&Key::Source(source), now),
+        };
+        if let Some((source, user)) = both {
+            let key = if is_known { Key::Both(source, user) } else { Key::User(user) };
+            wait = wait.max(state.wait(&key, now));
         }
         if wait.is_zero() { Ok(()) } else { Err(wait) }
     }
@@ -70,16 +81,25 @@ impl Throttle {
     /// It failed. Returns whether this is the failure from which on there is a wait.
     pub fn failed(&self, source: IpAddr, user: Option<&str>, now: Instant) -> bool {
         let mut state = self.state();
-        let by_source = state.count(Key::Source(network(source)), now);
-        let by_user = user.map_or(0, |user| state.count(Key::User(user.to_owned()), now));
-        by_source == FREE || by_user == FREE
+        let source = Key::Source(network(source));
+        let mut is_first = state.count(source.clone(), now) == source.free();
+        if let (Some(user), Key::Source(source)) = (user, source) {
+            let keys = [Key::User(user.to_owned()), Key::Both(source, user.to_owned())];
+            is_first |= keys.map(|key| state.count(key, now) == FREE).contains(&true);
+        }
+        is_first
     }
 
     /// It did not.
     pub fn succeeded(&self, source: IpAddr, user: &str, now: Instant) {
         let mut state = self.state();
         let source = network(source);
-        state.failures.remove(&Key::Source(source));
+        let own = state.failures.remove(&Key::Both(source, user.to_owned()));
+        for key in [Key::Source(source), Key::User(user.to_owned())] {
+            if let (Some(failures), Some(own)) = (state.failures.get_mut(&key), own) {
+                failures.count = failures.count.saturating_sub(own.count);
+            }
+        }
         if state.known.len() >= MAX_KNOWN {
             let oldest = state.known.iter().min_by_key(|(_, at)| **at).map(|(key, _)| key.clone());
             oldest.map(|key| state.known.remove(&key));
@@ -105,7 +125,7 @@ impl Throttle {
 impl State {
     fn wait(&self, key: &Key, now: Instant) -> Duration {
         let Some(failures) = self.failures.get(key) else { return Duration::ZERO };
-        let Some(over) = failures.count.checked_sub(FREE) else { return Duration::ZERO };
+        let Some(over) = failures.count.checked_sub(key.free()) else { return Duration::ZERO };
         let wait = FIRST.saturating_mul(1 << over.min(16)).min(LONGEST);
         wait.saturating_sub(now.saturating_duration_since(failures.last))
     }
@@ -138,11 +158,13 @@ impl State {
     }
 }
 
-/// A host has a whole network of IPv6 addresses to come from.
-fn network(source: IpAddr) -> IpAddr {
-    match source.to_canonical() {
-        IpAddr::V4(source) => source.into(),
-        IpAddr::V6(source) => Ipv6Addr::from_bits(source.to_bits() & (u128::MAX << 64)).into(),
+impl Key {
+    /// Failures that cost nothing.
+    fn free(&self) -> u32 {
+        match self {
+            Self::Source(source) if source.is_loopback() => FREE_OVER_LOOPBACK,
+            _ => FREE,
+        }
     }
 }
 
@@ -186,6 +208,34 @@ mod tests {
         }
         assert_eq!(throttle.check(ip("2001:db8::2"), Some("ada"), now), Ok(()), "the same network");
         assert!(throttle.check(ip("2001:db8:f::1"), Some("ada"), now).is_err());
+    }
+
+    #[test]
+    fn logging_in_does_not_pay_for_guesses_at_others() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        for source in [ip("192.0.2.1"), ip("127.0.0.1")] {
+            throttle.succeeded(source, "ada", now);
+            for _ in 0..FREE {
+                assert_eq!(throttle.check(source, Some("ada"), now), Ok(()));
+                throttle.failed(source, Some("ada"), now);
+                throttle.succeeded(source, "mallory", now);
+            }
+            assert_eq!(throttle.check(source, Some("ada"), now), Err(FIRST), "{source}");
+        }
+        assert_eq!(throttle.check(ip("127.0.0.1"), Some("bob"), now), Ok(()), "through a tunnel");
+        assert_eq!(throttle.check(ip("192.0.2.1"), Some("bob"), now), Err(FIRST));
+        throttle.succeeded(ip("192.0.2.1"), "ada", now);
+        assert_eq!(throttle.check(ip("192.0.2.1"), Some("ada"), now), Ok(()), "they were ada's");
+        for at in 0..FREE_OVER_LOOPBACK {
+            throttle.failed(ip("127.0.0.1"), Some(&at.to_string()), now);
+        }
+        assert!(throttle.check(ip("127.0.0.1"), Some("bob"), now).is_err(), "that is too much");
+        let mallory = throttle.check(ip("127.0.0.1"), Some("mallory"), now);
+        assert_eq!(
+            mallory,
+            Ok(()),
+            "who was there before waits for nobody's failures but their own"
+        );
     }
 
     #[test]

@@ -6,6 +6,7 @@ use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
 
 use super::kept::Kept;
+use super::users::User;
 use super::{Role, secret};
 use crate::console::problem::Problem;
 
@@ -20,8 +21,9 @@ pub const MAX_DAYS: i64 = 366;
 /// The longest name, in characters.
 const MAX_NAME: usize = 100;
 
-/// Tokens at most.
+/// Tokens at most, and of one user.
 const MAX_TOKENS: usize = 1000;
+const MAX_OF_USER: usize = 50;
 
 /// A token as it is kept.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -122,10 +124,27 @@ impl Tokens {
             if file.tokens.len() >= MAX_TOKENS {
                 return Err(Problem::conflict(format!("there are {MAX_TOKENS} tokens already")));
             }
+            let of_user = file.tokens.iter().filter(|token| token.user == user).count();
+            if of_user >= MAX_OF_USER {
+                return Err(Problem::conflict(format!("{user} has {MAX_OF_USER} tokens already"))
+                    .remedy("end one that nothing uses any more"));
+            }
             file.tokens.push(kept);
             Ok(())
         })?;
         Ok((token, format!("{PREFIX}{secret}")))
+    }
+
+    /// Ends all tokens of a user.
+    ///
+    /// # Errors
+    ///
+    /// The file's fault.
+    pub fn remove_of(&self, user: &str) -> Result<(), Problem> {
+        self.kept.change(|file| {
+            file.tokens.retain(|token| token.user != user);
+            Ok(())
+        })
     }
 
     /// Ends a token; with `user`, only if it is that user's.
@@ -145,6 +164,12 @@ impl Tokens {
 }
 
 impl Token {
+    /// Whether this user made it, and not another one who had the name before.
+    pub fn is_of(&self, user: &User) -> bool {
+        let made = [&self.created, &user.created].map(|text| text.parse::<Timestamp>());
+        self.user == user.name && matches!(made, [Ok(token), Ok(user)] if token >= user)
+    }
+
     /// Whether its time is over. What cannot be read is over.
     pub fn is_over(&self, now: Timestamp) -> bool {
         self.expires.parse::<Timestamp>().map_or(true, |expires| expires <= now)
@@ -177,5 +202,12 @@ mod tests {
         assert!(tokens.remove(&token.id, Some("bob")).is_err(), "it is not his");
         assert!(tokens.remove(&token.id, Some("ada")).is_ok());
         assert_eq!(tokens.find(&secret, now), Ok(None));
+        for at in 0..MAX_OF_USER {
+            assert!(tokens.add("bob", "loop", Role::Viewer, later(1)).is_ok(), "{at}");
+        }
+        assert!(tokens.add("bob", "loop", Role::Viewer, later(1)).is_err(), "so many, no more");
+        assert!(tokens.add("ada", "export", Role::Viewer, later(1)).is_ok(), "others have theirs");
+        tokens.remove_of("bob").unwrap_or_else(|e| panic!("{e:?}"));
+        assert_eq!(tokens.all().map(|left| left.len()), Ok(1));
     }
 }

@@ -9,13 +9,14 @@ use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json};
 use jiff::{SignedDuration, Timestamp};
 use serde::{Deserialize, Serialize};
+use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit};
 use utoipa::ToSchema;
 
 use super::{Body, Segment};
 use crate::console::Console;
 use crate::console::access::guard::{self, Peer};
 use crate::console::access::sessions::Shown;
-use crate::console::access::users::User;
+use crate::console::access::users::{MAX_PASSWORD, User};
 use crate::console::access::{By, Caller, Role, tokens};
 use crate::console::problem::Problem;
 use crate::control::questions::About;
@@ -162,7 +163,7 @@ pub async fn log_in(
     headers: HeaderMap,
     Body(LogIn { user: name, password }): Body<LogIn>,
 ) -> Result<Response, Problem> {
-    guard::check_origin(&headers)?;
+    guard::check_origin(&console, &headers)?;
     let user = verified(&console, peer, &name, password).await?;
     let Some(user) = user else {
         return Err(Problem::unauthorized("the user or the password is wrong"));
@@ -200,11 +201,13 @@ pub async fn set_up(
     headers: HeaderMap,
     Body(SetUp { token, user, password }): Body<SetUp>,
 ) -> Result<Response, Problem> {
-    guard::check_origin(&headers)?;
+    guard::check_origin(&console, &headers)?;
     wait_is_over(&console, peer, None)?;
-    let _place = hashing(&console).await?;
+    let _place = log_in_place(&console)?;
+    let place = hashing(&console).await?;
     let worker = Arc::clone(&console);
     let made = tokio::task::spawn_blocking(move || {
+        let _place = place;
         worker.access.setup.open(&token, || worker.access.users.put_admin(&user, &password))
     });
     let made = made.await.map_err(|error| Problem::internal(error.to_string()))?;
@@ -247,10 +250,13 @@ pub async fn change_password(
     if verified(&console, peer, &caller.user, old).await?.is_none() {
         return Err(Problem::conflict("the old password is wrong"));
     }
-    let _place = hashing(&console).await?;
+    has_pace(&console, &caller)?;
+    let place = hashing(&console).await?;
     let (worker, name) = (Arc::clone(&console), caller.user.clone());
-    let changed =
-        tokio::task::spawn_blocking(move || worker.access.users.set(&name, None, Some(&new)));
+    let changed = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        worker.access.users.set(&name, None, Some(&new))
+    });
     let user = changed.await.map_err(|error| Problem::internal(error.to_string()))??;
     console.access.sessions.renew(session, user.version);
     console.access.sessions.end_others(&caller.user, Some(session));
@@ -293,6 +299,7 @@ pub async fn make_token(
     let expires: Timestamp = expires.parse().map_err(|_| {
         Problem::bad_request("`expires` is no instant").remedy("write 2026-11-24T06:00:00Z")
     })?;
+    has_pace(&console, &caller)?;
     let (token, secret) = console.access.tokens.add(&caller.user, &name, scope, expires)?;
     let (id, role) = (&token.id, scope.label());
     let detail = format!("made the token {id} ({role}, until {expires}): {}", token.name);
@@ -314,7 +321,7 @@ pub async fn end_token(
     let own = (caller.role != Role::Admin).then_some(caller.user.as_str());
     let token = console.access.tokens.remove(&id, own)?;
     let detail = format!("ended the token {id} of {}: {}", token.user, token.name);
-    console.gateway.note(About::Access, &caller.user, detail);
+    console.gateway.note(About::Access, &caller.audit_name(), detail);
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -325,15 +332,23 @@ async fn verified(
     name: &str,
     password: String,
 ) -> Result<Option<User>, Problem> {
+    if password.len() > MAX_PASSWORD {
+        return Err(Problem::bad_request(format!("a password has at most {MAX_PASSWORD} bytes")));
+    }
+    let _place = log_in_place(console)?;
     // What is longer than any name is nobody's, and is not remembered.
     let name = name.chars().take(crate::config::MAX_USER_BYTES + 1).collect::<String>();
     wait_is_over(console, peer, Some(&name))?;
-    let _place = hashing(console).await?;
+    let place = hashing(console).await?;
+    // Of many at once, those before may have failed meanwhile.
+    wait_is_over(console, peer, Some(&name))?;
     let (worker, wanted) = (Arc::clone(console), name.clone());
-    let verified =
-        tokio::task::spawn_blocking(move || worker.access.users.verify(&wanted, &password));
-    let verified = verified.await.map_err(|error| Problem::internal(error.to_string()))?;
-    let user = verified?;
+    let verified = tokio::task::spawn_blocking(move || {
+        (worker.access.users.verify(&wanted, &password), place)
+    });
+    // The place is free again when the failure is counted, not before.
+    let (user, _place) = verified.await.map_err(|error| Problem::internal(error.to_string()))?;
+    let user = user?;
     let (throttle, now) = (&console.access.throttle, Instant::now());
     if user.is_some() {
         throttle.succeeded(peer.ip(), &name, now);
@@ -353,6 +368,15 @@ async fn verified(
     Ok(user)
 }
 
+/// Refuses a change that anybody may make of their own where there were too many: each is an entry of the
+/// audit log.
+fn has_pace(console: &Console, caller: &Caller) -> Result<(), Problem> {
+    console.access.pace.change(&caller.user, Instant::now()).map_err(|wait| {
+        let detail = format!("{} has changed passwords and tokens too often", caller.user);
+        Problem::too_many(detail, wait.as_secs() + 1)
+    })
+}
+
 fn wait_is_over(console: &Console, peer: Peer, user: Option<&str>) -> Result<(), Problem> {
     console.access.throttle.check(peer.ip(), user, Instant::now()).map_err(|wait| {
         console.metrics.log_in_throttled();
@@ -360,8 +384,16 @@ fn wait_is_over(console: &Console, peer: Peer, user: Option<&str>) -> Result<(),
     })
 }
 
-async fn hashing(console: &Console) -> Result<tokio::sync::SemaphorePermit<'_>, Problem> {
-    match tokio::time::timeout(HASHING_LIMIT, console.hashing.acquire()).await {
+/// A place for who wants to log in, so that there are always some for those who are in.
+fn log_in_place(console: &Console) -> Result<SemaphorePermit<'_>, Problem> {
+    let place = console.log_ins.try_acquire();
+    place.map_err(|_| Problem::too_many("too many are logging in", 5))
+}
+
+/// A place to hash a password; it is kept until that is done, whether anybody waits for it still or not.
+async fn hashing(console: &Console) -> Result<OwnedSemaphorePermit, Problem> {
+    let place = Arc::clone(&console.hashing).acquire_owned();
+    match tokio::time::timeout(HASHING_LIMIT, place).await {
         Ok(Ok(place)) => Ok(place),
         _ => Err(Problem::too_many("too many are logging in", 5)),
     }

@@ -82,13 +82,14 @@ pub async fn users(State(console): State<Arc<Console>>) -> Result<Json<UserList>
 #[utoipa::path(post, path = "/users", operation_id = "add-user", tag = "access",
     request_body = UserWanted,
     responses((status = 201, description = "Made", body = UserShown),
-              (status = 409, description = "There is one with this name", body = Problem,
+              (status = 409, description = "There is one with this name, or a token asks", body = Problem,
                content_type = "application/problem+json")))]
 pub async fn add_user(
     State(console): State<Arc<Console>>,
     Extension(caller): Extension<Caller>,
     Body(UserWanted { name, role, password }): Body<UserWanted>,
 ) -> Result<(StatusCode, Json<UserShown>), Problem> {
+    by_a_person(&caller)?;
     let user =
         hashed(&console, move |console| console.access.users.add(&name, role, &password)).await?;
     let detail = format!("made the user {} of the console, {}", user.name, role.label());
@@ -103,7 +104,7 @@ pub async fn add_user(
     responses((status = 200, description = "Changed; the user's sessions ended", body = UserShown),
               (status = 404, description = "There is no such user", body = Problem,
                content_type = "application/problem+json"),
-              (status = 409, description = "No admin would be left", body = Problem,
+              (status = 409, description = "No admin would be left, or a token asks", body = Problem,
                content_type = "application/problem+json")))]
 pub async fn change_user(
     State(console): State<Arc<Console>>,
@@ -111,6 +112,7 @@ pub async fn change_user(
     Segment(name): Segment,
     Body(UserChange { role, password }): Body<UserChange>,
 ) -> Result<Json<UserShown>, Problem> {
+    by_a_person(&caller)?;
     let has_password = password.is_some();
     let wanted = name.clone();
     let change =
@@ -140,18 +142,29 @@ pub async fn change_user(
     responses((status = 204, description = "Removed"),
               (status = 404, description = "There is no such user", body = Problem,
                content_type = "application/problem+json"),
-              (status = 409, description = "No admin would be left", body = Problem,
+              (status = 409, description = "No admin would be left, or a token asks", body = Problem,
                content_type = "application/problem+json")))]
 pub async fn remove_user(
     State(console): State<Arc<Console>>,
     Extension(caller): Extension<Caller>,
     Segment(name): Segment,
 ) -> Result<StatusCode, Problem> {
+    by_a_person(&caller)?;
     console.access.users.remove(&name)?;
+    console.access.tokens.remove_of(&name)?;
     console.access.sessions.end_others(&name, None);
     let detail = format!("removed the user {name} of the console");
     console.gateway.note(About::Access, &caller.audit_name(), detail);
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// A token that leaked must not make itself a user.
+fn by_a_person(caller: &Caller) -> Result<(), Problem> {
+    match caller.by {
+        By::Session(_) => Ok(()),
+        By::Token(_) => Err(Problem::conflict("a token does not change who uses the console")
+            .remedy("log in, or use `bulkhead console user` on the machine")),
+    }
 }
 
 /// Does what hashes a password, with as few others at a time as memory allows.
@@ -159,8 +172,12 @@ async fn hashed(
     console: &Arc<Console>,
     change: impl FnOnce(&Console) -> Result<User, Problem> + Send + 'static,
 ) -> Result<User, Problem> {
-    let _place = console.hashing.acquire().await.map_err(|_| Problem::unavailable("stopping"))?;
+    let place = Arc::clone(&console.hashing).acquire_owned().await;
+    let place = place.map_err(|_| Problem::unavailable("stopping"))?;
     let worker = Arc::clone(console);
-    let done = tokio::task::spawn_blocking(move || change(&worker)).await;
-    done.map_err(|error| Problem::internal(error.to_string()))?
+    let done = tokio::task::spawn_blocking(move || {
+        let _place = place;
+        change(&worker)
+    });
+    done.await.map_err(|error| Problem::internal(error.to_string()))?
 }

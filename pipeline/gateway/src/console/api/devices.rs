@@ -1,6 +1,7 @@
 //! Who is there, and quarantine.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -165,7 +166,11 @@ pub struct DeviceQuery {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct QuarantineWanted {
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// Services that it may still open, such as `udp/123`.
     #[serde(default)]
@@ -299,11 +304,33 @@ fn quarantine_of<'q>(all: &'q [Quarantine], picture: &Picture, at: u32) -> Optio
         return None;
     }
     let host = &picture.network.hosts[at as usize];
-    let mut texts: Vec<String> =
-        host.addresses.iter().map(|seen| seen.address.to_string()).collect();
-    texts.extend(host.mac.map(|mac| mac.to_string()));
-    all.iter()
-        .find(|one| texts.contains(&one.device) || one.hosts.iter().any(|h| texts.contains(h)))
+    let mac = host.mac.map(|mac| mac.to_string());
+    all.iter().find(|one| {
+        let mut named = one.hosts.iter().chain([&one.device]);
+        named.any(|name| {
+            mac.as_ref().is_some_and(|mac| mac.eq_ignore_ascii_case(name))
+                || addresses(name).is_some_and(|(low, high)| {
+                    let mut own = host.addresses.iter().filter(|own| {
+                        low.is_ipv4() == own.address.is_ipv4()
+                            && (low..=high).contains(&own.address)
+                    });
+                    own.any(|own| has_now(picture, at, own.address, own.last_ms))
+                })
+        })
+    })
+}
+
+/// The first and the last of the addresses that are written as one, or as a range.
+fn addresses(text: &str) -> Option<(IpAddr, IpAddr)> {
+    let (low, high) = text.split_once('-').unwrap_or((text, text));
+    Some((low.parse().ok()?, high.parse().ok()?))
+}
+
+/// Whether nobody else was seen with an address of a device since then.
+fn has_now(picture: &Picture, at: u32, address: IpAddr, last_ms: i64) -> bool {
+    let others = picture.network.hosts.iter().zip(0..).filter(|(_, other)| *other != at);
+    let mut seen = others.flat_map(|(host, _)| &host.addresses);
+    !seen.any(|other| other.address == address && other.last_ms > last_ms)
 }
 
 fn edges(

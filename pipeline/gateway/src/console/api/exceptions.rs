@@ -25,7 +25,11 @@ pub struct GrantWanted {
     #[schema(minimum = 1, maximum = 2_592_000)]
     pub for_seconds: u64,
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// Whether to grant it although a rule before it denies some of it.
     #[serde(default)]

@@ -147,7 +147,8 @@ pub enum EdgeVerdict {
 
 /// Flows
 ///
-/// Edges (a client, a server and a service each), those seen last first.
+/// Edges (a client, a server and a service each), those seen last first. Of a stretch of time their flows,
+/// bytes and denied packets are those of its periods.
 #[utoipa::path(get, path = "/flows", operation_id = "flows", tag = "flows",
     params(EdgeQuery),
     responses((status = 200, description = "Those that are asked for", body = Page<EdgeShown>)))]
@@ -159,14 +160,15 @@ pub async fn flows(
     let page = heavy(&console, move || {
         let paging = Paging::new(query.cursor.as_deref(), query.limit)?;
         let found = find(&picture, &query, false)?;
-        Ok(paging.of(&found, |&edge| shown(&picture, edge)))
+        Ok(paging.of(&found, |&(edge, sums)| shown(&picture, edge, sums)))
     });
     Ok(Json(page.await?))
 }
 
 /// What was denied
 ///
-/// Those denied last first, each with the rule that came nearest to permitting it.
+/// Those seen last first, each with the rule that came nearest to permitting it. Of a stretch of time what
+/// was denied in its periods.
 #[utoipa::path(get, path = "/denied", operation_id = "denied", tag = "flows",
     params(EdgeQuery),
     responses((status = 200, description = "Those that are asked for", body = Page<DeniedShown>)))]
@@ -178,7 +180,7 @@ pub async fn denied(
     let page = heavy(&console, move || {
         let paging = Paging::new(query.cursor.as_deref(), query.limit)?;
         let found = find(&picture, &query, true)?;
-        Ok(paging.of(&found, |&edge| denied_shown(&picture, edge)))
+        Ok(paging.of(&found, |&(edge, sums)| denied_shown(&picture, edge, sums)))
     });
     Ok(Json(page.await?))
 }
@@ -204,8 +206,27 @@ pub fn instant(unix_ms: i64) -> String {
     Timestamp::from_millisecond(unix_ms).unwrap_or(Timestamp::UNIX_EPOCH).to_string()
 }
 
+/// What an edge came to in a stretch of time: flows, denied packets and bytes; [`None`] for all time.
+pub type InRange = Option<(u64, u64, u64)>;
+
+/// What edges came to in the periods of a stretch of time; [`None`] where the model has not all of them, and
+/// only first and last can be compared.
+pub fn in_periods(
+    picture: &Picture,
+    range: Option<(i64, i64)>,
+) -> Option<impl Iterator<Item = (u32, InRange)> + use<'_>> {
+    let network = &picture.network;
+    let (since_ms, until_ms) = range?;
+    let is_whole = network.rows_since_s.is_none_or(|from| since_ms >= i64::from(from) * 1000);
+    is_whole.then(|| sums_of(network, since_ms, until_ms).map(|(at, sums)| (at, Some(sums))))
+}
+
 /// The edges of a query, those seen last first.
-fn find(picture: &Picture, query: &EdgeQuery, denied: bool) -> Result<Vec<u32>, Problem> {
+fn find(
+    picture: &Picture,
+    query: &EdgeQuery,
+    denied: bool,
+) -> Result<Vec<(u32, InRange)>, Problem> {
     let network = &picture.network;
     let device = match &query.device {
         Some(id) => Some(network.find(id).ok_or_else(|| no_device(id))?),
@@ -226,11 +247,11 @@ fn find(picture: &Picture, query: &EdgeQuery, denied: bool) -> Result<Vec<u32>, 
     };
     let rule = query.rule.as_deref();
     let range = range(query.since.as_deref(), query.until.as_deref())?;
-    let matches = |at: u32| {
+    let matches = |&(at, sums): &(u32, InRange)| {
         let Some(edge) = network.edges.get(at as usize) else { return false };
         let ends = [edge.client, edge.server];
         let group_of = |host: u32| picture.groups.of.get(host as usize).copied();
-        (!denied || edge.denied > 0)
+        (!denied || sums.map_or(edge.denied, |(_, denied, _)| denied) > 0)
             && device.is_none_or(|device| ends.contains(&device))
             && group.is_none_or(|group| ends.iter().any(|&host| group_of(host) == Some(group)))
             && services.as_ref().is_none_or(|wanted| {
@@ -240,38 +261,39 @@ fn find(picture: &Picture, query: &EdgeQuery, denied: bool) -> Result<Vec<u32>, 
                 network.words.text(edge.rule) == rule
                     || picture.active.as_ref().and_then(|judged| judged.rule_name(at)) == Some(rule)
             })
-            && range.is_none_or(|(since, until)| {
-                edge.seen.last_ms >= since && edge.seen.first_ms < until
-            })
-            && query.verdict.is_none_or(|verdict| is_verdict(picture, at, verdict))
+            && (sums.is_some()
+                || range.is_none_or(|(since, until)| {
+                    edge.seen.last_ms >= since && edge.seen.first_ms < until
+                }))
+            && query.verdict.is_none_or(|verdict| is_verdict(picture, at, sums, verdict))
     };
-    let mut found: Vec<u32> = match (device, range) {
-        (Some(device), _) => {
+    let mut found: Vec<(u32, InRange)> = match (in_periods(picture, range), device) {
+        (Some(seen), _) => seen.filter(matches).collect(),
+        (None, Some(device)) => {
             let both = [network.outgoing(device), network.incoming(device)].concat();
-            both.into_iter().filter(|&at| matches(at)).collect()
+            both.into_iter().map(|at| (at, None)).filter(matches).collect()
         }
-        // Of a stretch of time the periods say more than first and last.
-        (None, Some((since, until))) if network.rows_since_s.is_none() => {
-            sums_of(network, since, until).map(|(at, _)| at).filter(|&at| matches(at)).collect()
+        (None, None) => {
+            (0..network.edges.len() as u32).map(|at| (at, None)).filter(matches).collect()
         }
-        _ => (0..network.edges.len() as u32).filter(|&at| matches(at)).collect(),
     };
-    found.sort_unstable_by_key(|&at| {
+    found.sort_unstable_by_key(|&(at, _)| {
         (std::cmp::Reverse(network.edges[at as usize].seen.last_ms), at)
     });
     found.dedup();
     Ok(found)
 }
 
-fn is_verdict(picture: &Picture, at: u32, verdict: EdgeVerdict) -> bool {
+fn is_verdict(picture: &Picture, at: u32, sums: InRange, verdict: EdgeVerdict) -> bool {
     let allows = picture.active.as_ref().and_then(|judged| judged.allows(at));
     match verdict {
         EdgeVerdict::Allow => allows == Some(true),
         EdgeVerdict::Deny => allows == Some(false),
         EdgeVerdict::Blocked => {
-            picture.network.edges.get(at as usize).is_some_and(|e| e.denied > 0)
+            let edge = picture.network.edges.get(at as usize);
+            edge.is_some_and(|edge| sums.map_or(edge.denied, |(_, denied, _)| denied) > 0)
         }
-        EdgeVerdict::WouldBlock => state(picture, at) == CellState::WouldBlock,
+        EdgeVerdict::WouldBlock => state(picture, at, sums) == CellState::WouldBlock,
     }
 }
 
@@ -286,15 +308,19 @@ pub fn no_group(id: &str) -> Problem {
         .remedy("GET /api/v1/map/matrix names the groups; those of the policy change with it")
 }
 
-/// What an edge is, over all time.
-pub fn state(picture: &Picture, at: u32) -> CellState {
+/// What an edge is, over all time or a stretch of it.
+pub fn state(picture: &Picture, at: u32, sums: InRange) -> CellState {
     let Some(edge) = picture.network.edges.get(at as usize) else { return CellState::Unused };
     let policies = (picture.active.as_deref(), picture.staged.as_deref());
-    state_of(policies, at, edge.flows.max(edge.answered), edge.denied, edge.would_deny)
+    let (flows, denied) = sums.map_or_else(
+        || (edge.flows.max(edge.answered), edge.denied),
+        |(flows, denied, _)| (flows, denied),
+    );
+    state_of(&picture.network, policies, at, flows, denied)
 }
 
 /// An edge as it is shown.
-pub fn shown(picture: &Picture, at: u32) -> EdgeShown {
+pub fn shown(picture: &Picture, at: u32, sums: InRange) -> EdgeShown {
     let network = &picture.network;
     let edge = &network.edges[at as usize];
     let id = |host: u32| network.hosts[host as usize].id.clone();
@@ -319,6 +345,7 @@ pub fn shown(picture: &Picture, at: u32) -> EdgeShown {
         (verdict, rule, staged)
     };
     let (staged_verdict, staged_rule) = staged.unzip();
+    let (flows, denied, bytes) = sums.unwrap_or((edge.flows, edge.denied, edge.bytes));
     EdgeShown {
         client: id(edge.client),
         client_name: network.label(edge.client).to_owned(),
@@ -335,12 +362,12 @@ pub fn shown(picture: &Picture, at: u32) -> EdgeShown {
         direction_unsure: edge.is_unsure,
         first_seen: instant(edge.seen.first_ms),
         last_seen: instant(edge.seen.last_ms),
-        flows: edge.flows,
+        flows,
         answered: edge.answered,
         packets: edge.packets,
-        bytes: edge.bytes,
-        denied: edge.denied,
-        state: state(picture, at),
+        bytes,
+        denied,
+        state: state(picture, at, sums),
         verdict,
         rule,
         staged_verdict,
@@ -349,8 +376,8 @@ pub fn shown(picture: &Picture, at: u32) -> EdgeShown {
     }
 }
 
-fn denied_shown(picture: &Picture, at: u32) -> DeniedShown {
-    let edge = shown(picture, at);
+fn denied_shown(picture: &Picture, at: u32, sums: InRange) -> DeniedShown {
+    let edge = shown(picture, at, sums);
     let reason = picture.network.words.text(picture.network.edges[at as usize].reason).to_owned();
     let active = picture.active.as_ref();
     let nearest = active.and_then(|judged| nearest(picture, judged, at));

@@ -12,12 +12,21 @@ use super::flows::instant;
 use super::{Body, Params, Segment, heavy, policy, reason};
 use crate::console::Console;
 use crate::console::access::Caller;
+use crate::console::drifts;
+use crate::console::model::network::Network;
 use crate::console::problem::Problem;
 use crate::console::proposals::ProposalShown;
-use crate::drift::{self, DriftReport};
-use crate::learning::report::{Range, Reader};
+use crate::control::questions::About;
+use crate::drift::DriftReport;
+use crate::learning::report::Range;
 use crate::workflow::stage::StageReport;
 use crate::workflow::{Change, ChangeReport};
+
+/// Exceptions that are approved at once.
+const MAX_NAMES: usize = 1000;
+
+/// Exceptions that an entry of the audit log names.
+const MAX_NOTED: usize = 20;
 
 /// What was observed.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
@@ -97,6 +106,14 @@ pub struct ApproveWanted {
     /// The names of their rules.
     #[schema(min_items = 1, max_items = 1000)]
     pub names: Vec<String>,
+    /// Why, for the audit log.
+    #[serde(default)]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
+    pub reason: Option<String>,
 }
 
 /// Wires that are to enforce.
@@ -104,7 +121,11 @@ pub struct ApproveWanted {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct LockDownWanted {
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// Their names; all of them where there is none.
     #[serde(default)]
@@ -113,6 +134,10 @@ pub struct LockDownWanted {
     /// Whether it is to be done although something stands in the way.
     #[serde(default)]
     pub force: bool,
+    /// The hash of the policy that was looked at, as `GET /staged` has it: no other one is put in force,
+    /// forced or not.
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub expect: String,
 }
 
 /// Wires that are to observe.
@@ -120,7 +145,11 @@ pub struct LockDownWanted {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct ObserveWanted {
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// Their names; all of them where there is none.
     #[serde(default)]
@@ -155,7 +184,13 @@ pub async fn learning(
     State(console): State<Arc<Console>>,
 ) -> Result<Json<LearningReport>, Problem> {
     let picture = console.model.picture()?;
-    let network = &picture.network;
+    let store = console.settings.store.display().to_string();
+    let report = heavy(&console, move || Ok(learnt(&picture.network, store)));
+    Ok(Json(report.await?))
+}
+
+/// What a network was learnt from.
+fn learnt(network: &Network, store: String) -> LearningReport {
     let mut periods: Vec<u32> = network.rows.iter().map(|row| row.period).collect();
     periods.dedup();
     let first = network.edges.iter().map(|edge| edge.seen.first_ms).min();
@@ -166,7 +201,7 @@ pub async fn learning(
     let counters = network.counters.iter().filter(|(name, _)| is_loss(name));
     let losses = counters.map(|(what, &count)| Loss { what: what.clone(), count });
     let enforcing = network.enforcing_since.iter();
-    Ok(Json(LearningReport {
+    LearningReport {
         observed_since: first.map(instant),
         observed_until: last.map(instant),
         periods: periods.len(),
@@ -174,11 +209,11 @@ pub async fn learning(
         devices: network.hosts.iter().filter(|host| !host.is_many).count(),
         edges: network.edges.len(),
         losses: losses.collect(),
-        store: console.settings.store.display().to_string(),
+        store,
         enforcing: enforcing
             .map(|(wire, &since)| EnforcingWire { wire: wire.clone(), since: instant(since) })
             .collect(),
-    }))
+    }
 }
 
 /// Learn a policy
@@ -193,8 +228,9 @@ pub async fn propose(
 ) -> Result<(StatusCode, Json<ProposalBegun>), Problem> {
     let range = super::flows::range(since.as_deref(), until.as_deref())?;
     let range = range.map_or(Range::ALL, |(since_ms, until_ms)| Range { since_ms, until_ms });
-    let compiled = policy::in_force(&console).ok();
-    let id = console.proposals.begin(&console, compiled.map(|c| c.shown.clone()), range)?;
+    // Without the policy in force there are no guardrails to learn beside.
+    let shown = policy::in_force(&console)?.shown.clone();
+    let id = console.proposals.begin(&console, shown, range)?;
     Ok((StatusCode::ACCEPTED, Json(ProposalBegun { id })))
 }
 
@@ -225,11 +261,24 @@ pub async fn proposal(
                content_type = "application/problem+json")))]
 pub async fn approve(
     State(console): State<Arc<Console>>,
+    Extension(caller): Extension<Caller>,
     Segment(id): Segment,
-    Body(ApproveWanted { names }): Body<ApproveWanted>,
+    Body(ApproveWanted { names, reason: why }): Body<ApproveWanted>,
 ) -> Result<Json<ProposalShown>, Problem> {
+    if !(1..=MAX_NAMES).contains(&names.len()) {
+        return Err(Problem::bad_request(format!("say 1 to {MAX_NAMES} `names`")));
+    }
+    let why = why.map(|why| reason(&why)).transpose()?;
     let proposal = console.proposals.find(&id)?;
     proposal.approve(&names)?;
+    let shown: Vec<&str> = names.iter().take(MAX_NOTED).map(String::as_str).collect();
+    let more = match names.len().saturating_sub(shown.len()) {
+        0 => String::new(),
+        more => format!(" and {more} more"),
+    };
+    let why = why.map_or_else(String::new, |why| format!(": {why}"));
+    let detail = format!("approved {}{more} of the proposal {id}{why}", shown.join(", "));
+    console.gateway.note(About::Proposal, &caller.audit_name(), detail);
     Ok(Json(proposal.shown()))
 }
 
@@ -260,10 +309,11 @@ pub async fn staged(
 pub async fn lock_down(
     State(console): State<Arc<Console>>,
     Extension(caller): Extension<Caller>,
-    Body(LockDownWanted { reason: why, wires, force }): Body<LockDownWanted>,
+    Body(LockDownWanted { reason: why, wires, force, expect }): Body<LockDownWanted>,
 ) -> Result<Json<ChangeReport>, Problem> {
     let why = reason(&why)?;
-    console.change(&caller, Change::Lockdown { wires, policy: None }, why, force).await
+    let change = Change::Lockdown { wires, policy: None, expect: Some(expect) };
+    console.change(&caller, change, why, force).await
 }
 
 /// Let wires observe
@@ -284,6 +334,8 @@ pub async fn observe(
 }
 
 /// What was denied since wires enforce, and what to make of it
+///
+/// It is learnt in the background: the latest one that was made is answered, and 503 until there is one.
 #[utoipa::path(get, path = "/drift", operation_id = "drift", tag = "learning",
     params(DriftQuery),
     responses((status = 200, description = "As `bulkhead drift` says", body = DriftReport),
@@ -294,13 +346,6 @@ pub async fn drift(
     Params(DriftQuery { since }): Params<DriftQuery>,
 ) -> Result<Json<DriftReport>, Problem> {
     let since = super::flows::range(since.as_deref(), None)?.map(|(since, _)| since);
-    let shown = policy::in_force(&console)?.shown.clone();
-    let worker = Arc::clone(&console);
-    let report = heavy(&console, move || {
-        let around = crate::console::proposals::surroundings(&worker.settings, Some(&shown))?;
-        let reader = Reader::open_path(&worker.settings.store, Range::ALL);
-        let reader = reader.map_err(|error| Problem::unavailable(error.to_string()))?;
-        drift::of(reader, &around, since).map_err(crate::console::proposals::refused)
-    });
-    Ok(Json(report.await?))
+    let report = drifts::report(&console, since).await?;
+    Ok(Json((*report).clone()))
 }

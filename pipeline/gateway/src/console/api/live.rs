@@ -110,7 +110,11 @@ pub async fn overview_history(
     if !(1..=60).contains(&minutes) {
         return Err(Problem::bad_request("`minutes` is from 1 to 60"));
     }
-    Ok(Json(OverviewHistory { items: console.gateway.history(60 * minutes as usize) }))
+    let history = console.gateway.history(60 * minutes as usize);
+    let copied = super::heavy(&console, move || {
+        Ok(OverviewHistory { items: history.iter().map(|one| (**one).clone()).collect() })
+    });
+    Ok(Json(copied.await?))
 }
 
 /// Who changed what

@@ -8,14 +8,18 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
-use super::flows::{EdgeShown, instant, no_device, no_group, range, shown, state};
+use super::flows::{
+    EdgeShown, InRange, in_periods, instant, no_device, no_group, range, shown, state,
+};
+use super::policy::in_force;
 use super::{Page, Paging, Params, Segment, heavy};
 use crate::console::Console;
 use crate::console::model::groups::GroupKind;
-use crate::console::model::judged::Judged;
 use crate::console::model::matrix::{CellState, Matrix};
+use crate::console::model::network::Network;
 use crate::console::model::{Picture, day_before};
 use crate::console::problem::Problem;
+use crate::console::proposals::Reach;
 
 /// Objects that a graph has at most.
 const MAX_NODES: usize = 2000;
@@ -258,6 +262,8 @@ pub struct BlastQuery {
     /// By which policy.
     #[param(inline)]
     pub policy: Option<WhichPolicy>,
+    /// The proposal, by its id, where it is asked for what is proposed; the latest unless told otherwise.
+    pub proposal: Option<String>,
 }
 
 /// A policy that the console knows.
@@ -269,6 +275,8 @@ pub enum WhichPolicy {
     Active,
     /// The staged one.
     Staged,
+    /// The one in force, with what a proposal says in the place of what was learned before.
+    Proposed,
 }
 
 /// What a device could reach.
@@ -390,23 +398,34 @@ pub async fn cell(
         let (from, to) = (group(&query.from)?, group(&query.to)?);
         let range = range(query.since.as_deref(), query.until.as_deref())?;
         let network = &picture.network;
-        let mut found: Vec<u32> = Vec::new();
-        // The smaller side is gone through.
-        let members = |group: u16| &picture.groups.groups[usize::from(group)].members;
-        let by_client = members(from).len() <= members(to).len();
-        for &host in if by_client { members(from) } else { members(to) } {
-            let edges = if by_client { network.outgoing(host) } else { network.incoming(host) };
-            found.extend(edges.iter().copied().filter(|&at| {
-                let edge = &network.edges[at as usize];
-                let other = if by_client { edge.server } else { edge.client };
-                picture.groups.of[other as usize] == if by_client { to } else { from }
-                    && range.is_none_or(|(since, until)| {
+        let matches = |&(at, sums): &(u32, InRange)| {
+            let edge = &network.edges[at as usize];
+            let group = |host: u32| picture.groups.of[host as usize];
+            (group(edge.client), group(edge.server)) == (from, to)
+                && (sums.is_some()
+                    || range.is_none_or(|(since, until)| {
                         edge.seen.last_ms >= since && edge.seen.first_ms < until
-                    })
-                    && query.state.is_none_or(|wanted| state(&picture, at) == wanted.state())
-            }));
-        }
-        let order = |at: &u32| (std::cmp::Reverse(network.edges[*at as usize].flows), *at);
+                    }))
+                && query.state.is_none_or(|wanted| state(&picture, at, sums) == wanted.state())
+        };
+        let mut found: Vec<(u32, InRange)> = match in_periods(&picture, range) {
+            Some(seen) => seen.filter(matches).collect(),
+            None => {
+                // The smaller side is gone through.
+                let members = |group: u16| &picture.groups.groups[usize::from(group)].members;
+                let by_client = members(from).len() <= members(to).len();
+                let hosts = if by_client { members(from) } else { members(to) };
+                let edges = hosts.iter().flat_map(|&host| match by_client {
+                    true => network.outgoing(host),
+                    false => network.incoming(host),
+                });
+                edges.map(|&at| (at, None)).filter(matches).collect()
+            }
+        };
+        let order = |&(at, sums): &(u32, InRange)| {
+            let flows = sums.map_or(network.edges[at as usize].flows, |(flows, ..)| flows);
+            (std::cmp::Reverse(flows), at)
+        };
         // Only what the page shows has to be in order.
         let end = paging.from.saturating_add(paging.limit);
         if end < found.len() {
@@ -415,7 +434,7 @@ pub async fn cell(
         } else {
             found.sort_unstable_by_key(order);
         }
-        Ok(paging.of(&found, |&at| shown(&picture, at)))
+        Ok(paging.of(&found, |&(at, sums)| shown(&picture, at, sums)))
     });
     Ok(Json(page.await?))
 }
@@ -432,6 +451,11 @@ pub async fn group(
 ) -> Result<Json<GroupShown>, Problem> {
     let picture = console.model.picture()?;
     let at = picture.groups.find(&id).ok_or_else(|| no_group(&id))?;
+    Ok(Json(heavy(&console, move || Ok(group_of(&picture, at))).await?))
+}
+
+/// A group with what is asked of it.
+fn group_of(picture: &Picture, at: u16) -> GroupShown {
     let group = &picture.groups.groups[usize::from(at)];
     let network = &picture.network;
     let mut members: Vec<Member> = (group.members.iter())
@@ -445,14 +469,14 @@ pub async fn group(
     members.truncate(1000);
     let of = |is: fn(&crate::console::model::matrix::Cell) -> u16| {
         let cells = picture.matrix.cells.iter().filter(|cell| is(cell) == at).cloned().collect();
-        self::cells(&picture, &Matrix { cells })
+        self::cells(picture, &Matrix { cells })
     };
-    Ok(Json(GroupShown {
+    GroupShown {
         group: group_shown(group),
         members,
         opens: of(|cell| cell.from),
         serves: of(|cell| cell.to),
-    }))
+    }
 }
 
 /// A device and whom it talks to
@@ -551,7 +575,9 @@ pub async fn graph(
     params(BlastQuery),
     responses((status = 200, description = "Step by step", body = Blast),
               (status = 404, description = "There is no such device, or policy", body = Problem,
-               content_type = "application/problem+json")))]
+               content_type = "application/problem+json"),
+              (status = 409, description = "The proposal is still being made, or does not fit the policy",
+               body = Problem, content_type = "application/problem+json")))]
 pub async fn blast(
     State(console): State<Arc<Console>>,
     Params(query): Params<BlastQuery>,
@@ -559,15 +585,14 @@ pub async fn blast(
     let picture = console.model.picture()?;
     let which = query.policy.unwrap_or_default();
     let device = picture.network.find(&query.device).ok_or_else(|| no_device(&query.device))?;
-    let judged: Option<Arc<Judged>> = match which {
-        WhichPolicy::Active => picture.active.clone(),
-        WhichPolicy::Staged => picture.staged.clone(),
-    };
-    let judged = judged.ok_or_else(|| Problem::not_found("there is no such policy now"))?;
+    if query.proposal.is_some() && which != WhichPolicy::Proposed {
+        return Err(Problem::bad_request("`proposal` comes with `policy=proposed`"));
+    }
+    let asked = Arc::clone(&console);
     let blast = heavy(&console, move || {
         let network = &picture.network;
-        let classes = judged.classes(network);
-        let policy = &judged.policy.candidate.policy;
+        let reach = reach(&asked, &picture, which, query.proposal.as_deref())?;
+        let (classes, policy) = (&reach.classes, &reach.policy.candidate.policy);
         let steps: Vec<BlastStep> = (classes.steps(network, device).into_iter())
             .map(|step| {
                 let mut groups: BTreeMap<String, usize> = BTreeMap::new();
@@ -598,16 +623,43 @@ pub async fn blast(
     Ok(Json(blast.await?))
 }
 
+/// What a policy that is known lets hosts reach.
+fn reach(
+    console: &Console,
+    picture: &Picture,
+    which: WhichPolicy,
+    proposal: Option<&str>,
+) -> Result<Reach, Problem> {
+    let judged = match which {
+        WhichPolicy::Active => &picture.active,
+        WhichPolicy::Staged => &picture.staged,
+        WhichPolicy::Proposed => {
+            let proposals = &console.proposals;
+            let proposal = proposal.map_or_else(|| proposals.latest(), |id| proposals.find(id))?;
+            let shown = &in_force(console)?.shown;
+            return proposal.reach(&console.settings, shown, &picture.network);
+        }
+    };
+    let judged = judged.as_ref();
+    let judged = judged.ok_or_else(|| Problem::not_found("there is no such policy now"))?;
+    let classes = judged.classes(&picture.network);
+    Ok(Reach { policy: Arc::clone(&judged.policy), classes })
+}
+
 /// When anything was seen: for the time slider
 #[utoipa::path(get, path = "/map/times", operation_id = "times", tag = "map",
     responses((status = 200, description = "From the first to the last", body = Times)))]
 pub async fn times(State(console): State<Arc<Console>>) -> Result<Json<Times>, Problem> {
     let picture = console.model.picture()?;
-    let network = &picture.network;
+    Ok(Json(heavy(&console, move || Ok(times_of(&picture.network))).await?))
+}
+
+/// Flows, denials and bytes of a network, over time.
+fn times_of(network: &Network) -> Times {
     let period_s = i64::from(network.period_s.max(1));
     let (Some(first), Some(last)) = (network.rows.first(), network.rows.last()) else {
         let (first, last, buckets) = (None, None, Vec::new());
-        return Ok(Json(Times { first, last, period_seconds: network.period_s, buckets }));
+        return Times { first, last, period_seconds: network.period_s, buckets };
     };
     let (first, last) = (i64::from(first.period), i64::from(last.period) + period_s);
     // Buckets are whole periods.
@@ -632,7 +684,7 @@ pub async fn times(State(console): State<Arc<Console>>) -> Result<Json<Times>, P
         }
     }
     let (first, last) = (Some(instant(first * 1000)), Some(instant(last * 1000)));
-    Ok(Json(Times { first, last, period_seconds: network.period_s, buckets }))
+    Times { first, last, period_seconds: network.period_s, buckets }
 }
 
 impl CellStateWanted {
@@ -688,13 +740,11 @@ enum Object {
 
 fn drawn_graph(picture: &Picture, objects: BTreeSet<Object>) -> Graph {
     let network = &picture.network;
-    // Looked up once for each host: there are a hundred times as many edges.
-    let of_host = |host: usize| {
-        let device = Object::Device(host as u32);
-        let group = Object::Group(picture.groups.of[host]);
+    let of_host = |host: u32| {
+        let device = Object::Device(host);
+        let group = Object::Group(picture.groups.of[host as usize]);
         [device, group].into_iter().find(|object| objects.contains(object))
     };
-    let drawn: Vec<Option<Object>> = (0..network.hosts.len()).map(of_host).collect();
     let mut sums: HashMap<(Object, Object), (CellState, u64)> = HashMap::new();
     let mut add = |from: Object, to: Object, state: CellState, weight: u64| {
         let sum = sums.entry((from, to)).or_insert((state, 0));
@@ -706,19 +756,24 @@ fn drawn_graph(picture: &Picture, objects: BTreeSet<Object>) -> Graph {
             _ => CellState::Mixed,
         };
     };
-    let only_groups = objects.iter().all(|object| matches!(object, Object::Group(_)));
-    if only_groups {
-        for cell in picture.matrix.cells.iter().filter(|cell| cell.sums.edges > 0) {
-            let (from, to) = (Object::Group(cell.from), Object::Group(cell.to));
-            if objects.contains(&from) && objects.contains(&to) {
-                add(from, to, cell.state, cell.sums.edges);
+    // Between groups the matrix has the sums already; the edges of devices are those at their ends.
+    for cell in picture.matrix.cells.iter().filter(|cell| cell.sums.edges > 0) {
+        let (from, to) = (Object::Group(cell.from), Object::Group(cell.to));
+        if objects.contains(&from) && objects.contains(&to) {
+            add(from, to, cell.state, cell.sums.edges);
+        }
+    }
+    for &object in &objects {
+        let Object::Device(device) = object else { continue };
+        for &at in network.outgoing(device) {
+            if let Some(to) = of_host(network.edges[at as usize].server) {
+                add(object, to, state(picture, at, None), 1);
             }
         }
-    } else {
-        for (edge, at) in network.edges.iter().zip(0_u32..) {
-            let ends = [edge.client, edge.server].map(|host| drawn[host as usize]);
-            if let [Some(from), Some(to)] = ends {
-                add(from, to, state(picture, at), 1);
+        for &at in network.incoming(device) {
+            // One that another device opened is counted there.
+            if let Some(from @ Object::Group(_)) = of_host(network.edges[at as usize].client) {
+                add(from, object, state(picture, at, None), 1);
             }
         }
     }

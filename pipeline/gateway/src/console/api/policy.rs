@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::flows::instant;
-use super::{Because, Body, Page, Paging, Params, Segment, heavy, reason};
+use super::{Because, Body, Page, Paging, Params, Segment, heavy, reason, signing};
 use crate::analysis::{action_word, packet_at};
 use crate::candidate::{self, Candidate, Finding};
 use crate::console::Console;
@@ -28,6 +28,7 @@ use crate::control::{Answer, Ask};
 use crate::learning::proposal::HEAD;
 use crate::policy_files::PolicyFiles;
 use crate::reload::ReloadReport;
+use crate::signature::Envelope;
 use crate::workflow::commands::HistoryReport;
 use crate::workflow::{Change, ChangeReport, PolicyTexts};
 
@@ -271,7 +272,11 @@ pub struct NearestRule {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct StageWanted {
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// These texts.
     #[serde(default)]
@@ -282,6 +287,14 @@ pub struct StageWanted {
     /// An earlier version.
     #[serde(default)]
     pub version: Option<u64>,
+    /// Of a proposal: the hash of the text that was looked at. Another one is refused.
+    #[serde(default)]
+    #[schema(pattern = "^[0-9a-f]{64}$")]
+    pub expect: Option<String>,
+    /// Their manifest (`POST /policy/manifest`) and its signature, where the gateway takes only signed
+    /// policies.
+    #[serde(default)]
+    pub envelope: Option<Envelope>,
 }
 
 /// What is brought back.
@@ -289,7 +302,11 @@ pub struct StageWanted {
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub struct RollBackWanted {
     /// Why, for the audit log.
-    #[schema(min_length = 1, max_length = 1000, pattern = r"\S")]
+    #[schema(
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*[^\s\x00-\x1f\x7f-\x9f][^\x00-\x1f\x7f-\x9f]*$"
+    )]
     pub reason: String,
     /// The version; the one before without it.
     #[serde(default)]
@@ -434,7 +451,7 @@ pub async fn rule(
         let total = edges.len() as u64;
         edges.truncate(100);
         let evidence = picture.map_or_else(Vec::new, |picture| {
-            edges.into_iter().map(|at| super::flows::shown(&picture, at)).collect()
+            edges.into_iter().map(|at| super::flows::shown(&picture, at, None)).collect()
         });
         let text = text_of(&compiled, &rule);
         Ok(RuleDetails { rule, text, evidence, evidence_total: total })
@@ -608,10 +625,16 @@ pub async fn stage(
     Extension(caller): Extension<Caller>,
     Body(wanted): Body<StageWanted>,
 ) -> Result<Json<ChangeReport>, Problem> {
-    let StageWanted { reason: why, files, proposal_id, version } = wanted;
+    let StageWanted { reason: why, files, proposal_id, version, expect, envelope } = wanted;
     let why = reason(&why)?;
+    match (&expect, &proposal_id) {
+        (Some(expect), Some(id)) => console.proposals.find(id)?.expect(expect)?,
+        (Some(_), None) => return Err(Problem::bad_request("`expect` is of a proposal")),
+        (None, _) => {}
+    }
     let policy = texts(&console, files, version, proposal_id).await?;
-    console.change(&caller, Change::Stage { policy }, why, false).await
+    let policy = PolicyTexts { envelope, ..policy };
+    console.change(&caller, Change::Stage { policy }, why, false).await.map_err(signing::remedy)
 }
 
 /// Stage nothing any more
@@ -687,7 +710,7 @@ pub fn in_force(console: &Console) -> Result<Arc<Compiled>, Problem> {
 }
 
 /// The texts that a request means, without what the tool adds.
-async fn texts(
+pub(super) async fn texts(
     console: &Arc<Console>,
     files: Option<Vec<FileGiven>>,
     version: Option<u64>,
@@ -735,10 +758,12 @@ fn file_shown(file: &TextShown) -> FileShown {
 
 /// Texts as many, and with names as long, as the document says.
 fn bounded(files: Vec<FileGiven>) -> Result<Vec<FileGiven>, Problem> {
-    let is_name = |name: &str| (1..=255).contains(&name.chars().count());
+    // Names go into findings and logs, each on a line of its own.
+    let is_name =
+        |name: &str| (1..=255).contains(&name.chars().count()) && !name.contains(char::is_control);
     if files.len() > 1000 || !files.iter().all(|file| is_name(&file.name)) {
         return Err(Problem::bad_request(
-            "a policy has at most 1000 files, with names of 1 to 255 characters",
+            "a policy has at most 1000 files, with names of 1 to 255 characters, each on one line",
         ));
     }
     Ok(files)

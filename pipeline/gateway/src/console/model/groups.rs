@@ -1,6 +1,6 @@
 //! Who belongs together: the groups of the policy in force, and for who is in none, the network.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -103,6 +103,7 @@ impl Grouping {
             }
         }
         found.put_small_ones_together();
+        found.tell_apart();
         found.of = vec![0; network.hosts.len()];
         for (group, at) in found.groups.iter().zip(0_u16..) {
             for &member in &group.members {
@@ -116,6 +117,19 @@ impl Grouping {
     /// The place of the group with this name of [`Group::id`].
     pub fn find(&self, id: &str) -> Option<u16> {
         (self.groups.iter().zip(0..)).find(|(group, _)| group.id == id).map(|(_, at)| at)
+    }
+
+    /// Gives a group that the policy does not name an id that no name of the policy is.
+    fn tell_apart(&mut self) {
+        let is_named =
+            |group: &Group| matches!(group.kind, GroupKind::Declared | GroupKind::Learned);
+        let named: BTreeSet<String> =
+            self.groups.iter().filter(|group| is_named(group)).map(|g| g.id.clone()).collect();
+        for group in self.groups.iter_mut().filter(|group| !is_named(group)) {
+            if named.contains(&group.id) {
+                group.id.insert(0, ':');
+            }
+        }
     }
 
     fn put_small_ones_together(&mut self) {

@@ -29,7 +29,7 @@ pub struct Judged {
     /// For each pair of groups whether the policy permits anything, found with examples.
     permitted: Vec<bool>,
     groups: usize,
-    classes: OnceLock<Classes>,
+    classes: OnceLock<Arc<Classes>>,
 }
 
 impl Judged {
@@ -81,8 +81,8 @@ impl Judged {
     }
 
     /// Hosts that the policy cannot tell apart, and what they reach.
-    pub fn classes(&self, network: &Network) -> &Classes {
-        self.classes.get_or_init(|| Classes::of(network, &self.policy))
+    pub fn classes(&self, network: &Network) -> Arc<Classes> {
+        Arc::clone(self.classes.get_or_init(|| Arc::new(Classes::of(network, &self.policy))))
     }
 }
 

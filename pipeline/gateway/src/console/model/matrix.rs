@@ -72,14 +72,21 @@ pub struct Matrix {
     pub cells: Vec<Cell>,
 }
 
-/// What the policies say of one edge that came to so many flows and denied packets.
+/// What the policies say of one edge that came to so many flows and denied packets. What the policy in
+/// force does not permit on a wire that enforces is blocked, however much of it was seen before.
 pub fn state_of(
+    network: &Network,
     (active, staged): (Option<&Judged>, Option<&Judged>),
     edge: u32,
     flows: u64,
     denied: u64,
-    would_deny: u64,
 ) -> CellState {
+    let shown = network.edges.get(edge as usize);
+    let is_denied = active.and_then(|judged| judged.allows(edge)) == Some(false);
+    if is_denied && shown.is_some_and(|edge| network.is_enforced(edge)) {
+        return CellState::Blocked;
+    }
+    let would_deny = shown.map_or(0, |edge| edge.would_deny);
     let verdict = staged.or(active).and_then(|judged| judged.allows(edge));
     let would_block = match verdict {
         Some(allows) => !allows,
@@ -117,7 +124,7 @@ impl Matrix {
             sum.bytes = sum.bytes.saturating_add(bytes);
             sum.denied += denied;
             sum.new += u64::from(new_since_ms.is_some_and(|since| edge.seen.first_ms >= since));
-            match state_of(policies, at, flows, denied, edge.would_deny) {
+            match state_of(network, policies, at, flows, denied) {
                 CellState::WouldBlock => sum.would_block += 1,
                 CellState::Blocked => sum.blocked += 1,
                 CellState::Mixed => (sum.used, sum.blocked) = (sum.used + 1, sum.blocked + 1),

@@ -1,6 +1,6 @@
 //! Who talks to whom: the store's endpoints as devices, its rows as edges with their periods.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -134,7 +134,7 @@ pub struct Network {
     pub period_s: u32,
     /// From which instant on there are rows, where the first ones had no room.
     pub rows_since_s: Option<u32>,
-    /// Edges that had no room.
+    /// Edges that had no room; half a million stands for more.
     pub left_out: u64,
     /// What was read and what was lost, by the store's own count.
     pub counters: BTreeMap<String, u64>,
@@ -148,6 +148,8 @@ pub struct Network {
     outgoing: Lists,
     incoming: Lists,
     vendors: Vec<Option<Arc<str>>>,
+    /// Wires that enforce, by their places among the words.
+    enforcing: Vec<u32>,
 }
 
 /// Texts that occur often, each once.
@@ -243,7 +245,14 @@ impl Network {
         Ok(network)
     }
 
+    /// Whether the wire of an edge enforces.
+    pub fn is_enforced(&self, edge: &Edge) -> bool {
+        self.enforcing.contains(&edge.wire)
+    }
+
     fn index(&mut self) {
+        let wires = self.enforcing_since.keys();
+        self.enforcing = wires.filter_map(|wire| self.words.find(wire)).collect();
         self.edges.shrink_to_fit();
         self.rows.shrink_to_fit();
         let hosts = self.hosts.len();
@@ -371,6 +380,9 @@ pub fn bits(address: IpAddr) -> u128 {
     }
 }
 
+/// Edges without room that are told apart, to be counted once.
+const MAX_LEFT_OUT: usize = 500_000;
+
 /// What makes edges the same.
 type EdgeKey = (u32, u32, u32, u32, [u16; 2], bool);
 
@@ -380,6 +392,8 @@ struct Building {
     places: HashMap<i64, u32>,
     services: HashMap<Service, u32>,
     edges: HashMap<EdgeKey, u32>,
+    /// Edges that had no room.
+    left_out: HashSet<EdgeKey>,
     memory_bytes: u64,
 }
 
@@ -434,7 +448,8 @@ impl Building {
                 }
             }
         }
-        Self { network, places, services: HashMap::new(), edges: HashMap::new(), memory_bytes }
+        let (services, edges, left_out) = (HashMap::new(), HashMap::new(), HashSet::new());
+        Self { network, places, services, edges, left_out, memory_bytes }
     }
 
     fn add(&mut self, row: &crate::learning::report::EdgeRow) {
@@ -452,7 +467,10 @@ impl Building {
             Some(&at) => at,
             None => {
                 if (network.edges.len() as u64 + 1) * EDGE_BYTES > self.memory_bytes * 3 / 4 {
-                    network.left_out += 1;
+                    if self.left_out.len() < MAX_LEFT_OUT {
+                        self.left_out.insert(key);
+                        network.left_out = self.left_out.len() as u64;
+                    }
                     return;
                 }
                 let at = network.edges.len() as u32;

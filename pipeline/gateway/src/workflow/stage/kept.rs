@@ -15,8 +15,11 @@ use super::StagedState;
 use super::counts::Counts;
 use crate::audit::{Draft, What, Who};
 use crate::bindings;
+use crate::candidate::Finding;
 use crate::config::Limits;
+use crate::headroom;
 use crate::policy_files::{PolicyFiles, remove_if_there};
+use crate::signature::Envelope;
 use crate::state::Gateway;
 use crate::workflow::overlay::{NotRead, read_kept, write_whole};
 use crate::workflow::standing::{self, Base};
@@ -38,6 +41,9 @@ pub(super) struct Kept {
     pub(super) restarts: u64,
     /// What was counted.
     pub(super) counts: Counts,
+    /// Manifest and signature of the texts, where they are signed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) envelope: Option<Envelope>,
 }
 
 /// Keeps what is staged for the next start, if anything is: first its texts, unless they are kept
@@ -70,14 +76,23 @@ pub fn keep(gateway: &Gateway) -> io::Result<()> {
 }
 
 /// Stages again what was staged when an earlier run ended. What cannot be staged is told, and entered.
-pub fn restore(gateway: &Gateway) {
+/// Returns the bytes of its texts where nothing but memory is wanting: it is kept for another try.
+pub fn restore(gateway: &Gateway) -> Option<u64> {
     let state_dir = &gateway.config.state_dir;
     match read(state_dir, &gateway.config.limits) {
         Ok(None) => {}
         Ok(Some((kept, files))) => {
-            if let Err(why) = put(gateway, kept, files) {
-                lost(gateway, &why);
-                remove(state_dir);
+            let text_bytes = files.text_bytes();
+            match put(gateway, kept, files) {
+                Ok(()) => {}
+                Err(found) if headroom::is_short(&found) => {
+                    lost(gateway, &format!("{}; it is kept, and tried again", first(&found)));
+                    return Some(text_bytes);
+                }
+                Err(found) => {
+                    lost(gateway, &format!("it no longer is a policy: {}", first(&found)));
+                    remove(state_dir);
+                }
             }
         }
         // Of what could not be read this time nothing is removed: the next start tries again.
@@ -87,14 +102,16 @@ pub fn restore(gateway: &Gateway) {
             remove(state_dir);
         }
     }
+    None
 }
 
-fn put(gateway: &Gateway, kept: Kept, files: PolicyFiles) -> Result<(), String> {
+fn first(found: &[Finding]) -> &str {
+    found.first().map_or("it was refused", |finding| finding.message.as_str())
+}
+
+fn put(gateway: &Gateway, kept: Kept, files: PolicyFiles) -> Result<(), Vec<Finding>> {
     let mut overlay = gateway.policy().standing.overlay.clone();
-    let candidate = standing::make(gateway, &files, &mut overlay).map_err(|found| {
-        let why = found.first().map_or("it was refused", |finding| finding.message.as_str());
-        format!("{} no longer is a policy: {why}", kept.source)
-    })?;
+    let candidate = standing::make(gateway, &files, &mut overlay)?;
     let detail = format!(
         "{} is staged again; it was so for {} s before this start",
         kept.source, kept.watched_s
@@ -167,11 +184,12 @@ impl StagedState {
             watched_s: self.age().as_secs(),
             restarts: self.restarts,
             counts,
+            envelope: self.envelope.clone(),
         }
     }
 
     fn of_earlier_run(candidate: crate::candidate::Candidate, base: Base, kept: Kept) -> Self {
-        let mut staged = Self::new(candidate, base);
+        let mut staged = Self::new(candidate, base, kept.envelope);
         staged.watched_before = Duration::from_secs(kept.watched_s);
         staged.restarts = kept.restarts + 1;
         staged.earlier = kept.counts;
