@@ -51,7 +51,7 @@ trap 'exit 130' INT TERM
 # What the tests of every crate need, and what only those of the running gateway do.
 find_cargo
 BUILD_PACKAGES=(build-essential pkg-config libdpdk-dev)
-RUN_PACKAGES=(dpkg-dev jq openssh-client iproute2 ethtool curl python3-jsonschema prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark faketime)
+RUN_PACKAGES=(dpkg-dev jq openssh-client iproute2 ethtool curl python3-jsonschema python3-venv prometheus nftables nmap hping3 thc-ipv6 dnsmasq-base nfdump tshark faketime)
 install_packages "${BUILD_PACKAGES[@]}" || die "DPDK and a C compiler are needed to build the gateway."
 [ -z "$BULKHEAD_FULL" ] || RUN_PACKAGES+=(lintian debootstrap)
 install_packages "${RUN_PACKAGES[@]}" || warn "The tests that need these programs are skipped."
@@ -155,6 +155,9 @@ elif [ "${CI:-}" = true ]; then
 else
     say "SKIPPED: the console in a browser: Node or Chromium is missing" | tee -a "$LOG"
 fi
+
+# Every route of its API, asked by what its description says.
+BULKHEAD_BIN=$(dirname "$(dirname "$E2E")")/bulkhead run "The console's API against its description" tests/console-api.sh
 
 # One line for each test that could not run: `SKIPPED: what: why`.
 SKIPS=$(grep -ahE '^ *SKIPPED:? ' "$LOG" | sed -E 's/^ *SKIPPED:? /  /')
