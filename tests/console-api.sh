@@ -139,12 +139,16 @@ PYTHON
 for path in blast neighbours; do
     printf '[[operations]]\ninclude-path = "/api/v1/map/%s"\nparameters = { device = "10.0.0.1" }\n' "$path"
 done >"$RUN/schemathesis.toml"
+# What is too large is refused before it is read: a refusal as good as any other.
+printf '[checks.negative_data_rejection]\nexpected-statuses = [400, 401, 403, 404, 405, 409, 413, 415, 422, 429]\n' \
+    >>"$RUN/schemathesis.toml"
 
 # What is well-formed may still be refused (400, 404, 409): whether a policy or a filter makes sense no
-# schema says. All else is a failure.
+# schema says. All else is a failure. One worker: two threads that parse in Python 3.11 may end in
+# "AST constructor recursion depth mismatch" (https://github.com/python/cpython/issues/106905).
 cd "$RUN" || exit 1
 "$VENV/bin/schemathesis" run "$RUN/openapi.json" --url "$HOST" \
-    --header "Authorization: Bearer $TOKEN" --seed "$SEED" --workers 2 --max-time "$SECONDS_AT_MOST" \
+    --header "Authorization: Bearer $TOKEN" --seed "$SEED" --workers 1 --max-time "$SECONDS_AT_MOST" \
     --phases examples,coverage,fuzzing --checks all --exclude-checks positive_data_acceptance \
     --exclude-path /api/v1/events --exclude-path /api/v1/captures --exclude-operation-id end-token \
     --suppress-health-check all --request-timeout 20 --continue-on-failure --report junit \

@@ -82,7 +82,9 @@ record() {
     if [ "$status" -ne 0 ] && [ "$failed" -eq 0 ]; then failed=1; fi
     if [ "$failed" -gt 0 ]; then
         warn "$step: $failed failed:"
-        grep -E '^ *(FAIL|TIMEOUT|SIGABRT|SIGSEGV) |^test .* FAILED|^error|panicked at' "$ONE" | sort -u | head -n 40 >&2
+        # As cargo, then as Playwright and schemathesis name what failed and say why.
+        grep -aE '^ *(FAIL|TIMEOUT|SIGABRT|SIGSEGV) |^test .* FAILED|^error|panicked at' "$ONE" | sort -u | head -n 40 >&2
+        grep -aE -A 12 '^ *[0-9]+\) \[|^_+ .* _+$|^ *FAIL ' "$ONE" | head -n 100 >&2
     fi
     PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
     cat "$ONE" >>"$LOG"
