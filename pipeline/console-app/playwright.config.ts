@@ -17,12 +17,14 @@ export default defineConfig({
   workers: 1,
   fullyParallel: false,
   retries: 0,
-  timeout: 60_000,
+  // What these tests ask is whether, not how fast: bench/console.sh measures. A busy machine is no defect.
+  timeout: 120_000,
+  expect: { timeout: 20_000 },
   reporter: [["line"], ["json", { outputFile: "test-results/report.json" }]],
   use: {
     baseURL: url ?? `http://127.0.0.1:${PORT}`,
     ignoreHTTPSErrors: true,
-    actionTimeout: 10_000,
+    actionTimeout: 20_000,
     timezoneId: "UTC",
     locale: "en-GB",
     launchOptions: { executablePath: chromium, args: process.getuid?.() === 0 ? ["--no-sandbox"] : [] },
