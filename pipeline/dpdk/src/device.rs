@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bulkhead_pipeline::owner::SymmetricRss;
 use bulkhead_pipeline::port::DriverCounters;
@@ -409,7 +409,7 @@ fn open_kernel_device(
         notes.extend(kernel.keep_tags()?);
         kernel.set_queues(u32::from(config.queues))?;
     }
-    let lane = if is_xdp {
+    let mut lane = if is_xdp {
         af_xdp_lane(eal, pool, config, &mut kernel, devargs, (mtu, config.queues))?
     } else if config.queues == 1 || devargs.contains("qpairs=") {
         probe(eal, &format!("{devargs},{}", packet_ring(mtu)))?
@@ -418,9 +418,7 @@ fn open_kernel_device(
     };
     let backend = if is_xdp { Backend::AfXdp } else { Backend::AfPacket };
     if !is_xdp {
-        configure(&lane, pool, config, 0, config.queues)?;
-    }
-    if !is_xdp {
+        lane = configure(lane, pool, config, 0, config.queues)?.0;
         kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     }
     finish(config, pool, vec![lane], backend, mtu, Some(kernel), notes)
@@ -437,7 +435,7 @@ fn open_device(eal: &Eal, pool: &Mempool, config: &DeviceConfig, device: &str) -
         Some(mtu) => mtu,
         None => info.mtu.min(MAX_MTU),
     };
-    let hash_table_len = configure(&lane, pool, config, mtu, config.queues)?;
+    let (lane, hash_table_len) = configure(lane, pool, config, mtu, config.queues)?;
     let backend = Backend::Driver(info.driver);
     let mut device = finish(config, pool, vec![lane], backend, mtu, None, Vec::new())?;
     device.hash_table_len = hash_table_len;
@@ -476,24 +474,26 @@ fn af_xdp_lane(
     devargs: &str,
     (mtu, queues): (u16, u16),
 ) -> Result<Ethdev> {
-    const ATTEMPTS: u32 = 16;
+    /// How long a queue may stay taken. The kernel gives it back once the last reader of the socket is known to be
+    /// gone (an RCU grace period) and a thread of its own has had its turn: within some 10 ms, and on a busy machine
+    /// several hundred.
+    const LIMIT: Duration = Duration::from_secs(2);
     /// So much longer each time: a gateway that takes another one's place waits for no more than it has to.
     const PAUSE: Duration = Duration::from_millis(5);
 
-    let mut attempt = 1;
+    let begun = Instant::now();
+    let mut pause = PAUSE;
     loop {
         let lane = probe(eal, devargs)?;
-        match kernel.watch_xdp_sockets(|| configure(&lane, pool, config, mtu, queues)) {
-            Ok(_) => return Ok(lane),
-            // The kernel takes a predecessor's sockets down in its own time.
+        match kernel.watch_xdp_sockets(|| configure(lane, pool, config, mtu, queues)) {
+            Ok((lane, _)) => return Ok(lane),
             Err(error)
-                if attempt < ATTEMPTS
+                if begun.elapsed() < LIMIT
                     && error.call() == "rte_eth_rx_queue_setup"
                     && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
             {
-                drop(lane);
-                thread::sleep(PAUSE * attempt);
-                attempt += 1;
+                thread::sleep(pause);
+                pause += PAUSE;
             }
             Err(error) => return Err(error),
         }
@@ -544,7 +544,7 @@ fn af_packet_lane(
     );
     let lane = probe(eal, &devargs)?;
     // Zero: the driver of 22.11 knows no MTU but 1,500, and the kernel looks after it.
-    configure(&lane, pool, config, 0, config.queues)?;
+    let (lane, _) = configure(lane, pool, config, 0, config.queues)?;
     kernel.filter_packet_sockets(u32::from(mtu) + KERNEL_OVERHEAD as u32)?;
     Ok(lane)
 }
@@ -603,15 +603,15 @@ fn probe(eal: &Eal, devargs: &str) -> Result<Ethdev> {
     })
 }
 
-/// Makes a device's queues. Returns how many entries its table from hash to queue has, where it hashes
+/// Makes a device's queues. Returns it with how many entries its table from hash to queue has, where it hashes
 /// as the configuration says. An `mtu` of zero leaves the MTU to the driver.
 fn configure(
-    lane: &Ethdev,
+    lane: Ethdev,
     pool: &Mempool,
     config: &DeviceConfig,
     mtu: u16,
     queues: u16,
-) -> Result<Option<u16>> {
+) -> Result<(Ethdev, Option<u16>)> {
     /// What most NICs have.
     const USUAL_TABLE_LEN: u16 = 128;
 
@@ -619,7 +619,7 @@ fn configure(
     check_limits(&info, pool, mtu, queues)?;
     let key =
         (queues > 1 && info.rss_key_len > 0).then(|| config.rss.key(usize::from(info.rss_key_len)));
-    lane.configure(&Setup {
+    let lane = lane.configure(&Setup {
         pool,
         queues,
         mtu,
@@ -628,7 +628,7 @@ fn configure(
     })?;
     lane.reset_counters()?;
     let table_len = if info.rss_table_len == 0 { USUAL_TABLE_LEN } else { info.rss_table_len };
-    Ok(key.filter(|_| info.rss_on_addresses).map(|_| table_len))
+    Ok((lane, key.filter(|_| info.rss_on_addresses).map(|_| table_len)))
 }
 
 fn check_limits(info: &Info, pool: &Mempool, mtu: u16, queues: u16) -> Result<()> {

@@ -98,6 +98,8 @@ unsafe extern "C" {
         data_room: u16,
         error: *mut i32,
     ) -> *mut RteMempool;
+    pub(crate) fn bh_pool_watch(pool: *mut RteMempool) -> c_int;
+    pub(crate) fn bh_pool_unwatch(pool: *mut RteMempool, put_back: c_int);
     pub(crate) fn bh_pool_available(pool: *const RteMempool) -> u32;
     pub(crate) fn bh_pool_chunks(pool: *const RteMempool) -> u32;
     pub(crate) fn bh_pool_element_size(pool: *const RteMempool) -> u32;

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include <rte_common.h>
@@ -18,6 +19,7 @@
 #include <rte_lcore.h>
 #include <rte_log.h>
 #include <rte_mbuf.h>
+#include <rte_mbuf_pool_ops.h>
 #include <rte_mempool.h>
 #include <rte_prefetch.h>
 #include <rte_version.h>
@@ -108,13 +110,99 @@ void bh_thread_unregister(void)
 
 /* ---- Buffers ---- */
 
+/* DPDK's own operations on a pool, and what this thread has taken out of one by them and not put back, while that
+ * is watched. Threads' caches lie before them, so that they are called for many buffers at once. */
+static struct rte_mempool_ops plain;
+static __thread struct {
+	void **buffers;
+	uint32_t count, room;
+} taken;
+
+static int watched_dequeue(struct rte_mempool *pool, void **buffers, unsigned int count)
+{
+	int status = plain.dequeue(pool, buffers, count);
+
+	if (taken.buffers && status == 0) {
+		uint32_t noted = RTE_MIN(count, taken.room - taken.count);
+
+		memcpy(taken.buffers + taken.count, buffers, noted * sizeof(*buffers));
+		taken.count += noted;
+	}
+	return status;
+}
+
+static int watched_enqueue(struct rte_mempool *pool, void *const *buffers, unsigned int count)
+{
+	for (unsigned int i = 0; taken.count && i < count; i++)
+		for (uint32_t j = 0; j < taken.count; j++)
+			if (taken.buffers[j] == buffers[i]) {
+				taken.buffers[j] = taken.buffers[--taken.count];
+				break;
+			}
+	return plain.enqueue(pool, buffers, count);
+}
+
+static const char *watched_operations(void)
+{
+	static const char name[] = "bulkhead";
+	struct rte_mempool_ops watched;
+
+	if (plain.dequeue)
+		return name;
+	for (uint32_t i = 0; i < rte_mempool_ops_table.num_ops; i++)
+		if (strcmp(rte_mempool_ops_table.ops[i].name, rte_mbuf_best_mempool_ops()) == 0)
+			plain = rte_mempool_ops_table.ops[i];
+	if (!plain.dequeue)
+		return NULL;
+	watched = plain;
+	snprintf(watched.name, sizeof(watched.name), "%s", name);
+	watched.dequeue = watched_dequeue;
+	watched.enqueue = watched_enqueue;
+	return rte_mempool_register_ops(&watched) < 0 ? NULL : name;
+}
+
 struct rte_mempool *bh_pool_create(const char *name, uint32_t count, uint32_t cache,
 				   uint16_t data_room, int32_t *error)
 {
-	struct rte_mempool *pool = rte_pktmbuf_pool_create(name, count, cache, 0, data_room,
-							   SOCKET_ID_ANY);
+	const char *operations = watched_operations();
+	struct rte_mempool *pool = NULL;
+
+	rte_errno = ENOTSUP;
+	if (operations)
+		pool = rte_pktmbuf_pool_create_by_ops(name, count, cache, 0, data_room,
+						      SOCKET_ID_ANY, operations);
 	*error = pool ? 0 : -rte_errno;
 	return pool;
+}
+
+static void empty_cache(struct rte_mempool *pool)
+{
+	struct rte_mempool_cache *cache = rte_mempool_default_cache(pool, rte_lcore_id());
+
+	if (cache)
+		rte_mempool_cache_flush(cache, pool);
+}
+
+int bh_pool_watch(struct rte_mempool *pool)
+{
+	empty_cache(pool);
+	taken.buffers = calloc(pool->size, sizeof(*taken.buffers));
+	taken.room = taken.buffers ? pool->size : 0;
+	taken.count = 0;
+	return taken.buffers ? 0 : -ENOMEM;
+}
+
+void bh_pool_unwatch(struct rte_mempool *pool, int put_back)
+{
+	void **buffers = taken.buffers;
+	uint32_t count;
+
+	empty_cache(pool);
+	count = taken.count;
+	memset(&taken, 0, sizeof(taken));
+	if (put_back && count)
+		rte_mempool_generic_put(pool, buffers, count, NULL);
+	free(buffers);
 }
 
 uint32_t bh_pool_available(const struct rte_mempool *pool)

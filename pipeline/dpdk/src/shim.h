@@ -70,6 +70,10 @@ void bh_thread_unregister(void);
 
 struct rte_mempool *bh_pool_create(const char *name, uint32_t count, uint32_t cache,
 				   uint16_t data_room, int32_t *error);
+/* Notes what this thread takes out of a pool and does not put back, until unwatch, which puts it back if asked to:
+ * whoever has taken it must have lost it. */
+int bh_pool_watch(struct rte_mempool *pool);
+void bh_pool_unwatch(struct rte_mempool *pool, int put_back);
 uint32_t bh_pool_available(const struct rte_mempool *pool);
 uint32_t bh_pool_chunks(const struct rte_mempool *pool);
 uint32_t bh_pool_element_size(const struct rte_mempool *pool);

@@ -14,8 +14,8 @@ use bulkhead_dpdk::{
 };
 use bulkhead_pipeline::port::{Burst, Frame, Port};
 use support::{
-    Host, companion, describe, environment, environment_with, feature, forward_for, forward_until,
-    frame, ip, isolated, only_queue, receive_queues, role, run, skip, two_wires,
+    Host, TakenQueue, companion, describe, environment, environment_with, feature, forward_for,
+    forward_until, frame, ip, isolated, only_queue, receive_queues, role, run, skip, two_wires,
     without_privileges,
 };
 
@@ -390,6 +390,27 @@ fn a_start_clears_what_a_killed_gateway_left() {
         drop((queue, device));
         let after = describe("p1");
         assert!(!after.contains("xdp") && after.contains("promiscuity 0"), "{after}");
+    });
+}
+
+#[test]
+fn a_queue_that_the_kernel_gives_back_late_is_waited_for_at_no_cost_in_buffers() {
+    isolated("a_queue_that_the_kernel_gives_back_late_is_waited_for_at_no_cost_in_buffers", || {
+        two_wires(1_500);
+        let (eal, pool) = environment(1_500);
+        let free = pool.available();
+        let other = open(&eal, &pool, "p2");
+        let each = free - pool.available();
+        let taken = TakenQueue::of("p1");
+        let holder = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(1_000));
+            drop(taken);
+        });
+        let device = open(&eal, &pool, "p1");
+        assert_eq!(device.backend(), &Backend::AfXdp, "{:?}", device.notes());
+        assert!(holder.is_finished(), "it was taken until then");
+        assert_eq!(free - pool.available(), 2 * each, "buffers were lost");
+        drop((device, other));
     });
 }
 

@@ -334,3 +334,50 @@ pub(crate) fn frame(length: usize, seed: u8, tags: &[(u16, u16)]) -> Vec<u8> {
     bytes.extend((filled..length).map(|at| (at as u8).wrapping_mul(31).wrapping_add(seed)));
     bytes
 }
+
+/// Queue 0 of an interface, bound by an AF_XDP socket until this is dropped.
+pub(crate) struct TakenQueue {
+    _socket: OwnedFd,
+}
+
+impl TakenQueue {
+    pub(crate) fn of(interface: &str) -> Self {
+        const CHUNK: usize = 4_096;
+        const RING: u32 = 16;
+        // SAFETY: no pointers.
+        let fd = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
+        assert!(fd >= 0, "{}", io::Error::last_os_error());
+        // SAFETY: just opened.
+        let socket = unsafe { OwnedFd::from_raw_fd(fd) };
+        let (mode, kind) =
+            (libc::PROT_READ | libc::PROT_WRITE, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
+        // SAFETY: a new mapping, which stays until the process ends.
+        let area =
+            unsafe { libc::mmap(std::ptr::null_mut(), CHUNK * RING as usize, mode, kind, -1, 0) };
+        assert_ne!(area, libc::MAP_FAILED, "{}", io::Error::last_os_error());
+        let entries = RING;
+        // struct xdp_umem_reg: address, length, chunk size, headroom, flags.
+        let memory = [area as u64, (CHUNK * RING as usize) as u64, CHUNK as u64, 0];
+        let set = |option: i32, value: *const libc::c_void, length: usize| {
+            // SAFETY: the value is as long as is said.
+            let status =
+                unsafe { libc::setsockopt(fd, libc::SOL_XDP, option, value, length as u32) };
+            assert_eq!(status, 0, "{option}: {}", io::Error::last_os_error());
+        };
+        set(libc::XDP_UMEM_REG, memory.as_ptr().cast(), size_of_val(&memory));
+        for ring in [libc::XDP_UMEM_FILL_RING, libc::XDP_UMEM_COMPLETION_RING, libc::XDP_RX_RING] {
+            set(ring, (&raw const entries).cast(), size_of::<u32>());
+        }
+        // SAFETY: all zeroes is a valid address.
+        let mut address: libc::sockaddr_xdp = unsafe { zeroed() };
+        address.sxdp_family = libc::AF_XDP as u16;
+        address.sxdp_flags = libc::XDP_COPY;
+        address.sxdp_ifindex = index_of(interface) as u32;
+        // SAFETY: the address is as long as is said.
+        let status = unsafe {
+            libc::bind(fd, (&raw const address).cast(), size_of::<libc::sockaddr_xdp>() as u32)
+        };
+        assert_eq!(status, 0, "{}", io::Error::last_os_error());
+        Self { _socket: socket }
+    }
+}
