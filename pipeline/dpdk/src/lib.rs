@@ -27,7 +27,7 @@ pub use acl::{Acl, AclAlgorithm, AclFamily, AclKey, AclKeys, AclLimits, AclRule}
 pub use device::{Backend, Device, DeviceConfig, LinkState};
 pub use eal::{Eal, EalConfig, HugePages, RegisteredWorker, register_worker};
 pub use error::{Error, ErrorKind, Result};
-pub use kernel::found::keep_found_in;
+pub use kernel::found::keep_found_beside;
 pub use kernel::{check_interface, redirect};
 pub use log::{LogLevel, LogSink, set_log_sink};
 pub use name::PortName;

@@ -11,20 +11,20 @@ use std::sync::OnceLock;
 use super::netlink::{Link, Rtnetlink};
 use super::sys::{Ethtool, Offload};
 
-/// Where the files are. Without a folder whoever changes an interface knows by itself alone.
-static FOLDER: OnceLock<PathBuf> = OnceLock::new();
+/// The file beside which the notes are. Without it whoever changes an interface knows by itself alone.
+static BESIDE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Names of the files: before and after the interface's own name, which has no `/`.
-const BEFORE: &str = "interface-";
+/// Names of the notes: that file's name, and this before and after the interface's own name, which has no `/`.
+const BEFORE: &str = ".interface-";
 const AFTER: &str = ".found";
 
 /// The most bytes of a file that are read.
 const MAX_BYTES: u64 = 4096;
 
-/// Keeps in `folder` how interfaces were found. It belongs where nothing outlives a boot; what is from another
-/// boot is not believed. Set once: a process has one gateway.
-pub fn keep_found_in(folder: &Path) {
-    let _ = FOLDER.set(folder.to_path_buf());
+/// Keeps beside a file how interfaces were found, under its name: gateways may share a folder. It belongs where
+/// nothing outlives a boot; what is from another boot is not believed. Set once: a process has one gateway.
+pub fn keep_found_beside(file: &Path) {
+    let _ = BESIDE.set(file.to_path_buf());
 }
 
 /// How an interface was found, as far as that was changed.
@@ -47,8 +47,7 @@ pub(super) struct Found {
 impl Found {
     /// How the interface was found first: as is written down, or else as it is now.
     pub(super) fn of(link: &Link) -> Self {
-        let folder = FOLDER.get().map(PathBuf::as_path);
-        let known = folder.and_then(|folder| Self::read(folder, &link.name));
+        let known = BESIDE.get().and_then(|beside| Self::read(beside, &link.name));
         known.filter(|known| known.index == link.index).unwrap_or_else(|| Self {
             index: link.index,
             name: link.name.clone(),
@@ -63,16 +62,16 @@ impl Found {
     pub(super) fn note(&mut self, what: impl FnOnce(&mut Self)) -> Option<String> {
         let before = self.clone();
         what(self);
-        let folder = FOLDER.get()?;
+        let place = place(BESIDE.get()?, &self.name);
         // What has been noted by a process before this one is there.
-        if *self == before && place(folder, &self.name).exists() {
+        if *self == before && place.exists() {
             return None;
         }
-        let error = self.write(folder).err()?;
+        let error = self.write(&place).err()?;
         Some(format!(
             "how the interface was found cannot be written down in {}: {error}; where this gateway is renewed or \
              killed, nobody puts it back",
-            folder.display()
+            place.display()
         ))
     }
 
@@ -110,19 +109,16 @@ impl Found {
 
     /// Lets the interface be as it is now.
     pub(super) fn forget(&self) {
-        if let Some(folder) = FOLDER.get() {
-            let _ = fs::remove_file(place(folder, &self.name));
+        if let Some(beside) = BESIDE.get() {
+            let _ = fs::remove_file(place(beside, &self.name));
         }
     }
 
     /// What is written down of interfaces that exist still.
     pub(super) fn all(rtnetlink: &mut Rtnetlink) -> Vec<Self> {
-        let Some(folder) = FOLDER.get() else { return Vec::new() };
-        let names = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|entry| {
-            let name = entry.file_name().into_string().ok()?;
-            Some(name.strip_prefix(BEFORE)?.strip_suffix(AFTER)?.to_owned())
-        });
-        let found = names.filter_map(|name| Self::read(folder, &name));
+        let Some(beside) = BESIDE.get() else { return Vec::new() };
+        let found =
+            interfaces_noted(beside).into_iter().filter_map(|name| Self::read(beside, &name));
         found
             .filter(|found| {
                 rtnetlink.link_by_name(&found.name).is_ok_and(|l| l.index == found.index)
@@ -134,17 +130,16 @@ impl Found {
         &self.name
     }
 
-    fn write(&self, folder: &Path) -> io::Result<()> {
-        let place = place(folder, &self.name);
+    fn write(&self, place: &Path) -> io::Result<()> {
         let unfinished = place.with_extension("new");
         // Root writes here, too, in a folder of the gateway's user: never through a link that lies there.
         let _ = fs::remove_file(&unfinished);
         fs::File::create_new(&unfinished)?.write_all(self.to_text().as_bytes())?;
-        fs::rename(&unfinished, &place)
+        fs::rename(&unfinished, place)
     }
 
-    fn read(folder: &Path, name: &str) -> Option<Self> {
-        let path = place(folder, name);
+    fn read(beside: &Path, name: &str) -> Option<Self> {
+        let path = place(beside, name);
         let is_small = fs::metadata(&path).is_ok_and(|file| file.len() <= MAX_BYTES);
         let text = is_small.then(|| fs::read_to_string(&path).ok()).flatten()?;
         Self::from_text(&text, name)
@@ -206,8 +201,23 @@ fn of_now() -> String {
     format!("{} {}", boot.trim(), namespace.display())
 }
 
-fn place(folder: &Path, name: &str) -> PathBuf {
-    folder.join(format!("{BEFORE}{name}{AFTER}"))
+/// The interfaces of which there is a note beside a file.
+fn interfaces_noted(beside: &Path) -> Vec<String> {
+    let before = name_before(beside);
+    let entries = beside.parent().and_then(|folder| fs::read_dir(folder).ok());
+    let names = entries.into_iter().flatten().flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some(name.strip_prefix(&before)?.strip_suffix(AFTER)?.to_owned())
+    });
+    names.collect()
+}
+
+fn place(beside: &Path, name: &str) -> PathBuf {
+    beside.with_file_name(format!("{}{name}{AFTER}", name_before(beside)))
+}
+
+fn name_before(beside: &Path) -> String {
+    format!("{}{BEFORE}", beside.file_name().unwrap_or_default().to_string_lossy())
 }
 
 #[cfg(test)]
@@ -240,5 +250,19 @@ mod tests {
         ] {
             assert_eq!(Found::from_text(&wrong, "eth1"), None, "{wrong}");
         }
+    }
+
+    #[test]
+    fn gateways_that_share_a_folder_know_their_own_notes() {
+        let dir = std::env::temp_dir().join(format!("bulkhead-found-{}", std::process::id()));
+        fs::create_dir_all(&dir).unwrap();
+        let [one, other] = ["one.sock", "other.sock"].map(|name| dir.join(name));
+        let found = Found { index: 7, name: "eth1".to_owned(), mtu: 1500, ..Found::default() };
+        found.write(&place(&one, "eth1")).unwrap();
+        assert_eq!(Found::read(&one, "eth1"), Some(found));
+        assert_eq!(Found::read(&other, "eth1"), None);
+        assert_eq!(interfaces_noted(&one), ["eth1"]);
+        assert_eq!(interfaces_noted(&other), [""; 0]);
+        fs::remove_dir_all(&dir).unwrap();
     }
 }

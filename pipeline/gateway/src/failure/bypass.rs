@@ -186,8 +186,8 @@ pub fn keep_found(config: &Config) {
     if let Some(folder) = config.control_socket.parent() {
         // Where that fails whoever writes there says so.
         let _ = std::fs::DirBuilder::new().recursive(true).mode(0o755).create(folder);
-        bulkhead_dpdk::keep_found_in(folder);
     }
+    bulkhead_dpdk::keep_found_beside(&config.control_socket);
 }
 
 /// No interface is changed without DPDK.

@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::candidate::unix_now_ms;
 
-const FILE: &str = "bypass.json";
+/// What follows the socket's own name in the file's: gateways may share a folder.
+const AFTER: &str = ".bypass.json";
 
 /// The most bytes of the file that are read.
 const MAX_BYTES: u64 = 1 << 20;
@@ -105,7 +106,9 @@ fn boot_id() -> String {
 }
 
 fn place(control_socket: &Path) -> PathBuf {
-    control_socket.with_file_name(FILE)
+    let mut name = control_socket.file_name().unwrap_or_default().to_owned();
+    name.push(AFTER);
+    control_socket.with_file_name(name)
 }
 
 #[cfg(test)]
@@ -135,14 +138,26 @@ mod tests {
         bypassed.boot_id.clear();
         bypassed.write(&socket).unwrap();
         assert!(Bypassed::read(&socket).is_some(), "of a boot that its writer could not see");
-        let (unfinished, target) = (dir.path().join("bypass.json.new"), dir.path().join("target"));
+        let unfinished = dir.path().join("control.sock.bypass.json.new");
+        let target = dir.path().join("target");
         fs::write(&target, "kept").unwrap();
         std::os::unix::fs::symlink(&target, &unfinished).unwrap();
         bypassed.write(&socket).unwrap();
         assert_eq!(fs::read_to_string(&target).unwrap(), "kept", "never through a link");
-        fs::write(dir.path().join(FILE), "{").unwrap();
+        fs::write(place(&socket), "{").unwrap();
         assert_eq!(Bypassed::read(&socket), None, "damaged");
         Bypassed::end(&socket).unwrap();
         Bypassed::end(&socket).unwrap();
+    }
+
+    #[test]
+    fn gateways_that_share_a_folder_do_not_end_each_others_bypass() {
+        let dir = tempfile::tempdir().unwrap();
+        let [one, other] = ["one.sock", "other.sock"].map(|name| dir.path().join(name));
+        let bypassed = Bypassed::now(&["w".to_owned()], "the supervisor", "it crashed");
+        bypassed.write(&one).unwrap();
+        Bypassed::end(&other).unwrap();
+        assert_eq!(Bypassed::read(&other), None);
+        assert_eq!(Bypassed::read(&one), Some(bypassed));
     }
 }
