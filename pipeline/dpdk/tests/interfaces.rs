@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bulkhead_dpdk::{
     Backend, Device, DeviceConfig, DpdkPort, Eal, ErrorKind, HugePages, LinkState, Mempool,
+    redirect,
 };
 use bulkhead_pipeline::port::{Burst, Frame, Port};
 use support::{
@@ -411,6 +412,33 @@ fn a_queue_that_the_kernel_gives_back_late_is_waited_for_at_no_cost_in_buffers()
         assert!(holder.is_finished(), "it was taken until then");
         assert_eq!(free - pool.available(), 2 * each, "buffers were lost");
         drop((device, other));
+    });
+}
+
+#[test]
+fn a_bypass_that_was_left_is_found_under_whatever_name() {
+    isolated("a_bypass_that_was_left_is_found_under_whatever_name", || {
+        two_wires(1_500);
+        redirect::engage("p1", "p2", 1_500).unwrap();
+        let (from, to) = (Host::on("h1"), Host::on("h2"));
+        let arrives = |seed: u8| {
+            let sent = frame(80, seed, &[]);
+            from.send(&sent);
+            std::thread::sleep(Duration::from_millis(50));
+            std::iter::from_fn(|| to.receive()).any(|frame| frame == sent)
+        };
+        ip("link set p1 down");
+        ip("link set p1 name lost");
+        ip("link set lost up");
+        assert!(arrives(1), "the kernel carries frames on");
+        let named =
+            |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(redirect::release_strays(&named(&["h2"])).unwrap(), named(&[]), "not ours");
+        assert_eq!(redirect::release_strays(&named(&["p1", "p2"])).unwrap(), named(&["lost"]));
+        assert!(!arrives(2), "past the gateway");
+        assert!(!redirect::is_engaged("lost").unwrap());
+        assert!(redirect::is_engaged("p2").unwrap(), "whoever has this port ends that");
+        assert_eq!(redirect::release_strays(&named(&["p1", "p2"])).unwrap(), named(&[]));
     });
 }
 

@@ -72,6 +72,18 @@ impl Rtnetlink {
         self.link(message)
     }
 
+    /// Every interface.
+    pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
+        let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
+        let mut links = Vec::new();
+        self.exchange(request, NLM_F_DUMP, |reply| {
+            if let RouteNetlinkMessage::NewLink(message) = reply {
+                links.push(link_of(&message));
+            }
+        })?;
+        Ok(links)
+    }
+
     /// The addresses of an interface, those of link scope (`fe80::/10`, `169.254/16`) excepted.
     pub(crate) fn addresses(&mut self, index: u32) -> io::Result<Vec<String>> {
         let request = RouteNetlinkMessage::GetAddress(AddressMessage::default());

@@ -143,6 +143,32 @@ pub fn put_back(kept: &[String], bypassed_too: bool) -> Vec<String> {
     done
 }
 
+/// Ends what [`engage`] began at interfaces that are none of `own` and lead to one of these: whoever is plugged in
+/// there would come out of a port that a gateway guards. The dead may have left it under another configuration, and
+/// the interface may have another name since. Those that a gateway has are let be. Returns which were not.
+///
+/// # Errors
+///
+/// The kernel does not list its interfaces, or does not let go of one: frames may pass unjudged.
+pub fn release_strays(own: &[String]) -> Result<Vec<String>> {
+    let mut rtnetlink = connect()?;
+    let links = rtnetlink.links().map_err(|error| Error::kernel("RTM_GETLINK", &error))?;
+    let (ours, others): (Vec<Link>, Vec<Link>) =
+        links.into_iter().partition(|link| own.contains(&link.name));
+    let mut released = Vec::new();
+    for link in others {
+        let target = filter_of(&mut rtnetlink, link.index).ok().flatten().flatten();
+        if !ours.iter().any(|our| Some(our.index) == target) {
+            continue;
+        }
+        let Ok(_claim) = claim_index(link.index) else { continue };
+        if release(&link.name)? {
+            released.push(link.name);
+        }
+    }
+    Ok(released)
+}
+
 /// Whether the kernel carries what an interface receives to the other port of its wire.
 ///
 /// # Errors

@@ -109,7 +109,7 @@ pub fn of(wire: &Wire, mtu: u16) -> Option<Box<dyn Bypass>> {
 ///
 /// Where frames may go on passing: the wire, why, and the remedy.
 pub fn clear_closed(config: &Config) -> Result<(), String> {
-    give_up(config);
+    give_up(config)?;
     let closed = config.wires.iter().filter(|wire| wire.failure.fail == Fail::Closed);
     for wire in closed {
         if release_kernel(wire)? {
@@ -194,19 +194,32 @@ pub fn keep_found(config: &Config) {
 #[cfg(not(feature = "dpdk"))]
 pub fn keep_found(_config: &Config) {}
 
-/// Ends the bypass of interfaces that no wire names any more, and puts them back as they were found: what they
-/// receive would still come out of a port that a gateway guards.
+/// Ends the bypass of interfaces that no wire names any more, and puts them back as they were found, as far as that
+/// is known: what they receive would still come out of a port that a gateway guards.
 #[cfg(feature = "dpdk")]
-fn give_up(config: &Config) {
+fn give_up(config: &Config) -> Result<(), String> {
     let ports = config.wires.iter().flat_map(|wire| [&wire.inside, &wire.outside]);
     let own: Vec<String> = ports.filter_map(|port| interface_of(port)).collect();
     for interface in bulkhead_dpdk::redirect::put_back(&own, true) {
         warn!(interface, "no wire has this interface any more: it is as it was found");
     }
+    let strays = bulkhead_dpdk::redirect::release_strays(&own).map_err(|error| {
+        format!("frames may pass unjudged, a bypass that was left cannot be taken away: {error}")
+    })?;
+    for interface in strays {
+        warn!(
+            target: kind::BYPASS,
+            interface,
+            "what this interface received came out of a port of a wire: that bypass was taken away"
+        );
+    }
+    Ok(())
 }
 
 #[cfg(not(feature = "dpdk"))]
-fn give_up(_config: &Config) {}
+fn give_up(_config: &Config) -> Result<(), String> {
+    Ok(())
+}
 
 /// Puts back what a bypass that has ended, or a gateway that was killed, has changed of interfaces that nobody
 /// has any more.
