@@ -15,6 +15,9 @@ use crate::log::kind;
 /// How long the program of a hardware bypass may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
 
+/// How often a program is looked at that is waited for.
+const LOOK_INTERVAL: Duration = Duration::from_millis(2);
+
 /// How often a hardware bypass is told that the gateway is alive.
 const FEED_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -69,13 +72,13 @@ pub trait Bypass: Send {
     /// [`Self::engage`] follows, and says what failed.
     fn begin(&mut self) {}
 
-    /// Ends that. For the kernel's way this is the gateway's part, between its ports' opening and their
-    /// start: see [`release_open`].
+    /// Ends that, without waiting: [`None`] while it is under way, and to be called again. For the kernel's way
+    /// this is the gateway's part, between its ports' opening and their start: see [`release_open`].
     ///
     /// # Errors
     ///
     /// What failed and the remedy: frames may pass unjudged.
-    fn release(&mut self) -> Result<(), String>;
+    fn release(&mut self) -> Option<Result<(), String>>;
 
     /// A gateway judges still: for hardware with a watchdog of its own, which engages by itself when it
     /// is not told this for a while. May be called as often as one likes.
@@ -97,6 +100,7 @@ pub fn of(wire: &Wire, mtu: u16) -> Option<Box<dyn Bypass>> {
             command: wire.failure.command.clone(),
             fed: None,
             feeding: None,
+            releasing: None,
         })),
         Means::None => None,
     }
@@ -276,8 +280,8 @@ impl Bypass for KernelBypass {
         Err(format!("{wire}, {inside}, {outside}, MTU {mtu}: built without DPDK"))
     }
 
-    fn release(&mut self) -> Result<(), String> {
-        Ok(())
+    fn release(&mut self) -> Option<Result<(), String>> {
+        Some(Ok(()))
     }
 }
 
@@ -287,47 +291,78 @@ struct CommandBypass {
     command: Vec<String>,
     fed: Option<Instant>,
     feeding: Option<Child>,
+    releasing: Option<Run>,
 }
 
 impl CommandBypass {
-    fn start(&self, what: &str) -> Result<Child, String> {
+    fn start(&self, what: &'static str) -> Result<Run, String> {
         let (program, args) = self.command.split_first().ok_or("there is no bypass-command")?;
-        (Command::new(program).args(args).args([what, &self.wire]))
+        let child = (Command::new(program).args(args).args([what, &self.wire]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .spawn()
-            .map_err(|error| format!("bypass-command {program}: {error}"))
+            .map_err(|error| format!("bypass-command {program}: {error}"))?;
+        Ok(Run { what, child, begun: Instant::now() })
+    }
+}
+
+/// A run of that program.
+struct Run {
+    what: &'static str,
+    child: Child,
+    begun: Instant,
+}
+
+impl Run {
+    /// What came of it; [`None`] while it may go on. One that takes too long is ended.
+    fn outcome(&mut self) -> Option<Result<(), String>> {
+        let what = self.what;
+        let outcome = match self.child.try_wait() {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(Some(status)) => Err(format!("bypass-command {what}: {status}")),
+            Ok(None) if self.begun.elapsed() < COMMAND_LIMIT => return None,
+            Ok(None) => {
+                self.end();
+                Err(format!("bypass-command {what}: no end within {COMMAND_LIMIT:?}"))
+            }
+            Err(error) => {
+                self.end();
+                Err(format!("bypass-command {what}: {error}"))
+            }
+        };
+        Some(outcome)
     }
 
-    fn run(&self, what: &str) -> Result<(), String> {
-        let mut child = self.start(what)?;
-        let begun = Instant::now();
-        loop {
-            match child.try_wait() {
-                Ok(Some(status)) if status.success() => return Ok(()),
-                Ok(Some(status)) => return Err(format!("bypass-command {what}: {status}")),
-                Ok(None) if begun.elapsed() < COMMAND_LIMIT => {
-                    thread::sleep(Duration::from_millis(2));
-                }
-                outcome => {
-                    let _ = child.kill().and_then(|()| child.wait());
-                    return Err(match outcome {
-                        Err(error) => format!("bypass-command {what}: {error}"),
-                        _ => format!("bypass-command {what}: no end within {COMMAND_LIMIT:?}"),
-                    });
-                }
-            }
-        }
+    fn end(&mut self) {
+        let _ = self.child.kill().and_then(|()| self.child.wait());
     }
 }
 
 impl Bypass for CommandBypass {
     fn engage(&mut self) -> Result<(), String> {
-        self.run("engage")
+        // It would let go afterwards.
+        if let Some(mut run) = self.releasing.take() {
+            run.end();
+        }
+        let mut run = self.start("engage")?;
+        loop {
+            if let Some(outcome) = run.outcome() {
+                return outcome;
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
     }
 
-    fn release(&mut self) -> Result<(), String> {
-        self.run("release")
+    fn release(&mut self) -> Option<Result<(), String>> {
+        if self.releasing.is_none() {
+            match self.start("release") {
+                Ok(run) => self.releasing = Some(run),
+                Err(error) => return Some(Err(error)),
+            }
+        }
+        let outcome = self.releasing.as_mut().and_then(Run::outcome)?;
+        self.releasing = None;
+        Some(outcome)
     }
 
     fn feed(&mut self) {
@@ -340,7 +375,7 @@ impl Bypass for CommandBypass {
         }
         self.fed = Some(Instant::now());
         match self.start("feed") {
-            Ok(child) => self.feeding = Some(child),
+            Ok(run) => self.feeding = Some(run.child),
             Err(error) => error!(wire = self.wire, "{error}"),
         }
     }
@@ -349,6 +384,8 @@ impl Bypass for CommandBypass {
 /// The bypasses of all wires that fail open.
 pub struct Bypasses {
     wires: Vec<(String, Box<dyn Bypass>)>,
+    /// What came of those that were told to let go, while others have yet to end.
+    released: Vec<Option<Result<(), String>>>,
 }
 
 impl Bypasses {
@@ -365,7 +402,7 @@ impl Bypasses {
                 ),
             }
         }
-        Self { wires }
+        Self { wires, released: Vec::new() }
     }
 
     /// Whether there is none.
@@ -380,6 +417,7 @@ impl Bypasses {
 
     /// Lets all of them carry frames. Returns what is to be said of it.
     pub fn engage(&mut self) -> Engaged {
+        self.released.clear();
         let mut engaged = Engaged::default();
         for (wire, bypass) in &mut self.wires {
             let begun = Instant::now();
@@ -409,14 +447,34 @@ impl Bypasses {
     /// Ends those that are not the gateway's to end. Returns the wires where that failed: their frames may pass
     /// unjudged beside a gateway that guards.
     pub fn release(&mut self) -> Vec<String> {
+        loop {
+            if let Some(left) = self.try_release() {
+                return left;
+            }
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    /// The same without waiting for programs: [`None`] while one runs, and to be called again. All run at once, so
+    /// that one that hangs holds no other up.
+    pub fn try_release(&mut self) -> Option<Vec<String>> {
+        self.released.resize_with(self.wires.len(), || None);
+        for ((_, bypass), released) in self.wires.iter_mut().zip(&mut self.released) {
+            if released.is_none() {
+                *released = bypass.release();
+            }
+        }
+        if self.released.iter().any(Option::is_none) {
+            return None;
+        }
         let mut left = Vec::new();
-        for (wire, bypass) in &mut self.wires {
-            if let Err(error) = bypass.release() {
+        for ((wire, _), outcome) in self.wires.iter().zip(self.released.drain(..)) {
+            if let Some(Err(error)) = outcome {
                 error!(target: kind::BYPASS, wire, "frames may pass unjudged: {error}");
                 left.push(wire.clone());
             }
         }
-        left
+        Some(left)
     }
 
     /// A gateway judges.
@@ -501,5 +559,36 @@ mod tests {
             of(&config(ports, "fail = \"open\"\nbypass-command = [\"/no/such\"]\n").wires[0], 1500)
                 .unwrap();
         assert!(broken.engage().unwrap_err().contains("/no/such"));
+    }
+
+    #[test]
+    fn relays_that_hang_hold_nobody_up_and_do_not_let_go_after_the_next_engage() {
+        let dir = tempfile::tempdir().unwrap();
+        let (program, said) = (dir.path().join("bypass"), dir.path().join("said"));
+        let script = "case $1 in release) exec sleep 600;; *) echo \"$1\" >> ";
+        fs::write(&program, format!("{script}{};; esac\n", said.display())).unwrap();
+        let wire = |name: &str| {
+            format!(
+                "[[wire]]\nname = \"{name}\"\ninside = \"net_ring_{name}0\"\noutside = \"net_ring_{name}1\"\n\
+                 fail = \"open\"\nbypass-command = [\"/bin/sh\", \"{}\"]\n",
+                program.display()
+            )
+        };
+        let wires: String = ["a", "b", "c"].into_iter().map(wire).collect();
+        let text = format!("policy = \"p\"\n{wires}");
+        let config = Config::parse("g.toml", Path::new(""), &text);
+        let mut bypasses = Bypasses::new(&config.unwrap_or_else(|error| panic!("{error}")));
+        let begun = Instant::now();
+        assert_eq!(bypasses.try_release(), None, "it is under way");
+        bypasses.feed();
+        assert!(begun.elapsed() < COMMAND_LIMIT, "nobody waited");
+        assert_eq!(bypasses.release(), ["a", "b", "c"]);
+        assert!(begun.elapsed() < 2 * COMMAND_LIMIT, "all at once");
+        assert_eq!(bypasses.try_release(), None, "once more");
+        let engaged = bypasses.engage();
+        assert_eq!(engaged.wires, ["a", "b", "c"]);
+        assert!(bypasses.released.is_empty(), "nothing lets go any more");
+        let said = fs::read_to_string(&said).unwrap();
+        assert!(said.contains("feed") && said.ends_with("engage\nengage\nengage\n"), "{said}");
     }
 }

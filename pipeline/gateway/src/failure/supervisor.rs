@@ -578,7 +578,9 @@ impl Supervisor {
             self.renew_itself();
         }
         if is_due(self.next_release) && self.current.as_ref().is_some_and(|p| p.guards.is_some()) {
-            self.end_bypass();
+            if let Some(left) = self.bypasses.try_release() {
+                self.released(&left);
+            }
         }
         self.leaving.retain(|(process, since)| {
             if since.elapsed() > END_LIMIT {
@@ -686,12 +688,17 @@ impl Supervisor {
     fn end_bypass(&mut self) {
         self.history.last = None;
         let left = self.bypasses.release();
+        self.released(&left);
+    }
+
+    /// All bypasses were told to let go, and those of the wires in `left` do not.
+    fn released(&mut self, left: &[String]) {
         self.next_release = (!left.is_empty()).then(|| Instant::now() + RELEASE_INTERVAL);
         if !left.is_empty() {
             let socket = &self.config.control_socket;
-            if Bypassed::of(&left, socket).is_none() {
+            if Bypassed::of(left, socket).is_none() {
                 let why = "its bypass does not let go, although a gateway judges";
-                let bypassed = Bypassed::now(&left, "the bypass-command", why);
+                let bypassed = Bypassed::now(left, "the bypass-command", why);
                 if let Err(error) = bypassed.write(socket) {
                     warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
                 }
