@@ -459,6 +459,11 @@ impl RecordSource {
         self.copies.long.pop().ok()
     }
 
+    /// How many flow records, and copies of frames, wait to be taken.
+    pub fn waiting(&self) -> (usize, usize) {
+        (self.flows.slots(), self.copies.short.slots() + self.copies.long.slots())
+    }
+
     /// What the worker counts.
     pub fn counters(&self) -> &Arc<RecordCounters> {
         &self.counters

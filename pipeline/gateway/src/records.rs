@@ -122,6 +122,33 @@ impl RecordThread {
     }
 }
 
+/// What the workers have lost so far for want of room in their rings.
+pub fn lost(gateway: &Gateway) -> Lost {
+    let mut lost = Lost::default();
+    for worker in gateway.workers() {
+        let source = worker.records();
+        lost.flows += source.counters().lost_in_all();
+        lost.frames += source.copy_counters().lost.value();
+    }
+    lost
+}
+
+/// What has been told since `before` and that nobody reads any more, as this thread has ended: what the workers have
+/// lost since then, and what is in their rings.
+pub fn unread(gateway: &Gateway, before: Lost) -> Lost {
+    let now = lost(gateway);
+    let mut unread = Lost {
+        flows: now.flows.saturating_sub(before.flows),
+        frames: now.frames.saturating_sub(before.frames),
+    };
+    for worker in gateway.workers() {
+        let (flows, frames) = worker.records().waiting();
+        unread.flows += flows as u64;
+        unread.frames += frames as u64;
+    }
+    unread
+}
+
 /// A number that no other run of a gateway has.
 fn random_number() -> u64 {
     RandomState::new().hash_one(std::process::id())
@@ -209,12 +236,7 @@ impl Drain<'_> {
 
     /// Tells what the workers have lost since the last time.
     fn tell_lost(&mut self) {
-        let mut lost = Lost::default();
-        for worker in self.gateway.workers() {
-            let source = worker.records();
-            lost.flows += source.counters().lost_in_all();
-            lost.frames += source.copy_counters().lost.value();
-        }
+        let lost = lost(self.gateway);
         let flows = lost.flows.saturating_sub(self.lost.flows);
         let frames = lost.frames.saturating_sub(self.lost.frames);
         if flows > 0 || frames > 0 {

@@ -17,6 +17,7 @@ use crate::cores::{self, Cores};
 use crate::failure::channel::Said;
 use crate::failure::supervised::{self, Supervision};
 use crate::failure::{bypass, supervisor};
+use crate::flow_stream::Lost;
 use crate::hardening::{self, Profile};
 use crate::launch::{Backend, Crew, LEFT_BEHIND, STOP_LIMIT, launch};
 use crate::link::{self, WireLink};
@@ -260,11 +261,13 @@ fn guard<B: Backend>(
     }
     let ended = look_after(gateway, &crew);
     let retires = supervision.filter(|s| s.is_to_retire() && ended.is_none());
+    let mut lost = Lost::default();
     let follower = match (retires, control.take()) {
         (Some(supervision), Some(control)) => {
             let begun = Instant::now();
             control.hand_over(gateway, follower);
             gateway.hand_over_ports();
+            lost = records::lost(gateway);
             supervised::retire(supervision, begun);
             None
         }
@@ -278,8 +281,10 @@ fn guard<B: Backend>(
     let stopped_in_time = crew.stop(STOP_LIMIT);
     gateway.close_ports();
     if let Some(supervision) = retires {
+        supervision.say(&Said::Unread(records::unread(gateway, lost)));
         supervision.say(&Said::Closed);
     }
+    verdicts::write_rest(gateway);
     // It writes down what it knows: an error of the disk must not hold up the end.
     let waited = Instant::now();
     while follower.as_ref().is_some_and(|follower| !follower.is_finished())

@@ -16,10 +16,15 @@ const INTERVAL: Duration = Duration::from_millis(50);
 /// Writes events until the gateway stops.
 pub fn write(gateway: &Gateway) {
     while !gateway.is_stopping() {
-        for worker in 0..gateway.workers().len() {
-            write_ring(gateway, worker);
-        }
+        write_rest(gateway);
         thread::sleep(INTERVAL);
+    }
+}
+
+/// Writes what waits in the rings: the last, where no worker runs any more.
+pub fn write_rest(gateway: &Gateway) {
+    for worker in 0..gateway.workers().len() {
+        write_ring(gateway, worker);
     }
 }
 

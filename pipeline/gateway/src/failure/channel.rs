@@ -7,6 +7,8 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::flow_stream::Lost;
+
 /// The longest line, in bytes.
 const MAX_LINE_BYTES: u64 = 4096;
 
@@ -24,6 +26,8 @@ pub enum Said {
     Retired,
     /// All is ready but the ports.
     WantsPorts,
+    /// What the workers told after control had ended, and nobody has read. Before [`Said::Closed`].
+    Unread(Lost),
     /// The ports are closed.
     Closed,
     /// Workers judge and the ports are up.
@@ -42,6 +46,8 @@ pub enum Told {
     TakeOver,
     /// Close the ports and end.
     Close,
+    /// What the gateway before left unread: it is yours to count.
+    Unread(Lost),
     /// The ports are yours.
     Ports,
     /// You guard: the ports changed hands within so many microseconds.

@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use tracing::{error, info};
 
 use super::channel::{self, Said, Told};
+use crate::flow_stream::Lost;
 use crate::notice;
 use crate::state::Gateway;
 
@@ -34,6 +35,8 @@ pub struct History {
     pub updates: u64,
     /// How often wires were bypassed.
     pub bypasses: u64,
+    /// What gateways that were renewed left unread of what their workers had told.
+    pub unread: Lost,
     /// For how long in all, in milliseconds, but for the bypass that is in force.
     pub bypassed_ms: u64,
     /// Since when wires are bypassed, in milliseconds since the Unix epoch.
@@ -64,6 +67,7 @@ struct Heard {
     close: bool,
     ports: bool,
     gone: bool,
+    unread: Lost,
 }
 
 impl Supervision {
@@ -128,6 +132,12 @@ impl Supervision {
         self.wait(gateway, |heard| heard.ports)
     }
 
+    /// What all gateways before this one left unread.
+    pub fn unread(&self) -> Lost {
+        let (before, last) = (self.history.unread, self.heard().unread);
+        Lost { flows: before.flows + last.flows, frames: before.frames + last.frames }
+    }
+
     /// Waits until the other gateway wants the ports, or nobody is left to say so.
     pub fn wait_for_close(&self) {
         let mut heard = self.heard();
@@ -154,6 +164,7 @@ impl Supervision {
             Told::Retire => heard.retire = true,
             Told::TakeOver => heard.take_over = true,
             Told::Close => heard.close = true,
+            Told::Unread(unread) => heard.unread = unread,
             Told::Ports => heard.ports = true,
             Told::Renewed(us) => {
                 self.renewed_us.store(us, Relaxed);

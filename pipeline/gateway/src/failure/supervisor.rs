@@ -353,7 +353,7 @@ impl Supervisor {
                 Said::WantsPorts => self.advance(Phase::TakesOver, Phase::Closes, Told::Close),
                 Said::Guards => self.change_places(),
                 Said::Hangs(what) => self.give_up_successor(&what),
-                Said::Alive | Said::Retired | Said::Closed | Said::Restart => {}
+                Said::Alive | Said::Retired | Said::Unread(_) | Said::Closed | Said::Restart => {}
             }
             return;
         }
@@ -375,6 +375,13 @@ impl Supervisor {
             Said::Retired => {
                 process.retired = true;
                 self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver);
+            }
+            Said::Unread(unread) => {
+                self.history.unread.flows += unread.flows;
+                self.history.unread.frames += unread.frames;
+                if let Some(successor) = &self.successor {
+                    tell(&successor.process, Told::Unread(unread));
+                }
             }
             Said::Closed => {
                 self.advance(Phase::Closes, Phase::Opens, Told::Ports);

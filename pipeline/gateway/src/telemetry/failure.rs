@@ -6,6 +6,7 @@ use super::families::Families;
 use crate::config::Fail;
 use crate::failure::bypass::Means;
 use crate::failure::supervised::History;
+use crate::flow_stream::Lost;
 use crate::state::Gateway;
 
 pub(super) fn render(gateway: &Gateway, families: &mut Families) {
@@ -43,6 +44,12 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
         [("crash", history.crashes), ("hang", history.hangs), ("update", updates)]
     {
         restarts.add(&[("reason", reason)], count as f64);
+    }
+    let unread = supervision.map_or_else(Lost::default, |supervision| supervision.unread());
+    let help = "What workers told while their gateway gave way to this one or to one before it, and nobody read.";
+    let mut unread_total = families.counter("renewal_records_unread_total", help);
+    for (message, count) in [("flow", unread.flows), ("frame", unread.frames)] {
+        unread_total.add(&[("message", message)], count as f64);
     }
     families
         .counter("bypasses_total", "How often wires that fail open were bypassed.")
