@@ -93,6 +93,18 @@ fn nothing_passes_a_wire_that_fails_closed(rig: &Rig, driver: Driver) {
             table.add(event.label(), "traffic stops", probes.longest_gap(begun, again));
         }
     }
+    // What the workers told when control had ended, which nobody has read, is counted.
+    let unread = gateway.metrics().sum("bulkhead_renewal_records_unread_total", &[]);
+    assert!(unread > 0.0, "{unread}");
+    // Somebody edits the configuration while it crashes: the one by which a gateway guarded goes on.
+    let (child, config) = (gateway.child(), gateway.config());
+    gateway.replace_config("[[wire");
+    Event::Crash.happen(&mut gateway);
+    gateway.wait_for_another(child, PATIENT);
+    let judged = gateway.wait_until_judging(PATIENT);
+    probes.wait_for_permitted(judged, PATIENT, &gateway);
+    assert!(gateway.log().contains("the one by which a gateway guarded last goes on"));
+    gateway.replace_config(&config);
     gateway.terminate();
     let seen = probes.stop();
     println!("{table}\n{seen}");
@@ -167,6 +179,17 @@ fn a_wire_that_fails_open_is_bypassed_and_given_back(rig: &Rig, driver: Driver) 
             assert_eq!(probes.forbidden_sent_since(judged), 0, "it fails closed now");
         }
     }
+    // A renewal that was to close the wire, and fails when the ports are free, opens nothing.
+    let open = gateway.config();
+    let closed = open.replace("fail = \"open\"", "fail = \"closed\"");
+    gateway.replace_config(&closed.replace("iface=out0", "iface=out0,no-such-option=1"));
+    let judged = gateway.wait_until_judging(PATIENT);
+    gateway.signal(Signal::SIGUSR2);
+    gateway.wait_for_log("no gateway judges: a renewal failed", PATIENT);
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(probes.forbidden_sent_since(judged), 0, "bypassed\n{}", gateway.log());
+    gateway.replace_config(&open);
+    gateway.wait_until_judging(PATIENT);
     // A gateway that was told to stop leaves the bypass behind.
     gateway.terminate();
     let stopped = Instant::now();

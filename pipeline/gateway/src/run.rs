@@ -46,7 +46,8 @@ const BINDINGS_KEPT: Duration = Duration::from_millis(200);
 
 /// Runs until told to stop. Returns the exit code.
 pub fn main(args: &RunArgs) -> u8 {
-    let handed = args.adopt.and_then(|_| std::env::var(supervisor::HANDED_CONFIG).ok());
+    let is_handed = args.supervised || args.adopt.is_some();
+    let handed = is_handed.then(|| std::env::var(supervisor::HANDED_CONFIG).ok()).flatten();
     let handed = handed.and_then(|text| Config::of_text(&args.config, &text).ok());
     let config = match handed.map_or_else(|| Config::load(&args.config), Ok) {
         Ok(config) => config,

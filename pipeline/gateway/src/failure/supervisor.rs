@@ -26,7 +26,7 @@ use super::signals;
 use super::supervised::History;
 use crate::candidate::unix_now_ms;
 use crate::cli::{RunArgs, exit};
-use crate::config::Config;
+use crate::config::{Config, ConfigError};
 use crate::control;
 use crate::hardening;
 use crate::log::kind;
@@ -62,8 +62,8 @@ const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
-/// The variable by which a supervisor that renews itself hands on the configuration of the gateway that guards:
-/// somebody may be editing the file. Up to so many bytes.
+/// The variable by which a supervisor hands on a configuration, to the gateway that it starts and to itself when it
+/// renews itself: both have to go by the same, and somebody may be editing the file. Up to so many bytes.
 pub const HANDED_CONFIG: &str = "BULKHEAD_HANDED_CONFIG";
 const MAX_HANDED_BYTES: usize = 100 << 10;
 
@@ -111,7 +111,7 @@ struct Process {
     retired: bool,
     /// Why it was killed, where it was.
     hung: Option<String>,
-    /// The text of its configuration, as far as that was there to be read when it started.
+    /// The text of its configuration, where it was handed that.
     config: Option<String>,
 }
 
@@ -143,6 +143,10 @@ struct Supervisor {
     program: PathBuf,
     args: RunArgs,
     config: Config,
+    /// The text of `config`, where there is room to hand it on.
+    text: Option<String>,
+    /// The text by which a gateway guarded last.
+    guarded_by: Option<String>,
     bypasses: Bypasses,
     history: History,
     events: Receiver<Event>,
@@ -192,6 +196,8 @@ impl Supervisor {
             args: args.clone(),
             bypasses: Bypasses::new(&config),
             config,
+            text: None,
+            guarded_by: None,
             history: history_of(args),
             events,
             sender,
@@ -239,7 +245,11 @@ impl Supervisor {
             self.look_after();
             let is_none = self.current.is_none() && self.successor.is_none();
             if is_none && Instant::now() >= self.next_start {
-                self.take_config();
+                let last = self.history.last.clone();
+                if self.take_config() {
+                    let last = last.unwrap_or_else(|| "no gateway runs".to_owned());
+                    self.bypass(&format!("{last}; the configuration was changed since"));
+                }
                 match self.spawn(false) {
                     Ok(process) => self.current = Some(process),
                     Err(error) => {
@@ -251,22 +261,40 @@ impl Supervisor {
         }
     }
 
-    /// Takes up the configuration as it is now, which the gateway that starts next reads, too: what fails open, and
-    /// which ports it has, has to be the same for both. One that makes no sense the gateway will refuse.
-    fn take_config(&mut self) {
-        let Ok(config) = Config::load(&self.args.config) else { return };
+    /// Takes up the configuration as it is now, for the gateway that starts next: what fails open, and which ports it
+    /// has, has to be the same for both. Where it makes no sense, the one by which a gateway guarded last goes on.
+    /// Returns whether anything is different: then nothing is bypassed.
+    fn take_config(&mut self) -> bool {
+        let (config, text) = match self.read_config() {
+            Ok(read) => read,
+            Err(error) => {
+                let handed = self
+                    .guarded_by
+                    .clone()
+                    .and_then(|text| Some((Config::of_text(&self.args.config, &text).ok()?, text)));
+                let Some(handed) = handed else { return false };
+                error!(
+                    "the configuration makes no sense, and the one by which a gateway guarded last goes on:\n{error}"
+                );
+                handed
+            }
+        };
+        self.text = to_hand_on(text);
         if config == self.config {
-            return;
+            return false;
         }
-        let last = self.history.last.take();
         self.end_bypass();
         self.bypasses = Bypasses::new(&config);
         self.config = config;
         if let Err(error) = clear_closed(&self.config) {
             error!("{error}");
         }
-        let last = last.unwrap_or_else(|| "no gateway runs".to_owned());
-        self.bypass(&format!("{last}; the configuration was changed since"));
+        true
+    }
+
+    fn read_config(&self) -> Result<(Config, String), ConfigError> {
+        let text = Config::text(&self.args.config)?;
+        Ok((Config::of_text(&self.args.config, &text)?, text))
     }
 
     /// Starts a gateway's process.
@@ -281,8 +309,13 @@ impl Supervisor {
         }
         command.stdin(Stdio::from(OwnedFd::from(theirs)));
         // Its watchdog is this process, which in turn feeds the service manager's.
-        command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID").env_remove(HANDED_CONFIG);
-        let text = Config::text(&self.args.config).ok();
+        command.env_remove("WATCHDOG_USEC").env_remove("WATCHDOG_PID");
+        // Another program may read one that makes no sense to this one, and refuses what it does not read.
+        let text = match takes_over {
+            true => Config::text(&self.args.config).ok().and_then(to_hand_on),
+            false => self.text.clone(),
+        };
+        hand_on(&mut command, text.as_deref());
         let child = command.spawn().map_err(cannot)?;
         let pid = Pid::from_child(&child);
         info!(pid = pid.as_raw_nonzero(), takes_over, "a gateway starts");
@@ -335,8 +368,12 @@ impl Supervisor {
         let stream = stdin.map_err(|error| format!("the gateway's channel is lost: {error}"))?;
         let mut process = self.process(pid, UnixStream::from(stream))?;
         process.guards = Some(Instant::now());
+        process.config = std::env::var(HANDED_CONFIG).ok();
+        self.guarded_by.clone_from(&process.config);
         self.current = Some(process);
         self.has_guarded = true;
+        // The process that this one was may have left something that does not let go.
+        self.next_release = Bypassed::read(&self.config.control_socket).map(|_| Instant::now());
         info!(pid = pid.as_raw_nonzero(), "the renewed supervisor goes on with the gateway");
         Ok(())
     }
@@ -366,6 +403,7 @@ impl Supervisor {
             Said::Hangs(what) => hang(process, what),
             Said::Guards => {
                 process.guards = Some(Instant::now());
+                self.guarded_by.clone_from(&process.config);
                 self.has_guarded = true;
                 self.end_bypass();
                 if std::mem::take(&mut self.renewal_asked) {
@@ -440,6 +478,7 @@ impl Supervisor {
         let Some(Successor { mut process, closes, .. }) = self.successor.take() else { return };
         let stopped = closes.map_or(Duration::ZERO, |since| since.elapsed());
         process.guards = Some(Instant::now());
+        self.guarded_by.clone_from(&process.config);
         self.history.updates += 1;
         info!(
             pid = process.pid.as_raw_nonzero(),
@@ -457,7 +496,7 @@ impl Supervisor {
     fn renew_itself(&mut self) {
         let Some(process) = &self.current else { return };
         let Ok(stream) = process.stream.try_clone() else { return };
-        let text = process.config.clone().filter(|text| text.len() <= MAX_HANDED_BYTES);
+        let text = process.config.clone();
         let loaded = match &text {
             // What a gateway of the installed program guards by makes sense to it, if not to this one.
             Some(_) => Ok(()),
@@ -477,10 +516,7 @@ impl Supervisor {
         let mut command = self.command();
         command.arg("--supervise").arg("--history").arg(self.told_history());
         command.arg("--adopt").arg(process.pid.as_raw_nonzero().to_string());
-        match text {
-            Some(text) => command.env(HANDED_CONFIG, text),
-            None => command.env_remove(HANDED_CONFIG),
-        };
+        hand_on(&mut command, text.as_deref());
         command.stdin(Stdio::from(OwnedFd::from(stream)));
         // Until the program catches signals again they wait: their default is to end it.
         signals::hold();
@@ -535,6 +571,8 @@ impl Supervisor {
             return;
         }
         self.wait_for_leaving();
+        // The next gateway goes by it: what it closes is not opened once more.
+        self.take_config();
         self.bypass(&format!("a renewal failed: {why}"));
         self.wait_before_start();
     }
@@ -642,6 +680,8 @@ impl Supervisor {
         if process.guards.is_some() {
             self.failures = 0;
         }
+        // The next gateway goes by it: what it closes stays open no longer than the dead one's ends take.
+        self.take_config();
         if let Some(mut successor) = self.successor.take() {
             // Whatever it waited for is its own now.
             warn!("{why}: the gateway that was to take over does so at once");
@@ -813,6 +853,19 @@ fn tell(process: &Process, told: Told) {
     if let Err(error) = channel::send(&process.stream, &told) {
         warn!(pid = process.pid.as_raw_nonzero(), "the gateway cannot be told {told:?}: {error}");
     }
+}
+
+/// A text that a variable can hold.
+fn to_hand_on(text: String) -> Option<String> {
+    Some(text).filter(|text| text.len() <= MAX_HANDED_BYTES && !text.contains('\0'))
+}
+
+/// Hands a configuration on, or has the program read the file.
+fn hand_on(command: &mut Command, text: Option<&str>) {
+    match text {
+        Some(text) => command.env(HANDED_CONFIG, text),
+        None => command.env_remove(HANDED_CONFIG),
+    };
 }
 
 fn history_of(args: &RunArgs) -> History {
