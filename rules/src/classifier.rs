@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use crate::headers::{ETHER_IPV6, Headers, Mac, PolicyTime};
 use crate::lanes::{self, Eight, Kernel, LANES, Lanes};
-use crate::policy::{Action, RuleId};
+use crate::policy::{Action, Pages, RuleId};
 
 pub(crate) mod addresses;
 pub(crate) mod blocks;
@@ -62,8 +62,8 @@ pub const MAX_BATCH: usize = 64;
 #[derive(Clone, Debug)]
 pub struct Classifier {
     pub(crate) default: Action,
-    pub(crate) actions: Arc<Vec<Action>>,
-    pub(crate) ranks: Arc<Vec<u32>>,
+    pub(crate) actions: Store<Action>,
+    pub(crate) ranks: Store<u32>,
     /// The rank of the first rule that tests a MAC address.
     pub(crate) first_mac_rank: Option<u32>,
     pub(crate) rules: usize,
@@ -81,7 +81,7 @@ pub struct Classifier {
     /// services that hold each service class.
     pub(crate) wide_runs: Option<Arc<Vec<[u32; 2]>>>,
     /// By the number of the rule, as far as there are any.
-    pub(crate) checks: Arc<Vec<Option<Arc<Check>>>>,
+    pub(crate) checks: Pages<Option<Arc<Check>>>,
     /// The same policy in tables that are faster to look up, if it is small and was not edited.
     pub(crate) crossed: Option<Arc<Crossed>>,
     /// The policy in blocks of rules, if its rules have few addresses each. There is nothing in all
@@ -244,6 +244,8 @@ pub(crate) fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
 /// The places of a classifier's tables that were written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
+    actions: Vec<u32>,
+    ranks: Vec<u32>,
     sides: [SideWritten; 2],
     buckets: Vec<u32>,
     marks: Vec<u32>,
@@ -265,6 +267,8 @@ struct SideWritten {
 impl Written {
     /// Adds what was written later.
     pub(crate) fn extend(&mut self, later: &Self) {
+        self.actions.extend(&later.actions);
+        self.ranks.extend(&later.ranks);
         self.buckets.extend(&later.buckets);
         self.marks.extend(&later.marks);
         self.lines.extend(&later.lines);
@@ -423,6 +427,8 @@ impl Classifier {
     /// written.
     pub(crate) fn settle(&mut self) {
         self.take_written();
+        self.actions.settle();
+        self.ranks.settle();
         self.pairs.buckets.settle();
         self.pairs.marks.settle();
         self.lines.settle();
@@ -454,6 +460,8 @@ impl Classifier {
             None => Default::default(),
         };
         Written {
+            actions: self.actions.take_written(),
+            ranks: self.ranks.take_written(),
             blocks,
             sides: [side(&mut self.src), side(&mut self.dst)],
             buckets: self.pairs.buckets.take_written(),
@@ -465,8 +473,8 @@ impl Classifier {
     /// Makes this copy equal to `other`, from which its tables differ at the places of `written`.
     pub(crate) fn catch_up(&mut self, other: &Self, written: &Written) {
         self.default = other.default;
-        self.actions.clone_from(&other.actions);
-        self.ranks.clone_from(&other.ranks);
+        self.actions.catch_up(&other.actions, &written.actions);
+        self.ranks.catch_up(&other.ranks, &written.ranks);
         self.first_mac_rank = other.first_mac_rank;
         self.rules = other.rules;
         self.services.clone_from(&other.services);
@@ -502,13 +510,13 @@ impl Classifier {
 
     /// The action of a rule, or of the default.
     pub fn action(&self, rule: RuleId) -> Action {
-        self.actions.get(rule.0 as usize).copied().unwrap_or(self.default)
+        self.actions.items().get(rule.0 as usize).copied().unwrap_or(self.default)
     }
 
     /// Whether `rule`, or a rule before it, tests a MAC address: a flow that `rule` decided has then
     /// to be classified again when its MAC addresses change.
     pub fn is_mac_sensitive(&self, rule: RuleId) -> bool {
-        let rank = || self.ranks.get(rule.0 as usize).copied().unwrap_or(u32::MAX);
+        let rank = || self.ranks.items().get(rule.0 as usize).copied().unwrap_or(u32::MAX);
         self.first_mac_rank.is_some_and(|first| first <= rank())
     }
 
@@ -528,13 +536,13 @@ impl Classifier {
 
     /// Heap bytes that the compiled form takes.
     pub fn size_bytes(&self) -> usize {
-        size_of_val(&**self.actions)
-            + size_of_val(&**self.ranks)
+        self.actions.size_bytes()
+            + self.ranks.size_bytes()
             + self.tables_bytes()
             + self.services.size_bytes()
             + size_of_val(&**self.wide_rules)
             + self.wide_runs.iter().map(|runs| size_of_val(&***runs)).sum::<usize>()
-            + size_of_val(&**self.checks)
+            + self.checks.len() * size_of::<Option<Arc<Check>>>()
             + self.checks.iter().flatten().map(|check| check.size_bytes()).sum::<usize>()
             + self.crossed.iter().map(|crossed| crossed.size_bytes()).sum::<usize>()
             + self.blocks.iter().map(|blocks| blocks.size_bytes()).sum::<usize>()

@@ -395,7 +395,7 @@ impl Compiler {
     fn drop_check(&mut self, id: RuleId, budget: &mut Budget) {
         if let Some(Some(check)) = self.out.checks.get(id.0 as usize) {
             budget.release(check.size_bytes());
-            Arc::make_mut(&mut self.out.checks)[id.0 as usize] = None;
+            *self.out.checks.get_mut(id.0 as usize) = None;
         }
     }
 
@@ -543,13 +543,12 @@ impl Compiler {
             let len = policy.rules().len();
             let more = len.saturating_sub(self.out.actions.len());
             budget.spend(1, more * RULE_BYTES)?;
-            let (actions, ranks) =
-                (Arc::make_mut(&mut self.out.actions), Arc::make_mut(&mut self.out.ranks));
-            actions.resize(len, Action::Deny);
-            ranks.resize(len, u32::MAX);
+            let Classifier { actions, ranks, .. } = &mut self.out;
+            actions.grow(len, Action::Deny);
+            ranks.grow(len, u32::MAX);
             for &id in &delta.rules_added {
-                actions[id.0 as usize] = policy.action(id);
-                ranks[id.0 as usize] = policy.rank(id);
+                *actions.get_mut(id.0) = policy.action(id);
+                *ranks.get_mut(id.0) = policy.rank(id);
             }
             self.out.rules = policy.rule_count();
             if touched.services {

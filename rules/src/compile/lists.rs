@@ -23,7 +23,7 @@ use crate::classifier::tables::{
 };
 use crate::classifier::{self, Classifier};
 use crate::headers::Mac;
-use crate::policy::{Action, EndpointId, Policy, Rule, RuleId};
+use crate::policy::{Action, EndpointId, Pages, Policy, Rule, RuleId};
 
 /// A policy's compiled form, and what it takes to keep it up to date.
 #[derive(Debug)]
@@ -154,10 +154,11 @@ impl Compiler {
         let mac_ranks = mac_ranks(policy);
         let out = Classifier {
             default: policy.default_action(),
-            actions: Arc::new(policy.rules().iter().map(|rule| rule.action).collect()),
-            ranks: Arc::new(
-                (0..policy.rules().len() as u32).map(|id| policy.rank(RuleId(id))).collect(),
-            ),
+            actions: policy.rules().iter().map(|rule| rule.action).collect::<Vec<_>>().into(),
+            ranks: (0..policy.rules().len() as u32)
+                .map(|id| policy.rank(RuleId(id)))
+                .collect::<Vec<_>>()
+                .into(),
             first_mac_rank: mac_ranks.first().copied(),
             rules: policy.rule_count(),
             src: classifier_side(src_map, src_macs),
@@ -170,7 +171,7 @@ impl Compiler {
             blocks: blocks.map(Box::new),
             wide_rules: Arc::default(),
             wide_runs: None,
-            checks: Arc::default(),
+            checks: Pages::default(),
         };
         let mut compiler = Self {
             limits: *limits,
@@ -668,13 +669,13 @@ impl Compiler {
             times: times(rule),
         };
         budget.spend(1, check.size_bytes())?;
-        let checks = Arc::make_mut(&mut self.out.checks);
+        let checks = &mut self.out.checks;
         if checks.len() <= id.0 as usize {
             let more = policy.rules().len() - checks.len();
             budget.spend(1, more * size_of::<Option<Arc<Check>>>())?;
-            checks.resize(policy.rules().len(), None);
+            (0..more).for_each(|_| checks.push(None));
         }
-        checks[id.0 as usize] = Some(Arc::new(check));
+        *checks.get_mut(id.0 as usize) = Some(Arc::new(check));
         Ok(())
     }
 

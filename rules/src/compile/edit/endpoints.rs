@@ -322,12 +322,13 @@ impl Compiler {
     ) -> Result<(), Exceeded> {
         let Some(old) = self.boxes.get(&endpoint).cloned() else { return Ok(()) };
         let new = Arc::new(Boxes::new(policy.endpoints()[endpoint as usize].boxes.to_vec()));
-        for check in Arc::make_mut(&mut self.out.checks).iter_mut().flatten() {
-            if Arc::ptr_eq(&check.from, &old) || Arc::ptr_eq(&check.to, &old) {
-                let with = |boxes: &Arc<Boxes>| {
-                    if Arc::ptr_eq(boxes, &old) { new.clone() } else { boxes.clone() }
-                };
-                *check = Arc::new(check.with_boxes(with(&check.from), with(&check.to)));
+        let is_old = |boxes: &Arc<Boxes>| Arc::ptr_eq(boxes, &old);
+        let with = |boxes: &Arc<Boxes>| if is_old(boxes) { new.clone() } else { Arc::clone(boxes) };
+        for rule in 0..self.out.checks.len() {
+            let Some(check) = self.out.checks[rule].clone() else { continue };
+            if is_old(&check.from) || is_old(&check.to) {
+                let renewed = check.with_boxes(with(&check.from), with(&check.to));
+                *self.out.checks.get_mut(rule) = Some(Arc::new(renewed));
             }
         }
         budget.release(old.size_bytes());
