@@ -1,5 +1,7 @@
 //! Service classes: one small number that answers every rule's "does my service match".
 
+use std::sync::Arc;
+
 use bytemuck::{Pod, Zeroable};
 
 use super::tables::Rows;
@@ -24,9 +26,10 @@ pub(crate) struct ServiceMap {
     pub(crate) layers: Vec<u32>,
     pub(crate) ports: Vec<Ports>,
     /// Port to port class, 65,536 each, behind two zeros and before one; equal columns are shared.
-    pub(crate) columns: Vec<u16>,
+    /// Versions whose rows differ share these.
+    pub(crate) columns: Arc<[u16]>,
     /// Source port class × destination port class to the service class.
-    pub(crate) cells: Vec<u32>,
+    pub(crate) cells: Arc<[u32]>,
     /// How to read the ports of IPv4 and then of IPv6, by protocol: what `layers` and `ports` say, in
     /// one step.
     pub(crate) fields: Box<[Fields; 512]>,

@@ -57,7 +57,7 @@ impl Compiler {
             }
             self.write_side(side, [bits, bits + wide], same_rules, budget)?;
         }
-        self.write_services(&rules, runs, wide, budget)?;
+        self.write_services(&rules, same_rules, runs, wide, budget)?;
         self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
         self.wide_order = rules;
         self.spent.rows = budget.spent_bytes() - before;
@@ -76,12 +76,19 @@ impl Compiler {
         let sets = &mut self.wide[side];
         let count = sets.rows.len().max(1);
         budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
-        let same_parts = sets.inverted == sets.inverted_before;
-        sets.inverted_before.clone_from(&sets.inverted);
+        let before = std::mem::replace(&mut sets.inverted_before, sets.inverted.clone());
+        let turned: Vec<(u32, bool)> = (before.symmetric_difference(&sets.inverted))
+            .map(|&part| (part, sets.inverted.contains(&part)))
+            .collect();
+        let has_rules = |&(part, _): &(u32, bool)| {
+            self.rules_of_parts[side].get(part as usize).is_some_and(|rules| !rules.is_empty())
+        };
+        let is_bare = !turned.iter().any(has_rules);
         let new = std::mem::take(&mut sets.new);
         let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
         let (old, is_same) = (out.rows.stride, [out.rows.bits, out.rows.stride] == [bits, stride]);
-        if is_same && same_rules && same_parts {
+        if is_same && same_rules && is_bare {
+            self.turn_over(side, &turned);
             self.write_some(side, new.into_iter());
         } else if is_same {
             self.write_some(side, 0..count as u32);
@@ -102,6 +109,21 @@ impl Compiler {
             }
         }
         Ok(())
+    }
+
+    /// Brings the bits of parts that are inverted now, or no longer, up to date in all rows of one side
+    /// but those that are to be written: no other row names such a part.
+    fn turn_over(&mut self, side: usize, parts: &[(u32, bool)]) {
+        let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
+        let Rows { words, stride, .. } = &mut out.rows;
+        for row in (0..words.len()).step_by((*stride).max(1)) {
+            for &(part, is_inverted) in parts {
+                let (place, bit) = (row as u32 + part / 64, 1 << (part % 64));
+                if (words.get(place) & bit != 0) != is_inverted {
+                    *words.get_mut(place) ^= bit;
+                }
+            }
+        }
     }
 
     /// Brings some rows of one side up to date.
@@ -125,23 +147,30 @@ impl Compiler {
         }
     }
 
-    /// Writes which wide rules hold the service classes.
+    /// Writes which wide rules hold the service classes, unless the rules are the same and so are the
+    /// services: those that were told apart anew have nothing but services in their rows.
     fn write_services(
         &mut self,
         rules: &[WideRule],
+        same_rules: bool,
         runs: Option<Runs>,
         wide: usize,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
+        let Rows { stride: old, bits, .. } = self.out.services.rows;
+        let stride = bits + if runs.is_some() { ROW } else { wide };
+        let count = self.out.services.rows.words.len() / old;
+        budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
+        let of_runs = runs.iter().map(|runs| runs.all.len()).sum::<usize>();
+        budget.spend(of_runs, of_runs * size_of::<[u32; 2]>())?;
+        if same_rules && old == stride && old > bits {
+            return Ok(());
+        }
         let of_services = match &runs {
             Some(_) => Vec::new(),
             None => rules_of(rules, |rule| rule.service, self.service_uses.len(), wide),
         };
         let map = Arc::make_mut(&mut self.out.services);
-        let (old, bits) = (map.rows.stride, map.rows.bits);
-        let stride = bits + if runs.is_some() { ROW } else { wide };
-        let count = map.rows.words.len() / old;
-        budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
         let mut words = vec![0; count * stride];
         for (row, words) in words.chunks_exact_mut(stride).enumerate() {
             let old = &map.rows.words.items()[row * old..][..bits];
@@ -156,10 +185,7 @@ impl Compiler {
             }
         }
         map.rows = Rows { words: words.into(), bits, stride };
-        let runs = runs.map(|runs| runs.all);
-        let of_runs = runs.iter().map(Vec::len).sum::<usize>();
-        budget.spend(of_runs, of_runs * size_of::<[u32; 2]>())?;
-        self.out.wide_runs = runs.map(Arc::new);
+        self.out.wide_runs = runs.map(|runs| Arc::new(runs.all));
         Ok(())
     }
 

@@ -52,8 +52,8 @@ pub(crate) fn build(
         protocol_classes: builder.protocol_classes,
         ports: builder.ports,
         layers: builder.layers,
-        columns: builder.columns,
-        cells: builder.cells,
+        columns: builder.columns.into(),
+        cells: builder.cells.into(),
         fields: Box::new([Fields::default(); 512]),
         rows,
     };
