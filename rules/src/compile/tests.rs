@@ -261,17 +261,18 @@ proptest! {
     }
 }
 
-/// Some of what a policy is probed with, and the verdicts.
+/// Some of what two policies are probed with, and the verdicts.
 struct Probed {
     headers: Vec<Headers>,
     at: PolicyTime,
 }
 
 impl Probed {
-    fn new(policy: &Policy, seed: u64, count: usize) -> Self {
-        let mut probes = Probes::new(policy, seed);
-        let at = probes.instant();
-        Self { headers: (0..count).map(|_| probes.headers()).collect(), at }
+    /// Probes in turns: what an edit took out of a policy is at no boundary of the edited one.
+    fn new(policies: [&Policy; 2], seed: u64, count: usize) -> Self {
+        let mut probes = policies.map(|policy| Probes::new(policy, seed));
+        let at = probes[0].instant();
+        Self { headers: (0..count).map(|place| probes[place % 2].headers()).collect(), at }
     }
 
     /// In batches of every size, with what other classifiers have left in `scratch`.
@@ -291,6 +292,15 @@ impl Probed {
     }
 }
 
+/// What random edits led through.
+#[derive(Default)]
+pub(super) struct Edited {
+    pub(super) edits: Edits,
+    /// Edits after which the policy was in blocks, and those that said which flows they concern.
+    pub(super) in_blocks: u64,
+    pub(super) told: u64,
+}
+
 /// Applies `edits` random edits and compares after each of them the compiler's classifier with the
 /// linear scan, with a whole compilation, and with what flows were told.
 pub(super) fn edit_and_compare(
@@ -298,7 +308,8 @@ pub(super) fn edit_and_compare(
     plan: Option<Plan>,
     seed: u64,
     edits: usize,
-) -> Result<Edits, TestCaseError> {
+) -> Result<Edited, TestCaseError> {
+    let mut seen = Edited::default();
     let limits = &Limits::default();
     let mut compiler = Compiler::with_plan(&policy, limits, plan).expect("a small policy compiles");
     let mut stream = RandomEdits::new(&policy, seed);
@@ -308,9 +319,11 @@ pub(super) fn edit_and_compare(
         let edit = stream.next(&policy);
         let Ok((edited, delta)) = policy.edited(&edit) else { continue };
         let changes = compiler.edit(&edited, &delta).expect("an edited policy compiles");
-        let probed = Probed::new(&edited, seed ^ step, 300);
+        let probed = Probed::new([&edited, &policy], seed ^ step, 300);
         let before = probed.classify(&published, scratch);
         let next = compiler.publish();
+        seen.in_blocks += u64::from(next.blocks.is_some());
+        seen.told += u64::from(matches!(changes, Changes::Footprints { .. }));
         let after = probed.classify(&next, scratch);
         let whole = compile(&edited, limits).expect("it compiles as a whole");
         let whole = probed.classify(&whole, scratch);
@@ -333,7 +346,7 @@ pub(super) fn edit_and_compare(
         }
         (policy, published) = (edited, next);
     }
-    Ok(compiler.edits())
+    Ok(Edited { edits: compiler.edits(), ..seen })
 }
 
 /// Everything by class, by key and wide, and between; crossed out as well, and not; in blocks.
@@ -423,7 +436,7 @@ fn an_edit_that_does_not_fit_leaves_what_was_in_force() {
     let mut stream = RandomEdits::new(&policy, 1).with_addresses_only().with_rule_percent(0);
     let (edited, delta) = policy.edited(&stream.next(&policy)).unwrap();
     assert_eq!(compiler.edit(&edited, &delta).unwrap(), Changes::Everything);
-    let (probed, next) = (Probed::new(&edited, 1, 500), compiler.publish());
+    let (probed, next) = (Probed::new([&edited; 2], 1, 500), compiler.publish());
     let scratch = &mut Scratch::default();
     for ((found, _), headers) in probed.classify(&next, scratch).into_iter().zip(&probed.headers) {
         assert_eq!(found, oracle::classify(&edited, headers, probed.at));
@@ -664,7 +677,7 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
         compiler.edit(&edited, &delta).unwrap();
         policy = edited;
         if n % 64 == 0 || [254, 255, 256, 257, 382, 383, 384, 385, 419].contains(&n) {
-            let probed = Probed::new(&policy, n.into(), 200);
+            let probed = Probed::new([&policy; 2], n.into(), 200);
             let found = probed.classify(&compiler.publish(), scratch);
             for ((found, _), headers) in found.into_iter().zip(&probed.headers) {
                 assert_eq!(
@@ -716,7 +729,7 @@ fn many_wide_rules_are_found_whatever_order_they_stand_in() {
         let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
         let classifier = compiler.publish();
         assert_eq!(classifier.wide_runs.is_some(), by_service, "{rules} of {services:?}");
-        let probed = Probed::new(&policy, rules.into(), 3000);
+        let probed = Probed::new([&policy; 2], rules.into(), 3000);
         let mut found_any = 0;
         for ((found, _), headers) in
             probed.classify(&classifier, scratch).into_iter().zip(&probed.headers)

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::plan::Plan;
-use super::super::tests::{classify_and_compare, edit_and_compare};
+use super::super::tests::{Edited, classify_and_compare, edit_and_compare};
 use super::super::{Compiler, Edits, Limits, compile};
 use super::{FEW_RULES, MANY_RULES};
 use crate::policy::edit::{Edit, Place};
@@ -102,6 +102,54 @@ proptest! {
     ) {
         edit_and_compare(flat_policy(seed, rules), IN_BLOCKS, seed, 20)?;
     }
+}
+
+#[test]
+fn edits_of_blocks_say_which_flows_they_concern() {
+    let (mut edits, mut in_blocks, mut told) = (0, 0, 0);
+    for seed in 0..12 {
+        let seen = edit_and_compare(flat_policy(seed, 100), IN_BLOCKS, seed, 20).unwrap();
+        let Edited { edits: Edits { incremental, whole }, .. } = seen;
+        (edits, in_blocks) = (edits + incremental + whole, in_blocks + seen.in_blocks);
+        told += seen.told;
+    }
+    assert!(in_blocks * 10 >= edits * 9, "{in_blocks} of {edits} edits left blocks");
+    assert!(told * 10 >= edits, "{told} of {edits} edits named footprints");
+}
+
+#[test]
+fn ipv6_addresses_are_told_apart_in_more_bits_than_keys_have() {
+    // Neighbours differ first in a bit of their own each.
+    let address = |bit: u32| std::net::Ipv6Addr::from((0xfd << 120 | 0x5a5a) ^ 1 << bit);
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for bit in 0..120 {
+        let (from, to) = (address(bit), address(119 - bit));
+        let length = if bit % 3 == 0 { 128 } else { 128 - bit };
+        let from = std::net::Ipv6Addr::from(from.to_bits() & super::mask(length as u8));
+        text += &format!(
+            "  - {{name: r{bit}, from: \"{from}/{length}\", to: \"{to}\", service: tcp/{}, \
+             action: allow}}\n",
+            1 + bit % 7
+        );
+    }
+    let policy = Policy::parse(&text).unwrap_or_else(|errors| panic!("{}", errors[0]));
+    let entries = super::all_entries(&policy).unwrap();
+    let all = entries[super::V6].iter().flat_map(|entry| entry.addresses);
+    let mut all: Vec<u128> = all.collect();
+    all.sort_unstable();
+    all.dedup();
+    let differing = all
+        .windows(2)
+        .fold(0u128, |bits, pair| bits | 1 << (127 - (pair[0] ^ pair[1]).leading_zeros()));
+    assert!(differing.count_ones() > 32, "{differing:x}");
+    let compiler = Compiler::with_plan(&policy, &Limits::default(), IN_BLOCKS).unwrap();
+    let classifier = compiler.into_classifier();
+    assert!(classifier.blocks.is_some());
+    for seed in 0..8 {
+        classify_and_compare(&policy, &classifier, seed, 1_000).unwrap();
+    }
+    let seen = edit_and_compare(policy, IN_BLOCKS, 3, 20).unwrap();
+    assert!(seen.in_blocks > 0);
 }
 
 /// An edit of a policy of [`flat_policy`] that adds or removes a rule or an address of a group.
