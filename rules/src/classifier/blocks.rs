@@ -16,6 +16,8 @@
 //! Addresses of IPv6 are looked up by the 32 bits that tell most of them apart, taken out and put side
 //! by side, and compared in full where those bits and the service match.
 
+use bytemuck::{Pod, Zeroable};
+
 use super::choice::where_set;
 use super::several::{PACKED, put};
 use super::store::Store;
@@ -40,9 +42,41 @@ pub(crate) mod row {
     pub(crate) const RANK: usize = 3;
 }
 
-/// Rows of eight words of a block's addresses of IPv6: both addresses of each rule, and how many of
-/// their bits count.
-pub(crate) const FULL_ROWS: usize = LANES + 1;
+/// A block: two cache lines, which a lookup asks for before it reads them.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(128))]
+pub(crate) struct Block(pub(crate) [Eight; BLOCK_ROWS]);
+
+impl Block {
+    pub(crate) const EMPTY: Self = {
+        let mut rows = [[0; LANES]; BLOCK_ROWS];
+        rows[row::RANK] = [NONE; LANES];
+        Self(rows)
+    };
+}
+
+/// What a block of IPv6 has besides: both addresses of each rule, how many of their bits count, and the
+/// lower halves of the candidates. Those two share a line: what is compared in full mostly decides.
+#[derive(Clone, Copy, Debug, Pod, Zeroable)]
+#[repr(C, align(64))]
+pub(crate) struct Full(pub(crate) [Eight; FULL_ROWS]);
+
+/// Rows of eight words of a [`Full`].
+pub(crate) const FULL_ROWS: usize = LANES + 2;
+
+/// Bytes of a cache line: blocks and what they have besides take whole ones.
+const LINE: usize = 64;
+
+const _: () = assert!(size_of::<Block>() == 2 * LINE && align_of::<Block>() == 2 * LINE);
+const _: () = assert!(size_of::<Full>() == 5 * LINE && align_of::<Full>() == LINE);
+
+/// The rows of a [`Full`] behind the addresses, by name.
+pub(crate) mod full_row {
+    use crate::lanes::LANES;
+
+    pub(crate) const SHIFTS: usize = LANES;
+    pub(crate) const RULES: usize = LANES + 1;
+}
 
 /// Bits of the number of a block; above them a place has the upper bits of the least rank in it. The last
 /// number stands for none.
@@ -77,12 +111,12 @@ pub(crate) struct Family {
     /// Tables, and behind them lists, are gone through in rounds: up to which table each but the last
     /// one goes.
     pub(crate) rounds: Vec<usize>,
-    /// [`BLOCK_ROWS`] for each block. The first block is empty, and in no place.
-    pub(crate) rows: Store<Eight>,
-    /// For each block the lower halves of its candidates.
+    /// The first block is empty, and in no place.
+    pub(crate) rows: Store<Block>,
+    /// Of IPv4 for each block the lower halves of its candidates.
     pub(crate) rules: Store<Eight>,
-    /// Of IPv6 [`FULL_ROWS`] for each block.
-    pub(crate) full: Store<Eight>,
+    /// Of IPv6 for each block.
+    pub(crate) full: Store<Full>,
 }
 
 /// Where the places of a table are: the sum of the sides' leading bits, each times a factor, shifted.
@@ -250,7 +284,10 @@ impl Kernel for LookUp<'_> {
             let [short, long] = &blocks.families;
             let mut found = lanes.gather(short.rules.words(), place);
             if v6 != 0 {
-                found = lanes.select(is_v6, lanes.gather(long.rules.words(), place), found);
+                let of_block = lanes.mul(lanes.shr::<3>(place), lanes.splat(FULL_WORDS));
+                let lane = lanes.and(place, lanes.splat(LANES as u32 - 1));
+                let word = lanes.add(of_block, lanes.add(lane, lanes.splat(FULL_RULES_WORD)));
+                found = lanes.select(is_v6, lanes.gather(long.full.words(), word), found);
             }
             lanes.store(lanes.or(found, is_none), &mut rules[group]);
         }
@@ -428,14 +465,16 @@ fn compare<L: Lanes>(
     let mut found = 0;
     let Work { frames, blocks, candidates, keys: [src, dst], .. } = work;
     let (src, dst) = (src.as_flattened(), dst.as_flattened());
-    let all: &[[Eight; BLOCK_ROWS]] = bytemuck::cast_slice(family.rows.items());
+    let all = family.rows.items();
     let (low, each) = (lanes.splat(0x3f), lanes.load(&EACH_RULE));
     let pairs = frames.iter().zip(&*blocks).enumerate().take(to).skip(from);
     for (pair, (&frame, &block)) in pairs {
         if found > CANDIDATES - 2 * LANES {
             return (pair, found);
         }
-        let Some([sources, destinations, condition, _]) = all.get(block as usize) else { continue };
+        let Some(Block([sources, destinations, condition, _])) = all.get(block as usize) else {
+            continue;
+        };
         let lane = frame as usize % MAX_BATCH;
         let condition = lanes.load(condition);
         let s = lanes.xor(lanes.load(sources), lanes.splat(src[lane]));
@@ -485,9 +524,10 @@ fn choose<L: Lanes, const FULL: bool>(
         lanes.store(rule, &mut work.rules[group % GROUPS]);
         if FULL {
             // What does not match is asked for too: that costs less than a branch.
-            let nine = lanes.add(lanes.without(rule, lanes.splat(7)), lanes.shr::<3>(rule));
-            lanes.prefetch_rows(family.full.words(), lanes.add(nine, lane));
-            lanes.prefetch_rows(family.full.words(), lanes.add(nine, lanes.splat(LANES as u32)));
+            let first = lanes.mul(lanes.shr::<3>(rule), lanes.splat(FULL_ROWS as u32));
+            let shifts = lanes.add(first, lanes.splat(full_row::SHIFTS as u32));
+            lanes.prefetch_rows(family.full.words(), lanes.add(first, lane));
+            lanes.prefetch_rows(family.full.words(), shifts);
         }
     }
     let Work { best, best_rules, frames_of, ranks, rules, .. } = work;
@@ -496,16 +536,18 @@ fn choose<L: Lanes, const FULL: bool>(
     let found = frames_of.as_flattened().iter().zip(ranks.as_flattened());
     for ((&frame, &rank), &rule) in found.zip(rules.as_flattened()).take(words) {
         let frame = frame as usize % MAX_BATCH;
-        if FULL && (rank >= best[frame] || !family.holds_in_full(rule, headers.get(frame))) {
-            continue;
-        }
-        best_rules[frame] = if rank < best[frame] { rule } else { best_rules[frame] };
-        best[frame] = rank.min(best[frame]);
+        // Not `&&`: which of them come first, no branch predictor can tell.
+        let is_first =
+            (rank < best[frame]) & (!FULL || family.holds_in_full(rule, headers.get(frame)));
+        best_rules[frame] = if is_first { rule } else { best_rules[frame] };
+        best[frame] = if is_first { rank } else { best[frame] };
     }
 }
 
 const CONDITION_WORD: u32 = (row::CONDITION * LANES) as u32;
 const RANK_WORD: u32 = (row::RANK * LANES) as u32;
+const FULL_WORDS: u32 = (FULL_ROWS * LANES) as u32;
+const FULL_RULES_WORD: u32 = (full_row::RULES * LANES) as u32;
 
 /// Eight words of a column.
 #[inline(always)]
@@ -519,14 +561,14 @@ impl Family {
     /// IPv6.
     #[inline(always)]
     fn holds_in_full(&self, rule: u32, headers: Option<&Headers>) -> bool {
-        let all: &[[Eight; FULL_ROWS]] = bytemuck::cast_slice(self.full.items());
-        let (Some(block), Some(headers)) = (all.get(rule as usize / LANES), headers) else {
+        let block = self.full.items().get(rule as usize / LANES);
+        let (Some(Full(block)), Some(headers)) = (block, headers) else {
             return false;
         };
         let lane = rule as usize % LANES;
         let [src, dst]: [u128; 2] = bytemuck::cast(block[lane]);
         let counts = |shift: u32, differing: u128| differing.checked_shr(shift).unwrap_or(0) == 0;
-        let shifts = block[LANES][lane];
+        let shifts = block[full_row::SHIFTS][lane];
         counts(shifts & 0xff, src ^ headers.src) && counts(shifts >> 8, dst ^ headers.dst)
     }
 
@@ -546,9 +588,8 @@ impl Family {
         block: u32,
         keys: [u32; 2],
     ) -> impl Iterator<Item = (u32, u32, u64)> + '_ {
-        let all: &[[Eight; BLOCK_ROWS]] = bytemuck::cast_slice(self.rows.items());
-        let rows = all.get(block as usize).into_iter();
-        rows.flat_map(move |rows| {
+        let rows = self.rows.items().get(block as usize).into_iter();
+        rows.flat_map(move |Block(rows)| {
             (0..LANES).filter_map(move |lane| {
                 let (condition, rank) = (rows[row::CONDITION][lane], rows[row::RANK][lane]);
                 let holds = |side: usize, shift: u32| {
@@ -557,7 +598,9 @@ impl Family {
                 if rank == NONE || !holds(row::SRC, condition) || !holds(row::DST, condition >> 8) {
                     return None;
                 }
-                let rule = self.rules.items().get(block as usize)?[lane];
+                let of_long =
+                    || self.full.items().get(block as usize).map(|full| &full.0[full_row::RULES]);
+                let rule = self.rules.items().get(block as usize).or_else(of_long)?[lane];
                 let place = block * LANES as u32 + lane as u32;
                 Some((place, condition >> 16, join(rank, rule)))
             })

@@ -10,8 +10,8 @@ use super::lists::directions;
 use super::map::Places;
 use super::rows::ones;
 use crate::classifier::blocks::{
-    BLOCK_BITS, BLOCK_MASK, BLOCK_ROWS, Blocks, FULL_ROWS, Family, MOST_TABLES, Table, VACANT,
-    key_of, row,
+    BLOCK_BITS, BLOCK_MASK, Block, Blocks, FULL_ROWS, Family, Full, MOST_TABLES, Table, VACANT,
+    full_row, key_of, row,
 };
 use crate::classifier::services::ServiceMap;
 use crate::classifier::tables::{CHECKED, NONE, join};
@@ -509,7 +509,7 @@ impl FamilyRules {
             word = !BLOCK_MASK | block;
         }
         let block = word & BLOCK_MASK;
-        let ranks = family.rows.get(block * BLOCK_ROWS as u32 + row::RANK as u32);
+        let ranks = &family.rows.get(block).0[row::RANK];
         let Some(lane) = ranks.iter().position(|&rank| rank == NONE) else { return false };
         write(family, block, lane, Some(entry));
         let word = word.min(entry.entry.rank() & !BLOCK_MASK | block);
@@ -527,7 +527,7 @@ impl FamilyRules {
         let held = (0..LANES).find(|&lane| is_at(family, block, lane, entry));
         let Some(lane) = held else { return false };
         write(family, block, lane, None);
-        let ranks = family.rows.get(block * BLOCK_ROWS as u32 + row::RANK as u32);
+        let ranks = &family.rows.get(block).0[row::RANK];
         let least = ranks.iter().copied().min().unwrap_or(NONE);
         *family.slots.get_mut(place) = if least == NONE {
             self.blocks.give_back(block);
@@ -545,13 +545,11 @@ impl FamilyRules {
             return None;
         }
         let blocks = block as usize + 1;
-        if family.rules.len() < blocks {
+        family.rows.grow(blocks, Block::EMPTY);
+        if number == V6 {
+            family.full.grow(blocks, Full([[0; LANES]; FULL_ROWS]));
+        } else {
             family.rules.grow(blocks, [0; LANES]);
-            family.rows.grow(blocks * BLOCK_ROWS, [0; LANES]);
-            if number == V6 {
-                family.full.grow(blocks * FULL_ROWS, [0; LANES]);
-            }
-            *family.rows.get_mut(block * BLOCK_ROWS as u32 + row::RANK as u32) = [NONE; LANES];
         }
         Some(block)
     }
@@ -618,26 +616,28 @@ impl FamilyRules {
 fn write(family: &mut Family, block: u32, lane: usize, entry: Option<&Keyed>) {
     let mut words = [0, 0, 0, NONE];
     let mut rule = 0;
+    let mut full = ([0; LANES], 0);
     if let Some(Keyed { entry, keys, lengths }) = entry {
         let [src, dst] = lengths.map(|length| 32 - u32::from(length));
         words = [keys[0], keys[1], src | dst << 8 | entry.service << 16, entry.rank()];
         rule = entry.candidate as u32;
-        if entry.family == V6 {
-            let full = block * FULL_ROWS as u32;
-            *family.full.get_mut(full + lane as u32) = bytemuck::cast(entry.addresses);
-            let [src, dst] = entry.lengths.map(|length| 128 - u32::from(length));
-            family.full.get_mut(full + LANES as u32)[lane] = src | dst << 8;
-        }
+        let [src, dst] = entry.lengths.map(|length| 128 - u32::from(length));
+        full = (bytemuck::cast(entry.addresses), src | dst << 8);
     }
-    for (row, word) in (block * BLOCK_ROWS as u32..).zip(words) {
-        family.rows.get_mut(row)[lane] = word;
+    let Block(rows) = family.rows.get_mut(block);
+    rows.iter_mut().zip(words).for_each(|(row, word)| row[lane] = word);
+    if family.full.len() == 0 {
+        family.rules.get_mut(block)[lane] = rule;
+        return;
     }
-    family.rules.get_mut(block)[lane] = rule;
+    let Full(rows) = family.full.get_mut(block);
+    (rows[lane], rows[full_row::SHIFTS][lane]) = full;
+    rows[full_row::RULES][lane] = rule;
 }
 
 /// Whether an entry stands at a place of a block.
 fn is_at(family: &Family, block: u32, lane: usize, entry: &Keyed) -> bool {
-    let word = |row: usize| family.rows.get(block * BLOCK_ROWS as u32 + row as u32)[lane];
+    let word = |row: usize| family.rows.get(block).0[row][lane];
     let [src, dst] = entry.lengths.map(|length| 32 - u32::from(length));
     let is_same = word(row::RANK) == entry.entry.rank()
         && [word(row::SRC), word(row::DST)] == entry.keys
@@ -645,11 +645,10 @@ fn is_at(family: &Family, block: u32, lane: usize, entry: &Keyed) -> bool {
     if !is_same || entry.entry.family != V6 {
         return is_same;
     }
-    let full = block * FULL_ROWS as u32;
-    let addresses: [u128; 2] = bytemuck::cast::<Eight, _>(*family.full.get(full + lane as u32));
+    let Full(full) = family.full.get(block);
+    let addresses: [u128; 2] = bytemuck::cast::<Eight, _>(full[lane]);
     let [src, dst] = entry.entry.lengths.map(|length| 128 - u32::from(length));
-    addresses == entry.entry.addresses
-        && family.full.get(full + LANES as u32)[lane] == src | dst << 8
+    addresses == entry.entry.addresses && full[full_row::SHIFTS][lane] == src | dst << 8
 }
 
 /// A frame that some rule holds.
