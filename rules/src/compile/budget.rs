@@ -123,6 +123,11 @@ impl Budget {
         Self { spent_bytes, ..Self::new(limits) }
     }
 
+    /// The same, but its time began with that of others, which are to end together.
+    pub(crate) fn since(self, started: Instant) -> Self {
+        Self { started, ..self }
+    }
+
     /// Bytes that are held.
     pub(crate) fn spent_bytes(&self) -> usize {
         self.spent_bytes

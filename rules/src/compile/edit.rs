@@ -7,6 +7,7 @@
 //! due only where the tables have outgrown their plan or all ranks are new.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 mod blocks;
 mod endpoints;
@@ -94,6 +95,7 @@ impl Compiler {
             self.publish();
         }
         let before = self.policy.clone();
+        let started = Instant::now();
         if self.is_sound {
             let edited = match self.blocks {
                 Some(_) => self.try_edit_blocks(policy, &before, delta),
@@ -107,7 +109,7 @@ impl Compiler {
             // Half an edit is of no use.
             self.is_sound = false;
         }
-        let whole = Self::with_plan(policy, &self.limits, self.fixed_plan)?;
+        let whole = Self::since(started, policy, &self.limits, self.fixed_plan)?;
         let edits = Edits { whole: self.edits.whole + 1, ..self.edits };
         *self = Self { edits, ..whole };
         Ok(Changes::Everything)

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::blocks::{self, BlockRules};
 use super::budget::{Budget, Cost, Exceeded};
@@ -100,18 +101,30 @@ impl Compiler {
         limits: &Limits,
         plan: Option<Plan>,
     ) -> Result<Self, CompileError> {
+        Self::since(Instant::now(), policy, limits, plan)
+    }
+
+    /// The same within a time that began at `started`, whatever is tried in it.
+    pub(super) fn since(
+        started: Instant,
+        policy: &Policy,
+        limits: &Limits,
+        plan: Option<Plan>,
+    ) -> Result<Self, CompileError> {
+        let budget = || Budget::new(*limits).since(started);
         let blocks_first =
             plan.map_or(policy.rule_count() >= blocks::MANY_RULES, |plan| plan.blocks);
-        let listed = Self::with_form(policy, limits, plan, blocks_first, None)?;
+        let listed = Self::with_form(policy, limits, plan, blocks_first, None, budget())?;
         let is_in_doubt = plan.is_none() && !blocks_first && listed.out.crossed.is_none();
         if !is_in_doubt {
             return Ok(listed);
         }
-        let mut budget = Budget::resume(*limits, listed.spent.bytes);
-        match blocks::build(policy, &listed.out.services, false, &mut budget) {
-            Some(built) => Self::with_form(policy, limits, plan, false, Some(built)),
-            None => Ok(listed),
-        }
+        let mut beside = Budget::resume(*limits, listed.spent.bytes).since(started);
+        let built = blocks::build(policy, &listed.out.services, false, &mut beside);
+        let in_blocks =
+            built.map(|built| Self::with_form(policy, limits, plan, false, Some(built), budget()));
+        // What did not come about in time is no reason to go without what has.
+        Ok(in_blocks.and_then(Result::ok).unwrap_or(listed))
     }
 
     /// The same in blocks, if they are `built` already or can be where they are tried first.
@@ -121,8 +134,8 @@ impl Compiler {
         plan: Option<Plan>,
         blocks_first: bool,
         built: Option<(Blocks, BlockRules)>,
+        mut budget: Budget,
     ) -> Result<Self, CompileError> {
-        let mut budget = Budget::new(*limits);
         let mut used = Used::of(policy);
         let services = services::build(policy, &in_use(&used.service_uses), &mut budget).map_err(
             |exceeded| {

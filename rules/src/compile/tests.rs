@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -525,6 +525,16 @@ fn a_service_without_a_number_is_refused_and_never_taken_for_another() {
     compare(&with_last(1 << 16), 1, 500).unwrap();
     let error = compile(&with_last((1 << 16) + 1), &Limits::default()).unwrap_err().to_string();
     assert!(error.contains("takes more than the 65536 numbers"), "{error}");
+}
+
+#[test]
+fn what_is_tried_one_after_the_other_ends_together() {
+    let (limits, policy) = (Limits::default(), policy_of_groups(4));
+    let now = Instant::now();
+    Compiler::since(now, &policy, &limits, None).unwrap();
+    let long_ago = now.checked_sub(limits.time + Duration::from_secs(1)).unwrap();
+    let late = Compiler::since(long_ago, &policy, &limits, None).unwrap_err().to_string();
+    assert!(late.contains("takes longer than the limit of 30000 ms"), "{late}");
 }
 
 #[test]
