@@ -5,7 +5,7 @@ use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bulkhead_pipeline::owner::SymmetricRss;
 use bulkhead_pipeline::port::DriverCounters;
@@ -13,7 +13,7 @@ use bulkhead_pipeline::port::DriverCounters;
 use crate::eal::Eal;
 use crate::error::{Error, ErrorKind, Result};
 use crate::ethdev::{Ethdev, Info, Setup};
-use crate::kernel::KernelPort;
+use crate::kernel::{self, KernelPort};
 use crate::log;
 use crate::name::PortName;
 use crate::pool::Mempool;
@@ -474,37 +474,43 @@ fn af_xdp_lane(
     devargs: &str,
     (mtu, queues): (u16, u16),
 ) -> Result<Ethdev> {
-    /// How long a queue may stay taken. The kernel gives it back once the last reader of the socket is known to be
-    /// gone (an RCU grace period) and a thread of its own has had its turn: within some 10 ms, and on a busy machine
-    /// several hundred.
-    const LIMIT: Duration = Duration::from_secs(2);
+    /// How long queues may stay taken, for all ports of this process together. The kernel gives them back once the
+    /// last reader of the socket is known to be gone (an RCU grace period) and a thread of its own has had its turn:
+    /// within some 10 ms, and on a busy machine several hundred, for one as for ten. The driver says the same of
+    /// a queue that it will never get: ports that each waited would outlast the patience of whoever started us.
+    static PATIENCE_MS: AtomicU32 = AtomicU32::new(2_000);
     /// So much longer each time: a gateway that takes another one's place waits for no more than it has to.
-    const PAUSE: Duration = Duration::from_millis(5);
+    const PAUSE_MS: u32 = 5;
 
-    let begun = Instant::now();
-    let mut pause = PAUSE;
+    let mut pause = PAUSE_MS;
     loop {
         let lane = probe(eal, devargs)?;
         match kernel.watch_xdp_sockets(|| configure(lane, pool, config, mtu, queues)) {
             Ok((lane, _)) => return Ok(lane),
             Err(error)
-                if begun.elapsed() < LIMIT
-                    && error.call() == "rte_eth_rx_queue_setup"
-                    && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY)) =>
+                if error.call() == "rte_eth_rx_queue_setup"
+                    && matches!(error.errno(), Some(libc::EINVAL | libc::EBUSY))
+                    && take(&PATIENCE_MS, pause) =>
             {
-                thread::sleep(pause);
-                pause += PAUSE;
+                thread::sleep(Duration::from_millis(pause.into()));
+                pause += PAUSE_MS;
             }
             Err(error) => return Err(error),
         }
     }
 }
 
-/// What AF_XDP asks of the buffers.
+/// Takes so much of what is left, if that much is.
+fn take(left: &AtomicU32, much: u32) -> bool {
+    left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(much)).is_ok()
+}
+
+/// What AF_XDP asks of the process and of the buffers.
 fn check_af_xdp(pool: &Mempool, mtu: u16) -> Result<()> {
     /// A chunk of AF_XDP memory is at most a page.
     const PAGE: u32 = 4_096;
 
+    kernel::check_xdp_sockets()?;
     if pool.stride() > PAGE {
         return Err(Error::refused(
             ErrorKind::Mtu,

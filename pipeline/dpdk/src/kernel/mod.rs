@@ -433,6 +433,17 @@ fn refuse_unfit(rtnetlink: &mut Rtnetlink, link: &Link) -> Result<()> {
     Ok(())
 }
 
+/// That this process may have sockets of AF_XDP: what the driver says of those is one error for every cause.
+pub(crate) fn check_xdp_sockets() -> Result<()> {
+    sys::try_xdp_socket().map_err(|error| {
+        Error::kernel("socket(AF_XDP)", &error).because(
+            ErrorKind::Unsupported,
+            "this process may have no sockets of AF_XDP",
+            "the kernel needs CONFIG_XDP_SOCKETS, and the unit AF_XDP among its address families",
+        )
+    })
+}
+
 /// Claims an interface for this process. The kernel forgets the claim when the process ends, and
 /// abstract socket names belong to one network namespace, as interface numbers do.
 fn claim_index(index: u32) -> Result<UnixListener> {

@@ -72,14 +72,15 @@ impl Rtnetlink {
         self.link(message)
     }
 
-    /// Every interface.
+    /// Every interface, but those of a kind that cannot be read: somebody's tunnel is no reason to stop.
     pub(crate) fn links(&mut self) -> io::Result<Vec<Link>> {
         let request = RouteNetlinkMessage::GetLink(LinkMessage::default());
         let mut links = Vec::new();
-        self.exchange(request, NLM_F_DUMP, |reply| {
-            if let RouteNetlinkMessage::NewLink(message) = reply {
+        self.exchange_each(request, NLM_F_DUMP, |reply| {
+            if let Ok(RouteNetlinkMessage::NewLink(message)) = reply {
                 links.push(link_of(&message));
             }
+            Ok(())
         })?;
         Ok(links)
     }
@@ -166,6 +167,19 @@ impl Rtnetlink {
         flags: u16,
         mut take: impl FnMut(RouteNetlinkMessage),
     ) -> io::Result<()> {
+        self.exchange_each(request, flags, |reply| {
+            take(reply?);
+            Ok(())
+        })
+    }
+
+    /// The same with replies that cannot be read, which end it if `take` hands the error back.
+    fn exchange_each(
+        &mut self,
+        request: RouteNetlinkMessage,
+        flags: u16,
+        mut take: impl FnMut(io::Result<RouteNetlinkMessage>) -> io::Result<()>,
+    ) -> io::Result<()> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut message = NetlinkMessage::from(request);
         message.header.flags = NLM_F_REQUEST | flags;
@@ -181,14 +195,16 @@ impl Rtnetlink {
             while let Ok(header) = NetlinkBuffer::new_checked(rest) {
                 let length = (header.length() as usize).next_multiple_of(4).min(rest.len());
                 if header.sequence_number() == self.sequence {
-                    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest)
-                        .map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))?;
-                    match reply.payload {
-                        NetlinkPayload::Done(_) => return Ok(()),
-                        NetlinkPayload::Error(error) if error.code.is_none() => return Ok(()),
-                        NetlinkPayload::Error(error) => return Err(error.to_io()),
-                        NetlinkPayload::InnerMessage(inner) => take(inner),
-                        _ => {}
+                    let reply = NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest);
+                    match reply.map(|reply| reply.payload) {
+                        Err(error) => {
+                            take(Err(io::Error::new(io::ErrorKind::InvalidData, error)))?;
+                        }
+                        Ok(NetlinkPayload::Done(_)) => return Ok(()),
+                        Ok(NetlinkPayload::Error(error)) if error.code.is_none() => return Ok(()),
+                        Ok(NetlinkPayload::Error(error)) => return Err(error.to_io()),
+                        Ok(NetlinkPayload::InnerMessage(inner)) => take(Ok(inner))?,
+                        Ok(_) => {}
                     }
                     if flags == 0 {
                         return Ok(());

@@ -151,6 +151,10 @@ pub fn put_back(kept: &[String], bypassed_too: bool) -> Vec<String> {
 ///
 /// The kernel does not list its interfaces, or does not let go of one: frames may pass unjudged.
 pub fn release_strays(own: &[String]) -> Result<Vec<String>> {
+    if own.is_empty() {
+        // Nothing leads to where the kernel has no interface, and a gateway of PCI ports alone may not ask it.
+        return Ok(Vec::new());
+    }
     let mut rtnetlink = connect()?;
     let links = rtnetlink.links().map_err(|error| Error::kernel("RTM_GETLINK", &error))?;
     let (ours, others): (Vec<Link>, Vec<Link>) =
@@ -162,8 +166,12 @@ pub fn release_strays(own: &[String]) -> Result<Vec<String>> {
             continue;
         }
         let Ok(_claim) = claim_index(link.index) else { continue };
-        if release(&link.name)? {
-            released.push(link.name);
+        match release(&link.name) {
+            Ok(true) => released.push(link.name),
+            Ok(false) => {}
+            // It has gone since.
+            Err(error) if error.kind() == ErrorKind::NotFound => {}
+            Err(error) => return Err(error),
         }
     }
     Ok(released)

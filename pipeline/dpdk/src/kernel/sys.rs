@@ -356,6 +356,11 @@ fn descriptors() -> io::Result<Vec<RawFd>> {
         .collect())
 }
 
+/// Whether this process may have sockets of AF_XDP at all.
+pub(super) fn try_xdp_socket() -> io::Result<()> {
+    socket(libc::AF_XDP, libc::SOCK_RAW, 0).map(drop)
+}
+
 fn socket(domain: i32, kind: i32, protocol: i32) -> io::Result<OwnedFd> {
     // SAFETY: no pointers.
     let fd = unsafe { libc::socket(domain, kind | libc::SOCK_CLOEXEC, protocol) };

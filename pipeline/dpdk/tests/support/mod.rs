@@ -335,6 +335,14 @@ pub(crate) fn frame(length: usize, seed: u8, tags: &[(u16, u16)]) -> Vec<u8> {
     bytes
 }
 
+/// From now on the kernel gives this process no socket.
+pub(crate) fn without_new_descriptors() {
+    let none = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a whole `rlimit`.
+    let status = unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const none) };
+    assert_eq!(status, 0, "{}", io::Error::last_os_error());
+}
+
 /// Queue 0 of an interface, bound by an AF_XDP socket until this is dropped.
 pub(crate) struct TakenQueue {
     _socket: OwnedFd,
