@@ -83,8 +83,8 @@ def policy():
     return "\n".join(lines) + "\n"
 
 
-def start(binary, folder):
-    (folder / "policy.yaml").write_text(policy())
+def configure(folder, options=""):
+    """A gateway over devices that lead nowhere, with these options, and its console."""
     config = folder / "gateway.toml"
     config.write_text(f"""
 policy = "policy.yaml"
@@ -96,8 +96,8 @@ clock = "trusted"
 workers = 1
 [[wire]]
 name = "line"
-inside = "net_null0"
-outside = "net_null1"
+inside = "net_null0{options}"
+outside = "net_null1{options}"
 [console]
 listen = "127.0.0.1:0"
 dir = "console"
@@ -109,6 +109,12 @@ confine = false
 [dpdk]
 huge-pages = "never"
 """)
+    return config
+
+
+def start(binary, folder):
+    (folder / "policy.yaml").write_text(policy())
+    config = configure(folder)
     log = open(folder / "log", "wb")
     gateway = subprocess.Popen([binary, "run", "--config", config], stdout=log, stderr=log)
     console = subprocess.Popen(

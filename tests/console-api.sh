@@ -51,14 +51,16 @@ if [ ! -x "$VENV/bin/schemathesis" ]; then
     }
 fi
 
-# A store in which twelve hosts of three groups talk, as the bench makes a large one.
-python3 - "$RUN/store" <<'PYTHON' || die "the store could not be made"
+# The bench's gateway, with a store in which twelve hosts of three groups talk.
+python3 - "$RUN" <<'PYTHON' || die "the gateway's folder could not be made"
 import pathlib, sys
 sys.path.insert(0, "bench")
 sys.dont_write_bytecode = True
 import console
 console.GROUPS = 3
-console.make_store(pathlib.Path(sys.argv[1]), 12, 60).close()
+folder = pathlib.Path(sys.argv[1])
+console.make_store(folder / "store", 12, 60).close()
+console.configure(folder, options=",no-rx=1")
 PYTHON
 cat >"$RUN/policy.yaml" <<'TEXT'
 version: 1
@@ -68,31 +70,9 @@ groups:
 rules:
   - {name: g0-to-g1, from: g0, to: g1, service: [tcp/443, tcp/80], action: allow, reason: CHG-1}
 TEXT
-cat >"$RUN/gateway.toml" <<TEXT
-policy = "policy.yaml"
-state-dir = "state"
-control-socket = "control.sock"
-records-socket = "off"
-learn-dir = "store"
-clock = "trusted"
-workers = 1
-[[wire]]
-name = "line"
-inside = "net_null0,no-rx=1"
-outside = "net_null1,no-rx=1"
-[console]
-dir = "console"
-user = "$(id -u)"
-[metrics]
-listen = "off"
-[hardening]
-confine = false
-[dpdk]
-huge-pages = "never"
-TEXT
 "$BULKHEAD" run --config "$RUN/gateway.toml" >"$RUN/gateway.log" 2>&1 &
 PROCESSES+=($!)
-"$BULKHEAD" console --config "$RUN/gateway.toml" --listen 127.0.0.1:0 --plain-http >"$RUN/console.log" 2>&1 &
+"$BULKHEAD" console --config "$RUN/gateway.toml" --plain-http >"$RUN/console.log" 2>&1 &
 CONSOLE=$!
 PROCESSES+=("$CONSOLE")
 LINK=''
