@@ -74,9 +74,10 @@ impl<T: Copy> Store<T> {
         }
     }
 
-    /// Writes all elements anew.
+    /// Writes all elements anew. Those that there were beyond count too: where the table grows again
+    /// before a copy catches up, the copy still has them there.
     pub(crate) fn replace(&mut self, items: Vec<T>) {
-        self.written.extend(0..items.len() as u32);
+        self.written.extend(0..items.len().max(self.items.len()) as u32);
         self.items = items;
     }
 

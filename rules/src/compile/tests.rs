@@ -4,13 +4,16 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytemuck::NoUninit;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::lists::{DST, SRC};
 use super::plan::Plan;
 use super::{Compiler, Edits, Limits, compile};
 use crate::analyze::Probes;
+use crate::classifier::store::Store;
 use crate::classifier::{Changes, Classifier, Footprint, MAX_BATCH, Scratch};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, Mac, PolicyTime, VlanTags, WireId};
 use crate::oracle;
@@ -322,6 +325,7 @@ pub(super) fn edit_and_compare(
         let probed = Probed::new([&edited, &policy], seed ^ step, 300);
         let before = probed.classify(&published, scratch);
         let next = compiler.publish();
+        assert_same_tables(&next, &compiler.out);
         seen.in_blocks += u64::from(next.blocks.is_some());
         seen.told += u64::from(matches!(changes, Changes::Footprints { .. }));
         let after = probed.classify(&next, scratch);
@@ -749,6 +753,73 @@ fn many_wide_rules_are_found_whatever_order_they_stand_in() {
         }
         assert!(found_any > 100, "{found_any} of {rules} rules of {services:?} decide anything");
     }
+}
+
+/// Whether tables are equal, byte by byte: what a copy misses may be looked up by few frames.
+pub(super) fn assert_same_tables(one: &Classifier, other: &Classifier) {
+    fn same<T: NoUninit>(what: &str, [one, other]: [&Store<T>; 2]) {
+        let [one, other] = [one, other].map(|store| bytemuck::cast_slice::<T, u8>(store.items()));
+        assert!(one == other, "{what} differ: {} and {} bytes", one.len(), other.len());
+    }
+    let both = [one, other];
+    assert_eq!(one.actions.items(), other.actions.items());
+    same("ranks", both.map(|of| &of.ranks));
+    same("buckets", both.map(|of| &of.pairs.buckets));
+    same("marks", both.map(|of| &of.pairs.marks));
+    same("lines", both.map(|of| &of.lines));
+    for side in [SRC, DST] {
+        let both = both.map(|of| [&of.src, &of.dst][side]);
+        same("slots", both.map(|side| &side.map.v4.slots));
+        same("tables", both.map(|side| &side.map.v4.tables));
+        same("nodes of IPv4", both.map(|side| &side.map.v4.nodes));
+        same("nodes of IPv6", both.map(|side| &side.map.nodes6));
+        same("records", both.map(|side| &side.records));
+        same("keys", both.map(|side| &side.keys));
+        same("rows", both.map(|side| &side.rows.words));
+    }
+    let [Some(one), Some(other)] = both.map(|of| of.blocks.as_ref()) else {
+        assert_eq!(one.blocks.is_some(), other.blocks.is_some());
+        return;
+    };
+    for family in [0, 1] {
+        let both = [one, other].map(|blocks| &blocks.families[family]);
+        same("places of blocks", both.map(|family| &family.slots));
+        same("lists of blocks", both.map(|family| &family.lists));
+        same("blocks", both.map(|family| &family.rows));
+        same("rules of blocks", both.map(|family| &family.rules));
+        same("addresses of blocks", both.map(|family| &family.full));
+    }
+}
+
+#[test]
+fn copies_hold_what_is_written_where_there_was_something_else_before() {
+    // The rows of 257 rules are longer than those of 256: with one rule less, what is in a row that
+    // comes then was in two others before.
+    let mut policy = policy_of_groups(200);
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false });
+    let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
+    let mut held = compiler.publish();
+    let rules = (1..256).map(|n| add_rule(n, [n % 200, n * 7 % 200]));
+    let rounds = (0..20).flat_map(|n: u32| {
+        let member = Member::Addresses(Addresses::One(IpAddr::V4((0x0a00_0001 + (n << 8)).into())));
+        [
+            add_rule(256, [n, n]),
+            Edit::RemoveRule { name: "rule-256".into() },
+            Edit::AddMember { group: format!("g{}", n + 20).into(), member },
+        ]
+    });
+    for edit in rules.chain(rounds) {
+        let (edited, delta) = policy.edited(&edit).unwrap();
+        compiler.edit(&edited, &delta).unwrap();
+        policy = edited;
+        // A worker goes on with the last one while the next is written.
+        let next = compiler.publish();
+        assert_same_tables(&next, &compiler.out);
+        held = next;
+    }
+    assert_eq!((compiler.edits().whole, compiler.wide_rules.len()), (0, 256));
+    let rows = &held.src.rows;
+    assert!(rows.words.len() / rows.stride >= 220, "a row for each set of groups");
 }
 
 /// Whether each of ten edits fits limits that leave `more` bytes exactly where the policy that it makes
