@@ -50,7 +50,7 @@ use choice::{Choice, Found};
 use crossed::{Cross, Crossed, ReadClasses};
 use prefixes::{FindRows, ReadRows};
 use several::Several;
-use store::Store;
+use store::{Log, Store};
 use tables::{CHECKED, Keys, Line, NONE, Pairs, Record, Rows};
 
 pub use changes::{Changes, FOOTPRINTS, Footprint};
@@ -244,24 +244,24 @@ pub(crate) fn ones(mut bits: u64) -> impl Iterator<Item = usize> {
 /// The places of a classifier's tables that were written.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Written {
-    actions: Vec<u32>,
-    ranks: Vec<u32>,
+    actions: Log,
+    ranks: Log,
     sides: [SideWritten; 2],
-    buckets: Vec<u32>,
-    marks: Vec<u32>,
-    lines: Vec<u32>,
+    buckets: Log,
+    marks: Log,
+    lines: Log,
     blocks: [FamilyWritten; 2],
 }
 
 #[derive(Clone, Debug, Default)]
 struct SideWritten {
-    slots4: Vec<u32>,
-    tables4: Vec<u32>,
-    nodes4: Vec<u32>,
-    nodes6: Vec<u32>,
-    records: Vec<u32>,
-    keys: Vec<u32>,
-    rows: Vec<u32>,
+    slots4: Log,
+    tables4: Log,
+    nodes4: Log,
+    nodes6: Log,
+    records: Log,
+    keys: Log,
+    rows: Log,
 }
 
 impl Written {

@@ -20,7 +20,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::choice::where_set;
 use super::several::{PACKED, put};
-use super::store::Store;
+use super::store::{Log, Store};
 use super::tables::{CHECKED, NONE, Rows, join};
 use super::{Classifier, Column, EMPTY_COLUMN, FOOTPRINTS, MAX_BATCH, ones, services};
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers, PolicyTime};
@@ -642,11 +642,11 @@ impl Family {
 /// The places of a family's tables that were written.
 #[derive(Clone, Debug, Default)]
 pub(super) struct FamilyWritten {
-    slots: Vec<u32>,
-    lists: Vec<u32>,
-    rows: Vec<u32>,
-    rules: Vec<u32>,
-    full: Vec<u32>,
+    slots: Log,
+    lists: Log,
+    rows: Log,
+    rules: Log,
+    full: Log,
 }
 
 impl FamilyWritten {

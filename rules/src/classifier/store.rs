@@ -82,11 +82,10 @@ impl<T: Copy> Store<T> {
     }
 
     /// Takes the log: the places that were written, each once.
-    pub(crate) fn take_written(&mut self) -> Vec<u32> {
-        let mut written = std::mem::take(&mut self.written);
-        written.sort_unstable();
-        written.dedup();
-        written
+    pub(crate) fn take_written(&mut self) -> Log {
+        let mut log = Log { places: std::mem::take(&mut self.written), distinct: 0 };
+        log.settle();
+        log
     }
 
     /// Forgets the log: nobody has a copy yet.
@@ -100,12 +99,13 @@ impl<T: Copy> Store<T> {
         self.items = settled(&self.items);
     }
 
-    /// Makes this copy equal to `other`, from which it differs at `places` and in length at most.
-    pub(crate) fn catch_up(&mut self, other: &Self, places: &[u32]) {
+    /// Makes this copy equal to `other`, from which it differs at the places of `log` and in length at
+    /// most.
+    pub(crate) fn catch_up(&mut self, other: &Self, log: &Log) {
         let len = self.items.len().min(other.items.len());
         self.items.truncate(len);
         self.items.extend_from_slice(&other.items[len..]);
-        for &place in places.iter().filter(|&&place| (place as usize) < len) {
+        for &place in log.places.iter().filter(|&&place| (place as usize) < len) {
             self.items[place as usize] = other.items[place as usize];
         }
     }
@@ -113,6 +113,34 @@ impl<T: Copy> Store<T> {
     /// Heap bytes.
     pub(crate) fn size_bytes(&self) -> usize {
         self.items.len() * size_of::<T>()
+    }
+}
+
+/// Places of a table that were written. However much is, it is hardly longer than twice the table.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Log {
+    places: Vec<u32>,
+    /// How many they were when each was there once.
+    distinct: usize,
+}
+
+/// Places that are not worth looking through for those that are there twice.
+const FEW_PLACES: usize = 256;
+
+impl Log {
+    /// Adds what was written later.
+    pub(crate) fn extend(&mut self, later: &Self) {
+        self.places.extend(&later.places);
+        if self.places.len() > 2 * self.distinct.max(FEW_PLACES) {
+            self.settle();
+        }
+    }
+
+    /// Leaves each place once.
+    fn settle(&mut self) {
+        self.places.sort_unstable();
+        self.places.dedup();
+        self.distinct = self.places.len();
     }
 }
 
