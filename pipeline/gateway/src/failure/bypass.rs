@@ -3,10 +3,12 @@
 use std::fmt;
 #[cfg(feature = "dpdk")]
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{error, warn};
 
 use crate::config::{Config, Fail, Wire};
@@ -14,6 +16,13 @@ use crate::log::kind;
 
 /// How long the program of a hardware bypass may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
+
+/// How long one that is killed is waited for.
+const KILL_LIMIT: Duration = Duration::from_millis(100);
+
+/// How many of a wire's programs may be there that were killed and do not end, before no more are started.
+const MAX_LEFT_BEHIND: usize = 4;
+const NEVER_ENDS: &str = "bypass-command: what ran before was killed, but does not end";
 
 /// How often a program is looked at that is waited for.
 const LOOK_INTERVAL: Duration = Duration::from_millis(2);
@@ -101,6 +110,7 @@ pub fn of(wire: &Wire, mtu: u16) -> Option<Box<dyn Bypass>> {
             fed: None,
             feeding: None,
             releasing: None,
+            killed: Vec::new(),
         })),
         Means::None => None,
     }
@@ -290,16 +300,26 @@ struct CommandBypass {
     wire: String,
     command: Vec<String>,
     fed: Option<Instant>,
-    feeding: Option<Child>,
+    feeding: Option<Run>,
     releasing: Option<Run>,
+    /// Those that were killed and have not ended.
+    killed: Vec<Run>,
 }
 
 impl CommandBypass {
+    /// How many that were killed are there still.
+    fn left_behind(&mut self) -> usize {
+        self.killed.retain_mut(|run| !run.has_ended());
+        self.killed.len()
+    }
+
     fn start(&self, what: &'static str) -> Result<Run, String> {
         let (program, args) = self.command.split_first().ok_or("there is no bypass-command")?;
         let child = (Command::new(program).args(args).args([what, &self.wire]))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
+            // What a script starts is ended with it.
+            .process_group(0)
             .spawn()
             .map_err(|error| format!("bypass-command {program}: {error}"))?;
         Ok(Run { what, child, begun: Instant::now() })
@@ -322,19 +342,26 @@ impl Run {
             Ok(Some(status)) => Err(format!("bypass-command {what}: {status}")),
             Ok(None) if self.begun.elapsed() < COMMAND_LIMIT => return None,
             Ok(None) => {
-                self.end();
+                self.kill();
                 Err(format!("bypass-command {what}: no end within {COMMAND_LIMIT:?}"))
             }
-            Err(error) => {
-                self.end();
-                Err(format!("bypass-command {what}: {error}"))
-            }
+            Err(error) => Err(format!("bypass-command {what}: {error}")),
         };
         Some(outcome)
     }
 
-    fn end(&mut self) {
-        let _ = self.child.kill().and_then(|()| self.child.wait());
+    /// Kills it and all that it has started. One that waits for hardware ends when that answers, or never, and does
+    /// nothing more of its own: it gets a moment.
+    fn kill(&mut self) {
+        let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+        let begun = Instant::now();
+        while !self.has_ended() && begun.elapsed() < KILL_LIMIT {
+            thread::sleep(LOOK_INTERVAL);
+        }
+    }
+
+    fn has_ended(&mut self) -> bool {
+        !matches!(self.child.try_wait(), Ok(None))
     }
 }
 
@@ -342,11 +369,17 @@ impl Bypass for CommandBypass {
     fn engage(&mut self) -> Result<(), String> {
         // It would let go afterwards.
         if let Some(mut run) = self.releasing.take() {
-            run.end();
+            run.kill();
+            self.killed.push(run);
+        }
+        // One beside a release that waits for hardware is the only hope; a crowd is none.
+        if self.left_behind() >= MAX_LEFT_BEHIND {
+            return Err(NEVER_ENDS.to_owned());
         }
         let mut run = self.start("engage")?;
         loop {
             if let Some(outcome) = run.outcome() {
+                self.killed.push(run);
                 return outcome;
             }
             thread::sleep(LOOK_INTERVAL);
@@ -355,13 +388,16 @@ impl Bypass for CommandBypass {
 
     fn release(&mut self) -> Option<Result<(), String>> {
         if self.releasing.is_none() {
+            if self.left_behind() > 0 {
+                return Some(Err(NEVER_ENDS.to_owned()));
+            }
             match self.start("release") {
                 Ok(run) => self.releasing = Some(run),
                 Err(error) => return Some(Err(error)),
             }
         }
         let outcome = self.releasing.as_mut().and_then(Run::outcome)?;
-        self.releasing = None;
+        self.killed.extend(self.releasing.take());
         Some(outcome)
     }
 
@@ -370,12 +406,12 @@ impl Bypass for CommandBypass {
             return;
         }
         // One that takes longer is not helped by a second one beside it.
-        if self.feeding.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None))) {
+        if self.feeding.as_mut().is_some_and(|run| !run.has_ended()) {
             return;
         }
         self.fed = Some(Instant::now());
         match self.start("feed") {
-            Ok(run) => self.feeding = Some(run.child),
+            Ok(run) => self.feeding = Some(run),
             Err(error) => error!(wire = self.wire, "{error}"),
         }
     }
@@ -565,8 +601,14 @@ mod tests {
     fn relays_that_hang_hold_nobody_up_and_do_not_let_go_after_the_next_engage() {
         let dir = tempfile::tempdir().unwrap();
         let (program, said) = (dir.path().join("bypass"), dir.path().join("said"));
-        let script = "case $1 in release) exec sleep 600;; *) echo \"$1\" >> ";
-        fs::write(&program, format!("{script}{};; esac\n", said.display())).unwrap();
+        // What hangs is a child of the program, as that of a script is.
+        let script = "case $1 in release) (sleep 3; echo late >> ";
+        let said_by = said.display();
+        fs::write(
+            &program,
+            format!("{script}{said_by}); :;; *) echo \"$1\" >> {said_by};; esac\n"),
+        )
+        .unwrap();
         let wire = |name: &str| {
             format!(
                 "[[wire]]\nname = \"{name}\"\ninside = \"net_ring_{name}0\"\noutside = \"net_ring_{name}1\"\n\
@@ -590,5 +632,36 @@ mod tests {
         assert!(bypasses.released.is_empty(), "nothing lets go any more");
         let said = fs::read_to_string(&said).unwrap();
         assert!(said.contains("feed") && said.ends_with("engage\nengage\nengage\n"), "{said}");
+        thread::sleep(Duration::from_millis(3500));
+        let later = fs::read_to_string(dir.path().join("said")).unwrap();
+        assert_eq!(later, said, "what the program had started has ended with it");
+    }
+
+    #[test]
+    fn a_program_that_was_killed_and_does_not_end_is_not_waited_for() {
+        let hangs = || {
+            let child = Command::new("/bin/sleep").arg("600").process_group(0).spawn().unwrap();
+            Run { what: "release", child, begun: Instant::now() }
+        };
+        let mut bypass = CommandBypass {
+            wire: "w".to_owned(),
+            command: vec!["/bin/true".to_owned()],
+            fed: None,
+            feeding: None,
+            releasing: None,
+            killed: vec![hangs()],
+        };
+        let begun = Instant::now();
+        let refused = bypass.release().expect("at once").unwrap_err();
+        assert!(refused.contains("does not end"), "no second one beside it: {refused}");
+        assert_eq!(bypass.engage(), Ok(()), "the wire would be cut");
+        bypass.killed.extend((0..MAX_LEFT_BEHIND).map(|_| hangs()));
+        assert!(bypass.engage().is_err(), "they do not pile up");
+        assert!(begun.elapsed() < COMMAND_LIMIT, "nobody waited");
+        bypass.killed.iter_mut().for_each(Run::kill);
+        while bypass.left_behind() > 0 {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        assert_eq!(bypass.engage(), Ok(()));
     }
 }
