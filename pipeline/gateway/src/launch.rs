@@ -377,7 +377,9 @@ fn end_bypass(gateway: &Gateway) -> Result<(), String> {
     let socket = &gateway.config.control_socket;
     let written = Bypassed::read(socket);
     // Where a program works relays, the supervisor ends that once it hears that this gateway guards.
-    if written.as_ref().is_some_and(|by| by.wires.iter().all(|wire| released.contains(wire))) {
+    if written.as_ref().is_some_and(|by| {
+        by.relays.is_empty() && by.wires.iter().all(|wire| released.contains(wire))
+    }) {
         if let Err(error) = Bypassed::end(socket) {
             warn!("`bulkhead status` still says that wires are bypassed: {error}");
         }

@@ -11,8 +11,14 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::{error, warn};
 
+use super::bypassed::Bypassed;
 use crate::config::{Config, Fail, Wire};
 use crate::log::kind;
+
+/// What is said of relays that are engaged and have no program any more.
+pub const RELAYS_UNTOLD: &str = "frames may pass unjudged by relays that nothing tells to let go: have their wire \
+    name its `bypass-command` again (`fail = \"open\"`) until they have, or work them by hand and remove the file \
+    `….bypass.json` beside the control socket";
 
 /// How long the program of a hardware bypass may take.
 const COMMAND_LIMIT: Duration = Duration::from_secs(2);
@@ -420,6 +426,8 @@ impl Bypass for CommandBypass {
 /// The bypasses of all wires that fail open.
 pub struct Bypasses {
     wires: Vec<(String, Box<dyn Bypass>)>,
+    /// Those of them whose relays a program works.
+    relays: Vec<String>,
     /// What came of those that were told to let go, while others have yet to end.
     released: Vec<Option<Result<(), String>>>,
 }
@@ -438,7 +446,21 @@ impl Bypasses {
                 ),
             }
         }
-        Self { wires, released: Vec::new() }
+        let relays = config.open_wires().filter(|wire| Means::of(wire) == Means::Command);
+        let relays = relays.map(|wire| wire.name.clone()).collect();
+        Self { wires, relays, released: Vec::new() }
+    }
+
+    /// Those wires of a bypass that is written down whose relays nothing here tells to let go: their wire fails
+    /// closed by now, or its configuration names no program any more.
+    pub fn cannot_release(&self, written: Option<&Bypassed>) -> Vec<String> {
+        let relays = written.iter().flat_map(|written| &written.relays);
+        relays.filter(|wire| !self.relays.contains(wire)).cloned().collect()
+    }
+
+    /// Whether one that was told to let go is still at it.
+    pub fn is_releasing(&self) -> bool {
+        !self.released.is_empty()
     }
 
     /// Whether there is none.
@@ -467,7 +489,12 @@ impl Bypasses {
                 outcome = bypass.engage();
             }
             match outcome {
-                Ok(()) => engaged.wires.push(wire.clone()),
+                Ok(()) => {
+                    if self.relays.contains(wire) {
+                        engaged.relays.push(wire.clone());
+                    }
+                    engaged.wires.push(wire.clone());
+                }
                 Err(error) => {
                     error!(wire, "the wire is cut although it fails open: {error}");
                     engaged.failed.push(wire.clone());
@@ -524,6 +551,8 @@ impl Bypasses {
 pub struct Engaged {
     /// Those that are.
     pub wires: Vec<String>,
+    /// Those of them whose relays carry them.
+    pub relays: Vec<String>,
     /// Those that should be and are cut.
     pub failed: Vec<String>,
     /// Why, for each of these.

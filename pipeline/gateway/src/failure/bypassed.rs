@@ -4,6 +4,7 @@
 //! It lies in memory where the service manager makes that folder (`/run/bulkhead`), so that it does not outlive
 //! the bypass over a boot, and writing it waits for no disk.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::PermissionsExt as _;
@@ -25,6 +26,9 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Bypassed {
     /// The wires whose frames pass unjudged.
     pub wires: Vec<String>,
+    /// Those of them that relays carry: only the program that works these ends that.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub relays: Vec<String>,
     /// Who bypasses them: `the supervisor`, `systemd`, or a user.
     pub by: String,
     /// Why, in words.
@@ -40,7 +44,40 @@ impl Bypassed {
     pub fn now(wires: &[String], by: &str, why: &str) -> Self {
         let since_unix_ms = unix_now_ms().unwrap_or_default();
         let (wires, by, why) = (wires.to_vec(), by.to_owned(), why.to_owned());
-        Self { wires, by, why, since_unix_ms, boot_id: boot_id() }
+        Self { wires, relays: Vec::new(), by, why, since_unix_ms, boot_id: boot_id() }
+    }
+
+    /// What is in force once these wires are bypassed, those in `relays` by relays: whoever engaged it first is who
+    /// bypasses, and relays that were not told to let go go on.
+    pub fn engaged(
+        wires: &[String],
+        relays: &[String],
+        whose: (&str, &str),
+        socket: &Path,
+    ) -> Self {
+        let written = Self::read(socket);
+        let before = written.iter().flat_map(|written| &written.relays);
+        let relays: BTreeSet<&String> = before.chain(relays).collect();
+        let is_same = |by: &Self| wires.iter().all(|wire| by.wires.contains(wire));
+        let mut bypassed =
+            written.clone().filter(is_same).unwrap_or_else(|| Self::now(wires, whose.0, whose.1));
+        bypassed.relays = relays.into_iter().cloned().collect();
+        let named = &bypassed.wires;
+        let others = bypassed.relays.iter().filter(|wire| !named.contains(wire));
+        let others: Vec<String> = others.cloned().collect();
+        bypassed.wires.extend(others);
+        bypassed
+    }
+
+    /// What is left of one, once all but these wires were released: their relays do not let go.
+    pub fn left(wires: Vec<String>, written: Option<&Self>) -> Self {
+        let is_of_them = |by: &&Self| wires.iter().all(|wire| by.wires.contains(wire));
+        let mut left = written.filter(is_of_them).cloned().unwrap_or_else(|| {
+            let why = "its bypass does not let go, although a gateway judges";
+            Self::now(&wires, "the bypass-command", why)
+        });
+        (left.wires, left.relays) = (wires.clone(), wires);
+        left
     }
 
     /// Writes it down beside the control socket, for everybody to read.
@@ -68,11 +105,6 @@ impl Bypassed {
         // A process that sees nothing of the kernel in /proc does not know its boot; the folder outlives none.
         let is_of_now = read.boot_id == now || read.boot_id.is_empty() || now.is_empty();
         is_of_now.then_some(read)
-    }
-
-    /// The same, if it is of these wires and perhaps of others: whoever engaged it first is who bypasses.
-    pub fn of(wires: &[String], control_socket: &Path) -> Option<Self> {
-        Self::read(control_socket).filter(|read| wires.iter().all(|wire| read.wires.contains(wire)))
     }
 
     /// That nothing is bypassed any more. A file that cannot be removed would say otherwise.
@@ -124,8 +156,19 @@ mod tests {
         let mut bypassed = Bypassed::now(&wires, "the supervisor", "worker 0 stood still");
         bypassed.write(&socket).unwrap();
         assert_eq!(Bypassed::read(&socket), Some(bypassed.clone()));
-        assert_eq!(Bypassed::of(&wires[1..], &socket), Some(bypassed.clone()));
-        assert_eq!(Bypassed::of(&["other".to_owned()], &socket), None);
+        let engaged = |wires, relays| Bypassed::engaged(wires, relays, ("anna", "why"), &socket);
+        assert_eq!(engaged(&wires[1..], &[]), bypassed, "whoever engaged it first");
+        let other = ["other".to_owned()];
+        assert_eq!(
+            (engaged(&other, &[]).wires, engaged(&other, &[]).by),
+            (other.to_vec(), "anna".to_owned())
+        );
+        let by_relays = engaged(&wires, &wires[..1]);
+        assert_eq!(by_relays.relays, wires[..1]);
+        by_relays.write(&socket).unwrap();
+        let both = engaged(&other, &[]);
+        assert_eq!(both.wires, ["other", "plc-1"], "its relays carry it still");
+        assert_eq!(both.relays, wires[..1]);
         bypassed.since_unix_ms = 1_795_415_400_123;
         assert_eq!(
             bypassed.describe(),

@@ -3,7 +3,8 @@
 use serde::Serialize;
 
 use super::bypass::{
-    Bypasses, Means, clear_closed, is_kernel_engaged, keep_found, put_back, release_open,
+    Bypasses, Means, RELAYS_UNTOLD, clear_closed, is_kernel_engaged, keep_found, put_back,
+    release_open,
 };
 use super::bypassed::Bypassed;
 use crate::audit::Who;
@@ -87,10 +88,10 @@ fn engage(config: &Config, errors: &mut Vec<String>) -> String {
     let mut engaged = Bypasses::new(config).engage();
     errors.append(&mut engaged.errors);
     // The unit's last word only says once more what the supervisor has done.
-    let known = Bypassed::of(&engaged.wires, &config.control_socket);
-    if !engaged.wires.is_empty() && known.is_none() {
-        let (by, why) = whose();
-        if let Err(error) = Bypassed::now(&engaged.wires, &by, &why).write(&config.control_socket) {
+    if !engaged.wires.is_empty() {
+        let ((by, why), socket) = (whose(), &config.control_socket);
+        let bypassed = Bypassed::engaged(&engaged.wires, &engaged.relays, (&by, &why), socket);
+        if let Err(error) = bypassed.write(socket) {
             eprintln!("warning: who bypasses could not be written down: {error}");
         }
     }
@@ -98,7 +99,8 @@ fn engage(config: &Config, errors: &mut Vec<String>) -> String {
 }
 
 fn release(config: &Config) -> Result<Vec<String>, String> {
-    let left = Bypasses::new(config).release();
+    let mut bypasses = Bypasses::new(config);
+    let left = bypasses.release();
     let released = clear_closed(config).and_then(|()| release_open(config))?;
     put_back();
     if !left.is_empty() {
@@ -106,6 +108,11 @@ fn release(config: &Config) -> Result<Vec<String>, String> {
             "frames may pass unjudged, its bypass does not end: {}",
             left.join(", ")
         ));
+    }
+    let written = Bypassed::read(&config.control_socket);
+    let unknown = bypasses.cannot_release(written.as_ref());
+    if !unknown.is_empty() {
+        return Err(format!("{RELAYS_UNTOLD}: {}", unknown.join(", ")));
     }
     if let Err(error) = Bypassed::end(&config.control_socket) {
         eprintln!("warning: it is still written down that wires are bypassed: {error}");
@@ -135,16 +142,18 @@ impl BypassReport {
                 false
             });
             let is_known = known.as_ref().is_some_and(|known| known.wires.contains(&wire.name));
+            let has_relays = known.as_ref().is_some_and(|known| known.relays.contains(&wire.name));
             WireBypass {
                 name: wire.name.clone(),
                 fail: wire.failure.fail.label().to_owned(),
                 means: means.map(|means| means.label().to_owned()),
-                bypassed: by_kernel || (means == Some(Means::Command) && is_known),
+                bypassed: by_kernel || has_relays || (means == Some(Means::Command) && is_known),
             }
         };
         let wires: Vec<WireBypass> = config.wires.iter().map(&mut wire).collect();
         // What was written down by a process that died may be over.
-        let in_force = known.filter(|_| wires.iter().any(|wire| wire.bypassed));
+        let is_bypassed = wires.iter().any(|wire| wire.bypassed);
+        let in_force = known.filter(|known| is_bypassed || !known.relays.is_empty());
         Self { wires, in_force, released, errors }
     }
 
@@ -189,17 +198,23 @@ mod tests {
         let report = now(&config);
         let wires: Vec<_> = report.wires.iter().map(|w| (w.means.as_deref(), w.bypassed)).collect();
         assert_eq!(wires, [(Some("command"), true), (None, false)]);
-        let text = report.text();
+        let shown = report.text();
         assert!(
-            text.starts_with(
+            shown.starts_with(
                 "w: fails open, by its bypass-command; bypassed now\nc: fails closed\n"
             )
         );
-        assert!(text.contains("w passes everything unjudged, by "), "{text}");
+        assert!(shown.contains("w passes everything unjudged, by "), "{shown}");
         // The second word of whoever comes later is not whose bypass it is.
         let first = report.in_force.unwrap();
         engage(&config, &mut errors);
         assert_eq!(now(&config).in_force, Some(first));
+        // Once the configuration names no program any more, nothing tells the relays to let go.
+        let text = text.replace("fail = \"open\"\nbypass-command = [\"/bin/true\"]\n", "");
+        let closed = Config::parse("g.toml", dir.path(), &text).unwrap_or_else(|e| panic!("{e}"));
+        let said = release(&closed).unwrap_err();
+        assert!(said.contains("work them by hand") && said.ends_with(": w"), "{said}");
+        assert!(now(&closed).wires[0].bypassed);
         assert_eq!(release(&config), Ok(Vec::new()));
         assert_eq!(now(&config).in_force, None);
     }

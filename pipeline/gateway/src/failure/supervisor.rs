@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
-use super::bypass::{Bypasses, Engaged, clear_closed, keep_found};
+use super::bypass::{Bypasses, Engaged, RELAYS_UNTOLD, clear_closed, keep_found};
 use super::bypassed::Bypassed;
 use super::channel::{self, Said, Told};
 use super::signals;
@@ -494,6 +494,11 @@ impl Supervisor {
 
     /// Runs the program that is installed now in the place of this one: same process, same child.
     fn renew_itself(&mut self) {
+        if self.bypasses.is_releasing() {
+            // The renewed program would not know of it, and start a second one beside it.
+            self.next_renewal_of_itself = Some(Instant::now() + RENEWAL_PAUSE);
+            return;
+        }
         let Some(process) = &self.current else { return };
         let Ok(stream) = process.stream.try_clone() else { return };
         let text = process.config.clone();
@@ -712,17 +717,19 @@ impl Supervisor {
     fn bypass(&mut self, why: &str) {
         let engaged =
             if self.bypasses.is_empty() { Engaged::default() } else { self.bypasses.engage() };
-        if !engaged.wires.is_empty() && self.history.bypassed_since_unix_ms.is_none() {
-            self.history.bypasses += 1;
+        if !engaged.wires.is_empty() {
             let socket = &self.config.control_socket;
-            let bypassed = Bypassed::of(&engaged.wires, socket)
-                .unwrap_or_else(|| Bypassed::now(&engaged.wires, "the supervisor", why));
-            self.history.bypassed_since_unix_ms = Some(bypassed.since_unix_ms);
+            let whose = ("the supervisor", why);
+            let bypassed = Bypassed::engaged(&engaged.wires, &engaged.relays, whose, socket);
             if let Err(error) = bypassed.write(socket) {
                 warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
             }
-            for wire in &engaged.wires {
-                warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
+            if self.history.bypassed_since_unix_ms.is_none() {
+                self.history.bypasses += 1;
+                self.history.bypassed_since_unix_ms = Some(bypassed.since_unix_ms);
+                for wire in &engaged.wires {
+                    warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
+                }
             }
         }
         let line = format!("{why}; {engaged}");
@@ -741,27 +748,30 @@ impl Supervisor {
     /// All bypasses were told to let go, and those of the wires in `left` do not.
     fn released(&mut self, left: &[String]) {
         self.next_release = (!left.is_empty()).then(|| Instant::now() + RELEASE_INTERVAL);
-        if !left.is_empty() {
-            let socket = &self.config.control_socket;
-            if Bypassed::of(left, socket).is_none() {
-                let why = "its bypass does not let go, although a gateway judges";
-                let bypassed = Bypassed::now(left, "the bypass-command", why);
-                if let Err(error) = bypassed.write(socket) {
-                    warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
-                }
-            }
-            return;
-        }
+        let socket = &self.config.control_socket;
         // The gateway may have ended it already, after a bypass by hand too.
-        let written = Bypassed::read(&self.config.control_socket);
-        if let Err(error) = Bypassed::end(&self.config.control_socket) {
-            warn!("`bulkhead status` still says that wires are bypassed: {error}");
+        let written = Bypassed::read(socket);
+        let untold = self.bypasses.cannot_release(written.as_ref());
+        for wire in &untold {
+            error!(target: kind::BYPASS, wire, "{RELAYS_UNTOLD}");
+        }
+        let still = [left, &untold].concat();
+        let outcome = match still.is_empty() {
+            true => Bypassed::end(socket),
+            false => Bypassed::left(still, written.as_ref()).write(socket),
+        };
+        if let Err(error) = outcome {
+            warn!("`bulkhead status` does not say which wires are bypassed: {error}");
+        }
+        if !left.is_empty() {
+            return;
         }
         if let Some(since) = self.history.bypassed_since_unix_ms.take() {
             let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
             let took_ms = u64::try_from(took).unwrap_or(0);
             self.history.bypassed_ms += took_ms;
-            for wire in written.iter().flat_map(|written| &written.wires) {
+            let wires = written.iter().flat_map(|written| &written.wires);
+            for wire in wires.filter(|wire| !untold.contains(wire)) {
                 info!(target: kind::BYPASS, wire, took_ms, "nothing passes unjudged any more");
             }
         }
@@ -875,6 +885,8 @@ fn history_of(args: &RunArgs) -> History {
 
 #[cfg(test)]
 mod tests {
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -888,5 +900,88 @@ mod tests {
         let stuck = spawn("exec sleep 600");
         assert_eq!(wait_for_end(stuck, Duration::from_millis(50)), End::Signalled(9));
         assert_eq!(ended(stuck), Some(End::Unknown), "nobody waits for it twice");
+    }
+
+    const CLOSED: &str = "";
+
+    /// A configuration of one wire, whose `bypass-command` writes down what it is told.
+    fn text(dir: &Path, failure: &str) -> String {
+        format!(
+            "policy = \"p\"\ncontrol-socket = \"{}\"\n[[wire]]\nname = \"w\"\ninside = \"net_ring0\"\n\
+             outside = \"net_ring1\"\n{failure}",
+            dir.join("control.sock").display()
+        )
+    }
+
+    fn open(dir: &Path) -> String {
+        let said = dir.join("said").display().to_string();
+        let command = format!("[\"/bin/sh\", \"-c\", 'echo \"$0\" >> {said}']");
+        text(dir, &format!("fail = \"open\"\nbypass-command = {command}\n"))
+    }
+
+    fn said(dir: &Path) -> String {
+        std::fs::read_to_string(dir.join("said")).unwrap_or_default()
+    }
+
+    /// A supervisor whose configuration is `text`, in a file and by its own account.
+    fn supervisor(dir: &Path, text: &str) -> Supervisor {
+        let file = dir.join("gateway.toml");
+        std::fs::write(&file, text).unwrap();
+        let config = Config::of_text(&file, text).unwrap_or_else(|error| panic!("{error}"));
+        let args = RunArgs {
+            config: file,
+            log_level: None,
+            log_format: crate::cli::LogFormat::Text,
+            supervise: true,
+            supervised: false,
+            takeover: false,
+            adopt: None,
+            history: None,
+        };
+        let (sender, events) = unbounded();
+        Supervisor {
+            program: PathBuf::from("/no/such/program"),
+            args,
+            bypasses: Bypasses::new(&config),
+            config,
+            text: None,
+            guarded_by: None,
+            history: History::default(),
+            events,
+            sender,
+            current: None,
+            successor: None,
+            leaving: Vec::new(),
+            next_start: Instant::now(),
+            failures: 0,
+            renewal_asked: false,
+            next_renewal: None,
+            next_renewal_of_itself: None,
+            next_release: None,
+            has_guarded: true,
+            watchdog: Watchdog::default(),
+            looked: Instant::now(),
+        }
+    }
+
+    #[test]
+    fn relays_that_nothing_tells_to_let_go_stay_written_down() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+        supervisor.bypass("it crashed");
+        let socket = supervisor.config.control_socket.clone();
+        let closed = text(dir.path(), CLOSED);
+        let closed = Config::of_text(&supervisor.args.config, &closed);
+        let open = std::mem::replace(
+            &mut supervisor.bypasses,
+            Bypasses::new(&closed.unwrap_or_else(|error| panic!("{error}"))),
+        );
+        supervisor.end_bypass();
+        let written = Bypassed::read(&socket).expect("they are engaged still");
+        assert_eq!((written.wires, written.by.as_str()), (vec!["w".to_owned()], "the supervisor"));
+        supervisor.bypasses = open;
+        supervisor.end_bypass();
+        assert_eq!(Bypassed::read(&socket), None);
+        assert_eq!(said(dir.path()), "engage\nrelease\n");
     }
 }
