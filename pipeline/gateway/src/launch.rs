@@ -366,7 +366,7 @@ fn has_ports(gateway: &Gateway) -> bool {
 /// From here on a wire that fails open carries what its workers let through, and nothing else. What its
 /// ports got until now was carried by the kernel too, and is discarded when they start.
 fn end_bypass(gateway: &Gateway) -> Result<(), String> {
-    let released = bypass::release_open(&gateway.config)?;
+    let released = bypass::release_all(&gateway.config)?;
     if released.is_empty() {
         return Ok(());
     }

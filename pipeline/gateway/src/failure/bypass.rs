@@ -88,7 +88,7 @@ pub trait Bypass: Send {
     fn begin(&mut self) {}
 
     /// Ends that, without waiting: [`None`] while it is under way, and to be called again. For the kernel's way
-    /// this is the gateway's part, between its ports' opening and their start: see [`release_open`].
+    /// this is the gateway's part, between its ports' opening and their start: see [`release_all`].
     ///
     /// # Errors
     ///
@@ -143,15 +143,16 @@ pub fn clear_closed(config: &Config) -> Result<(), String> {
     Ok(())
 }
 
-/// Ends the kernel's bypass of wires, so that the gateway's ports can be raised. Returns the wires whose
+/// Ends the kernel's bypass of all wires, so that the gateway's ports can be raised: those that fail closed by now may
+/// have been bypassed by one that knew them otherwise. Returns the wires whose
 /// frames passed unjudged until now.
 ///
 /// # Errors
 ///
 /// Where frames may go on passing: the wire, why, and the remedy.
-pub fn release_open(config: &Config) -> Result<Vec<String>, String> {
+pub fn release_all(config: &Config) -> Result<Vec<String>, String> {
     let mut released = Vec::new();
-    for wire in config.open_wires() {
+    for wire in &config.wires {
         if release_kernel(wire)? {
             released.push(wire.name.clone());
         }

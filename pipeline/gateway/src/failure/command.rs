@@ -4,7 +4,7 @@ use serde::Serialize;
 
 use super::bypass::{
     Bypasses, Means, RELAYS_UNTOLD, clear_closed, is_kernel_engaged, keep_found, put_back,
-    release_open,
+    release_all,
 };
 use super::bypassed::Bypassed;
 use crate::audit::Who;
@@ -101,7 +101,7 @@ fn engage(config: &Config, errors: &mut Vec<String>) -> String {
 fn release(config: &Config) -> Result<Vec<String>, String> {
     let mut bypasses = Bypasses::new(config);
     let left = bypasses.release();
-    let released = clear_closed(config).and_then(|()| release_open(config))?;
+    let released = clear_closed(config).and_then(|()| release_all(config))?;
     put_back();
     if !left.is_empty() {
         return Err(format!(

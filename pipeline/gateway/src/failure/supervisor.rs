@@ -265,7 +265,15 @@ impl Supervisor {
     /// has, has to be the same for both. Where it makes no sense, the one by which a gateway guarded last goes on.
     /// Returns whether anything is different: then nothing is bypassed.
     fn take_config(&mut self) -> bool {
-        let (config, text) = match self.read_config() {
+        self.take_config_of(None)
+    }
+
+    /// The same, but as a gateway has it that was handed one: that takes over, whatever the file says by now.
+    fn take_config_of(&mut self, handed: Option<&str>) -> bool {
+        let handed = handed.and_then(|text| {
+            Some((Config::of_text(&self.args.config, text).ok()?, text.to_owned()))
+        });
+        let (config, text) = match handed.map_or_else(|| self.read_config(), Ok) {
             Ok(read) => read,
             Err(error) => {
                 let handed = self
@@ -290,6 +298,14 @@ impl Supervisor {
             error!("{error}");
         }
         true
+    }
+
+    /// Goes by the configuration by which a gateway guards already.
+    fn bypass_as_told(&mut self, handed: Option<&str>) {
+        let handed = handed.and_then(|text| Config::of_text(&self.args.config, text).ok());
+        let Some(config) = handed.filter(|config| *config != self.config) else { return };
+        self.bypasses = Bypasses::new(&config);
+        self.config = config;
     }
 
     fn read_config(&self) -> Result<(Config, String), ConfigError> {
@@ -486,8 +502,10 @@ impl Supervisor {
             "the gateway is renewed"
         );
         tell(&process, Told::Renewed(u64::try_from(stopped.as_micros()).unwrap_or(u64::MAX)));
-        self.current = Some(process);
         self.end_bypass();
+        // Should this one not be renewed: what it closed is not opened when it dies.
+        self.bypass_as_told(process.config.as_deref());
+        self.current = Some(process);
         self.wait_for_leaving();
         self.renew_itself();
     }
@@ -686,7 +704,8 @@ impl Supervisor {
             self.failures = 0;
         }
         // The next gateway goes by it: what it closes stays open no longer than the dead one's ends take.
-        self.take_config();
+        let handed = self.successor.as_ref().and_then(|s| s.process.config.clone());
+        self.take_config_of(handed.as_deref());
         if let Some(mut successor) = self.successor.take() {
             // Whatever it waited for is its own now.
             warn!("{why}: the gateway that was to take over does so at once");
@@ -964,6 +983,24 @@ mod tests {
         }
     }
 
+    /// A process that stands for a gateway, and its end of the channel.
+    fn gateway(config: &str) -> (Process, UnixStream) {
+        let child = Command::new("/bin/sleep").arg("600").spawn();
+        let pid = Pid::from_child(&child.unwrap_or_else(|error| panic!("{error}")));
+        let (stream, theirs) = UnixStream::pair().unwrap();
+        let (alive, config) = (Instant::now(), Some(config.to_owned()));
+        let guards = Some(alive);
+        let has_spoken = true;
+        let process =
+            Process { pid, stream, alive, has_spoken, guards, retired: false, hung: None, config };
+        (process, theirs)
+    }
+
+    fn successor(process: Process, phase: Phase) -> Successor {
+        let process = Process { guards: None, ..process };
+        Successor { process, phase, since: Instant::now(), closes: None }
+    }
+
     #[test]
     fn relays_that_nothing_tells_to_let_go_stay_written_down() {
         let dir = tempfile::tempdir().unwrap();
@@ -983,5 +1020,35 @@ mod tests {
         supervisor.end_bypass();
         assert_eq!(Bypassed::read(&socket), None);
         assert_eq!(said(dir.path()), "engage\nrelease\n");
+    }
+
+    #[test]
+    fn a_wire_that_the_successor_closes_is_not_bypassed_by_what_the_file_says() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+        let (old, _its) = gateway(&open(dir.path()));
+        let (new, _end) = gateway(&text(dir.path(), CLOSED));
+        let (pid, heir) = (old.pid, new.pid);
+        supervisor.current = Some(old);
+        supervisor.successor = Some(successor(new, Phase::Prepares));
+        assert_eq!(supervisor.gone(pid), None);
+        let _ = kill_process(heir, Signal::KILL);
+        assert!(!said(dir.path()).contains("engage"), "{}", said(dir.path()));
+        assert_eq!(supervisor.config.open_wires().count(), 0);
+        let _ = wait_for_end(heir, END_LIMIT);
+    }
+
+    #[test]
+    fn a_supervisor_that_cannot_renew_itself_goes_by_the_text_of_the_renewed_gateway() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+        let (new, _end) = gateway(&text(dir.path(), CLOSED));
+        let pid = new.pid;
+        supervisor.successor = Some(successor(new, Phase::Opens));
+        supervisor.change_places();
+        let _ = kill_process(pid, Signal::KILL);
+        assert_eq!(supervisor.config.open_wires().count(), 0);
+        assert!(supervisor.bypasses.is_empty(), "its death opens nothing");
+        let _ = wait_for_end(pid, END_LIMIT);
     }
 }
