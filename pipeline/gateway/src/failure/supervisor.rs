@@ -707,12 +707,16 @@ impl Supervisor {
         let handed = self.successor.as_ref().and_then(|s| s.process.config.clone());
         self.take_config_of(handed.as_deref());
         if let Some(mut successor) = self.successor.take() {
-            // Whatever it waited for is its own now.
             warn!("{why}: the gateway that was to take over does so at once");
+            // One that waits for nothing but the ports opens them within a moment: a bypass that is being engaged
+            // has them, and would be in its way.
+            if successor.phase != Phase::Closes {
+                self.bypass(&why);
+            }
+            // Whatever it waited for is its own now.
             tell(&successor.process, Told::TakeOver);
             tell(&successor.process, Told::Ports);
             successor.process.alive = Instant::now();
-            self.bypass(&why);
             self.current = Some(successor.process);
             return None;
         }
@@ -1036,6 +1040,24 @@ mod tests {
         assert!(!said(dir.path()).contains("engage"), "{}", said(dir.path()));
         assert_eq!(supervisor.config.open_wires().count(), 0);
         let _ = wait_for_end(heir, END_LIMIT);
+    }
+
+    #[test]
+    fn a_successor_that_opens_the_ports_at_once_gets_no_bypass_in_its_way() {
+        for (phase, is_bypassed) in [(Phase::Closes, false), (Phase::Prepares, true)] {
+            let dir = tempfile::tempdir().unwrap();
+            let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+            let (old, _its) = gateway(&open(dir.path()));
+            let (new, _end) = gateway(&open(dir.path()));
+            let (pid, heir) = (old.pid, new.pid);
+            supervisor.current = Some(old);
+            supervisor.successor = Some(successor(new, phase));
+            assert_eq!(supervisor.gone(pid), None);
+            let _ = kill_process(heir, Signal::KILL);
+            assert_eq!(said(dir.path()).contains("engage"), is_bypassed, "{phase:?}");
+            assert_eq!(supervisor.current.map(|process| process.pid), Some(heir));
+            let _ = wait_for_end(heir, END_LIMIT);
+        }
     }
 
     #[test]
