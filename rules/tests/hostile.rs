@@ -142,6 +142,30 @@ fn overlapping_groups() {
     assert!(took < TIME && peak < PEAK_MB, "took {took:?} and {peak} MB");
 }
 
+/// Ranges of as many prefixes as there can be, in every group, on one side of rules whose other side
+/// has no address of that family.
+fn ragged_ranges() {
+    let range = |n: usize| format!("\"2001:db8:{n:x}::1-2001:db8:{n:x}:ffff:ffff:ffff:ffff:fffe\"");
+    let ranges: Vec<String> = (1..=70).map(range).collect();
+    let base = format!("{HEAD}groups:\n  base: [{}]\n", ranges.join(", "));
+    let host = |n: usize| format!("10.{}.{}.1", n >> 8, n & 255);
+    let groups = numbered(&base, 5_500, |text, n| {
+        let _ = writeln!(text, "  g{n}: [base, {}]", host(n));
+    });
+    let text = numbered(&(groups + "rules:\n"), 5_500, |text, n| {
+        let sides = format!("from: g{n}, to: 172.16.0.1, service: tcp/80");
+        let _ = writeln!(text, "  - {{name: r{n}, {sides}, action: allow}}");
+    });
+    let sources = [Source::new("hostile.yaml", text)];
+    let policy = Policy::load(&sources, &LoadOptions::default()).expect("a policy").policy;
+    PEAK.reset_peak_usage();
+    let (before, start) = (PEAK.current_usage_as_mb(), processor_time());
+    compile(&policy, &Limits::default()).expect("a classifier");
+    let (took, peak) = (processor_time() - start, PEAK.peak_usage_as_mb() - before);
+    println!("ragged ranges are compiled {took:>25.2?}, {peak:>6.1} MB at the peak");
+    assert!(took < TIME && peak < PEAK_MB, "took {took:?} and {peak} MB");
+}
+
 /// What this thread has had of a processor: the time on the wall would be that of the neighbours.
 fn processor_time() -> Duration {
     let schedule = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux");
@@ -170,6 +194,7 @@ fn hostile_files_end_in_bounded_time_and_memory() {
     explosions();
     exploding_edits();
     overlapping_groups();
+    ragged_ranges();
 }
 
 fn yaml_bombs() {

@@ -6,7 +6,7 @@
 use std::collections::HashMap;
 
 use super::budget::Budget;
-use super::lists::directions;
+use super::lists::{DST, SRC, directions};
 use super::map::Places;
 use super::rows::ones;
 use crate::classifier::blocks::{
@@ -17,7 +17,7 @@ use crate::classifier::services::ServiceMap;
 use crate::classifier::tables::{CHECKED, NONE, join};
 use crate::lanes::{Eight, LANES};
 use crate::policy::{EndpointId, Policy, RuleId};
-use crate::sets::FiniteSet;
+use crate::sets::{AddrSet, FiniteSet};
 
 /// Rules that are too few for blocks to be worth it: lists stay in the second cache.
 const FEW_RULES: usize = 5_000;
@@ -116,7 +116,7 @@ pub(super) fn build(
     if policy.rule_count() < FEW_RULES && !in_any_case {
         return None;
     }
-    let entries = all_entries(policy)?;
+    let entries = all_entries(policy, budget)?;
     let count: usize = entries.iter().map(Vec::len).sum();
     let is_large = policy.rule_count() >= MANY_RULES;
     if !in_any_case && !is_large && entries[V6].len() > count / FEW_LONG {
@@ -127,31 +127,67 @@ pub(super) fn build(
         (false, true) => Most { tables: MOST_HASHED, left: MOST_LEFT },
         (false, false) => Most { tables: FEW_HASHED, left: MOST_LEFT },
     };
-    budget.spend(count, 0).ok()?;
+    // What they are here and in a family that is being built.
+    let held = count * (size_of::<Entry>() + size_of::<Keyed>());
+    budget.spend(count, held).ok()?;
+    let built = from_entries(entries, map, most, budget);
+    budget.release(held);
+    let (compared, blocks, rules) = built?;
+    (compared <= MOST_BLOCKS || in_any_case).then_some((blocks, rules))
+}
+
+/// Puts entries in blocks. Returns how many of those a frame is compared with, on average, too.
+fn from_entries(
+    [short, long, others]: [Vec<Entry>; 3],
+    map: &ServiceMap,
+    most: Most,
+    budget: &mut Budget,
+) -> Option<(f64, Blocks, BlockRules)> {
+    let count = short.len() + long.len() + others.len();
     let mut blocks = Blocks::default();
     let mut rules =
         BlockRules { families: Default::default(), entries: count, planned: [count, 0] };
-    let [short, long, others] = entries;
     let mut compared = 0.0;
     for (number, entries) in [short, long].into_iter().enumerate() {
         let (family, of_family) = (&mut blocks.families[number], &mut rules.families[number]);
         let share = entries.len() as f64 / count.max(1) as f64;
         compared += share * of_family.build(family, number, entries, map, most, budget)?;
     }
-    if compared > MOST_BLOCKS && !in_any_case {
-        return None;
-    }
     for entry in others {
         blocks.others.push((entry.candidate, entry.service));
     }
     rules.planned[1] = blocks.size_bytes();
-    Some((blocks, rules))
+    Some((compared, blocks, rules))
 }
 
-/// The entries of a rule, each once, in an order that says nothing; [`None`] where they are too many or
-/// found by MAC addresses.
-pub(super) fn entries_of(policy: &Policy, id: RuleId) -> Option<Vec<Entry>> {
-    Prefixes::default().entries_of(policy, id)
+/// The entries of rules, those of each once and in an order that says nothing; [`None`] where they are
+/// too many, for the budget too, or found by MAC addresses.
+pub(super) fn entries_of(
+    policy: &Policy,
+    rules: impl IntoIterator<Item = RuleId>,
+    budget: &mut Budget,
+) -> Option<Vec<Entry>> {
+    let mut entries = Vec::new();
+    for_each_entry(policy, rules, budget, |entry| entries.push(entry))?;
+    Some(entries)
+}
+
+/// Calls `found` with what [`entries_of`] gives. The budget is charged for what that takes meanwhile.
+fn for_each_entry(
+    policy: &Policy,
+    rules: impl IntoIterator<Item = RuleId>,
+    budget: &mut Budget,
+    mut found: impl FnMut(Entry),
+) -> Option<()> {
+    let (mut prefixes, mut left) = (Prefixes::default(), most_entries(policy));
+    let done = rules.into_iter().try_for_each(|id| {
+        let entries = prefixes.entries_of(policy, id, budget)?;
+        left = left.checked_sub(entries.len())?;
+        entries.into_iter().for_each(&mut found);
+        Some(())
+    });
+    budget.release(prefixes.bytes);
+    done
 }
 
 /// Whether addresses are all that the sides of an endpoint ask for.
@@ -160,17 +196,9 @@ pub(super) fn is_plain(policy: &Policy, endpoint: u32) -> bool {
 }
 
 /// The entries of all rules, by family and in deciding order.
-fn all_entries(policy: &Policy) -> Option<[Vec<Entry>; 3]> {
-    let most = most_entries(policy);
-    let (mut prefixes, mut entries) = (Prefixes::default(), [const { Vec::new() }; 3]);
-    for id in policy.order() {
-        for entry in prefixes.entries_of(policy, id)? {
-            entries[entry.family].push(entry);
-        }
-        if entries.iter().map(Vec::len).sum::<usize>() > most {
-            return None;
-        }
-    }
+fn all_entries(policy: &Policy, budget: &mut Budget) -> Option<[Vec<Entry>; 3]> {
+    let mut entries = [const { Vec::new() }; 3];
+    for_each_entry(policy, policy.order(), budget, |entry| entries[entry.family].push(entry))?;
     (entries[OTHERS].len() <= MOST_OTHERS).then_some(entries)
 }
 
@@ -179,32 +207,49 @@ fn most_entries(policy: &Policy) -> usize {
 }
 
 /// The prefixes of one side.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct SidePrefixes {
-    /// Of IPv4 and of IPv6: addresses from the highest bit on, and how many bits count.
-    families: [Vec<(u128, u8)>; 2],
+    /// Of IPv4 and of IPv6: addresses from the highest bit on, and how many bits count. [`None`] where
+    /// nobody has asked for them.
+    families: [Option<Vec<(u128, u8)>>; 2],
+    /// Whether there are any.
+    has: [bool; 2],
     others: bool,
     is_plain: bool,
 }
 
-/// The prefixes of the endpoints that rules were found to use; [`None`] where they are too many.
+/// The prefixes of the endpoints that rules were found to use. Those of a family are made where the
+/// other side of a rule has some too: they are then no more than the entries of that rule, and all of
+/// them no more than twice all entries.
 #[derive(Debug, Default)]
-struct Prefixes(HashMap<u32, Option<SidePrefixes>>);
+struct Prefixes {
+    places: HashMap<u32, usize>,
+    sides: Vec<SidePrefixes>,
+    /// What the budget was charged.
+    bytes: usize,
+}
 
 impl Prefixes {
-    fn entries_of(&mut self, policy: &Policy, id: RuleId) -> Option<Vec<Entry>> {
+    fn entries_of(
+        &mut self,
+        policy: &Policy,
+        id: RuleId,
+        budget: &mut Budget,
+    ) -> Option<Vec<Entry>> {
         let rule = policy.rule(id)?;
         let most = most_entries(policy);
-        for endpoint in [rule.from.0, rule.to.0] {
-            self.0.entry(endpoint).or_insert_with(|| SidePrefixes::of(policy, endpoint, most));
-        }
         let is_timed = rule.starts.is_some() || rule.expires.is_some();
         let is_plain = rule.vlans.is_any() && rule.wires.is_any() && !is_timed;
         let mut out = Vec::new();
         for (from, to) in directions(rule) {
-            let (Some(Some(from)), Some(Some(to))) = (self.0.get(&from), self.0.get(&to)) else {
-                return None;
-            };
+            let [src, dst] = [self.side(policy, from)?, self.side(policy, to)?];
+            let has = [src, dst].map(|side| self.sides[side].has);
+            let shared = [V4, V6].map(|family| has[SRC][family] && has[DST][family]);
+            for family in [V4, V6].into_iter().filter(|&family| shared[family]) {
+                self.split(policy, (src, from), family, budget)?;
+                self.split(policy, (dst, to), family, budget)?;
+            }
+            let [from, to] = [&self.sides[src], &self.sides[dst]];
             let is_checked = !(is_plain && from.is_plain && to.is_plain);
             let rule_number = id.0 | if is_checked { CHECKED } else { 0 };
             let entry = |family, [src, dst]: [(u128, u8); 2]| Entry {
@@ -215,7 +260,9 @@ impl Prefixes {
                 candidate: join(policy.rank(id), rule_number),
             };
             for family in [V4, V6] {
-                let (from, to) = (&from.families[family], &to.families[family]);
+                let (Some(from), Some(to)) = (&from.families[family], &to.families[family]) else {
+                    continue;
+                };
                 if out.len() + from.len().saturating_mul(to.len()) > most {
                     return None;
                 }
@@ -231,28 +278,75 @@ impl Prefixes {
             out.sort_unstable();
             out.dedup();
         }
+        let bytes = out.len() * size_of::<Entry>();
+        budget.spend(1 + out.len(), bytes).ok()?;
+        self.bytes += bytes;
         Some(out)
+    }
+
+    /// Where the prefixes of an endpoint are.
+    fn side(&mut self, policy: &Policy, endpoint: u32) -> Option<usize> {
+        if let Some(&place) = self.places.get(&endpoint) {
+            return Some(place);
+        }
+        let place = self.sides.len();
+        self.sides.push(SidePrefixes::of(policy, endpoint)?);
+        self.places.insert(endpoint, place);
+        Some(place)
+    }
+
+    /// Makes the prefixes of a side in one family, unless they are there.
+    fn split(
+        &mut self,
+        policy: &Policy,
+        (side, endpoint): (usize, u32),
+        family: usize,
+        budget: &mut Budget,
+    ) -> Option<()> {
+        if self.sides[side].families[family].is_some() {
+            return Some(());
+        }
+        let (most, mut out) = (most_entries(policy), Vec::new());
+        for of_box in policy.endpoint(EndpointId(endpoint)).boxes.iter() {
+            let AddrSet { v4, v6, .. } = &of_box.addrs;
+            let v4 = v4.ranges().iter().map(|&(first, last)| {
+                (u128::from(first) << 96, u128::from(last) << 96 | u128::MAX >> 32)
+            });
+            let v4 = v4.filter(|_| family == V4);
+            let v6 = v6.ranges().iter().copied().filter(|_| family == V6);
+            for (first, last) in v4.chain(v6) {
+                let before = out.len();
+                split(first, last, most, &mut out)?;
+                let more = out.len() - before;
+                let bytes = more * size_of::<(u128, u8)>();
+                budget.spend(more, bytes).ok()?;
+                self.bytes += bytes;
+            }
+        }
+        // What several devices have is there once.
+        out.sort_unstable();
+        out.dedup();
+        out.shrink_to_fit();
+        self.sides[side].families[family] = Some(out);
+        Some(())
     }
 }
 
 impl SidePrefixes {
-    /// [`None`] where there are more than `most`, or some that only MAC addresses tell.
-    fn of(policy: &Policy, endpoint: u32, most: usize) -> Option<Self> {
-        let mut out = Self { is_plain: is_plain(policy, endpoint), ..Self::default() };
-        for of_box in policy.endpoint(EndpointId(endpoint)).boxes.iter() {
-            if matches!(of_box.macs, FiniteSet::Only(_)) {
-                return None;
-            }
-            for &(first, last) in of_box.addrs.v4.ranges() {
-                let last = u128::from(last) << 96 | u128::MAX >> 32;
-                split(u128::from(first) << 96, last, most, &mut out.families[V4])?;
-            }
-            for &(first, last) in of_box.addrs.v6.ranges() {
-                split(first, last, most, &mut out.families[V6])?;
-            }
-            out.others |= of_box.addrs.non_ip;
+    /// Without any prefixes yet; [`None`] where there are some that only MAC addresses tell.
+    fn of(policy: &Policy, endpoint: u32) -> Option<Self> {
+        let boxes = &policy.endpoint(EndpointId(endpoint)).boxes;
+        if boxes.iter().any(|of_box| matches!(of_box.macs, FiniteSet::Only(_))) {
+            return None;
         }
-        Some(out)
+        let has_v4 = boxes.iter().any(|of_box| !of_box.addrs.v4.is_empty());
+        let has_v6 = boxes.iter().any(|of_box| !of_box.addrs.v6.is_empty());
+        Some(Self {
+            families: [None, None],
+            has: [has_v4, has_v6],
+            others: boxes.iter().any(|of_box| of_box.addrs.non_ip),
+            is_plain: is_plain(policy, endpoint),
+        })
     }
 }
 

@@ -2,6 +2,7 @@
 
 use proptest::prelude::*;
 
+use super::super::budget::Budget;
 use super::super::plan::Plan;
 use super::super::tests::{Edited, classify_and_compare, edit_and_compare};
 use super::super::{Compiler, Edits, Limits, compile};
@@ -133,7 +134,8 @@ fn ipv6_addresses_are_told_apart_in_more_bits_than_keys_have() {
         );
     }
     let policy = Policy::parse(&text).unwrap_or_else(|errors| panic!("{}", errors[0]));
-    let entries = super::all_entries(&policy).unwrap();
+    let budget = &mut Budget::new(Limits::default());
+    let entries = super::all_entries(&policy, budget).unwrap();
     let all = entries[super::V6].iter().flat_map(|entry| entry.addresses);
     let mut all: Vec<u128> = all.collect();
     all.sort_unstable();
@@ -225,4 +227,32 @@ fn many_rules_of_few_addresses_are_put_in_blocks() {
     }
     let few = compile(&wide_policy(FEW_RULES as u64 - 1), &Limits::default()).unwrap();
     assert!(few.blocks.is_none());
+}
+
+#[test]
+fn endpoints_are_split_once_and_charged() {
+    // A group of a hundred addresses, no two of which are a prefix, on one side of ten rules.
+    let hosts: Vec<String> = (0..100).map(|n| format!("10.0.0.{}", n * 2)).collect();
+    let mut text = format!("version: 1\ngroups:\n  a: [{}]\nrules:\n", hosts.join(", "));
+    for n in 0..1_000 {
+        let (high, low) = (n / 100, n % 100);
+        let from = if n < 10 { "a".into() } else { format!("10.1.{high}.{low}") };
+        let to = format!("10.2.{high}.{low}");
+        text +=
+            &format!("  - {{name: r{n}, from: {from}, to: {to}, service: any, action: allow}}\n");
+    }
+    let policy = Policy::parse(&text).unwrap();
+    let entries_within = |work, limits| {
+        let mut budget = Budget::with_work(limits, work);
+        let entries = super::entries_of(&policy, policy.order(), &mut budget);
+        (entries.map(|entries| entries.len()), budget.spent_bytes())
+    };
+    let prefixes = 100 + 990 + 1_000;
+    let entries = 10 * 100 + 990;
+    let work = prefixes + 1_000 + entries;
+    // All memory is given back.
+    assert_eq!(entries_within(work, Limits::default()), (Some(entries), 0));
+    assert_eq!(entries_within(work - 1, Limits::default()).0, None);
+    let few = Limits { memory_bytes: 16 << 10, ..Limits::default() };
+    assert_eq!(entries_within(work, few), (None, 0));
 }

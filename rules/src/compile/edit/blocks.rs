@@ -32,9 +32,11 @@ impl Compiler {
         }
         let mut touched = Touched::default();
         let moved = moved_rules(policy, delta);
-        let (mut gone, mut new) = (Vec::new(), Vec::new());
-        for &id in delta.rules_removed.iter().chain(&moved) {
-            gone.extend(entries_of(before, id).ok_or(Whole::Needed)?);
+        let [left, entered] = [&delta.rules_removed, &delta.rules_added]
+            .map(|rules| rules.iter().chain(&moved).copied());
+        let mut gone = entries_of(before, left.clone(), &mut budget).ok_or(Whole::Needed)?;
+        let mut new = entries_of(policy, entered.clone(), &mut budget).ok_or(Whole::Needed)?;
+        for id in left {
             self.mac_ranks.remove(&before.rank(id));
             self.drop_check(id, &mut budget);
         }
@@ -53,16 +55,14 @@ impl Compiler {
         for &id in &delta.rules_added {
             touched.services |= self.use_service(policy, id)?;
         }
-        for &id in delta.rules_added.iter().chain(&moved) {
+        for id in entered {
             let rule = &policy.rules()[id.0 as usize];
             if tests_mac(policy, rule) {
                 self.mac_ranks.insert(policy.rank(id));
             }
             self.set_check(policy, id, rule, &mut budget)?;
-            new.extend(entries_of(policy, id).ok_or(Whole::Needed)?);
         }
         self.finish(policy, delta, &touched, &mut budget)?;
-        budget.spend(gone.len() + new.len(), 0)?;
         let tests_more = delta.endpoints.iter().any(|change| change.other);
         keep_differing(&mut gone, &mut new, tests_more.then_some(&mut touched));
         gone.iter().chain(&new).for_each(|entry| entry.touch(&mut touched));
