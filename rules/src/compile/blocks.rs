@@ -450,7 +450,7 @@ impl Draft {
 
     /// The one that most entries find a place in, and how many do. Blocks of IPv6 are large: of two
     /// that hold about as many the one with fuller blocks is better.
-    fn best(entries: &[Keyed], is_long: bool) -> Option<(Self, usize)> {
+    fn best(entries: &[Keyed], is_long: bool, budget: &mut Budget) -> Option<(Self, usize)> {
         let mut lengths = [[0usize; 33]; 33];
         for Keyed { lengths: [src, dst], .. } in entries {
             lengths[*src as usize][*dst as usize] += 1;
@@ -469,6 +469,7 @@ impl Draft {
             if eligible <= most {
                 break;
             }
+            budget.spend(entries.len(), 0).ok()?;
             let draft = Self::new(lengths, eligible);
             let mut counts = vec![0u8; 1 << draft.bits];
             let (mut placed, mut blocks) = (0, 0);
@@ -515,8 +516,7 @@ impl FamilyRules {
             entries.into_iter().map(|entry| Keyed::new(entry, &masks)).collect();
         let samples = samples(&left, map);
         while left.len() > LEFT && self.lengths.len() < most.tables {
-            budget.spend(left.len(), 0).ok()?;
-            let (draft, placed) = Draft::best(&left, number == V6)?;
+            let (draft, placed) = Draft::best(&left, number == V6, budget)?;
             if placed < left.len() / 3 {
                 break;
             }
