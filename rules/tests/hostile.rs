@@ -152,8 +152,9 @@ fn ragged_ranges() {
     let groups = numbered(&base, 5_500, |text, n| {
         let _ = writeln!(text, "  g{n}: [base, {}]", host(n));
     });
-    let text = numbered(&(groups + "rules:\n"), 5_500, |text, n| {
-        let sides = format!("from: g{n}, to: 172.16.0.1, service: tcp/80");
+    // So many that they are put in blocks first.
+    let text = numbered(&(groups + "rules:\n"), 20_000, |text, n| {
+        let sides = format!("from: g{}, to: 172.16.0.1, service: tcp/{}", n % 5_500, 1 + n / 5_500);
         let _ = writeln!(text, "  - {{name: r{n}, {sides}, action: allow}}");
     });
     let sources = [Source::new("hostile.yaml", text)];
