@@ -1,7 +1,7 @@
 //! Addresses to the classes of one side, a batch at a time.
 //!
-//! IPv4: a table over the leading 16 bits, where many intervals share those one over the next 8, then
-//! nodes over the trailing 16. IPv6: by the bits in which prefixes differ ([`super::prefixes`]), or,
+//! IPv4: a table over the leading 16 bits, where many intervals share those one over the next 8, where
+//! many share those too one over the last 8, else nodes over the trailing 16. IPv6: by the bits in which prefixes differ ([`super::prefixes`]), or,
 //! where those are too many and after edits, nodes over the upper 64 bits, then nodes over the lower
 //! 64. A node holds ascending bounds and one target more than bounds: that of the values below the
 //! first bound, and from each bound on. Every node is half a cache line, or a whole one: most of the
@@ -90,7 +90,7 @@ pub(crate) const BOUNDS4: [usize; 2] = [4, 10];
 /// The bounds of a small and of a big node.
 pub(crate) const BOUNDS6: [usize; 2] = [2, 5];
 
-/// By the third byte of an IPv4 address.
+/// By the third byte of an IPv4 address, or by the last.
 pub(crate) type Table = [Target; 256];
 
 /// Values of the leading 16 bits of an IPv4 address.
@@ -133,16 +133,19 @@ impl Kernel for Walk<'_> {
         let (slots, tables) = (map.slots.words(), map.tables.words());
         let nodes = map.nodes.words();
         let mut nodes_ahead = 0;
-        for (group, (address, found)) in addresses.iter().zip(found.iter_mut()).enumerate() {
+        for (address, found) in addresses.iter().zip(found.iter_mut()) {
             let address = lanes.load(address);
-            let mut target = lanes.gather(slots, lanes.shr::<16>(address));
+            let target = lanes.gather(slots, lanes.shr::<16>(address));
+            let target = follow_table(lanes, tables, lanes.shr::<8>(address), target);
+            lanes.store(target, found);
             let is_table = lanes.at_most(lanes.splat(Target::TABLE), target);
             if lanes.bits(is_table) != 0 {
-                let table = lanes.shl::<8>(place(lanes, target));
-                let byte = lanes.and(lanes.shr::<8>(address), lanes.splat(0xff));
-                let place = lanes.and(lanes.or(table, byte), is_table);
-                target = lanes.select(is_table, lanes.gather(tables, place), target);
+                let row = lanes.shr::<3>(place_in_table(lanes, address, target));
+                lanes.prefetch_rows(tables, row);
             }
+        }
+        for (group, (address, found)) in addresses.iter().zip(found.iter_mut()).enumerate() {
+            let target = follow_table(lanes, tables, lanes.load(address), lanes.load(found));
             lanes.store(target, found);
             nodes_ahead |= u32::from(ask_ahead(lanes, nodes, target)) << group;
         }
@@ -161,6 +164,24 @@ impl Kernel for Walk<'_> {
             }
         }
     }
+}
+
+/// Takes those of eight targets that are tables to what stands there for the lowest bytes.
+#[inline(always)]
+fn follow_table<L: Lanes>(lanes: L, tables: Words<'_>, bytes: L::W, targets: L::W) -> L::W {
+    let is_table = lanes.at_most(lanes.splat(Target::TABLE), targets);
+    if lanes.bits(is_table) == 0 {
+        return targets;
+    }
+    let place = lanes.and(place_in_table(lanes, bytes, targets), is_table);
+    lanes.select(is_table, lanes.gather(tables, place), targets)
+}
+
+/// Where the lowest bytes stand in tables.
+#[inline(always)]
+fn place_in_table<L: Lanes>(lanes: L, bytes: L::W, tables: L::W) -> L::W {
+    let table = lanes.shl::<8>(place(lanes, tables));
+    lanes.or(table, lanes.and(bytes, lanes.splat(0xff)))
 }
 
 /// [`Target::place`].

@@ -141,8 +141,10 @@ impl Bound for u64 {
     }
 }
 
-/// From so many intervals on a slot gets a table of 1 KiB.
+/// From so many intervals on a slot gets a table of 1 KiB, and so does a byte of that table: nodes of as
+/// many intervals would be two behind each other, and of more than twice as many take as much memory.
 const TABLE_FROM: usize = 12;
+const LAST_TABLE_FROM: usize = 24;
 
 /// The places in a [`WordMap`], and how it is written.
 #[derive(Debug, Default)]
@@ -226,6 +228,27 @@ fn go_through<B: Bound>(
     }
 }
 
+/// The same for what a slot leads to, of which each value of the next eight bits is `step` words: a
+/// slot's byte is 256 of them, and what is left of that byte is one.
+fn go_through_slot(
+    map: &WordMap,
+    target: Target,
+    (start, step): (u16, u16),
+    left: &mut dyn FnMut(Target),
+    found: &mut dyn FnMut(u16, Target),
+) {
+    if !target.is_table() {
+        return go_through(target, start, &map.nodes, left, found);
+    }
+    left(target);
+    for (byte, &target) in map.tables.get(target.place()).iter().enumerate() {
+        go_through_slot(map, target, (start + byte as u16 * step, step >> 8), left, found);
+    }
+}
+
+/// Of a whole slot.
+const SLOT: (u16, u16) = (0, 1 << 8);
+
 /// The intervals of one slot: where each begins, and its number.
 pub(super) fn intervals_of_slot(map: &WordMap, slot: u32, out: &mut Vec<(u16, u32)>) {
     out.clear();
@@ -234,14 +257,7 @@ pub(super) fn intervals_of_slot(map: &WordMap, slot: u32, out: &mut Vec<(u16, u3
             out.push((start, target.place()));
         }
     };
-    let target = *map.slots.get(slot);
-    if target.is_table() {
-        for (byte, &target) in map.tables.get(target.place()).iter().enumerate() {
-            go_through(target, (byte as u16) << 8, &map.nodes, &mut |_| {}, &mut push);
-        }
-    } else {
-        go_through(target, 0, &map.nodes, &mut |_| {}, &mut push);
-    }
+    go_through_slot(map, *map.slots.get(slot), SLOT, &mut |_| {}, &mut push);
 }
 
 impl WordMapBuilder {
@@ -294,8 +310,22 @@ impl WordMapBuilder {
                 }
                 of_byte.push((start, class));
             }
-            *target = tree(&of_byte, false, &mut map.nodes, &mut self.free);
+            *target = self.byte(map, &of_byte);
         }
+        Target::table(self.tables.take(&mut map.tables, table))
+    }
+
+    /// What stands for the intervals of one byte of a slot.
+    fn byte(&mut self, map: &mut WordMap, intervals: &[(u16, Target)]) -> Target {
+        if intervals.len() < LAST_TABLE_FROM {
+            return tree(intervals, false, &mut map.nodes, &mut self.free);
+        }
+        let mut table = [intervals[0].1; 256];
+        for (&(start, target), &(end, _)) in intervals[1..].iter().zip(&intervals[2..]) {
+            table[usize::from(start) % 256..usize::from(end) % 256].fill(target);
+        }
+        let (start, target) = intervals[intervals.len() - 1];
+        table[usize::from(start) % 256..].fill(target);
         Target::table(self.tables.take(&mut map.tables, table))
     }
 
@@ -343,18 +373,13 @@ impl WordMapBuilder {
 
     /// The intervals of a slot, whose nodes are given back.
     fn take_slot(&mut self, map: &mut WordMap, slot: u32) -> Vec<(u32, u32)> {
-        let target = *map.slots.get(slot);
         let mut out = Vec::new();
         intervals_of_slot(map, slot, &mut out);
-        let mut give_back = |node| self.free.give_back(node);
-        if target.is_table() {
-            self.tables.give_back(target.place());
-            for &target in map.tables.get(target.place()) {
-                go_through::<u16>(target, 0, &map.nodes, &mut give_back, &mut |_, _| {});
-            }
-        } else {
-            go_through::<u16>(target, 0, &map.nodes, &mut give_back, &mut |_, _| {});
-        }
+        let mut give_back = |target: Target| match target.is_table() {
+            true => self.tables.give_back(target.place()),
+            false => self.free.give_back(target),
+        };
+        go_through_slot(map, *map.slots.get(slot), SLOT, &mut give_back, &mut |_, _| {});
         out.into_iter().map(|(start, class)| (start.into(), class)).collect()
     }
 }

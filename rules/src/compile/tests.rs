@@ -471,6 +471,37 @@ fn many_rules_in_every_kind_of_list_equal_the_oracle() {
 }
 
 #[test]
+fn a_full_subnet_is_edited_host_by_host() {
+    // No two neighbours are of one class.
+    let group = |n: u32| {
+        let hosts: Vec<String> =
+            (0..250).filter(|host| host % 5 == n).map(|host| format!("10.0.1.{host}")).collect();
+        format!("  g{n}: [{}]\n", hosts.join(", "))
+    };
+    let groups: String = (0..5).map(group).collect();
+    let text = format!(
+        "version: 1\ngroups:\n{groups}rules:\n  \
+         - {{name: one, from: g0, to: g1, service: tcp/80, action: allow}}\n  \
+         - {{name: two, from: g2, to: g3, service: tcp/80-81, action: deny}}\n  \
+         - {{name: three, from: g4, to: any, service: tcp/81, action: allow}}\n"
+    );
+    let policy = Policy::parse(&text).unwrap();
+    let plan = Some(Plan { by_class: 0, by_key: usize::MAX, crossed: false, blocks: false });
+    edit_and_compare(policy.clone(), plan, 1, 40).unwrap();
+    let mut compiler = Compiler::with_plan(&policy, &Limits::default(), plan).unwrap();
+    let tables = |compiler: &Compiler| compiler.out.src.map.v4.tables.len();
+    assert_eq!(tables(&compiler), 2, "of the leading 16 bits, and of the last 8");
+    let mut stream = RandomEdits::new(&policy, 1).with_addresses_only();
+    let mut policy = policy;
+    for _ in 0..100 {
+        let (edited, delta) = policy.edited(&stream.next(&policy)).unwrap();
+        compiler.edit(&edited, &delta).unwrap();
+        policy = edited;
+    }
+    assert!(tables(&compiler) < 20, "{} tables: none is given back", tables(&compiler));
+}
+
+#[test]
 fn an_empty_policy_leaves_everything_to_the_default() {
     let policy = Policy::new(Parts {
         default: Action::Reject,
