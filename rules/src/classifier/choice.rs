@@ -12,6 +12,7 @@ use super::tables::{
 use super::wide::first_in_runs;
 use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
 use crate::headers::{Headers, PolicyTime};
+use crate::intrinsics::prefetch;
 use crate::lanes::{self, Eight, Kernel, LANES, Lanes, Words};
 use crate::policy::RuleId;
 
@@ -35,8 +36,12 @@ pub(super) struct Choice {
     /// The only keys of the sides, and the bucket of the pair.
     keys: [Column; 2],
     homes: Column,
+    /// The first rules of the sides: their ranks, numbers and conditions.
+    first: [[Column; 3]; 2],
     /// Where the rows of wide parts begin.
     wide: [Column; 2],
+    /// The lines with the rules from the second on, of either side.
+    lines: [Column; 2],
     /// Lanes with several keys, and those that have to be gone through one by one.
     several: u64,
     rare: u64,
@@ -50,7 +55,9 @@ impl Default for Choice {
             unseen: EMPTY_COLUMN,
             keys: [EMPTY_COLUMN; 2],
             homes: EMPTY_COLUMN,
+            first: [[EMPTY_COLUMN; 3]; 2],
             wide: [EMPTY_COLUMN; 2],
+            lines: [EMPTY_COLUMN; 2],
             several: 0,
             rare: 0,
         }
@@ -148,6 +155,7 @@ fn look_up_narrow(
     if several != 0 {
         lanes::run(ReadKeys { classifier, headers, at, found, several, choice, pairs });
     }
+    lanes::run(ReadLines { classifier, headers, at, found, choice });
 }
 
 /// Takes classes to the rows of wide parts, where there is nothing else to choose from.
@@ -175,7 +183,7 @@ impl Kernel for ReadRows<'_> {
     }
 }
 
-/// Takes classes to the first rules of either side, and to the buckets of the pairs of their keys.
+/// Takes classes to what their records say, and asks for all that it leads to.
 struct ReadRecords<'a> {
     classifier: &'a Classifier,
     found: Found<'a>,
@@ -189,25 +197,19 @@ impl Kernel for ReadRecords<'_> {
     fn run<L: Lanes>(self, lanes: L) {
         let Self { classifier, found, choice } = self;
         let Classifier { src, dst, pairs, .. } = classifier;
-        let services = &classifier.services.rows;
         let (src_records, dst_records) = (src.records.words(), dst.records.words());
         for (s, d) in found.src.iter().zip(found.dst) {
             lanes.prefetch_rows(src_records, lanes.load(s));
             lanes.prefetch_rows(dst_records, lanes.load(d));
         }
-        let buckets = pairs.buckets.words();
+        let (buckets, lines) = (pairs.buckets.words(), classifier.lines.words());
         let (src_keys, dst_keys) = (src.keys.words(), dst.keys.words());
         let none = lanes.splat(NONE);
         let mut several = 0;
-        let groups = found.src.iter().zip(found.dst).zip(found.services);
-        for (group, ((s, d), service)) in groups.enumerate().take(MAX_BATCH / LANES) {
+        let groups = found.src.iter().zip(found.dst);
+        for (group, (s, d)) in groups.enumerate().take(MAX_BATCH / LANES) {
             let s = lanes.gather_rows(src_records, lanes.load(s));
             let d = lanes.gather_rows(dst_records, lanes.load(d));
-            let service = lanes.load(service);
-            let of_src = first_ranks(lanes, services, service, &s, &d, &dst.rows);
-            let of_dst = first_ranks(lanes, services, service, &d, &s, &src.rows);
-            let is_src = lanes.at_most(of_src, of_dst);
-            let rule = lanes.select(is_src, s[record::RULE], d[record::RULE]);
             let unseen = lanes.min(s[record::NEXT_RANK], d[record::NEXT_RANK]);
             let has_one = lanes.equal(lanes.and(s[record::KEYS], d[record::KEYS]), none);
             let has_several = lanes.bits(has_one) ^ 0xff;
@@ -221,11 +223,21 @@ impl Kernel for ReadRecords<'_> {
             let (src_key, dst_key) = (s[record::KEY], d[record::KEY]);
             let home = pairs.homes(lanes, src_key, dst_key);
             lanes.prefetch_rows(buckets, lanes.shl::<1>(home));
-            lanes.store(lanes.min(of_src, of_dst), &mut choice.ranks[group]);
-            lanes.store(rule, &mut choice.rules[group]);
             lanes.store(unseen, &mut choice.unseen[group]);
-            lanes.store(s[record::WIDE], &mut choice.wide[0][group]);
-            lanes.store(d[record::WIDE], &mut choice.wide[1][group]);
+            for (side, (of_side, rows)) in
+                [(&s, &src.rows), (&d, &dst.rows)].into_iter().enumerate()
+            {
+                // Rows begin at words of 64 bits.
+                let wide = lanes.shr::<2>(of_side[record::WIDE]);
+                lanes.prefetch_rows(rows.words.words(), wide);
+                lanes.prefetch_rows(lines, lanes.shl::<1>(of_side[record::LINES]));
+                lanes.store(of_side[record::LINES], &mut choice.lines[side][group]);
+                lanes.store(of_side[record::WIDE], &mut choice.wide[side][group]);
+                let [rank, rule, condition] = &mut choice.first[side];
+                lanes.store(of_side[record::RANK], &mut rank[group]);
+                lanes.store(of_side[record::RULE], &mut rule[group]);
+                lanes.store(of_side[record::CONDITION], &mut condition[group]);
+            }
             lanes.store(src_key, &mut choice.keys[0][group]);
             lanes.store(dst_key, &mut choice.keys[1][group]);
             lanes.store(home, &mut choice.homes[group]);
@@ -234,25 +246,22 @@ impl Kernel for ReadRecords<'_> {
     }
 }
 
-/// The ranks of the first rules of one side, where the other one meets their conditions: its row of
-/// `rows` says which wide parts hold it.
+/// `ranks` of the first rules of one side, where the conditions are met: the row of `rows` that begins
+/// at `wide` says which wide parts hold the other side.
 #[inline(always)]
 fn first_ranks<L: Lanes>(
     lanes: L,
-    services: &Rows,
-    service: L::W,
-    records: &[L::W; LANES],
-    others: &[L::W; LANES],
-    rows: &Rows,
+    (services, service): (&Rows, L::W),
+    (rows, wide): (&Rows, L::W),
+    ranks: L::W,
+    condition: L::W,
 ) -> L::W {
-    let ranks = records[record::RANK];
     if lanes.bits(lanes.equal(ranks, lanes.splat(NONE))) == 0xff {
         return ranks;
     }
-    let condition = records[record::CONDITION];
     let asked = lanes.and(condition, lanes.splat(0xffff));
     let is_served = services.are_set(lanes, service, asked);
-    let is_held = rows.are_set(lanes, others[record::WIDE], lanes.shr::<16>(condition));
+    let is_held = rows.are_set(lanes, wide, lanes.shr::<16>(condition));
     where_set(lanes, lanes.and(is_served, is_held), ranks)
 }
 
@@ -263,7 +272,7 @@ pub(super) fn where_set<L: Lanes>(lanes: L, bits: L::W, ranks: L::W) -> L::W {
     lanes.or(ranks, lanes.sub(lanes.and(bits, one), one))
 }
 
-/// Chooses between what [`ReadRecords`] found and the rules of the pairs of keys.
+/// Chooses among the first rules of either side and those of the pairs of keys.
 struct ReadPairs<'a> {
     classifier: &'a Classifier,
     found: Found<'a>,
@@ -279,8 +288,7 @@ impl Kernel for ReadPairs<'_> {
         let services = &classifier.services.rows;
         let lines = classifier.lines.words();
         let mut rare = 0;
-        let groups = found.src.iter().zip(found.dst).zip(found.services);
-        for (group, ((s, d), service)) in groups.enumerate().take(MAX_BATCH / LANES) {
+        for (group, service) in found.services.iter().enumerate().take(MAX_BATCH / LANES) {
             let service = lanes.load(service);
             let (src, dst) =
                 (lanes.load(&choice.keys[0][group]), lanes.load(&choice.keys[1][group]));
@@ -290,29 +298,20 @@ impl Kernel for ReadPairs<'_> {
             let is_list = lanes.equal(condition, lanes.splat(LINES));
             let holds = services.are_set(lanes, service, condition);
             let of_pair = lanes.or(where_set(lanes, holds, rank), is_list);
-            let mut best = Best {
-                rank: lanes.load(&choice.ranks[group]),
-                rule: lanes.load(&choice.rules[group]),
-            };
-            best.lower(lanes, of_pair, rule);
+            let mut best = Best { rank: of_pair, rule };
+            for (side, rows) in [&classifier.dst.rows, &classifier.src.rows].into_iter().enumerate()
+            {
+                let [ranks, rules, conditions] = choice.first[side].each_ref();
+                let other = (rows, lanes.load(&choice.wide[1 - side][group]));
+                let (ranks, condition) =
+                    (lanes.load(&ranks[group]), lanes.load(&conditions[group]));
+                let ranks = first_ranks(lanes, (services, service), other, ranks, condition);
+                best.lower(lanes, ranks, lanes.load(&rules[group]));
+            }
             let is_list = lanes.and(is_list, lanes.below(rank, best.rank));
             if lanes.bits(is_list) != 0 {
-                let list = List { lines, first: lanes.and(rule, is_list), other: None };
+                let list = List { lines, first: lanes.and(rule, is_list) };
                 list.scan(lanes, services, service, &mut best);
-            }
-            let is_seen = lanes.at_most(best.rank, lanes.load(&choice.unseen[group]));
-            if lanes.bits(is_seen) != 0xff {
-                let s = lanes.gather_rows(classifier.src.records.words(), lanes.load(s));
-                let d = lanes.gather_rows(classifier.dst.records.words(), lanes.load(d));
-                let (src_rows, dst_rows) = (&classifier.src.rows, &classifier.dst.rows);
-                for (record, other) in
-                    [(&s, (dst_rows, d[record::WIDE])), (&d, (src_rows, s[record::WIDE]))]
-                {
-                    let is_unseen = lanes.below(record[record::NEXT_RANK], best.rank);
-                    let first = lanes.and(record[record::LINES], is_unseen);
-                    let list = List { lines, first, other: Some(other) };
-                    list.scan(lanes, services, service, &mut best);
-                }
             }
             lanes.store(best.rank, &mut choice.ranks[group]);
             lanes.store(best.rule, &mut choice.rules[group]);
@@ -385,13 +384,11 @@ impl<W: Copy> Best<W> {
     }
 }
 
-/// Candidates in lines.
+/// Candidates in lines that ask for a service alone.
 struct List<'a, W> {
     lines: Words<'a>,
     /// The first line of each lane, or 0.
     first: W,
-    /// Where they ask for wide parts of the other side: the rows, and where its row begins.
-    other: Option<(&'a Rows, W)>,
 }
 
 impl<W: Copy> List<'_, W> {
@@ -411,12 +408,7 @@ impl<W: Copy> List<'_, W> {
                 }
                 let at = lanes.add(start, lanes.splat(line::CONDITIONS + place));
                 let condition = lanes.gather(self.lines, at);
-                let asked = lanes.and(condition, lanes.splat(0xffff));
-                let mut holds = services.are_set(lanes, service, asked);
-                if let Some((rows, wide)) = self.other {
-                    let part = lanes.shr::<16>(condition);
-                    holds = lanes.and(holds, rows.are_set(lanes, wide, part));
-                }
+                let holds = services.are_set(lanes, service, condition);
                 let holds = lanes.and(lanes.equal(lanes.and(holds, one), one), is_before);
                 if lanes.bits(holds) != 0 {
                     let at = lanes.add(start, lanes.splat(line::RULES + place));
@@ -426,6 +418,75 @@ impl<W: Copy> List<'_, W> {
                 }
             }
             number = lanes.gather(self.lines, lanes.add(start, lanes.splat(line::NEXT)));
+        }
+    }
+}
+
+/// Lowers what was chosen to the rules of either side from the second on: a line of them at once, since
+/// how many a frame has to go through no branch predictor can tell.
+struct ReadLines<'a> {
+    classifier: &'a Classifier,
+    headers: &'a [Headers],
+    at: PolicyTime,
+    found: Found<'a>,
+    choice: &'a mut Choice,
+}
+
+impl Kernel for ReadLines<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn run<L: Lanes>(self, lanes: L) {
+        let Self { classifier, headers, at, found, choice } = self;
+        let mut unseen = 0_u64;
+        for (group, (ranks, next)) in choice.ranks.iter().zip(&choice.unseen).enumerate() {
+            let is_before = lanes.below(lanes.load(next), lanes.load(ranks));
+            unseen |= u64::from(lanes.bits(is_before)) << (LANES * group);
+        }
+        // Of what is behind the batch another classifier may have spoken.
+        unseen &= u64::MAX >> (MAX_BATCH - headers.len().clamp(1, MAX_BATCH));
+        for lane in ones(unseen) {
+            for of_side in &choice.lines {
+                let line = classifier.lines.get(of_side.as_flattened()[lane]);
+                prefetch(classifier.lines.get(line.next));
+            }
+        }
+        let rows = [&classifier.dst.rows, &classifier.src.rows];
+        for lane in ones(unseen) {
+            let Some(headers) = headers.get(lane) else { break };
+            let services = found.services.as_flattened()[lane];
+            for (side, rows) in rows.into_iter().enumerate() {
+                let wide = choice.wide[1 - side].as_flattened()[lane];
+                let mut place = choice.lines[side].as_flattened()[lane];
+                while place != 0 {
+                    let line = classifier.lines.get(place);
+                    let conditions = lanes.load(line.last_words());
+                    let asked = lanes.and(conditions, lanes.splat(0xffff));
+                    let holds = lanes.and(
+                        classifier.services.rows.are_set_in(lanes, services, asked),
+                        rows.are_set_in(lanes, wide, lanes.shr::<16>(conditions)),
+                    );
+                    let holds = lanes.bits(lanes.shl::<31>(holds)) >> line::FIRST_CONDITION;
+                    let rank = choice.rank(lane);
+                    let is_before = lanes.below(lanes.load(line.first_words()), lanes.splat(rank));
+                    let matching = holds & lanes.bits(is_before) & ((1 << LINE) - 1);
+                    if matching != 0 {
+                        let first = matching.trailing_zeros() as usize;
+                        let mut best = join(line.ranks[first], line.rules[first]);
+                        if best as u32 & CHECKED != 0 {
+                            // It may not match, and those behind it may.
+                            let frame = Frame { headers, at, services };
+                            let (s, d) = classifier.records(found, lane);
+                            let record = if side == 0 { s } else { d };
+                            best = choice.best(lane);
+                            classifier.scan_side(record, rows, wide, &frame, &mut best);
+                        }
+                        choice.set_best(lane, best);
+                        break;
+                    }
+                    place = line.next;
+                }
+            }
         }
     }
 }

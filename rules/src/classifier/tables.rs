@@ -158,6 +158,8 @@ pub(crate) mod line {
     pub(crate) const RULES: u32 = LINE as u32;
     pub(crate) const CONDITIONS: u32 = 2 * LINE as u32;
     pub(crate) const NEXT: u32 = 3 * LINE as u32;
+    /// In [`super::Line::last_words`].
+    pub(crate) const FIRST_CONDITION: u32 = CONDITIONS - crate::lanes::LANES as u32;
 }
 
 impl Line {
@@ -171,6 +173,20 @@ impl Line {
         let candidates =
             candidates.map(|((&rank, &rule), &condition)| (join(rank, rule), condition));
         candidates.take_while(|&(candidate, _)| candidate != NOTHING)
+    }
+
+    /// Its ranks and more.
+    #[inline(always)]
+    pub(crate) fn first_words(&self) -> &Eight {
+        let [first, _]: &[Eight; 2] = bytemuck::cast_ref(self);
+        first
+    }
+
+    /// Its conditions and more.
+    #[inline(always)]
+    pub(crate) fn last_words(&self) -> &Eight {
+        let [_, last]: &[Eight; 2] = bytemuck::cast_ref(self);
+        last
     }
 
     pub(crate) fn set(&mut self, slot: usize, candidate: u64, condition: u32) {
@@ -384,6 +400,18 @@ impl Rows {
     pub(crate) fn are_set<L: Lanes>(&self, lanes: L, starts: L::W, bits: L::W) -> L::W {
         let word = lanes.add(lanes.shl::<1>(starts), lanes.shr::<5>(bits));
         lanes.shr_by(lanes.gather(self.words.words(), word), bits)
+    }
+
+    /// The same where all bits are of one row, which begins at the word `start`.
+    #[inline(always)]
+    pub(crate) fn are_set_in<L: Lanes>(&self, lanes: L, start: u32, bits: L::W) -> L::W {
+        if self.bits != ROW {
+            return self.are_set(lanes, lanes.splat(start), bits);
+        }
+        // The row is a vector.
+        let row = self.words.items().get(start as usize..start as usize + ROW).unwrap_or(&[0; ROW]);
+        let [row]: &[Eight] = bytemuck::cast_slice(row) else { return lanes.splat(0) };
+        lanes.shr_by(lanes.permute(lanes.load(row), lanes.shr::<5>(bits)), bits)
     }
 
     /// The bits for [`crate::classifier::Classifier::wide_rules`] of the row that begins at the word

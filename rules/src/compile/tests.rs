@@ -471,6 +471,23 @@ fn many_rules_in_every_kind_of_list_equal_the_oracle() {
 }
 
 #[test]
+fn a_rule_that_is_checked_hides_none_behind_it_in_its_line() {
+    let mut text = "version: 1\nrules:\n".to_owned();
+    for n in 0..24 {
+        let (from, to) = if n % 2 == 0 { ("10.0.0.1", "any") } else { ("any", "10.0.0.2") };
+        let vlan = if n % 3 == 2 { "" } else { ", vlan: 30" };
+        text += &format!(
+            "- {{name: r{n}, from: {from}, to: {to}, service: tcp/{}, action: allow{vlan}}}\n",
+            80 + n / 12
+        );
+    }
+    let policy = Policy::parse(&text).unwrap();
+    for seed in 0..PLANS.len() as u64 {
+        compare(&policy, seed, 2000).unwrap();
+    }
+}
+
+#[test]
 fn a_full_subnet_is_edited_host_by_host() {
     // No two neighbours are of one class.
     let group = |n: u32| {
