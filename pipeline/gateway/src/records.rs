@@ -45,7 +45,7 @@ const BATCH: usize = 256;
 /// Copies of frames of either length, likewise.
 const COPIES: usize = 64;
 
-/// How long readers may take for what there is when the gateway stops.
+/// How long the rings may take to be empty when the gateway stops, and then readers for what there is.
 const LAST_WORDS: Duration = Duration::from_millis(200);
 
 /// What the thread tells everybody else, for metrics.
@@ -61,13 +61,14 @@ pub struct RecordStats {
     pub flows_lost: AtomicU64,
     /// Copies of frames, likewise.
     pub frames_lost: AtomicU64,
-    /// Set when the workers have stopped: what is in the rings then is the last.
+    /// Set at the end: what is in the rings then is the last, though workers may judge on for another gateway.
     finish: AtomicBool,
 }
 
 /// The running thread.
 pub struct RecordThread {
-    thread: JoinHandle<()>,
+    /// What it returns is what readers were told that the workers have lost.
+    thread: JoinHandle<Lost>,
     _socket: Option<SocketFile>,
 }
 
@@ -104,7 +105,7 @@ pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
             message: Message::Flow(Box::new(blank())),
             scratch: Scratch::default(),
         }
-        .run();
+        .run()
     };
     let thread = thread::Builder::new().name("records".to_owned()).spawn(body);
     let thread = thread.map_err(|error| format!("cannot start a thread: {error}"))?;
@@ -112,18 +113,23 @@ pub fn start(gateway: &Arc<Gateway>) -> Result<RecordThread, String> {
 }
 
 impl RecordThread {
-    /// Tells the thread that no worker runs any more, and waits a moment for it to hand the rest over.
-    pub fn finish(&self, gateway: &Gateway) {
+    /// Has the thread hand the rest over, and waits a moment for that. Returns what readers were told that the workers
+    /// have lost: for [`unread`], where these judge on.
+    pub fn finish(self, gateway: &Gateway) -> Lost {
         gateway.records.finish.store(true, Relaxed);
         let begun = Instant::now();
-        while !self.thread.is_finished() && begun.elapsed() < 2 * LAST_WORDS {
+        while !self.thread.is_finished() && begun.elapsed() < 3 * LAST_WORDS {
             thread::sleep(Duration::from_millis(1));
+        }
+        match self.thread.is_finished() {
+            true => self.thread.join().unwrap_or_else(|_| lost(gateway)),
+            false => lost(gateway),
         }
     }
 }
 
 /// What the workers have lost so far for want of room in their rings.
-pub fn lost(gateway: &Gateway) -> Lost {
+fn lost(gateway: &Gateway) -> Lost {
     let mut lost = Lost::default();
     for worker in gateway.workers() {
         let source = worker.records();
@@ -133,13 +139,13 @@ pub fn lost(gateway: &Gateway) -> Lost {
     lost
 }
 
-/// What has been told since `before` and that nobody reads any more, as this thread has ended: what the workers have
-/// lost since then, and what is in their rings.
-pub fn unread(gateway: &Gateway, before: Lost) -> Lost {
+/// What nobody reads any more, as this thread has ended: what the workers have lost since readers were `told` of that
+/// last, and what is in their rings.
+pub fn unread(gateway: &Gateway, told: Lost) -> Lost {
     let now = lost(gateway);
     let mut unread = Lost {
-        flows: now.flows.saturating_sub(before.flows),
-        frames: now.frames.saturating_sub(before.frames),
+        flows: now.flows.saturating_sub(told.flows),
+        frames: now.frames.saturating_sub(told.frames),
     };
     for worker in gateway.workers() {
         let (flows, frames) = worker.records().waiting();
@@ -169,13 +175,18 @@ struct Drain<'a> {
 }
 
 impl Drain<'_> {
-    fn run(&mut self) {
+    fn run(&mut self) -> Lost {
+        let mut ends: Option<Instant> = None;
         loop {
-            let is_last = self.gateway.records.finish.load(Relaxed);
+            if ends.is_none() && self.gateway.records.finish.load(Relaxed) {
+                ends = Some(Instant::now() + LAST_WORDS);
+            }
             let took_all = self.turn();
             let is_behind = self.stream.serve(&mut self.log, &self.gateway.records);
-            if is_last && took_all {
-                return self.leave();
+            // Workers that judge on may tell faster than all is taken.
+            if ends.is_some_and(|ends| took_all || Instant::now() >= ends) {
+                self.leave();
+                return self.lost;
             }
             match (took_all, is_behind) {
                 (false, _) => {}
@@ -417,5 +428,45 @@ fn blank() -> Flow {
         epoch: 0,
         enforced: false,
         staged: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Mutex;
+
+    use bulkhead_pipeline::counters::WorkerCounters;
+    use bulkhead_pipeline::{bindings, observe, trace};
+
+    use super::*;
+    use crate::config::Config;
+    use crate::state::WorkerHandle;
+
+    #[test]
+    fn what_is_lost_after_the_last_that_readers_were_told_is_unread() {
+        let text = "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"a\"\noutside = \"b\"\n";
+        let config = Config::parse("gateway.toml", Path::new(""), text);
+        let gateway = Arc::new(Gateway::new(config.unwrap_or_else(|e| panic!("{e}"))));
+        let (_worker, source) = record::channel(&gateway.config.records.worker);
+        let counters = source.counters().clone();
+        let worker = WorkerHandle {
+            core: None,
+            counters: Arc::new(WorkerCounters::new(1)),
+            wires: vec![0],
+            observer: Mutex::new(observe::channel(1).1),
+            claims: Mutex::new(bindings::channel(1).1),
+            records: Mutex::new(source),
+            trace: Mutex::new(trace::channel().1),
+            busy_ppm: AtomicU64::new(0),
+            hangs: AtomicBool::new(false),
+        };
+        assert!(gateway.workers.set(vec![worker]).is_ok());
+        let thread = start(&gateway).unwrap();
+        counters.lost(record::Event::Denied).add(5);
+        let told = thread.finish(&gateway);
+        assert_eq!(told, Lost { flows: 5, frames: 0 });
+        counters.lost(record::Event::Denied).add(7);
+        assert_eq!(unread(&gateway, told), Lost { flows: 7, frames: 0 });
     }
 }

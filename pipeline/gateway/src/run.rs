@@ -206,9 +206,10 @@ struct Control {
 }
 
 impl Control {
-    /// Ends it once the gateway was told to stop, and writes down what a restart is to know.
-    fn end(self, gateway: &Gateway, result: &Result<(), String>) {
-        self.records.finish(gateway);
+    /// Ends it once the gateway was told to stop, and writes down what a restart is to know. Returns what readers of
+    /// flow records were told that the workers have lost.
+    fn end(self, gateway: &Gateway, result: &Result<(), String>) -> Lost {
+        let told = self.records.finish(gateway);
         self.service.end();
         if let Err(error) = stage::kept::keep(gateway) {
             warn!("a restart may not know all that was seen of the staged policy: {error}");
@@ -220,11 +221,12 @@ impl Control {
         let hash = gateway.policy().current.as_ref().map(|c| c.candidate.hash.to_string());
         let draft = Draft::new(Who::gateway(), What::Stop, detail).policies(hash, None);
         gateway.audit.enter_anyway(draft);
+        told
     }
 
     /// Ends it for another gateway, to which state and sockets belong afterwards: whatever still writes
-    /// is waited for.
-    fn hand_over(self, gateway: &Gateway, follower: JoinHandle<()>) {
+    /// is waited for. Returns the same.
+    fn hand_over(self, gateway: &Gateway, follower: JoinHandle<()>) -> Lost {
         gateway.stop();
         let (trigger, who) = (Trigger::Signal, Who::gateway());
         // A full queue wakes it as well.
@@ -234,7 +236,7 @@ impl Control {
         while !(ended(&self.reloader) && ended(&follower)) && begun.elapsed() < HANDOVER_LIMIT {
             thread::sleep(Duration::from_millis(1));
         }
-        self.end(gateway, &Ok(()));
+        self.end(gateway, &Ok(()))
     }
 }
 
@@ -262,13 +264,12 @@ fn guard<B: Backend>(
     }
     let ended = look_after(gateway, &crew);
     let retires = supervision.filter(|s| s.is_to_retire() && ended.is_none());
-    let mut lost = Lost::default();
+    let mut told = Lost::default();
     let follower = match (retires, control.take()) {
         (Some(supervision), Some(control)) => {
             let begun = Instant::now();
-            control.hand_over(gateway, follower);
+            told = control.hand_over(gateway, follower);
             gateway.hand_over_ports();
-            lost = records::lost(gateway);
             supervised::retire(supervision, begun);
             None
         }
@@ -282,7 +283,7 @@ fn guard<B: Backend>(
     let stopped_in_time = crew.stop(STOP_LIMIT);
     gateway.close_ports();
     if let Some(supervision) = retires {
-        supervision.say(&Said::Unread(records::unread(gateway, lost)));
+        supervision.say(&Said::Unread(records::unread(gateway, told)));
         supervision.say(&Said::Closed);
     }
     verdicts::write_rest(gateway);
