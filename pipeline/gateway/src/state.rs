@@ -333,8 +333,14 @@ impl Gateway {
         self.wires.get().map_or(&[], Vec::as_slice)
     }
 
+    /// Whether the gateway has come up and its ports are open still, whatever it was told.
+    pub fn has_ports(&self) -> bool {
+        self.guarding.load(Ordering::SeqCst)
+    }
+
     /// Closes all ports.
     pub fn close_ports(&self) {
+        self.guarding.store(false, Ordering::SeqCst);
         for wire in self.wires() {
             wire.inside.close();
             wire.outside.close();

@@ -13,9 +13,9 @@ use crate::state::Gateway;
 /// How often the rings are emptied.
 const INTERVAL: Duration = Duration::from_millis(50);
 
-/// Writes events until the gateway stops.
+/// Writes events until the ports close: workers judge on for a while when the gateway stops for another one.
 pub fn write(gateway: &Gateway) {
-    while !gateway.is_stopping() {
+    while gateway.has_ports() {
         write_rest(gateway);
         thread::sleep(INTERVAL);
     }
@@ -69,5 +69,32 @@ fn verdict(verdict: Verdict) -> &'static str {
         Verdict::Forward => "allow",
         Verdict::Reject => "reject",
         Verdict::Drop(reason) => reason.label(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+    use std::sync::Arc;
+    use std::sync::atomic::Ordering::SeqCst;
+
+    use super::*;
+    use crate::config::Config;
+
+    #[test]
+    fn verdicts_are_written_as_long_as_workers_judge() {
+        let text = "policy = \"p\"\n[[wire]]\nname = \"w\"\ninside = \"a\"\noutside = \"b\"\n";
+        let config = Config::parse("gateway.toml", Path::new(""), text);
+        let gateway = Arc::new(Gateway::new(config.unwrap_or_else(|e| panic!("{e}"))));
+        gateway.guarding.store(true, SeqCst);
+        let writer = {
+            let gateway = gateway.clone();
+            thread::spawn(move || write(&gateway))
+        };
+        gateway.stop();
+        thread::sleep(3 * INTERVAL);
+        assert!(!writer.is_finished(), "another gateway has yet to want the ports");
+        gateway.close_ports();
+        writer.join().expect("it ends");
     }
 }
