@@ -19,7 +19,7 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
-use super::bypass::{Bypasses, Engaged, RELAYS_UNTOLD, clear_closed, keep_found};
+use super::bypass::{Bypasses, Engaged, LOOK_INTERVAL, RELAYS_UNTOLD, clear_closed, keep_found};
 use super::bypassed::Bypassed;
 use super::channel::{self, Said, Told};
 use super::signals;
@@ -53,6 +53,9 @@ const FIRST_WORD_LIMIT: Duration = Duration::from_secs(10);
 /// How long the next one waits that is to take over from a gateway which has ended its control side already,
 /// after one that could not; and the supervisor before it tries once more to renew itself.
 const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
+
+/// How long relays may take to be bypassed by before the next gateway starts, which knows of those that are.
+const PATIENCE: Duration = Duration::from_millis(100);
 
 /// How often a bypass is told to let go that did not.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
@@ -164,6 +167,8 @@ struct Supervisor {
     next_renewal: Option<Instant>,
     /// When this process tries again to renew itself.
     next_renewal_of_itself: Option<Instant>,
+    /// Why wires are bypassed, while relays have yet to say whether they carry them.
+    engaging: Option<String>,
     /// When bypasses are told again to let go that did not.
     next_release: Option<Instant>,
     has_guarded: bool,
@@ -209,6 +214,7 @@ impl Supervisor {
             renewal_asked: false,
             next_renewal: None,
             next_renewal_of_itself: None,
+            engaging: None,
             next_release: None,
             has_guarded: false,
             watchdog: Watchdog::default(),
@@ -217,7 +223,7 @@ impl Supervisor {
         if let Some(pid) = args.adopt.filter(|&pid| pid > 0).and_then(Pid::from_raw) {
             supervisor.adopt(pid)?;
         } else if !supervisor.bypasses.is_empty() {
-            supervisor.bypass("no gateway runs yet");
+            supervisor.bypass("no gateway runs yet", PATIENCE);
         }
         Ok(supervisor)
     }
@@ -248,7 +254,8 @@ impl Supervisor {
                 let last = self.history.last.clone();
                 if self.take_config() {
                     let last = last.unwrap_or_else(|| "no gateway runs".to_owned());
-                    self.bypass(&format!("{last}; the configuration was changed since"));
+                    let why = format!("{last}; the configuration was changed since");
+                    self.bypass(&why, PATIENCE);
                 }
                 match self.spawn(false) {
                     Ok(process) => self.current = Some(process),
@@ -596,7 +603,7 @@ impl Supervisor {
         self.wait_for_leaving();
         // The next gateway goes by it: what it closes is not opened once more.
         self.take_config();
-        self.bypass(&format!("a renewal failed: {why}"));
+        self.bypass(&format!("a renewal failed: {why}"), PATIENCE);
         self.wait_before_start();
     }
 
@@ -638,6 +645,7 @@ impl Supervisor {
                 self.give_up_successor(&why);
             }
         }
+        self.go_on_with_bypass();
         let is_due = |at: Option<Instant>| at.is_some_and(|at| now >= at);
         if is_due(self.next_renewal) && self.successor.is_none() {
             self.renew();
@@ -660,7 +668,7 @@ impl Supervisor {
 
     fn wait_for_leaving(&mut self) {
         for (process, _) in self.leaving.drain(..) {
-            let _ = wait_for_end(process.pid, END_LIMIT);
+            let _ = wait_for_end(process.pid, END_LIMIT, &mut self.watchdog);
         }
     }
 
@@ -680,14 +688,14 @@ impl Supervisor {
             // One that never guarded had no ports: another gateway may.
             self.bypasses.begin();
         }
-        let status = wait_for_end(pid, END_LIMIT);
+        let status = wait_for_end(pid, END_LIMIT, &mut self.watchdog);
         let code = match status {
             End::Exited(code) => Some(code),
             End::Signalled(_) | End::Unknown => None,
         };
         if process.guards.is_none() && !self.has_guarded {
             // It would not start, and said why: whoever started this one knows better what to do.
-            self.bypass("the gateway does not start");
+            self.bypass("the gateway does not start", Duration::MAX);
             return Some(
                 code.and_then(|code| u8::try_from(code).ok()).unwrap_or(exit::UNAVAILABLE),
             );
@@ -711,7 +719,7 @@ impl Supervisor {
             // One that waits for nothing but the ports opens them within a moment: a bypass that is being engaged
             // has them, and would be in its way.
             if successor.phase != Phase::Closes {
-                self.bypass(&why);
+                self.bypass(&why, PATIENCE);
             }
             // Whatever it waited for is its own now.
             tell(&successor.process, Told::TakeOver);
@@ -720,7 +728,7 @@ impl Supervisor {
             self.current = Some(successor.process);
             return None;
         }
-        self.bypass(&why);
+        self.bypass(&why, PATIENCE);
         info!(took_us = begun.elapsed().as_micros() as u64, "it is bypassed where it fails open");
         self.wait_before_start();
         None
@@ -736,23 +744,52 @@ impl Supervisor {
         self.next_start = Instant::now() + pause;
     }
 
-    /// No gateway is left: wires that fail open carry everything from now on.
-    fn bypass(&mut self, why: &str) {
-        let engaged =
-            if self.bypasses.is_empty() { Engaged::default() } else { self.bypasses.engage() };
+    /// No gateway is left: wires that fail open carry everything from now on. Relays that have not said so after
+    /// `patience` are asked again with all that is looked after.
+    fn bypass(&mut self, why: &str, patience: Duration) {
+        let begun = Instant::now();
+        self.bypasses.start_engaging();
+        let engaged = loop {
+            self.watchdog.alive();
+            match self.bypasses.try_engage() {
+                Some(engaged) if engaged.pending.is_empty() || begun.elapsed() >= patience => {
+                    break engaged;
+                }
+                _ => thread::sleep(LOOK_INTERVAL),
+            }
+        };
+        self.bypassed(why, &engaged);
+        self.engaging = (!engaged.pending.is_empty()).then(|| why.to_owned());
+    }
+
+    /// Hears whether relays carry their wires by now.
+    fn go_on_with_bypass(&mut self) {
+        let Some(why) = self.engaging.take() else { return };
+        match self.bypasses.try_engage().filter(|engaged| engaged.pending.is_empty()) {
+            Some(engaged) => self.bypassed(&why, &engaged),
+            None => self.engaging = Some(why),
+        }
+    }
+
+    /// Says what is bypassed now.
+    fn bypassed(&mut self, why: &str, engaged: &Engaged) {
+        // Relays may carry a wire as soon as they are told to.
+        let mut since = unix_now_ms().unwrap_or_default();
         if !engaged.wires.is_empty() {
             let socket = &self.config.control_socket;
             let whose = ("the supervisor", why);
             let bypassed = Bypassed::engaged(&engaged.wires, &engaged.relays, whose, socket);
+            since = bypassed.since_unix_ms;
             if let Err(error) = bypassed.write(socket) {
                 warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
             }
-            if self.history.bypassed_since_unix_ms.is_none() {
-                self.history.bypasses += 1;
-                self.history.bypassed_since_unix_ms = Some(bypassed.since_unix_ms);
-                for wire in &engaged.wires {
-                    warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
-                }
+        }
+        let are_any = !engaged.wires.is_empty() || !engaged.pending.is_empty();
+        if are_any && self.history.bypassed_since_unix_ms.is_none() {
+            self.history.bypasses += 1;
+            self.history.bypassed_since_unix_ms = Some(since);
+            for wire in engaged.wires.iter().chain(&engaged.pending) {
+                warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
             }
         }
         let line = format!("{why}; {engaged}");
@@ -764,7 +801,14 @@ impl Supervisor {
     /// A gateway guards: it has ended the kernel's bypasses itself, before its ports rose.
     fn end_bypass(&mut self) {
         self.history.last = None;
-        let left = self.bypasses.release();
+        self.engaging = None;
+        let left = loop {
+            self.watchdog.alive();
+            if let Some(left) = self.bypasses.try_release() {
+                break left;
+            }
+            thread::sleep(LOOK_INTERVAL);
+        };
         self.released(&left);
     }
 
@@ -806,19 +850,19 @@ impl Supervisor {
         notice::stopping();
         if let Some(successor) = self.successor.take() {
             let _ = kill_process(successor.process.pid, Signal::KILL);
-            let _ = wait_for_end(successor.process.pid, END_LIMIT);
+            let _ = wait_for_end(successor.process.pid, END_LIMIT, &mut self.watchdog);
         }
         let mut code = exit::OK;
         if let Some(process) = self.current.take() {
             // Where another one was to take its place, it waits for nothing but this.
             tell(&process, Told::Close);
             let _ = kill_process(process.pid, Signal::TERM);
-            if let End::Exited(its) = wait_for_end(process.pid, END_LIMIT) {
+            if let End::Exited(its) = wait_for_end(process.pid, END_LIMIT, &mut self.watchdog) {
                 code = u8::try_from(its).unwrap_or(exit::UNAVAILABLE);
             }
         }
         self.wait_for_leaving();
-        self.bypass("the gateway was told to stop");
+        self.bypass("the gateway was told to stop", Duration::MAX);
         code
     }
 }
@@ -855,15 +899,17 @@ fn ended(pid: Pid) -> Option<End> {
 }
 
 /// Waits for a child's end, and kills it when that takes longer than `limit`. Whatever it had open is
-/// closed then.
-fn wait_for_end(pid: Pid, limit: Duration) -> End {
+/// closed then. The service manager hears that all is well for no longer than that.
+fn wait_for_end(pid: Pid, limit: Duration, watchdog: &mut Watchdog) -> End {
     let begun = Instant::now();
     let mut killed = false;
     loop {
         if let Some(end) = ended(pid) {
             return end;
         }
-        if !killed && begun.elapsed() > limit {
+        if begun.elapsed() <= limit {
+            watchdog.alive();
+        } else if !killed {
             killed = true;
             let _ = kill_process(pid, Signal::KILL);
         }
@@ -918,10 +964,19 @@ mod tests {
             let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::null()).spawn();
             Pid::from_child(&child.unwrap_or_else(|error| panic!("{error}")))
         };
-        assert_eq!(wait_for_end(spawn("exit 3"), END_LIMIT), End::Exited(3));
-        assert_eq!(wait_for_end(spawn("kill -9 $$"), END_LIMIT), End::Signalled(9));
+        assert_eq!(
+            wait_for_end(spawn("exit 3"), END_LIMIT, &mut Watchdog::default()),
+            End::Exited(3)
+        );
+        assert_eq!(
+            wait_for_end(spawn("kill -9 $$"), END_LIMIT, &mut Watchdog::default()),
+            End::Signalled(9)
+        );
         let stuck = spawn("exec sleep 600");
-        assert_eq!(wait_for_end(stuck, Duration::from_millis(50)), End::Signalled(9));
+        assert_eq!(
+            wait_for_end(stuck, Duration::from_millis(50), &mut Watchdog::default()),
+            End::Signalled(9)
+        );
         assert_eq!(ended(stuck), Some(End::Unknown), "nobody waits for it twice");
     }
 
@@ -980,6 +1035,7 @@ mod tests {
             renewal_asked: false,
             next_renewal: None,
             next_renewal_of_itself: None,
+            engaging: None,
             next_release: None,
             has_guarded: true,
             watchdog: Watchdog::default(),
@@ -1009,7 +1065,7 @@ mod tests {
     fn relays_that_nothing_tells_to_let_go_stay_written_down() {
         let dir = tempfile::tempdir().unwrap();
         let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-        supervisor.bypass("it crashed");
+        supervisor.bypass("it crashed", Duration::MAX);
         let socket = supervisor.config.control_socket.clone();
         let closed = text(dir.path(), CLOSED);
         let closed = Config::of_text(&supervisor.args.config, &closed);
@@ -1039,7 +1095,7 @@ mod tests {
         let _ = kill_process(heir, Signal::KILL);
         assert!(!said(dir.path()).contains("engage"), "{}", said(dir.path()));
         assert_eq!(supervisor.config.open_wires().count(), 0);
-        let _ = wait_for_end(heir, END_LIMIT);
+        let _ = wait_for_end(heir, END_LIMIT, &mut Watchdog::default());
     }
 
     #[test]
@@ -1054,10 +1110,61 @@ mod tests {
             supervisor.successor = Some(successor(new, phase));
             assert_eq!(supervisor.gone(pid), None);
             let _ = kill_process(heir, Signal::KILL);
-            assert_eq!(said(dir.path()).contains("engage"), is_bypassed, "{phase:?}");
+            let is_told = || said(dir.path()).contains("engage");
+            let begun = Instant::now();
+            while is_told() != is_bypassed && begun.elapsed() < END_LIMIT {
+                thread::sleep(TICK);
+            }
+            assert_eq!(is_told(), is_bypassed, "{phase:?}");
             assert_eq!(supervisor.current.map(|process| process.pid), Some(heir));
-            let _ = wait_for_end(heir, END_LIMIT);
+            let _ = wait_for_end(heir, END_LIMIT, &mut Watchdog::default());
         }
+    }
+
+    #[test]
+    fn relays_that_hang_do_not_keep_the_next_gateway_from_starting() {
+        let dir = tempfile::tempdir().unwrap();
+        let hangs = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 600; :\"]\n";
+        let hangs = text(dir.path(), hangs);
+        let mut supervisor = supervisor(dir.path(), &hangs);
+        let (old, _its) = gateway(&hangs);
+        let pid = old.pid;
+        supervisor.current = Some(old);
+        let begun = Instant::now();
+        assert_eq!(supervisor.gone(pid), None);
+        assert!(supervisor.next_start <= Instant::now());
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+        // They may carry everything from now on.
+        assert_eq!(supervisor.history.bypasses, 1);
+        let cut = |supervisor: &Supervisor| {
+            supervisor.history.last.as_ref().is_some_and(|last| last.contains("cut"))
+        };
+        while !cut(&supervisor) {
+            assert!(begun.elapsed() < END_LIMIT, "what came of it is said");
+            supervisor.look_after();
+            thread::sleep(TICK);
+        }
+    }
+
+    #[test]
+    fn relays_that_take_a_while_are_written_down_once_they_carry() {
+        let dir = tempfile::tempdir().unwrap();
+        let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 0.5\"]\n";
+        let mut supervisor = supervisor(dir.path(), &text(dir.path(), slow));
+        let socket = supervisor.config.control_socket.clone();
+        let begun = Instant::now();
+        supervisor.bypass("it crashed", PATIENCE);
+        assert_eq!(Bypassed::read(&socket), None);
+        while Bypassed::read(&socket).is_none() {
+            assert!(begun.elapsed() < END_LIMIT);
+            supervisor.look_after();
+            thread::sleep(TICK);
+        }
+        assert_eq!(supervisor.history.bypasses, 1, "one bypass");
+        // A gateway that guards before they have said so has them let go all the same.
+        supervisor.bypass("it crashed again", PATIENCE);
+        supervisor.end_bypass();
+        assert_eq!((Bypassed::read(&socket), supervisor.engaging.take()), (None, None));
     }
 
     #[test]
@@ -1071,6 +1178,6 @@ mod tests {
         let _ = kill_process(pid, Signal::KILL);
         assert_eq!(supervisor.config.open_wires().count(), 0);
         assert!(supervisor.bypasses.is_empty(), "its death opens nothing");
-        let _ = wait_for_end(pid, END_LIMIT);
+        let _ = wait_for_end(pid, END_LIMIT, &mut Watchdog::default());
     }
 }
