@@ -410,8 +410,9 @@ impl Bypass for CommandBypass {
         if self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
             return;
         }
-        // One that takes longer is not helped by a second one beside it.
-        if self.feeding.as_mut().is_some_and(|run| !run.has_ended()) {
+        // One that takes longer is not helped by a second one beside it; one that hangs is ended: hardware that is not
+        // fed any more lets everything pass beside a gateway that judges.
+        if self.feeding.as_mut().is_some_and(|run| run.outcome().is_none() || !run.has_ended()) {
             return;
         }
         self.fed = Some(Instant::now());
@@ -784,6 +785,26 @@ mod tests {
             assert_eq!(gone.load(Relaxed), times);
         }
         assert_eq!(bypasses.engage().failed, ["w"], "the program is ended in the end");
+    }
+
+    #[test]
+    fn a_feed_that_hangs_once_is_followed_by_others() {
+        let dir = tempfile::tempdir().unwrap();
+        let said = dir.path().join("said");
+        let script =
+            format!("echo fed >> {0}; [ $(wc -l < {0}) = 1 ] && sleep 600; :", said.display());
+        let lines =
+            format!("fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", '{script}']\n");
+        let mut bypasses = Bypasses::new(&config(("net_ring0", "net_ring1"), &lines));
+        let begun = Instant::now();
+        while !fs::read_to_string(&said).is_ok_and(|said| said.lines().count() > 1) {
+            assert!(
+                begun.elapsed() < 4 * COMMAND_LIMIT,
+                "the relays would bypass a gateway that judges"
+            );
+            bypasses.feed();
+            thread::sleep(LOOK_INTERVAL);
+        }
     }
 
     #[test]
