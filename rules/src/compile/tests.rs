@@ -481,6 +481,12 @@ fn a_rule_that_is_checked_hides_none_behind_it_in_its_line() {
             80 + n / 12
         );
     }
+    // What makes `any` wider than what plans list by key.
+    for n in 0..6 {
+        text += &format!(
+            "- {{name: s{n}, from: 10.0.1.{n}, to: 10.0.1.{n}, service: any, action: allow}}\n"
+        );
+    }
     let policy = Policy::parse(&text).unwrap();
     for seed in 0..PLANS.len() as u64 {
         compare(&policy, seed, 2000).unwrap();
