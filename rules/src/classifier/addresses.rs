@@ -141,7 +141,8 @@ impl Kernel for Walk<'_> {
             let is_table = lanes.at_most(lanes.splat(Target::TABLE), target);
             if lanes.bits(is_table) != 0 {
                 let row = lanes.shr::<3>(place_in_table(lanes, address, target));
-                lanes.prefetch_rows(tables, row);
+                // What is no table asks for the first one, which is there already.
+                lanes.prefetch_rows(tables, lanes.and(row, is_table));
             }
         }
         for (group, (address, found)) in addresses.iter().zip(found.iter_mut()).enumerate() {

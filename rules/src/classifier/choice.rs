@@ -469,7 +469,8 @@ impl Kernel for ReadLines<'_> {
                     let holds = lanes.bits(lanes.shl::<31>(holds)) >> line::FIRST_CONDITION;
                     let rank = choice.rank(lane);
                     let is_before = lanes.below(lanes.load(line.first_words()), lanes.splat(rank));
-                    let matching = holds & lanes.bits(is_before) & ((1 << LINE) - 1);
+                    let is_before = lanes.bits(is_before);
+                    let matching = holds & is_before & ((1 << LINE) - 1);
                     if matching != 0 {
                         let first = matching.trailing_zeros() as usize;
                         let mut best = join(line.ranks[first], line.rules[first]);
@@ -484,7 +485,8 @@ impl Kernel for ReadLines<'_> {
                         choice.set_best(lane, best);
                         break;
                     }
-                    place = line.next;
+                    // Ranks rise, and only the last line has room left: behind what was chosen nothing counts.
+                    place = if is_before >> (LINE - 1) & 1 == 1 { line.next } else { 0 };
                 }
             }
         }

@@ -142,7 +142,7 @@ impl Bound for u64 {
 }
 
 /// From so many intervals on a slot gets a table of 1 KiB, and so does a byte of that table: nodes of as
-/// many intervals would be two behind each other, and of more than twice as many take as much memory.
+/// many intervals would be two behind each other, and of about five times as many take as much memory.
 const TABLE_FROM: usize = 12;
 const LAST_TABLE_FROM: usize = 24;
 
