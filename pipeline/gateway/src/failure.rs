@@ -15,8 +15,10 @@
 
 pub mod bypass;
 pub mod bypassed;
+pub mod bypasses;
 pub mod channel;
 pub mod command;
+pub mod relays;
 pub mod restart;
 pub mod signals;
 pub mod supervised;

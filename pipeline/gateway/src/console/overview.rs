@@ -151,7 +151,7 @@ pub struct WireShown {
     pub ports: Vec<PortShown>,
 }
 
-/// Wires that pass everything unjudged.
+/// Wires that pass everything unjudged, or may.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, ToSchema)]
 #[serde(rename_all = "kebab-case")]
 pub struct BypassShown {
@@ -171,7 +171,7 @@ impl From<&Bypassed> for BypassShown {
         let since =
             Timestamp::from_millisecond(bypassed.since_unix_ms).unwrap_or(Timestamp::UNIX_EPOCH);
         Self {
-            wires: bypassed.wires.clone(),
+            wires: bypassed.may_pass(),
             by: bypassed.by.clone(),
             why: bypassed.why.clone(),
             since: since.to_string(),

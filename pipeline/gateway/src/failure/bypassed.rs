@@ -26,7 +26,8 @@ const MAX_BYTES: u64 = 1 << 20;
 pub struct Bypassed {
     /// The wires whose frames pass unjudged.
     pub wires: Vec<String>,
-    /// Those of them that relays carry: only the program that works these ends that.
+    /// The wires whose relays were told to carry them, and have not let go since: only the program that works these
+    /// ends that. One that is not among `wires` may be cut: its relays have not said that they carry it.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub relays: Vec<String>,
     /// Who bypasses them: `the supervisor`, `systemd`, or a user.
@@ -47,8 +48,8 @@ impl Bypassed {
         Self { wires, relays: Vec::new(), by, why, since_unix_ms, boot_id: boot_id() }
     }
 
-    /// What is in force once these wires are bypassed, those in `relays` by relays: whoever engaged it first is who
-    /// bypasses, and relays that were not told to let go go on.
+    /// What is in force once these wires are bypassed, and these relays told to: whoever engaged it first is who
+    /// bypasses, and relays that have not let go carry what they carried.
     pub fn engaged(
         wires: &[String],
         relays: &[String],
@@ -56,17 +57,31 @@ impl Bypassed {
         socket: &Path,
     ) -> Self {
         let written = Self::read(socket);
-        let before = written.iter().flat_map(|written| &written.relays);
-        let relays: BTreeSet<&String> = before.chain(relays).collect();
+        let told = written.iter().flat_map(|written| &written.relays).chain(relays);
+        let told: BTreeSet<String> = told.cloned().collect();
+        let carried = |written: &Self| {
+            let carried = written.wires.iter().filter(|wire| written.relays.contains(wire));
+            carried.filter(|wire| !wires.contains(wire)).cloned().collect()
+        };
+        let carried: Vec<String> = written.as_ref().map_or_else(Vec::new, carried);
         let is_same = |by: &Self| wires.iter().all(|wire| by.wires.contains(wire));
         let mut bypassed =
-            written.clone().filter(is_same).unwrap_or_else(|| Self::now(wires, whose.0, whose.1));
-        bypassed.relays = relays.into_iter().cloned().collect();
-        let named = &bypassed.wires;
-        let others = bypassed.relays.iter().filter(|wire| !named.contains(wire));
-        let others: Vec<String> = others.cloned().collect();
+            written.filter(is_same).unwrap_or_else(|| Self::now(wires, whose.0, whose.1));
+        let others: Vec<String> =
+            carried.into_iter().filter(|wire| !bypassed.wires.contains(wire)).collect();
         bypassed.wires.extend(others);
+        bypassed.relays = told.into_iter().collect();
         bypassed
+    }
+
+    /// All wires whose frames pass unjudged, or may.
+    pub fn may_pass(&self) -> Vec<String> {
+        self.wires.iter().cloned().chain(self.unheard()).collect()
+    }
+
+    /// Wires whose relays were told to carry them, and have not said that they do.
+    fn unheard(&self) -> Vec<String> {
+        self.relays.iter().filter(|wire| !self.wires.contains(wire)).cloned().collect()
     }
 
     /// What is left of one, once all but these wires were released: their relays do not let go.
@@ -78,6 +93,22 @@ impl Bypassed {
         });
         (left.wires, left.relays) = (wires.clone(), wires);
         left
+    }
+
+    /// Changes what is written down, where anything is; what is left without a wire ends.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn change(control_socket: &Path, change: impl FnOnce(&mut Self)) -> io::Result<()> {
+        let Some(written) = Self::read(control_socket) else { return Ok(()) };
+        let mut left = written.clone();
+        change(&mut left);
+        match left.may_pass().is_empty() {
+            true => Self::end(control_socket),
+            false if left == written => Ok(()),
+            false => left.write(control_socket),
+        }
     }
 
     /// Writes it down beside the control socket, for everybody to read.
@@ -121,13 +152,18 @@ impl Bypassed {
 
     /// Which wires, by whom, since when and why: a sentence.
     pub fn describe(&self) -> String {
-        let (verb, wires) = (if self.wires.len() == 1 { "es" } else { "" }, self.wires.join(", "));
+        let verb = if self.wires.len() == 1 { "passes" } else { "pass" };
+        let carried = format!("{} {verb} everything unjudged", self.wires.join(", "));
+        let unheard = self.unheard().join(", ");
+        let unheard = format!("{unheard} may, by relays that were told to and have not said so");
+        let what = match (self.wires.is_empty(), self.unheard().is_empty()) {
+            (_, true) => carried,
+            (true, false) => unheard.replacen(" may,", " may pass everything unjudged,", 1),
+            (false, false) => format!("{carried}; {unheard}"),
+        };
         let since = Timestamp::from_millisecond(self.since_unix_ms / 1000 * 1000);
         let since = since.map_or_else(|_| "an unknown time".to_owned(), |since| since.to_string());
-        format!(
-            "{wires} pass{verb} everything unjudged, by {} since {since}: {}",
-            self.by, self.why
-        )
+        format!("{what}, by {} since {since}: {}", self.by, self.why)
     }
 }
 
@@ -163,6 +199,16 @@ mod tests {
             (engaged(&other, &[]).wires, engaged(&other, &[]).by),
             (other.to_vec(), "anna".to_owned())
         );
+        let ahead = engaged(&[], &other);
+        assert_eq!((&ahead.wires, &ahead.relays), (&bypassed.wires, &other.to_vec()));
+        assert_eq!(ahead.may_pass(), ["plc-1", "plc-2", "other"]);
+        assert!(
+            ahead.describe().starts_with(
+                "plc-1, plc-2 pass everything unjudged; other may, by relays that were told to and have not said so, by "
+            ),
+            "{}",
+            ahead.describe()
+        );
         let by_relays = engaged(&wires, &wires[..1]);
         assert_eq!(by_relays.relays, wires[..1]);
         by_relays.write(&socket).unwrap();
@@ -191,6 +237,28 @@ mod tests {
         assert_eq!(Bypassed::read(&socket), None, "damaged");
         Bypassed::end(&socket).unwrap();
         Bypassed::end(&socket).unwrap();
+    }
+
+    #[test]
+    fn relays_that_have_not_said_that_they_carry_are_written_down_until_they_let_go() {
+        let dir = tempfile::tempdir().unwrap();
+        let socket = dir.path().join("control.sock");
+        let relays = ["w".to_owned(), "x".to_owned()];
+        let whose = ("the supervisor", "it crashed");
+        Bypassed::engaged(&[], &relays, whose, &socket).write(&socket).unwrap();
+        let told = Bypassed::read(&socket).unwrap();
+        assert!(told.describe().starts_with("w, x may pass everything unjudged, by relays"));
+        Bypassed::engaged(&relays[..1], &relays, whose, &socket).write(&socket).unwrap();
+        // Another bypass, whose programs fail, does not make it unknown that these carry.
+        let again = Bypassed::engaged(&[], &[], whose, &socket);
+        assert_eq!((again.wires, again.relays), (vec!["w".to_owned()], relays.to_vec()));
+        let change = |change: fn(&mut Bypassed)| Bypassed::change(&socket, change).unwrap();
+        change(|by| by.relays.retain(|wire| wire == "x"));
+        assert_eq!(Bypassed::read(&socket).map(|by| by.may_pass()), Some(relays.to_vec()));
+        change(|by| by.wires.clear());
+        assert_eq!(Bypassed::read(&socket).map(|by| by.may_pass()), Some(relays[1..].to_vec()));
+        change(|by| by.relays.clear());
+        assert_eq!(Bypassed::read(&socket), None);
     }
 
     #[test]

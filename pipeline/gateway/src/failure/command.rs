@@ -2,11 +2,10 @@
 
 use serde::Serialize;
 
-use super::bypass::{
-    Bypasses, Means, RELAYS_UNTOLD, clear_closed, is_kernel_engaged, keep_found, put_back,
-    release_all,
-};
+use super::bypass::{Means, clear_closed, is_kernel_engaged, keep_found, put_back, release_all};
 use super::bypassed::Bypassed;
+use super::bypasses::Bypasses;
+use super::relays::RELAYS_UNTOLD;
 use crate::audit::Who;
 use crate::cli::{BypassAction, BypassArgs, exit};
 use crate::config::{Config, Fail, Wire};
@@ -85,15 +84,23 @@ pub fn main(args: &BypassArgs) -> u8 {
 
 fn engage(config: &Config, errors: &mut Vec<String>) -> String {
     errors.extend(clear_closed(config).err());
-    let mut engaged = Bypasses::new(config).engage();
-    errors.append(&mut engaged.errors);
-    // The unit's last word only says once more what the supervisor has done.
-    if !engaged.wires.is_empty() {
-        let ((by, why), socket) = (whose(), &config.control_socket);
-        let bypassed = Bypassed::engaged(&engaged.wires, &engaged.relays, (&by, &why), socket);
+    let mut bypasses = Bypasses::new(config);
+    let (relays, whose, socket) = (bypasses.relays(), whose(), &config.control_socket);
+    let write = |wires: &[String]| {
+        // The unit's last word only says once more what the supervisor has done.
+        let bypassed = Bypassed::engaged(wires, &relays, (&whose.0, &whose.1), socket);
         if let Err(error) = bypassed.write(socket) {
             eprintln!("warning: who bypasses could not be written down: {error}");
         }
+    };
+    if !relays.is_empty() {
+        // Ahead of their programs: one that says nothing may have switched them all the same.
+        write(&[]);
+    }
+    let mut engaged = bypasses.engage();
+    errors.append(&mut engaged.errors);
+    if !engaged.wires.is_empty() {
+        write(&engaged.wires);
     }
     engaged.to_string()
 }
@@ -141,13 +148,15 @@ impl BypassReport {
                 errors.push(format!("wire {}: {error}", wire.name));
                 false
             });
-            let is_known = known.as_ref().is_some_and(|known| known.wires.contains(&wire.name));
-            let has_relays = known.as_ref().is_some_and(|known| known.relays.contains(&wire.name));
+            let name = &wire.name;
+            let is_known = known.as_ref().is_some_and(|known| known.wires.contains(name));
+            let has_relays = means == Some(Means::Command)
+                || known.as_ref().is_some_and(|known| known.relays.contains(name));
             WireBypass {
                 name: wire.name.clone(),
                 fail: wire.failure.fail.label().to_owned(),
                 means: means.map(|means| means.label().to_owned()),
-                bypassed: by_kernel || has_relays || (means == Some(Means::Command) && is_known),
+                bypassed: by_kernel || (has_relays && is_known),
             }
         };
         let wires: Vec<WireBypass> = config.wires.iter().map(&mut wire).collect();

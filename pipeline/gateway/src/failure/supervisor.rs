@@ -19,9 +19,11 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 use tracing::{error, info, warn};
 
-use super::bypass::{Bypasses, Engaged, LOOK_INTERVAL, RELAYS_UNTOLD, clear_closed, keep_found};
+use super::bypass::{clear_closed, keep_found};
 use super::bypassed::Bypassed;
+use super::bypasses::{Bypasses, Engaged, LOOK_INTERVAL};
 use super::channel::{self, Said, Told};
+use super::relays::RELAYS_UNTOLD;
 use super::signals;
 use super::supervised::History;
 use crate::candidate::unix_now_ms;
@@ -44,7 +46,7 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(180);
 /// How long ports may take to change hands.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 
-/// How long a signal that was caught may take to the queue of events.
+/// How long what was caught or said may take to the queue of events.
 const CAUGHT_MEANWHILE: Duration = Duration::from_millis(5);
 
 /// How long a gateway may take until it says its first word: programs and libraries come from a disk.
@@ -64,6 +66,9 @@ const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
 /// a gateway ends before it does.
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// What follows from a note beside the control socket that could not be changed.
+const NOT_WRITTEN: &str = "`bulkhead status` does not say which wires are bypassed";
 
 /// The variable by which a supervisor hands on a configuration, to the gateway that it starts and to itself when it
 /// renews itself: both have to go by the same, and somebody may be editing the file. Up to so many bytes.
@@ -110,12 +115,31 @@ struct Process {
     has_spoken: bool,
     /// Since when it guards.
     guards: Option<Instant>,
+    /// Until when it has to, where it was given the ports of one that died: some wires are cut meanwhile.
+    guards_until: Option<Instant>,
     /// Whether its control side has ended for one that takes over: its workers judge on.
     retired: bool,
     /// Why it was killed, where it was.
     hung: Option<String>,
     /// The text of its configuration, where it was handed that.
     config: Option<String>,
+}
+
+impl Process {
+    /// One that has said nothing yet.
+    fn new(pid: Pid, stream: UnixStream) -> Self {
+        Self {
+            pid,
+            stream,
+            alive: Instant::now(),
+            has_spoken: false,
+            guards: None,
+            guards_until: None,
+            retired: false,
+            hung: None,
+            config: None,
+        }
+    }
 }
 
 /// How far a gateway has come that is to take another one's place.
@@ -165,11 +189,11 @@ struct Supervisor {
     renewal_asked: bool,
     /// When another gateway is to take over from one that has retired for one that could not.
     next_renewal: Option<Instant>,
-    /// When this process tries again to renew itself.
+    /// When this process renews itself.
     next_renewal_of_itself: Option<Instant>,
     /// Why wires are bypassed, while relays have yet to say whether they carry them.
     engaging: Option<String>,
-    /// When bypasses are told again to let go that did not.
+    /// When bypasses are told to let go, of a gateway that guards.
     next_release: Option<Instant>,
     has_guarded: bool,
     watchdog: Watchdog,
@@ -196,14 +220,30 @@ impl Supervisor {
         listener.map_err(|error| format!("cannot start a thread: {error}"))?;
         // Those that came while this process renewed itself have waited until now.
         signals::let_go();
-        let mut supervisor = Self {
+        let mut supervisor = Self::of(program, args.clone(), config, (sender, events));
+        if let Some(pid) = args.adopt.filter(|&pid| pid > 0).and_then(Pid::from_raw) {
+            supervisor.adopt(pid)?;
+        } else if !supervisor.bypasses.is_empty() {
+            supervisor.bypass("no gateway runs yet", PATIENCE);
+        }
+        Ok(supervisor)
+    }
+
+    /// One that has no gateway yet.
+    fn of(
+        program: PathBuf,
+        args: RunArgs,
+        config: Config,
+        (sender, events): (Sender<Event>, Receiver<Event>),
+    ) -> Self {
+        Self {
             program,
-            args: args.clone(),
+            history: history_of(&args),
+            args,
             bypasses: Bypasses::new(&config),
             config,
             text: None,
             guarded_by: None,
-            history: history_of(args),
             events,
             sender,
             current: None,
@@ -219,13 +259,7 @@ impl Supervisor {
             has_guarded: false,
             watchdog: Watchdog::default(),
             looked: Instant::now(),
-        };
-        if let Some(pid) = args.adopt.filter(|&pid| pid > 0).and_then(Pid::from_raw) {
-            supervisor.adopt(pid)?;
-        } else if !supervisor.bypasses.is_empty() {
-            supervisor.bypass("no gateway runs yet", PATIENCE);
         }
-        Ok(supervisor)
     }
 
     fn run(mut self) -> Result<u8, String> {
@@ -298,21 +332,39 @@ impl Supervisor {
         if config == self.config {
             return false;
         }
-        self.end_bypass();
-        self.bypasses = Bypasses::new(&config);
-        self.config = config;
+        self.go_by(config);
         if let Err(error) = clear_closed(&self.config) {
             error!("{error}");
         }
+        self.change_written(|written| {
+            let relays = &written.relays;
+            written.wires.retain(|wire| self.bypasses.has(wire) || relays.contains(wire));
+        });
+        if self.bypasses.is_empty() {
+            self.account_for_bypass();
+        }
         true
+    }
+
+    /// Changes what is written down of a bypass, where anything is.
+    fn change_written(&self, change: impl FnOnce(&mut Bypassed)) {
+        if let Err(error) = Bypassed::change(&self.config.control_socket, change) {
+            warn!("{NOT_WRITTEN}: {error}");
+        }
+    }
+
+    /// Goes by another configuration. Relays that it does not name any more are told to let go meanwhile.
+    fn go_by(&mut self, config: Config) {
+        self.bypasses.renew(&config);
+        self.config = config;
     }
 
     /// Goes by the configuration by which a gateway guards already.
     fn bypass_as_told(&mut self, handed: Option<&str>) {
         let handed = handed.and_then(|text| Config::of_text(&self.args.config, text).ok());
-        let Some(config) = handed.filter(|config| *config != self.config) else { return };
-        self.bypasses = Bypasses::new(&config);
-        self.config = config;
+        if let Some(config) = handed.filter(|config| *config != self.config) {
+            self.go_by(config);
+        }
     }
 
     fn read_config(&self) -> Result<(Config, String), ConfigError> {
@@ -371,17 +423,7 @@ impl Supervisor {
         });
         signals::let_go();
         listener.map_err(|error| format!("cannot start a thread: {error}"))?;
-        let alive = Instant::now();
-        Ok(Process {
-            pid,
-            stream,
-            alive,
-            has_spoken: false,
-            guards: None,
-            retired: false,
-            hung: None,
-            config: None,
-        })
+        Ok(Process::new(pid, stream))
     }
 
     /// Goes on with a gateway that this process started before it was renewed itself: its channel is the
@@ -395,8 +437,9 @@ impl Supervisor {
         self.guarded_by.clone_from(&process.config);
         self.current = Some(process);
         self.has_guarded = true;
-        // The process that this one was may have left something that does not let go.
-        self.next_release = Bypassed::read(&self.config.control_socket).map(|_| Instant::now());
+        // The process that this one was may have left something that does not let go, and relays of a wire that came
+        // with this configuration carry it until they are told.
+        self.next_release = Some(Instant::now());
         info!(pid = pid.as_raw_nonzero(), "the renewed supervisor goes on with the gateway");
         Ok(())
     }
@@ -409,8 +452,12 @@ impl Supervisor {
                 Said::Prepared if is_free => {
                     self.advance(Phase::Prepares, Phase::TakesOver, Told::TakeOver);
                 }
-                Said::Prepared => self.advance(Phase::Prepares, Phase::Retires, Told::Retire),
-                Said::WantsPorts => self.advance(Phase::TakesOver, Phase::Closes, Told::Close),
+                Said::Prepared => {
+                    self.advance(Phase::Prepares, Phase::Retires, Told::Retire);
+                }
+                Said::WantsPorts => {
+                    self.advance(Phase::TakesOver, Phase::Closes, Told::Close);
+                }
                 Said::Guards => self.change_places(),
                 Said::Hangs(what) => self.give_up_successor(&what),
                 Said::Alive | Said::Retired | Said::Unread(_) | Said::Closed | Said::Restart => {}
@@ -428,7 +475,7 @@ impl Supervisor {
                 process.guards = Some(Instant::now());
                 self.guarded_by.clone_from(&process.config);
                 self.has_guarded = true;
-                self.end_bypass();
+                self.start_release();
                 if std::mem::take(&mut self.renewal_asked) {
                     self.renew();
                 }
@@ -445,9 +492,10 @@ impl Supervisor {
                 }
             }
             Said::Closed => {
-                self.advance(Phase::Closes, Phase::Opens, Told::Ports);
-                // Its part is over: it ends by itself.
-                self.leaving.extend(self.current.take().map(|old| (old, Instant::now())));
+                // Its part is over: it ends by itself. Where its successor was given up meanwhile, it was killed.
+                if self.advance(Phase::Closes, Phase::Opens, Told::Ports) {
+                    self.leaving.extend(self.current.take().map(|old| (old, Instant::now())));
+                }
             }
             Said::Restart => self.renew(),
             Said::Prepared | Said::WantsPorts => {}
@@ -480,9 +528,11 @@ impl Supervisor {
         }
     }
 
-    /// Goes from one step of a renewal to the next, where it stands at the first of them.
-    fn advance(&mut self, from: Phase, to: Phase, told: Told) {
-        let Some(successor) = self.successor.as_mut().filter(|s| s.phase == from) else { return };
+    /// Goes from one step of a renewal to the next. Returns whether it stood at the first of them.
+    fn advance(&mut self, from: Phase, to: Phase, told: Told) -> bool {
+        let Some(successor) = self.successor.as_mut().filter(|s| s.phase == from) else {
+            return false;
+        };
         let now = Instant::now();
         (successor.phase, successor.since) = (to, now);
         if to == Phase::Closes {
@@ -494,6 +544,7 @@ impl Supervisor {
             (None, true) => {}
             (_, false) => tell(&successor.process, told),
         }
+        true
     }
 
     /// The successor guards: it is the gateway from now on.
@@ -509,21 +560,24 @@ impl Supervisor {
             "the gateway is renewed"
         );
         tell(&process, Told::Renewed(u64::try_from(stopped.as_micros()).unwrap_or(u64::MAX)));
-        self.end_bypass();
         // Should this one not be renewed: what it closed is not opened when it dies.
         self.bypass_as_told(process.config.as_deref());
         self.current = Some(process);
-        self.wait_for_leaving();
-        self.renew_itself();
+        self.start_release();
+        self.next_renewal_of_itself = Some(Instant::now());
+    }
+
+    /// Whether nothing is under way that a renewed program would not know of.
+    fn can_renew_itself(&self) -> bool {
+        let guards = self.current.as_ref().is_some_and(|p| p.guards.is_some() && p.hung.is_none());
+        guards
+            && self.successor.is_none()
+            && self.leaving.is_empty()
+            && !self.bypasses.is_releasing()
     }
 
     /// Runs the program that is installed now in the place of this one: same process, same child.
     fn renew_itself(&mut self) {
-        if self.bypasses.is_releasing() {
-            // The renewed program would not know of it, and start a second one beside it.
-            self.next_renewal_of_itself = Some(Instant::now() + RENEWAL_PAUSE);
-            return;
-        }
         let Some(process) = &self.current else { return };
         let Ok(stream) = process.stream.try_clone() else { return };
         let text = process.config.clone();
@@ -550,21 +604,41 @@ impl Supervisor {
         command.stdin(Stdio::from(OwnedFd::from(stream)));
         // Until the program catches signals again they wait: their default is to end it.
         signals::hold();
-        self.send_again();
-        let error = command.exec();
-        signals::let_go();
-        error!("the supervisor goes on as it is: {}: {error}", self.program.display());
-    }
-
-    /// Sends those signals again that were caught before they were held, and that nobody has looked at: held,
-    /// they wait for the renewed program.
-    fn send_again(&mut self) {
-        thread::sleep(CAUGHT_MEANWHILE);
-        while let Ok(event) = self.events.try_recv() {
-            if let Event::Signal(signal) = event {
-                signals::send_to_self(signal);
+        match self.take_queued() {
+            Ok(caught) => {
+                caught.iter().for_each(|&signal| signals::send_to_self(signal));
+                let error = command.exec();
+                error!("the supervisor goes on as it is: {}: {error}", self.program.display());
+            }
+            // It is seen to first.
+            Err(events) => {
+                self.next_renewal_of_itself = Some(Instant::now());
+                for event in events {
+                    let _ = self.sender.send(event);
+                }
             }
         }
+        signals::let_go();
+    }
+
+    /// Empties the queue of events for a renewed program. Returns the signals in it, which are to be sent again: held,
+    /// they wait.
+    ///
+    /// # Errors
+    ///
+    /// All of it, where a gateway said something, or has ended: the renewed program would not hear of that.
+    fn take_queued(&self) -> Result<Vec<i32>, Vec<Event>> {
+        thread::sleep(CAUGHT_MEANWHILE);
+        let events: Vec<Event> = self.events.try_iter().collect();
+        let mut signals = Vec::new();
+        for event in &events {
+            match event {
+                Event::Signal(signal) => signals.push(*signal),
+                Event::Said(_, Said::Alive) => {}
+                Event::Said(..) | Event::Gone(_) => return Err(events),
+            }
+        }
+        Ok(signals)
     }
 
     /// Ends a successor that does not come up. The gateway that guards goes on where it still can.
@@ -600,7 +674,9 @@ impl Supervisor {
             let _ = kill_process(process.pid, Signal::KILL);
             return;
         }
-        self.wait_for_leaving();
+        // It may have opened ports, which the kernel's bypass claims. The one before it has closed its own.
+        self.leaving.retain(|(process, _)| process.pid != pid);
+        let _ = wait_for_end(pid, END_LIMIT, &mut self.watchdog);
         // The next gateway goes by it: what it closes is not opened once more.
         self.take_config();
         self.bypass(&format!("a renewal failed: {why}"), PATIENCE);
@@ -619,6 +695,7 @@ impl Supervisor {
             self.current.iter_mut().chain(self.successor.iter_mut().map(|s| &mut s.process))
         {
             process.alive = (process.alive + late).min(now);
+            process.guards_until = process.guards_until.map(|until| until + late);
         }
         // Whoever has said nothing yet is not there yet.
         let is_silent = |process: &Process| {
@@ -626,8 +703,12 @@ impl Supervisor {
             process.alive.elapsed() > limit
         };
         if let Some(process) = self.current.as_mut() {
+            let is_late =
+                process.guards.is_none() && process.guards_until.is_some_and(|at| now >= at);
             if process.hung.is_none() && is_silent(process) {
                 hang(process, said_nothing());
+            } else if process.hung.is_none() && is_late {
+                hang(process, format!("it did not open its ports within {HANDOVER_LIMIT:?}"));
             } else if process.hung.is_none() && process.guards.is_some() {
                 self.bypasses.feed();
             }
@@ -650,13 +731,18 @@ impl Supervisor {
         if is_due(self.next_renewal) && self.successor.is_none() {
             self.renew();
         }
-        if is_due(self.next_renewal_of_itself) && self.successor.is_none() {
-            self.renew_itself();
-        }
-        if is_due(self.next_release) && self.current.as_ref().is_some_and(|p| p.guards.is_some()) {
+        let guards = self.current.as_ref().is_some_and(|process| process.guards.is_some());
+        if is_due(self.next_release) && guards {
             if let Some(left) = self.bypasses.try_release() {
                 self.released(&left);
             }
+        }
+        let let_go = self.bypasses.release_dropped(guards);
+        if !let_go.is_empty() {
+            self.let_go(&let_go, guards);
+        }
+        if is_due(self.next_renewal_of_itself) && self.can_renew_itself() {
+            self.renew_itself();
         }
         self.leaving.retain(|(process, since)| {
             if since.elapsed() > END_LIMIT {
@@ -716,14 +802,19 @@ impl Supervisor {
         self.take_config_of(handed.as_deref());
         if let Some(mut successor) = self.successor.take() {
             warn!("{why}: the gateway that was to take over does so at once");
-            // One that waits for nothing but the ports opens them within a moment: a bypass that is being engaged
-            // has them, and would be in its way.
-            if successor.phase != Phase::Closes {
+            // One that waits for nothing but the ports opens them within a moment: the kernel's bypass, which claims
+            // them to the end, would be in its way. Should it take longer, it is the next one that hangs.
+            let opens_at_once = successor.phase == Phase::Closes;
+            if !opens_at_once {
                 self.bypass(&why, PATIENCE);
             }
             // Whatever it waited for is its own now.
             tell(&successor.process, Told::TakeOver);
             tell(&successor.process, Told::Ports);
+            if opens_at_once {
+                self.bypass_by_relays(&why);
+                successor.process.guards_until = Some(Instant::now() + HANDOVER_LIMIT);
+            }
             successor.process.alive = Instant::now();
             self.current = Some(successor.process);
             return None;
@@ -747,8 +838,23 @@ impl Supervisor {
     /// No gateway is left: wires that fail open carry everything from now on. Relays that have not said so after
     /// `patience` are asked again with all that is looked after.
     fn bypass(&mut self, why: &str, patience: Duration) {
-        let begun = Instant::now();
         self.bypasses.start_engaging();
+        self.engage(why, patience);
+    }
+
+    /// The same beside a gateway that is about to open the ports, without waiting for anything.
+    fn bypass_by_relays(&mut self, why: &str) {
+        self.bypasses.start_engaging_relays();
+        self.engage(why, Duration::ZERO);
+    }
+
+    fn engage(&mut self, why: &str, patience: Duration) {
+        let begun = Instant::now();
+        self.next_release = None;
+        if !self.bypasses.relays().is_empty() {
+            // Ahead of their programs: one that says nothing may have switched them all the same.
+            self.write_bypassed(&[], why);
+        }
         let engaged = loop {
             self.watchdog.alive();
             match self.bypasses.try_engage() {
@@ -760,6 +866,18 @@ impl Supervisor {
         };
         self.bypassed(why, &engaged);
         self.engaging = (!engaged.pending.is_empty()).then(|| why.to_owned());
+    }
+
+    /// Writes down that these wires pass unjudged, and that relays were told to. Returns since when, in milliseconds
+    /// since the Unix epoch.
+    fn write_bypassed(&self, wires: &[String], why: &str) -> i64 {
+        let socket = &self.config.control_socket;
+        let whose = ("the supervisor", why);
+        let bypassed = Bypassed::engaged(wires, &self.bypasses.relays(), whose, socket);
+        if let Err(error) = bypassed.write(socket) {
+            warn!("{NOT_WRITTEN}: {error}");
+        }
+        bypassed.since_unix_ms
     }
 
     /// Hears whether relays carry their wires by now.
@@ -774,16 +892,10 @@ impl Supervisor {
     /// Says what is bypassed now.
     fn bypassed(&mut self, why: &str, engaged: &Engaged) {
         // Relays may carry a wire as soon as they are told to.
-        let mut since = unix_now_ms().unwrap_or_default();
-        if !engaged.wires.is_empty() {
-            let socket = &self.config.control_socket;
-            let whose = ("the supervisor", why);
-            let bypassed = Bypassed::engaged(&engaged.wires, &engaged.relays, whose, socket);
-            since = bypassed.since_unix_ms;
-            if let Err(error) = bypassed.write(socket) {
-                warn!("`bulkhead status` cannot say that wires are bypassed: {error}");
-            }
-        }
+        let since = match engaged.wires.is_empty() {
+            true => unix_now_ms().unwrap_or_default(),
+            false => self.write_bypassed(&engaged.wires, why),
+        };
         let are_any = !engaged.wires.is_empty() || !engaged.pending.is_empty();
         if are_any && self.history.bypassed_since_unix_ms.is_none() {
             self.history.bypasses += 1;
@@ -798,18 +910,12 @@ impl Supervisor {
         self.history.last = Some(line);
     }
 
-    /// A gateway guards: it has ended the kernel's bypasses itself, before its ports rose.
-    fn end_bypass(&mut self) {
+    /// A gateway guards: it has ended the kernel's bypasses itself, before its ports rose. Relays are told with all
+    /// that is looked after, so that nobody waits for their programs.
+    fn start_release(&mut self) {
         self.history.last = None;
         self.engaging = None;
-        let left = loop {
-            self.watchdog.alive();
-            if let Some(left) = self.bypasses.try_release() {
-                break left;
-            }
-            thread::sleep(LOOK_INTERVAL);
-        };
-        self.released(&left);
+        self.next_release = Some(Instant::now());
     }
 
     /// All bypasses were told to let go, and those of the wires in `left` do not.
@@ -822,25 +928,44 @@ impl Supervisor {
         for wire in &untold {
             error!(target: kind::BYPASS, wire, "{RELAYS_UNTOLD}");
         }
-        let still = [left, &untold].concat();
+        let dropped = written.as_ref().map(|written| self.bypasses.dropped(written));
+        let still = [left, &untold, &dropped.unwrap_or_default()].concat();
         let outcome = match still.is_empty() {
             true => Bypassed::end(socket),
-            false => Bypassed::left(still, written.as_ref()).write(socket),
+            false => Bypassed::left(still.clone(), written.as_ref()).write(socket),
         };
         if let Err(error) = outcome {
-            warn!("`bulkhead status` does not say which wires are bypassed: {error}");
+            warn!("{NOT_WRITTEN}: {error}");
         }
         if !left.is_empty() {
             return;
         }
-        if let Some(since) = self.history.bypassed_since_unix_ms.take() {
-            let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
-            let took_ms = u64::try_from(took).unwrap_or(0);
-            self.history.bypassed_ms += took_ms;
+        if let Some(took_ms) = self.account_for_bypass() {
             let wires = written.iter().flat_map(|written| &written.wires);
-            for wire in wires.filter(|wire| !untold.contains(wire)) {
+            for wire in wires.filter(|wire| !still.contains(wire)) {
                 info!(target: kind::BYPASS, wire, took_ms, "nothing passes unjudged any more");
             }
+        }
+    }
+
+    /// Adds up how long wires were bypassed, where they were until now. Returns for how many milliseconds.
+    fn account_for_bypass(&mut self) -> Option<u64> {
+        let since = self.history.bypassed_since_unix_ms.take()?;
+        let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
+        let took_ms = u64::try_from(took).unwrap_or(0);
+        self.history.bypassed_ms += took_ms;
+        Some(took_ms)
+    }
+
+    /// Relays have let go for good. By now the kernel may carry their wires, unless a gateway `guards`.
+    fn let_go(&self, gone: &[String], guards: bool) {
+        self.change_written(|written| {
+            written.relays.retain(|wire| !gone.contains(wire));
+            let is_carried = |wire: &String| !guards && self.bypasses.has(wire);
+            written.wires.retain(|wire| !gone.contains(wire) || is_carried(wire));
+        });
+        for wire in gone {
+            info!(target: kind::BYPASS, wire, "its relays have let go: no configuration names their program");
         }
     }
 
@@ -953,231 +1078,4 @@ fn history_of(args: &RunArgs) -> History {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::Path;
-
-    use super::*;
-
-    #[test]
-    fn a_process_is_waited_for_and_killed_when_it_takes_too_long() {
-        let spawn = |script: &str| {
-            let child = Command::new("/bin/sh").args(["-c", script]).stdin(Stdio::null()).spawn();
-            Pid::from_child(&child.unwrap_or_else(|error| panic!("{error}")))
-        };
-        assert_eq!(
-            wait_for_end(spawn("exit 3"), END_LIMIT, &mut Watchdog::default()),
-            End::Exited(3)
-        );
-        assert_eq!(
-            wait_for_end(spawn("kill -9 $$"), END_LIMIT, &mut Watchdog::default()),
-            End::Signalled(9)
-        );
-        let stuck = spawn("exec sleep 600");
-        assert_eq!(
-            wait_for_end(stuck, Duration::from_millis(50), &mut Watchdog::default()),
-            End::Signalled(9)
-        );
-        assert_eq!(ended(stuck), Some(End::Unknown), "nobody waits for it twice");
-    }
-
-    const CLOSED: &str = "";
-
-    /// A configuration of one wire, whose `bypass-command` writes down what it is told.
-    fn text(dir: &Path, failure: &str) -> String {
-        format!(
-            "policy = \"p\"\ncontrol-socket = \"{}\"\n[[wire]]\nname = \"w\"\ninside = \"net_ring0\"\n\
-             outside = \"net_ring1\"\n{failure}",
-            dir.join("control.sock").display()
-        )
-    }
-
-    fn open(dir: &Path) -> String {
-        let said = dir.join("said").display().to_string();
-        let command = format!("[\"/bin/sh\", \"-c\", 'echo \"$0\" >> {said}']");
-        text(dir, &format!("fail = \"open\"\nbypass-command = {command}\n"))
-    }
-
-    fn said(dir: &Path) -> String {
-        std::fs::read_to_string(dir.join("said")).unwrap_or_default()
-    }
-
-    /// A supervisor whose configuration is `text`, in a file and by its own account.
-    fn supervisor(dir: &Path, text: &str) -> Supervisor {
-        let file = dir.join("gateway.toml");
-        std::fs::write(&file, text).unwrap();
-        let config = Config::of_text(&file, text).unwrap_or_else(|error| panic!("{error}"));
-        let args = RunArgs {
-            config: file,
-            log_level: None,
-            log_format: crate::cli::LogFormat::Text,
-            supervise: true,
-            supervised: false,
-            takeover: false,
-            adopt: None,
-            history: None,
-        };
-        let (sender, events) = unbounded();
-        Supervisor {
-            program: PathBuf::from("/no/such/program"),
-            args,
-            bypasses: Bypasses::new(&config),
-            config,
-            text: None,
-            guarded_by: None,
-            history: History::default(),
-            events,
-            sender,
-            current: None,
-            successor: None,
-            leaving: Vec::new(),
-            next_start: Instant::now(),
-            failures: 0,
-            renewal_asked: false,
-            next_renewal: None,
-            next_renewal_of_itself: None,
-            engaging: None,
-            next_release: None,
-            has_guarded: true,
-            watchdog: Watchdog::default(),
-            looked: Instant::now(),
-        }
-    }
-
-    /// A process that stands for a gateway, and its end of the channel.
-    fn gateway(config: &str) -> (Process, UnixStream) {
-        let child = Command::new("/bin/sleep").arg("600").spawn();
-        let pid = Pid::from_child(&child.unwrap_or_else(|error| panic!("{error}")));
-        let (stream, theirs) = UnixStream::pair().unwrap();
-        let (alive, config) = (Instant::now(), Some(config.to_owned()));
-        let guards = Some(alive);
-        let has_spoken = true;
-        let process =
-            Process { pid, stream, alive, has_spoken, guards, retired: false, hung: None, config };
-        (process, theirs)
-    }
-
-    fn successor(process: Process, phase: Phase) -> Successor {
-        let process = Process { guards: None, ..process };
-        Successor { process, phase, since: Instant::now(), closes: None }
-    }
-
-    #[test]
-    fn relays_that_nothing_tells_to_let_go_stay_written_down() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-        supervisor.bypass("it crashed", Duration::MAX);
-        let socket = supervisor.config.control_socket.clone();
-        let closed = text(dir.path(), CLOSED);
-        let closed = Config::of_text(&supervisor.args.config, &closed);
-        let open = std::mem::replace(
-            &mut supervisor.bypasses,
-            Bypasses::new(&closed.unwrap_or_else(|error| panic!("{error}"))),
-        );
-        supervisor.end_bypass();
-        let written = Bypassed::read(&socket).expect("they are engaged still");
-        assert_eq!((written.wires, written.by.as_str()), (vec!["w".to_owned()], "the supervisor"));
-        supervisor.bypasses = open;
-        supervisor.end_bypass();
-        assert_eq!(Bypassed::read(&socket), None);
-        assert_eq!(said(dir.path()), "engage\nrelease\n");
-    }
-
-    #[test]
-    fn a_wire_that_the_successor_closes_is_not_bypassed_by_what_the_file_says() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-        let (old, _its) = gateway(&open(dir.path()));
-        let (new, _end) = gateway(&text(dir.path(), CLOSED));
-        let (pid, heir) = (old.pid, new.pid);
-        supervisor.current = Some(old);
-        supervisor.successor = Some(successor(new, Phase::Prepares));
-        assert_eq!(supervisor.gone(pid), None);
-        let _ = kill_process(heir, Signal::KILL);
-        assert!(!said(dir.path()).contains("engage"), "{}", said(dir.path()));
-        assert_eq!(supervisor.config.open_wires().count(), 0);
-        let _ = wait_for_end(heir, END_LIMIT, &mut Watchdog::default());
-    }
-
-    #[test]
-    fn a_successor_that_opens_the_ports_at_once_gets_no_bypass_in_its_way() {
-        for (phase, is_bypassed) in [(Phase::Closes, false), (Phase::Prepares, true)] {
-            let dir = tempfile::tempdir().unwrap();
-            let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-            let (old, _its) = gateway(&open(dir.path()));
-            let (new, _end) = gateway(&open(dir.path()));
-            let (pid, heir) = (old.pid, new.pid);
-            supervisor.current = Some(old);
-            supervisor.successor = Some(successor(new, phase));
-            assert_eq!(supervisor.gone(pid), None);
-            let _ = kill_process(heir, Signal::KILL);
-            let is_told = || said(dir.path()).contains("engage");
-            let begun = Instant::now();
-            while is_told() != is_bypassed && begun.elapsed() < END_LIMIT {
-                thread::sleep(TICK);
-            }
-            assert_eq!(is_told(), is_bypassed, "{phase:?}");
-            assert_eq!(supervisor.current.map(|process| process.pid), Some(heir));
-            let _ = wait_for_end(heir, END_LIMIT, &mut Watchdog::default());
-        }
-    }
-
-    #[test]
-    fn relays_that_hang_do_not_keep_the_next_gateway_from_starting() {
-        let dir = tempfile::tempdir().unwrap();
-        let hangs = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 600; :\"]\n";
-        let hangs = text(dir.path(), hangs);
-        let mut supervisor = supervisor(dir.path(), &hangs);
-        let (old, _its) = gateway(&hangs);
-        let pid = old.pid;
-        supervisor.current = Some(old);
-        let begun = Instant::now();
-        assert_eq!(supervisor.gone(pid), None);
-        assert!(supervisor.next_start <= Instant::now());
-        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
-        // They may carry everything from now on.
-        assert_eq!(supervisor.history.bypasses, 1);
-        let cut = |supervisor: &Supervisor| {
-            supervisor.history.last.as_ref().is_some_and(|last| last.contains("cut"))
-        };
-        while !cut(&supervisor) {
-            assert!(begun.elapsed() < END_LIMIT, "what came of it is said");
-            supervisor.look_after();
-            thread::sleep(TICK);
-        }
-    }
-
-    #[test]
-    fn relays_that_take_a_while_are_written_down_once_they_carry() {
-        let dir = tempfile::tempdir().unwrap();
-        let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 0.5\"]\n";
-        let mut supervisor = supervisor(dir.path(), &text(dir.path(), slow));
-        let socket = supervisor.config.control_socket.clone();
-        let begun = Instant::now();
-        supervisor.bypass("it crashed", PATIENCE);
-        assert_eq!(Bypassed::read(&socket), None);
-        while Bypassed::read(&socket).is_none() {
-            assert!(begun.elapsed() < END_LIMIT);
-            supervisor.look_after();
-            thread::sleep(TICK);
-        }
-        assert_eq!(supervisor.history.bypasses, 1, "one bypass");
-        // A gateway that guards before they have said so has them let go all the same.
-        supervisor.bypass("it crashed again", PATIENCE);
-        supervisor.end_bypass();
-        assert_eq!((Bypassed::read(&socket), supervisor.engaging.take()), (None, None));
-    }
-
-    #[test]
-    fn a_supervisor_that_cannot_renew_itself_goes_by_the_text_of_the_renewed_gateway() {
-        let dir = tempfile::tempdir().unwrap();
-        let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-        let (new, _end) = gateway(&text(dir.path(), CLOSED));
-        let pid = new.pid;
-        supervisor.successor = Some(successor(new, Phase::Opens));
-        supervisor.change_places();
-        let _ = kill_process(pid, Signal::KILL);
-        assert_eq!(supervisor.config.open_wires().count(), 0);
-        assert!(supervisor.bypasses.is_empty(), "its death opens nothing");
-        let _ = wait_for_end(pid, END_LIMIT, &mut Watchdog::default());
-    }
-}
+mod tests;

@@ -104,7 +104,7 @@ fn small(frame: &mut Frame<'_>, area: Rect, model: &Model, silent: Option<Durati
             let text = format!("GONE {}", duration(silent.as_secs()));
             lines.push(Line::styled(text, look.bad()));
             if let Some(bypassed) = &model.bypassed {
-                let text = format!("UNJUDGED {}", bypassed.wires.join(" "));
+                let text = format!("UNJUDGED {}", bypassed.may_pass().join(" "));
                 lines.push(Line::styled(text, look.bad()));
             }
         }
