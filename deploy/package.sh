@@ -10,6 +10,7 @@ CARGO_DEB_VERSION=3.8.0
 usage() {
     cat <<TEXT
 usage: deploy/package.sh [--no-build] [--profile release|dev] [--out FOLDER] [--sign KEY]
+       deploy/package.sh [--no-build] [--profile release|dev] --stage FOLDER
        deploy/package.sh --tools
 
 Builds bulkhead, writes man pages, completions and the SBOM, packs them with cargo-deb
@@ -21,21 +22,23 @@ installed. The package: target/debian/bulkhead_VERSION_ARCH.deb
   --out FOLDER     where the package goes
   --sign KEY       sign it with this ssh key: bulkhead_VERSION_ARCH.deb.sig, which anybody checks with
                    ssh-keygen -Y verify -f TRUSTED -I WHO -n bulkhead-package -s FILE.sig <FILE
+  --stage FOLDER   only write there what goes into the package beside the program, for which no cargo-deb is needed
   --tools          only build cargo-deb, where it is not there
 TEXT
 }
 
-TOOLS='' BUILD=1 PROFILE=release OUT=target/debian KEY=''
+TOOLS='' BUILD=1 PROFILE=release OUT=target/debian KEY='' STAGE=target/package ONLY_STAGE=''
 while [ $# -gt 0 ]; do
     case $1 in
     --no-build) BUILD='' ;;
     --tools) TOOLS=1 ;;
-    --profile | --out | --sign)
+    --profile | --out | --sign | --stage)
         [ $# -ge 2 ] || die "$1 needs a value; --help says more"
         case $1 in
         --profile) PROFILE=$2 ;;
         --out) OUT=$2 ;;
         --sign) KEY=$2 ;;
+        --stage) STAGE=$2 ONLY_STAGE=1 ;;
         esac
         shift
         ;;
@@ -54,7 +57,7 @@ for tool in dpkg-deb dpkg-shlibdeps jq gzip; do
 done
 
 PATH=$PATH:$PWD/target/tools/bin
-if ! command -v cargo-deb >/dev/null; then
+if [ -z "$ONLY_STAGE" ] && ! command -v cargo-deb >/dev/null; then
     say "Building cargo-deb $CARGO_DEB_VERSION, once"
     run_cargo install --quiet --locked --version "$CARGO_DEB_VERSION" --root target/tools cargo-deb
 fi
@@ -71,7 +74,6 @@ fi
 [ -x "$FOLDER/bulkhead" ] || die "$FOLDER/bulkhead is not there: leave --no-build out"
 
 head_line "What goes into the package"
-STAGE=target/package
 rm -rf "$STAGE"
 mkdir -p "$STAGE"/{man,completions,units,sysusers,scripts,share,doc,etc}
 # Of the same age as the source, so that two builds are the same.
@@ -116,6 +118,7 @@ printf 'bulkhead (%s) stable; urgency=medium\n\n  * What changed: CHANGELOG.md b
     "$(date -u -R -d "@$SOURCE_DATE_EPOCH")" | gzip -9n >"$STAGE/doc/changelog.gz"
 gzip -9nc CHANGELOG.md >"$STAGE/doc/CHANGELOG.md.gz"
 deploy/sbom.sh "$FOLDER/bulkhead" "$STAGE/doc/bulkhead.cdx.json"
+[ -z "$ONLY_STAGE" ] || exit 0
 
 head_line "Packing"
 mkdir -p "$OUT"

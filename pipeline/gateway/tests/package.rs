@@ -69,14 +69,18 @@ fn files_below(folder: &Path) -> BTreeSet<PathBuf> {
     found
 }
 
-/// Packs the program that these tests were built with. The package, and what `package.sh` said.
-fn pack(folder: &Path) -> (PathBuf, String) {
+/// `package.sh`, for the program that these tests were built with.
+fn package_sh() -> Command {
     let profile = if cfg!(debug_assertions) { "dev" } else { "release" };
     let target = Path::new(env!("CARGO_BIN_EXE_bulkhead")).parent().unwrap().parent().unwrap();
-    let said = run(Command::new(repository().join("deploy/package.sh"))
-        .args(["--no-build", "--profile", profile, "--out"])
-        .arg(folder)
-        .env("CARGO_TARGET_DIR", target));
+    let mut command = Command::new(repository().join("deploy/package.sh"));
+    command.args(["--no-build", "--profile", profile]).env("CARGO_TARGET_DIR", target);
+    command
+}
+
+/// Packs that program. The package, and what `package.sh` said.
+fn pack(folder: &Path) -> (PathBuf, String) {
+    let said = run(package_sh().arg("--out").arg(folder));
     let made = fs::read_dir(folder).unwrap().flatten().map(|entry| entry.path());
     let mut debs: Vec<PathBuf> =
         made.filter(|path| path.extension().is_some_and(|e| e == "deb")).collect();
@@ -84,58 +88,128 @@ fn pack(folder: &Path) -> (PathBuf, String) {
     (debs.remove(0), said)
 }
 
+/// What packing takes, and what laying out takes of it.
 const TOOLS: &[&str] = &["cargo-deb", "dpkg-deb", "dpkg-shlibdeps", "jq"];
 
+/// What an operator needs, with its mode; the program and what is below `share` are more.
+const CONTENTS: &[(&str, u32)] = &[
+    ("/usr/bin/bulkhead", 0o755),
+    ("/usr/lib/systemd/system/bulkhead.service", 0o644),
+    ("/usr/lib/systemd/system/bulkhead-learn.service", 0o644),
+    ("/usr/lib/systemd/system/bulkhead-console.service", 0o644),
+    ("/usr/lib/sysusers.d/bulkhead.conf", 0o644),
+    ("/usr/lib/sysusers.d/bulkhead-learn.conf", 0o644),
+    ("/etc/bulkhead/gateway.toml", 0o644),
+    ("/etc/bulkhead/policy/10-site.yaml", 0o644),
+    ("/usr/share/man/man1/bulkhead.1.gz", 0o644),
+    ("/usr/share/man/man1/bulkhead-sign.1.gz", 0o644),
+    ("/usr/share/bash-completion/completions/bulkhead", 0o644),
+    ("/usr/share/zsh/vendor-completions/_bulkhead", 0o644),
+    ("/usr/share/fish/vendor_completions.d/bulkhead.fish", 0o644),
+    ("/usr/share/bulkhead/install.sh", 0o755),
+    ("/usr/share/bulkhead/kernel-interfaces.conf", 0o644),
+    ("/usr/share/bulkhead/60-bulkhead-vfio.rules", 0o644),
+    ("/usr/share/bulkhead/alerts.yml", 0o644),
+    ("/usr/share/bulkhead/dashboards/bulkhead.json", 0o644),
+    ("/usr/share/bulkhead/examples/plant-line.yaml", 0o644),
+    ("/usr/share/doc/bulkhead/README.md", 0o644),
+    ("/usr/share/doc/bulkhead/copyright", 0o644),
+    ("/usr/share/doc/bulkhead/changelog.gz", 0o644),
+    ("/usr/share/doc/bulkhead/bulkhead.cdx.json", 0o644),
+];
+
+/// Without cargo-deb too: what it packs, laid out as it would be by what its configuration says.
 #[test]
-fn the_package_holds_what_an_operator_needs_and_starts_nothing() {
+fn what_is_packed_is_whole_and_its_scripts_start_nothing() {
+    if is_missing("what is packed", &TOOLS[1..]) {
+        return;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let laid_out = lay_out(dir.path());
+    for (path, mode) in CONTENTS {
+        let found = fs::metadata(laid_out.join(&path[1..]));
+        let found = found.unwrap_or_else(|error| panic!("{path}: {error}"));
+        assert_eq!(found.permissions().mode() & 0o777, *mode, "{path}");
+    }
+    check_scripts(&laid_out);
+    check_units(&laid_out);
+    check_configuration(&laid_out);
+    check_sbom(&laid_out.join("usr/share/doc/bulkhead/bulkhead.cdx.json"));
+    run_scripts(&laid_out);
+}
+
+/// What `package.metadata.deb` names, where that has it go.
+fn lay_out(folder: &Path) -> PathBuf {
+    let (stage, root) = (folder.join("stage"), folder.join("laid-out"));
+    run(package_sh().arg("--stage").arg(&stage));
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("Cargo.toml");
+    let manifest: toml::Table = toml::from_str(&fs::read_to_string(manifest).unwrap()).unwrap();
+    let deb = &manifest["package"]["metadata"]["deb"];
+    for asset in deb["assets"].as_array().unwrap() {
+        let field = |index: usize| asset[index].as_str().unwrap();
+        for source in sources(field(0), &stage) {
+            let mut target = root.join(field(1));
+            if field(1).ends_with('/') {
+                target.push(source.file_name().unwrap());
+            }
+            fs::create_dir_all(target.parent().unwrap()).unwrap();
+            fs::copy(&source, &target).unwrap();
+            let mode = u32::from_str_radix(field(2), 8).unwrap();
+            fs::set_permissions(&target, fs::Permissions::from_mode(mode)).unwrap();
+        }
+    }
+    fs::create_dir_all(root.join("DEBIAN")).unwrap();
+    for script in fs::read_dir(stage.join("scripts")).unwrap().flatten() {
+        let target = root.join("DEBIAN").join(script.file_name());
+        fs::copy(script.path(), &target).unwrap();
+        fs::set_permissions(&target, fs::Permissions::from_mode(0o755)).unwrap();
+    }
+    root
+}
+
+/// The files that an asset's source names: at most one `*` in the last part of its path.
+fn sources(asset: &str, stage: &Path) -> Vec<PathBuf> {
+    let path = match asset.strip_prefix("../../target/package/") {
+        Some(staged) => stage.join(staged),
+        None if asset == "target/release/bulkhead" => env!("CARGO_BIN_EXE_bulkhead").into(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(asset),
+    };
+    let name = path.file_name().unwrap().to_str().unwrap();
+    let Some((before, after)) = name.split_once('*') else { return vec![path] };
+    let named = |path: &PathBuf| {
+        let name = path.file_name().unwrap().to_str().unwrap();
+        name.starts_with(before) && name.ends_with(after) && path.is_file()
+    };
+    let entries = fs::read_dir(path.parent().unwrap()).unwrap().flatten();
+    let found: Vec<PathBuf> = entries.map(|entry| entry.path()).filter(named).collect();
+    assert!(!found.is_empty(), "{asset} names nothing");
+    found
+}
+
+#[test]
+fn the_package_holds_what_an_operator_needs() {
     if is_missing("the Debian package", TOOLS) {
         return;
     }
     let dir = tempfile::tempdir().unwrap();
     let (deb, said) = pack(dir.path());
-    let (deb, version) = (&deb, env!("CARGO_PKG_VERSION"));
     if is_there("lintian") {
         assert!(said.contains("no errors, no warnings"), "{said}");
     } else {
         println!("SKIPPED: lintian: not installed");
     }
-    check_contents(deb);
+    check_contents(&deb);
     let unpacked = dir.path().join("unpacked");
-    run(Command::new("dpkg-deb").arg("-R").arg(deb).arg(&unpacked));
-    check_control(&unpacked, version);
-    check_units(&unpacked);
-    check_configuration(&unpacked);
-    check_sbom(&unpacked.join("usr/share/doc/bulkhead/bulkhead.cdx.json"));
-    run_scripts(&unpacked);
+    run(Command::new("dpkg-deb").arg("-R").arg(&deb).arg(&unpacked));
+    check_control(&unpacked, env!("CARGO_PKG_VERSION"));
+    check_scripts(&unpacked);
 }
 
 fn check_contents(deb: &Path) {
     let listed = listing(deb);
-    for (path, mode) in [
-        ("/usr/bin/bulkhead", "-rwxr-xr-x"),
-        ("/usr/lib/systemd/system/bulkhead.service", "-rw-r--r--"),
-        ("/usr/lib/systemd/system/bulkhead-learn.service", "-rw-r--r--"),
-        ("/usr/lib/sysusers.d/bulkhead-learn.conf", "-rw-r--r--"),
-        ("/etc/bulkhead/gateway.toml", "-rw-r--r--"),
-        ("/etc/bulkhead/policy/10-site.yaml", "-rw-r--r--"),
-        ("/usr/share/man/man1/bulkhead.1.gz", "-rw-r--r--"),
-        ("/usr/share/man/man1/bulkhead-sign.1.gz", "-rw-r--r--"),
-        ("/usr/share/bash-completion/completions/bulkhead", "-rw-r--r--"),
-        ("/usr/share/zsh/vendor-completions/_bulkhead", "-rw-r--r--"),
-        ("/usr/share/fish/vendor_completions.d/bulkhead.fish", "-rw-r--r--"),
-        ("/usr/share/bulkhead/install.sh", "-rwxr-xr-x"),
-        ("/usr/share/bulkhead/kernel-interfaces.conf", "-rw-r--r--"),
-        ("/usr/share/bulkhead/60-bulkhead-vfio.rules", "-rw-r--r--"),
-        ("/usr/lib/sysusers.d/bulkhead.conf", "-rw-r--r--"),
-        ("/usr/share/bulkhead/alerts.yml", "-rw-r--r--"),
-        ("/usr/share/bulkhead/dashboards/bulkhead.json", "-rw-r--r--"),
-        ("/usr/share/bulkhead/examples/plant-line.yaml", "-rw-r--r--"),
-        ("/usr/share/doc/bulkhead/README.md", "-rw-r--r--"),
-        ("/usr/share/doc/bulkhead/copyright", "-rw-r--r--"),
-        ("/usr/share/doc/bulkhead/changelog.gz", "-rw-r--r--"),
-        ("/usr/share/doc/bulkhead/bulkhead.cdx.json", "-rw-r--r--"),
-    ] {
-        let found = listed.get(path).unwrap_or_else(|| panic!("{path} is missing: {listed:?}"));
+    for (path, mode) in CONTENTS {
+        let mode = if *mode == 0o755 { "-rwxr-xr-x" } else { "-rw-r--r--" };
+        let found = listed.get(*path).unwrap_or_else(|| panic!("{path} is missing: {listed:?}"));
         let owner = found.1.as_str();
         assert!(found.0 == mode && ["root/root", "0/0"].contains(&owner), "{path}: {found:?}");
     }
@@ -160,6 +234,10 @@ fn check_control(unpacked: &Path, version: &str) {
     let conffiles = fs::read_to_string(unpacked.join("DEBIAN/conffiles")).unwrap();
     let kept = ["/etc/bulkhead/gateway.toml", "/etc/bulkhead/policy/10-site.yaml"];
     assert_eq!(conffiles.lines().collect::<Vec<_>>(), kept);
+}
+
+/// What dpkg runs is whole, and starts nothing.
+fn check_scripts(unpacked: &Path) {
     for script in ["postinst", "prerm", "postrm"] {
         let path = unpacked.join("DEBIAN").join(script);
         let text = fs::read_to_string(&path).unwrap();
