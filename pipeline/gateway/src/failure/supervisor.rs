@@ -304,7 +304,7 @@ impl Supervisor {
 
     /// Takes up the configuration as it is now, for the gateway that starts next: what fails open, and which ports it
     /// has, has to be the same for both. Where it makes no sense, the one by which a gateway guarded last goes on.
-    /// Returns whether anything is different: then nothing is bypassed.
+    /// Returns whether anything is different: what is new has yet to be bypassed then.
     fn take_config(&mut self) -> bool {
         self.take_config_of(None)
     }
