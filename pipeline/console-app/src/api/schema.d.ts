@@ -1103,7 +1103,7 @@ export interface components {
              */
             to: string;
         };
-        /** @description Wires that pass everything unjudged. */
+        /** @description Wires that pass everything unjudged, or may. */
         BypassShown: {
             /** @description Who bypasses them: `the supervisor`, `systemd`, or a user. */
             by: string;

@@ -67,9 +67,6 @@ pub trait Bypass: Send {
     /// What failed and the remedy: frames may pass unjudged.
     fn release(&mut self) -> Option<Result<(), String>>;
 
-    /// Ends what is under way of either, wherever it stands.
-    fn halt(&mut self) {}
-
     /// A gateway judges still: for hardware with a watchdog of its own, which engages by itself when it
     /// is not told this for a while. May be called as often as one likes.
     fn feed(&mut self) {}
@@ -246,7 +243,11 @@ struct KernelBypass {
 impl Bypass for KernelBypass {
     #[cfg(feature = "dpdk")]
     fn begin(&mut self) -> bool {
+        let is_engaged = |port| bulkhead_dpdk::redirect::is_engaged(port).unwrap_or(false);
+        // It may have come to one direction.
         bulkhead_dpdk::redirect::begin(&self.inside, &self.outside).is_ok()
+            || is_engaged(&self.inside)
+            || is_engaged(&self.outside)
     }
 
     #[cfg(feature = "dpdk")]

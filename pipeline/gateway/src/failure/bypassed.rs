@@ -111,6 +111,19 @@ impl Bypassed {
         }
     }
 
+    /// Has what is written down beside one control socket lie beside another one.
+    ///
+    /// # Errors
+    ///
+    /// What the file system says.
+    pub fn move_to(from: &Path, to: &Path) -> io::Result<()> {
+        if let Some(written) = Self::read(from).filter(|_| from != to) {
+            written.write(to)?;
+            Self::end(from)?;
+        }
+        Ok(())
+    }
+
     /// Writes it down beside the control socket, for everybody to read.
     ///
     /// # Errors
@@ -269,6 +282,10 @@ mod tests {
         bypassed.write(&one).unwrap();
         Bypassed::end(&other).unwrap();
         assert_eq!(Bypassed::read(&other), None);
-        assert_eq!(Bypassed::read(&one), Some(bypassed));
+        assert_eq!(Bypassed::read(&one), Some(bypassed.clone()));
+        Bypassed::move_to(&one, &one).unwrap();
+        assert_eq!(Bypassed::read(&one), Some(bypassed.clone()));
+        Bypassed::move_to(&one, &other).unwrap();
+        assert_eq!((Bypassed::read(&one), Bypassed::read(&other)), (None, Some(bypassed)));
     }
 }

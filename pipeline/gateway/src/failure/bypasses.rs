@@ -21,7 +21,7 @@ const PAUSE: Duration = Duration::from_millis(20);
 
 /// How far a wire's bypass has come.
 struct Attempts {
-    begun: Instant,
+    begun: Option<Instant>,
     made: u32,
     /// When the next one is due.
     next: Instant,
@@ -31,18 +31,19 @@ struct Attempts {
 
 impl Attempts {
     fn new() -> Self {
-        let now = Instant::now();
-        Self { begun: now, made: 0, next: now, outcome: None }
+        Self { begun: None, made: 0, next: Instant::now(), outcome: None }
     }
 
     fn go_on(&mut self, wire: &str, bypass: &mut dyn Bypass) {
+        self.begun.get_or_insert_with(Instant::now);
         if self.outcome.is_some() || Instant::now() < self.next {
             return;
         }
         let Some(outcome) = bypass.engage() else { return };
         self.made += 1;
         // A program that hangs once does so again.
-        let is_last = self.made == ATTEMPTS || self.begun.elapsed() >= COMMAND_LIMIT;
+        let is_last = self.made == ATTEMPTS
+            || self.begun.is_some_and(|begun| begun.elapsed() >= COMMAND_LIMIT);
         match &outcome {
             Err(_) if !is_last => {
                 self.next = Instant::now() + PAUSE;
@@ -72,10 +73,11 @@ impl Open {
         !self.command.is_empty()
     }
 
-    /// Whether both are worked alike. Relays are known by their wire's name.
+    /// Whether both are the same way. Relays are known by their program and their wire's name.
     fn is_as(&self, other: &Self) -> bool {
-        let is_alike = self.name == other.name && self.command == other.command;
-        is_alike && (self.has_relays() || self.ports == other.ports)
+        let is_named_alike =
+            if self.has_relays() { self.name == other.name } else { self.ports == other.ports };
+        self.command == other.command && is_named_alike
     }
 }
 
@@ -85,6 +87,10 @@ pub struct Bypasses {
     wires: Vec<Open>,
     /// Those whose relays are to let go for good, as the configuration does not name their program any more.
     dropped: Vec<Open>,
+    /// Those of them that have, and that nobody has asked for.
+    let_go: Vec<String>,
+    /// Those of them that did not when they were told.
+    held: Vec<Open>,
     /// Whether a gateway is about to open the ports, so that the kernel's way is not to be gone.
     ports_are_taken: bool,
     /// What came of those that were told to carry frames, while others have yet to.
@@ -114,23 +120,34 @@ impl Bypasses {
             }
         }
         wires.sort_by_key(Open::has_relays);
-        let (dropped, engaging, released) = (Vec::new(), Vec::new(), Vec::new());
-        Self { wires, dropped, ports_are_taken: false, engaging, released }
+        Self {
+            wires,
+            dropped: Vec::new(),
+            let_go: Vec::new(),
+            held: Vec::new(),
+            ports_are_taken: false,
+            engaging: Vec::new(),
+            released: Vec::new(),
+        }
     }
 
     /// Goes by another configuration. Relays that it works alike go on with what they do; those whose program it does
-    /// not name any more are let go: see [`Self::release_dropped`]. What the kernel carries of a wire that is no
+    /// not name any more are let go: see [`Self::let_go`]. What the kernel carries of a wire that is no
     /// longer open is [`clear_closed`](super::bypass::clear_closed)'s.
     pub fn renew(&mut self, config: &Config) {
         let before = std::mem::replace(self, Self::new(config));
+        self.let_go = before.let_go;
+        let is_as = |new: &Open, old: &Open| new.is_as(old);
         for old in before.wires.into_iter().chain(before.dropped) {
-            match self.wires.iter_mut().find(|new| new.is_as(&old)) {
+            match self.wires.iter_mut().find(|new| is_as(new, &old)) {
                 Some(new) if old.has_relays() => new.bypass = old.bypass,
                 Some(new) => new.has_begun = old.has_begun,
                 None if old.has_relays() => self.dropped.push(old),
                 None => {}
             }
         }
+        let is_told = |held: &Open| self.wires.iter().any(|new| new.is_as(held));
+        self.held = before.held.into_iter().filter(|held| !is_told(held)).collect();
     }
 
     /// Whether a wire fails open, and something can bypass it.
@@ -144,22 +161,18 @@ impl Bypasses {
         relays.map(|open| open.name.clone()).collect()
     }
 
-    /// Those wires of a bypass that is written down whose relays have yet to let go for good.
-    pub fn dropped(&self, written: &Bypassed) -> Vec<String> {
-        let relays = self.relays();
-        let is_dropped = |wire: &&String| {
-            !relays.contains(wire) && self.dropped.iter().any(|d| d.name == **wire)
-        };
-        written.relays.iter().filter(is_dropped).cloned().collect()
+    /// Those wires whose relays have yet to let go for good.
+    pub fn dropped(&self) -> Vec<String> {
+        self.dropped.iter().map(|open| open.name.clone()).collect()
     }
 
     /// Those wires of a bypass that is written down whose relays nothing here tells to let go: their wire fails
     /// closed by now, or its configuration names no program any more.
     pub fn cannot_release(&self, written: Option<&Bypassed>) -> Vec<String> {
-        let told = self.wires.iter().filter(|open| open.has_relays()).chain(&self.dropped);
-        let told: Vec<&String> = told.map(|open| &open.name).collect();
+        let told = [self.relays(), self.dropped()].concat();
+        let is_held = |wire: &String| self.held.iter().any(|open| open.name == *wire);
         let relays = written.iter().flat_map(|written| &written.relays);
-        relays.filter(|wire| !told.contains(wire)).cloned().collect()
+        relays.filter(|wire| !told.contains(wire) || is_held(wire)).cloned().collect()
     }
 
     /// Whether one that was told to let go is still at it, or is to let go for good.
@@ -193,11 +206,6 @@ impl Bypasses {
         self.engaging.clear();
         self.released.clear();
         self.ports_are_taken = false;
-        let relays = self.relays();
-        // What it does would come after what the wire's own program is told now. It is told again.
-        for dropped in self.dropped.iter_mut().filter(|open| relays.contains(&open.name)) {
-            dropped.bypass.halt();
-        }
     }
 
     /// The same beside a gateway that is about to open the ports: what the kernel has begun to carry it carries until
@@ -209,14 +217,21 @@ impl Bypasses {
 
     /// Goes on with that without waiting, and is to be called again: [`None`] while the kernel has yet to carry some,
     /// for which it needs their ports, and with those that are pending while programs run. All run at once, so that
-    /// one that hangs holds no other up.
+    /// one that hangs holds no other up; but for relays that are let go, before the others: they may be the same ones,
+    /// by another wire's name.
     pub fn try_engage(&mut self) -> Option<Engaged> {
+        self.release_dropped();
         self.engaging.resize_with(self.wires.len(), Attempts::new);
         let mut engaged = Engaged::default();
         let mut needs_ports = false;
         for (open, attempts) in self.wires.iter_mut().zip(&mut self.engaging) {
             if self.ports_are_taken && !open.has_relays() {
-                engaged.wires.extend(open.has_begun.then(|| open.name.clone()));
+                let of = if open.has_begun { &mut engaged.wires } else { &mut engaged.failed };
+                of.push(open.name.clone());
+                continue;
+            }
+            if open.has_relays() && !self.dropped.is_empty() {
+                engaged.pending.push(open.name.clone());
                 continue;
             }
             attempts.go_on(&open.name, open.bypass.as_mut());
@@ -277,28 +292,25 @@ impl Bypasses {
         Some(left)
     }
 
-    /// Tells relays to let go, once, whose program the configuration does not name any more, without waiting for it;
-    /// where another program works that wire now, once a gateway `guards`: nobody judges it before. Returns the
-    /// wires whose relays have.
-    pub fn release_dropped(&mut self, guards: bool) -> Vec<String> {
-        let relays = self.relays();
-        let mut released = Vec::new();
-        self.dropped.retain_mut(|open| {
-            let is_worked = relays.contains(&open.name);
-            if is_worked && !guards {
-                return true;
-            }
+    /// Goes on with letting go those for good whose program the configuration does not name any more, without waiting.
+    /// Returns the wires whose relays have since this was asked last.
+    pub fn let_go(&mut self) -> Vec<String> {
+        self.release_dropped();
+        std::mem::take(&mut self.let_go)
+    }
+
+    fn release_dropped(&mut self) {
+        for mut open in std::mem::take(&mut self.dropped) {
             match open.bypass.release() {
-                None => return true,
-                Some(Ok(())) if is_worked => {}
-                Some(Ok(())) => released.push(open.name.clone()),
+                None => self.dropped.push(open),
+                Some(Ok(())) => self.let_go.push(open.name),
+                // It is told once: one that hangs would keep others from carrying their wires.
                 Some(Err(error)) => {
                     error!(target: kind::BYPASS, wire = open.name, "{error}: {RELAYS_UNTOLD}");
+                    self.held.push(open);
                 }
             }
-            false
-        });
-        released
+        }
     }
 
     /// A gateway judges.
@@ -506,7 +518,7 @@ mod tests {
     }
 
     #[test]
-    fn relays_that_another_configuration_works_alike_go_on_and_others_let_go_for_good() {
+    fn relays_that_another_configuration_works_alike_go_on_and_others_let_go_first() {
         let dir = tempfile::tempdir().unwrap();
         let said = dir.path().join("said");
         let wire = |name: &str, by: &str| {
@@ -514,38 +526,39 @@ mod tests {
             format!(
                 "[[wire]]\nname = \"{name}\"\ninside = \"net_ring_{name}0\"\noutside = \"net_ring_{name}1\"\n\
                  fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", 'echo {by} $0 $1 >> {said}; \
-                 [ {by} != slow ] || sleep 1']\n"
+                 case {by} in slow) sleep 1.5;; stuck) [ $0 = engage ];; esac']\n"
             )
         };
-        let config = |wires: &str| {
-            let config =
-                Config::parse("g.toml", Path::new(""), &format!("policy = \"p\"\n{wires}"));
+        let config = |wires: &[String]| {
+            let text = format!("policy = \"p\"\n{}", wires.concat());
+            let config = Config::parse("g.toml", Path::new(""), &text);
             config.unwrap_or_else(|error| panic!("{error}"))
         };
-        let told = || fs::read_to_string(&said).unwrap_or_default();
-        let all = wire("a", "slow") + &wire("b", "old") + &wire("c", "old");
-        let mut bypasses = Bypasses::new(&config(&all));
-        let pending = |engaged: &Option<Engaged>| engaged.as_ref().map(|e| e.pending.clone());
-        while pending(&bypasses.try_engage()) != Some(vec!["a".to_owned()]) {
+        let before = [wire("a", "slow"), wire("b", "old"), wire("c", "card"), wire("d", "stuck")];
+        let mut bypasses = Bypasses::new(&config(&before));
+        while bypasses.try_engage().map(|engaged| engaged.pending) != Some(vec!["a".to_owned()]) {
             thread::sleep(LOOK_INTERVAL);
         }
-        bypasses.renew(&config(&(wire("a", "slow") + &wire("b", "new") + "")));
+        // One has another program, one another name, one another program and sticks.
+        let after = [wire("a", "slow"), wire("b", "new"), wire("x", "card"), wire("d", "new")];
+        bypasses.renew(&config(&after));
         assert!(bypasses.is_releasing());
-        let mut let_go = Vec::new();
-        while let_go.is_empty() {
-            let_go = bypasses.release_dropped(false);
-        }
-        assert_eq!(let_go, ["c"], "b is to be carried still");
-        assert_eq!(bypasses.engage().wires, ["a", "b"]);
-        assert_eq!(told().matches("slow engage a").count(), 1, "it went on: {}", told());
-        assert!(!told().contains("old release b"), "{}", told());
-        while bypasses.is_releasing() {
-            assert_eq!(bypasses.release_dropped(true), Vec::<String>::new(), "b is the new one's");
-        }
-        assert!(
-            told().contains("old release b") && !told().contains("new release b"),
-            "{}",
-            told()
-        );
+        assert_eq!(bypasses.engage().wires, ["a", "b", "x", "d"]);
+        assert!(!bypasses.is_releasing());
+        let mut let_go = bypasses.let_go();
+        let_go.sort();
+        assert_eq!(let_go, ["b", "c"]);
+        let told = fs::read_to_string(&said).unwrap();
+        assert_eq!(told.matches("slow engage a").count(), 1, "it went on: {told}");
+        let place = |line: &str| told.find(line).unwrap_or_else(|| panic!("{line}: {told}"));
+        assert!(place("old release b") < place("new engage b"), "{told}");
+        assert!(place("card release c") < place("card engage x"), "{told}");
+        // Nothing tells those that stick to let go any more, until a configuration names their program again.
+        let socket = dir.path().join("control.sock");
+        let written =
+            Bypassed::engaged(&[], &bypasses.relays(), ("the supervisor", "why"), &socket);
+        assert_eq!(bypasses.cannot_release(Some(&written)), ["d"]);
+        bypasses.renew(&config(&before));
+        assert_eq!(bypasses.cannot_release(Some(&written)), ["x"], "not engaged, but written");
     }
 }

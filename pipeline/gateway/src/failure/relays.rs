@@ -61,8 +61,9 @@ impl RelayBypass {
     /// Has the program do this, and nothing beside it: what it was told before it would do afterwards. None is started
     /// beside more than `most` that were killed and do not end.
     fn work(&mut self, what: &'static str, most: usize) -> Option<Result<(), String>> {
-        if self.at_work.as_ref().is_some_and(|run| run.what != what) {
-            self.halt();
+        if let Some(mut run) = self.at_work.take_if(|run| run.what != what) {
+            run.kill();
+            self.killed.push(run);
         }
         if self.at_work.is_none() {
             let left_behind = self.left_behind();
@@ -140,13 +141,6 @@ impl Bypass for RelayBypass {
 
     fn release(&mut self) -> Option<Result<(), String>> {
         self.work("release", 0)
-    }
-
-    fn halt(&mut self) {
-        if let Some(mut run) = self.at_work.take() {
-            run.kill();
-            self.killed.push(run);
-        }
     }
 
     fn feed(&mut self) {

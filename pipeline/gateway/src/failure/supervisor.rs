@@ -43,6 +43,9 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 /// How long a new gateway may take to be ready to take over, policy and all.
 const PREPARE_LIMIT: Duration = Duration::from_secs(180);
 
+/// How long killed gateways are waited for that are in a bypass's way.
+const HANDS_OFF_LIMIT: Duration = Duration::from_secs(2);
+
 /// How long ports may take to change hands.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(10);
 
@@ -193,6 +196,8 @@ struct Supervisor {
     next_renewal_of_itself: Option<Instant>,
     /// Why wires are bypassed, while relays have yet to say whether they carry them.
     engaging: Option<String>,
+    /// Those wires of which it was said that everything passes unjudged.
+    said_of: Vec<String>,
     /// When bypasses are told to let go, of a gateway that guards.
     next_release: Option<Instant>,
     has_guarded: bool,
@@ -255,6 +260,7 @@ impl Supervisor {
             next_renewal: None,
             next_renewal_of_itself: None,
             engaging: None,
+            said_of: Vec::new(),
             next_release: None,
             has_guarded: false,
             watchdog: Watchdog::default(),
@@ -333,13 +339,13 @@ impl Supervisor {
             return false;
         }
         self.go_by(config);
-        if let Err(error) = clear_closed(&self.config) {
-            error!("{error}");
+        match clear_closed(&self.config) {
+            Ok(()) => self.change_written(|written| {
+                let relays = &written.relays;
+                written.wires.retain(|wire| self.bypasses.has(wire) || relays.contains(wire));
+            }),
+            Err(error) => error!("{error}"),
         }
-        self.change_written(|written| {
-            let relays = &written.relays;
-            written.wires.retain(|wire| self.bypasses.has(wire) || relays.contains(wire));
-        });
         if self.bypasses.is_empty() {
             self.account_for_bypass();
         }
@@ -356,6 +362,10 @@ impl Supervisor {
     /// Goes by another configuration. Relays that it does not name any more are told to let go meanwhile.
     fn go_by(&mut self, config: Config) {
         self.bypasses.renew(&config);
+        let [from, to] = [&self.config, &config].map(|config| &config.control_socket);
+        if let Err(error) = Bypassed::move_to(from, to) {
+            warn!("{NOT_WRITTEN}: {error}");
+        }
         self.config = config;
     }
 
@@ -569,9 +579,12 @@ impl Supervisor {
 
     /// Whether nothing is under way that a renewed program would not know of.
     fn can_renew_itself(&self) -> bool {
-        let guards = self.current.as_ref().is_some_and(|p| p.guards.is_some() && p.hung.is_none());
-        guards
+        let guards = |process: &Process| {
+            process.guards.is_some() && process.hung.is_none() && !process.retired
+        };
+        self.current.as_ref().is_some_and(guards)
             && self.successor.is_none()
+            && self.next_renewal.is_none()
             && self.leaving.is_empty()
             && !self.bypasses.is_releasing()
     }
@@ -674,9 +687,8 @@ impl Supervisor {
             let _ = kill_process(process.pid, Signal::KILL);
             return;
         }
-        // It may have opened ports, which the kernel's bypass claims. The one before it has closed its own.
-        self.leaving.retain(|(process, _)| process.pid != pid);
-        let _ = wait_for_end(pid, END_LIMIT, &mut self.watchdog);
+        // Whatever they have of the ports still is in the way of the kernel's bypass.
+        self.end_leaving(HANDS_OFF_LIMIT);
         // The next gateway goes by it: what it closes is not opened once more.
         self.take_config();
         self.bypass(&format!("a renewal failed: {why}"), PATIENCE);
@@ -709,8 +721,6 @@ impl Supervisor {
                 hang(process, said_nothing());
             } else if process.hung.is_none() && is_late {
                 hang(process, format!("it did not open its ports within {HANDOVER_LIMIT:?}"));
-            } else if process.hung.is_none() && process.guards.is_some() {
-                self.bypasses.feed();
             }
         }
         if let Some(successor) = &self.successor {
@@ -737,7 +747,10 @@ impl Supervisor {
                 self.released(&left);
             }
         }
-        let let_go = self.bypasses.release_dropped(guards);
+        if self.current.as_ref().is_some_and(|p| p.guards.is_some() && p.hung.is_none()) {
+            self.bypasses.feed();
+        }
+        let let_go = self.bypasses.let_go();
         if !let_go.is_empty() {
             self.let_go(&let_go, guards);
         }
@@ -750,6 +763,19 @@ impl Supervisor {
             }
             ended(process.pid).is_none()
         });
+    }
+
+    /// Kills those that ended their part, and waits for `limit` at most until they have ended.
+    fn end_leaving(&mut self, limit: Duration) {
+        for (process, _) in &self.leaving {
+            let _ = kill_process(process.pid, Signal::KILL);
+        }
+        let begun = Instant::now();
+        while !self.leaving.is_empty() && begun.elapsed() < limit {
+            self.watchdog.alive();
+            self.leaving.retain(|(process, _)| ended(process.pid).is_none());
+            thread::sleep(LOOK_INTERVAL);
+        }
     }
 
     fn wait_for_leaving(&mut self) {
@@ -900,8 +926,11 @@ impl Supervisor {
         if are_any && self.history.bypassed_since_unix_ms.is_none() {
             self.history.bypasses += 1;
             self.history.bypassed_since_unix_ms = Some(since);
-            for wire in engaged.wires.iter().chain(&engaged.pending) {
+        }
+        for wire in engaged.wires.iter().chain(&engaged.pending) {
+            if !self.said_of.contains(wire) {
                 warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
+                self.said_of.push(wire.clone());
             }
         }
         let line = format!("{why}; {engaged}");
@@ -915,6 +944,7 @@ impl Supervisor {
     fn start_release(&mut self) {
         self.history.last = None;
         self.engaging = None;
+        self.account_for_bypass();
         self.next_release = Some(Instant::now());
     }
 
@@ -928,8 +958,10 @@ impl Supervisor {
         for wire in &untold {
             error!(target: kind::BYPASS, wire, "{RELAYS_UNTOLD}");
         }
-        let dropped = written.as_ref().map(|written| self.bypasses.dropped(written));
-        let still = [left, &untold, &dropped.unwrap_or_default()].concat();
+        let mut still = [left, &untold].concat();
+        let is_written =
+            |wire: &String| written.as_ref().is_some_and(|written| written.relays.contains(wire));
+        still.extend(self.bypasses.dropped().into_iter().filter(is_written));
         let outcome = match still.is_empty() {
             true => Bypassed::end(socket),
             false => Bypassed::left(still.clone(), written.as_ref()).write(socket),
@@ -937,32 +969,30 @@ impl Supervisor {
         if let Err(error) = outcome {
             warn!("{NOT_WRITTEN}: {error}");
         }
-        if !left.is_empty() {
-            return;
-        }
-        if let Some(took_ms) = self.account_for_bypass() {
-            let wires = written.iter().flat_map(|written| &written.wires);
-            for wire in wires.filter(|wire| !still.contains(wire)) {
-                info!(target: kind::BYPASS, wire, took_ms, "nothing passes unjudged any more");
+        for wire in written.iter().flat_map(|written| &written.wires) {
+            if !still.contains(wire) {
+                info!(target: kind::BYPASS, wire, "nothing passes unjudged any more");
             }
         }
     }
 
-    /// Adds up how long wires were bypassed, where they were until now. Returns for how many milliseconds.
-    fn account_for_bypass(&mut self) -> Option<u64> {
-        let since = self.history.bypassed_since_unix_ms.take()?;
-        let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
-        let took_ms = u64::try_from(took).unwrap_or(0);
-        self.history.bypassed_ms += took_ms;
-        Some(took_ms)
+    /// Adds up how long wires were bypassed, where they were until now.
+    fn account_for_bypass(&mut self) {
+        self.said_of.clear();
+        if let Some(since) = self.history.bypassed_since_unix_ms.take() {
+            let took = unix_now_ms().map_or(0, |now| now.saturating_sub(since));
+            self.history.bypassed_ms += u64::try_from(took).unwrap_or(0);
+        }
     }
 
-    /// Relays have let go for good. By now the kernel may carry their wires, unless a gateway `guards`.
+    /// Relays have let go for good. By now the kernel, or others, may carry their wires, unless a gateway `guards`.
     fn let_go(&self, gone: &[String], guards: bool) {
         self.change_written(|written| {
-            written.relays.retain(|wire| !gone.contains(wire));
-            let is_carried = |wire: &String| !guards && self.bypasses.has(wire);
-            written.wires.retain(|wire| !gone.contains(wire) || is_carried(wire));
+            let relays = self.bypasses.relays();
+            written.relays.retain(|wire| !gone.contains(wire) || relays.contains(wire));
+            let by_kernel =
+                |wire: &String| !guards && self.bypasses.has(wire) && !relays.contains(wire);
+            written.wires.retain(|wire| !gone.contains(wire) || by_kernel(wire));
         });
         for wire in gone {
             info!(target: kind::BYPASS, wire, "its relays have let go: no configuration names their program");

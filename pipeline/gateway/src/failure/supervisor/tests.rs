@@ -1,6 +1,7 @@
 use std::path::Path;
 
 use super::*;
+use crate::failure::relays::COMMAND_LIMIT;
 
 #[test]
 fn a_process_is_waited_for_and_killed_when_it_takes_too_long() {
@@ -34,7 +35,7 @@ fn text(dir: &Path, failure: &str) -> String {
 
 fn open(dir: &Path) -> String {
     let said = dir.join("said").display().to_string();
-    let command = format!("[\"/bin/sh\", \"-c\", 'echo \"$0\" >> {said}']");
+    let command = format!("[\"/bin/sh\", \"-c\", '[ $0 = feed ] || echo $0 >> {said}']");
     text(dir, &format!("fail = \"open\"\nbypass-command = {command}\n"))
 }
 
@@ -159,6 +160,23 @@ fn relays_of_a_wire_that_another_configuration_closes_let_go_beside_the_next_gat
 }
 
 #[test]
+fn relays_of_a_wire_with_another_name_let_go_before_they_are_engaged_by_that() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+    supervisor.bypass("it crashed", Duration::MAX);
+    let before = supervisor.config.control_socket.clone();
+    let renamed = open(dir.path()).replace("name = \"w\"", "name = \"x\"");
+    let renamed = renamed.replace("control.sock", "other.sock");
+    std::fs::write(&supervisor.args.config, renamed).unwrap();
+    assert!(supervisor.take_config());
+    supervisor.bypass("the configuration was changed", Duration::ZERO);
+    wait(&mut supervisor, |supervisor| supervisor.engaging.is_none());
+    assert_eq!(said(dir.path()), "engage\nrelease\nengage\n");
+    let written = Bypassed::read(&supervisor.config.control_socket).map(|by| by.wires);
+    assert_eq!((written, Bypassed::read(&before)), (Some(vec!["x".to_owned()]), None));
+}
+
+#[test]
 fn a_wire_that_the_successor_closes_is_not_bypassed_by_what_the_file_says() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &open(dir.path()));
@@ -208,7 +226,7 @@ fn a_successor_that_was_given_the_ports_of_a_dead_one_and_does_not_open_them_is_
     assert!(!hung(&supervisor));
     let process = supervisor.current.as_mut().unwrap();
     assert!(process.guards_until.is_some_and(|until| until <= Instant::now() + HANDOVER_LIMIT));
-    process.guards_until = Some(Instant::now());
+    process.guards_until = Instant::now().checked_sub(HANDOVER_LIMIT);
     supervisor.look_after();
     assert!(hung(&supervisor));
     assert_eq!(supervisor.gone(heir), None);
@@ -226,13 +244,15 @@ fn relays_that_do_not_let_go_keep_nobody_from_hearing_of_a_crash() {
     process.guards = None;
     supervisor.current = Some(process);
     let begun = Instant::now();
+    supervisor.bypass("it starts", Duration::MAX);
     supervisor.hear(pid, Said::Guards);
     supervisor.look_after();
     assert!(supervisor.bypasses.is_releasing() && !supervisor.can_renew_itself());
     assert_eq!(supervisor.gone(pid), None);
     wait(&mut supervisor, |supervisor| supervisor.engaging.is_none());
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < COMMAND_LIMIT, "{:?}", begun.elapsed());
     assert!(supervisor.history.last.as_ref().is_some_and(|last| last.ends_with("unjudged: w")));
+    assert_eq!(supervisor.history.bypasses, 2, "each is counted");
 }
 
 #[test]
@@ -248,12 +268,14 @@ fn a_gateway_that_does_not_end_keeps_nobody_from_hearing_of_its_successor() {
     supervisor.hear(pid, Said::Closed);
     supervisor.hear(heir, Said::Guards);
     supervisor.look_after();
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < COMMAND_LIMIT, "{:?}", begun.elapsed());
     assert_eq!(supervisor.current.as_ref().map(|process| process.pid), Some(heir));
     assert!(!supervisor.can_renew_itself(), "the renewed program would not know of the old one");
     end(pid);
     supervisor.look_after();
     assert!(supervisor.can_renew_itself());
+    supervisor.current.as_mut().unwrap().retired = true;
+    assert!(!supervisor.can_renew_itself(), "it would not know that another is to take over");
     end(heir);
 }
 
@@ -307,7 +329,7 @@ fn relays_that_hang_do_not_keep_the_next_gateway_from_starting() {
     let begun = Instant::now();
     assert_eq!(supervisor.gone(pid), None);
     assert!(supervisor.next_start <= Instant::now());
-    assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < COMMAND_LIMIT, "{:?}", begun.elapsed());
     // They may carry everything from now on.
     assert_eq!(supervisor.history.bypasses, 1);
     wait(&mut supervisor, |supervisor| {
@@ -318,7 +340,7 @@ fn relays_that_hang_do_not_keep_the_next_gateway_from_starting() {
 #[test]
 fn relays_that_take_a_while_are_said_to_carry_once_they_do() {
     let dir = tempfile::tempdir().unwrap();
-    let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 0.5\"]\n";
+    let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 1.5\"]\n";
     let mut supervisor = supervisor(dir.path(), &text(dir.path(), slow));
     let socket = supervisor.config.control_socket.clone();
     let carried = || Bypassed::read(&socket).map_or_else(Vec::new, |written| written.wires);
