@@ -74,7 +74,12 @@ fi
 [ -x "$FOLDER/bulkhead" ] || die "$FOLDER/bulkhead is not there: leave --no-build out"
 
 head_line "What goes into the package"
-rm -rf "$STAGE"
+if [ -n "$ONLY_STAGE" ]; then
+    [ -n "$STAGE" ] && [ -z "$(ls -A "$STAGE" 2>/dev/null)" ] ||
+        die "--stage '$STAGE': name a folder that is not there yet, or is empty"
+else
+    rm -rf "$STAGE"
+fi
 mkdir -p "$STAGE"/{man,completions,units,sysusers,scripts,share,doc,etc}
 # Of the same age as the source, so that two builds are the same.
 SOURCE_DATE_EPOCH=${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct 2>/dev/null || date +%s)}

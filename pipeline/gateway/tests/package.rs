@@ -384,13 +384,14 @@ fn run_scripts(unpacked: &Path) {
         fs::write(&path, format!("#!/bin/sh\necho \"{tool} $*\" >>{}\n", log.display())).unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     }
-    // What is written below /etc and /var would be this machine's: the scripts' paths go below the root.
+    // What is written below /etc, /var and /run would be this machine's: the scripts' paths go below the root.
     let script = |name: &str, arguments: &[&str]| {
         let text = fs::read_to_string(unpacked.join("DEBIAN").join(name)).unwrap();
-        let rooted = ["/etc/", "/var/lib/"].iter().fold(text, |text, path| {
+        let rooted = ["/etc/", "/var/lib/", "/run/bulkhead"].iter().fold(text, |text, path| {
             text.replace(&format!(" {path}"), &format!(" {}{path}", root.display()))
         });
-        let outside = [" /etc/", " /var/lib/"].iter().find(|path| rooted.contains(**path));
+        let outside =
+            [" /etc/", " /var/lib/", " /run/bulkhead"].iter().find(|path| rooted.contains(**path));
         assert_eq!(outside, None, "{name} would touch this machine");
         let place = dir.path().join(name);
         fs::write(&place, rooted).unwrap();

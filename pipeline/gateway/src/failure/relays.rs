@@ -144,7 +144,7 @@ impl Bypass for RelayBypass {
     }
 
     fn feed(&mut self) {
-        if self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
+        if self.at_work.is_some() || self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
             return;
         }
         // One that takes longer is not helped by a second one beside it; one that hangs is ended: hardware that is not

@@ -750,10 +750,7 @@ impl Supervisor {
         if self.current.as_ref().is_some_and(|p| p.guards.is_some() && p.hung.is_none()) {
             self.bypasses.feed();
         }
-        let let_go = self.bypasses.let_go();
-        if !let_go.is_empty() {
-            self.let_go(&let_go, guards);
-        }
+        self.go_on_with_dropped();
         if is_due(self.next_renewal_of_itself) && self.can_renew_itself() {
             self.renew_itself();
         }
@@ -883,13 +880,14 @@ impl Supervisor {
         }
         let engaged = loop {
             self.watchdog.alive();
-            match self.bypasses.try_engage() {
-                Some(engaged) if engaged.pending.is_empty() || begun.elapsed() >= patience => {
-                    break engaged;
-                }
+            let engaged = self.bypasses.try_engage();
+            let is_patient = begun.elapsed() < patience;
+            match engaged.filter(|engaged| engaged.pending.is_empty() || !is_patient) {
+                Some(engaged) if !self.bypasses.is_dropping() || !is_patient => break engaged,
                 _ => thread::sleep(LOOK_INTERVAL),
             }
         };
+        self.go_on_with_dropped();
         self.bypassed(why, &engaged);
         self.engaging = (!engaged.pending.is_empty()).then(|| why.to_owned());
     }
@@ -910,7 +908,10 @@ impl Supervisor {
     fn go_on_with_bypass(&mut self) {
         let Some(why) = self.engaging.take() else { return };
         match self.bypasses.try_engage().filter(|engaged| engaged.pending.is_empty()) {
-            Some(engaged) => self.bypassed(&why, &engaged),
+            Some(engaged) => {
+                self.go_on_with_dropped();
+                self.bypassed(&why, &engaged);
+            }
             None => self.engaging = Some(why),
         }
     }
@@ -918,15 +919,19 @@ impl Supervisor {
     /// Says what is bypassed now.
     fn bypassed(&mut self, why: &str, engaged: &Engaged) {
         // Relays may carry a wire as soon as they are told to.
-        let since = match engaged.wires.is_empty() {
-            true => unix_now_ms().unwrap_or_default(),
+        let now = unix_now_ms().unwrap_or_default();
+        let written_since = match engaged.wires.is_empty() {
+            true => now,
             false => self.write_bypassed(&engaged.wires, why),
         };
+        // What a gateway has ended counts no longer, whoever had begun it.
+        let since = if self.has_guarded { now } else { written_since };
         let are_any = !engaged.wires.is_empty() || !engaged.pending.is_empty();
         if are_any && self.history.bypassed_since_unix_ms.is_none() {
             self.history.bypasses += 1;
             self.history.bypassed_since_unix_ms = Some(since);
         }
+        self.said_of.retain(|wire| !engaged.failed.contains(wire));
         for wire in engaged.wires.iter().chain(&engaged.pending) {
             if !self.said_of.contains(wire) {
                 warn!(target: kind::BYPASS, wire, "everything passes unjudged: {why}");
@@ -962,6 +967,8 @@ impl Supervisor {
         let is_written =
             |wire: &String| written.as_ref().is_some_and(|written| written.relays.contains(wire));
         still.extend(self.bypasses.dropped().into_iter().filter(is_written));
+        still.sort();
+        still.dedup();
         let outcome = match still.is_empty() {
             true => Bypassed::end(socket),
             false => Bypassed::left(still.clone(), written.as_ref()).write(socket),
@@ -985,17 +992,27 @@ impl Supervisor {
         }
     }
 
-    /// Relays have let go for good. By now the kernel, or others, may carry their wires, unless a gateway `guards`.
-    fn let_go(&self, gone: &[String], guards: bool) {
+    /// Goes on with letting relays go for good. By now the kernel may carry their wires, or other relays, which say so
+    /// later.
+    fn go_on_with_dropped(&mut self) {
+        let gone = self.bypasses.let_go();
+        if gone.is_empty() {
+            return;
+        }
+        let guards = self.current.as_ref().is_some_and(|process| process.guards.is_some());
+        let relays = self.bypasses.relays();
         self.change_written(|written| {
-            let relays = self.bypasses.relays();
             written.relays.retain(|wire| !gone.contains(wire) || relays.contains(wire));
             let by_kernel =
                 |wire: &String| !guards && self.bypasses.has(wire) && !relays.contains(wire);
             written.wires.retain(|wire| !gone.contains(wire) || by_kernel(wire));
         });
-        for wire in gone {
+        for wire in &gone {
             info!(target: kind::BYPASS, wire, "its relays have let go: no configuration names their program");
+        }
+        if guards {
+            // Where another program works such a wire, that one may have let go before.
+            self.next_release = Some(Instant::now());
         }
     }
 

@@ -177,6 +177,26 @@ fn relays_of_a_wire_with_another_name_let_go_before_they_are_engaged_by_that() {
 }
 
 #[test]
+fn relays_that_another_program_works_are_said_to_carry_once_it_has_engaged_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+    supervisor.bypass("it crashed", Duration::MAX);
+    let socket = supervisor.config.control_socket.clone();
+    let other = open(dir.path()).replace("[ $0", "sleep 0.1; [ $0");
+    std::fs::write(&supervisor.args.config, other).unwrap();
+    assert!(supervisor.take_config());
+    supervisor.bypass("the configuration was changed", Duration::MAX);
+    supervisor.look_after();
+    assert_eq!(said(dir.path()), "engage\nrelease\nengage\n");
+    assert_eq!(Bypassed::read(&socket).map(|by| by.wires), Some(vec!["w".to_owned()]));
+    // The older program is the slower one now, and its wire guarded before it has let go.
+    std::fs::write(&supervisor.args.config, open(dir.path())).unwrap();
+    assert!(supervisor.take_config());
+    release(&mut supervisor);
+    assert_eq!(Bypassed::read(&socket), None);
+}
+
+#[test]
 fn a_wire_that_the_successor_closes_is_not_bypassed_by_what_the_file_says() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &open(dir.path()));
@@ -340,7 +360,7 @@ fn relays_that_hang_do_not_keep_the_next_gateway_from_starting() {
 #[test]
 fn relays_that_take_a_while_are_said_to_carry_once_they_do() {
     let dir = tempfile::tempdir().unwrap();
-    let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 1.5\"]\n";
+    let slow = "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"sleep 1\"]\n";
     let mut supervisor = supervisor(dir.path(), &text(dir.path(), slow));
     let socket = supervisor.config.control_socket.clone();
     let carried = || Bypassed::read(&socket).map_or_else(Vec::new, |written| written.wires);
