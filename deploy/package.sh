@@ -74,11 +74,10 @@ fi
 [ -x "$FOLDER/bulkhead" ] || die "$FOLDER/bulkhead is not there: leave --no-build out"
 
 head_line "What goes into the package"
-if [ -n "$ONLY_STAGE" ]; then
-    [ -n "$STAGE" ] && [ -z "$(ls -A "$STAGE" 2>/dev/null)" ] ||
-        die "--stage '$STAGE': name a folder that is not there yet, or is empty"
-else
+if [ -z "$ONLY_STAGE" ]; then
     rm -rf "$STAGE"
+elif [ -z "$STAGE" ] || [ -n "$(ls -A "$STAGE" 2>/dev/null)" ]; then
+    die "--stage '$STAGE': name a folder that is not there yet, or is empty"
 fi
 mkdir -p "$STAGE"/{man,completions,units,sysusers,scripts,share,doc,etc}
 # Of the same age as the source, so that two builds are the same.
