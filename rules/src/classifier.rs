@@ -19,8 +19,9 @@
 //! by [`checks`]. All of it goes stage by stage over a batch, eight frames at a time
 //! ([`crate::lanes`]), each stage asking for the cache lines that the next one reads.
 //!
-//! Small policies are crossed out as well, and then looked up in [`crossed`] tables. Policies of many
-//! rules with few addresses each have none of this: they are put in [`blocks`].
+//! Small policies are crossed out as well, and then looked up in [`crossed`] tables, or in lists that
+//! those lead to ([`shortlists`]). Policies of many rules with few addresses each have none of this: they
+//! are put in [`blocks`].
 
 use std::collections::HashMap;
 use std::fmt;
@@ -39,6 +40,7 @@ pub(crate) mod crossed;
 pub(crate) mod prefixes;
 pub(crate) mod services;
 mod several;
+pub(crate) mod shortlists;
 pub(crate) mod store;
 pub(crate) mod tables;
 mod wide;
@@ -47,9 +49,10 @@ use addresses::AddressMap;
 use blocks::{Blocks, FamilyWritten, LookUp, Work};
 use checks::Check;
 use choice::{Choice, Found};
-use crossed::{Cross, Crossed, ReadClasses};
+use crossed::{Cross, Crossed, Decided, ReadClasses};
 use prefixes::{FindRows, ReadRows};
 use several::Several;
+use shortlists::FindFirst;
 use store::{Log, Store};
 use tables::{CHECKED, Keys, Line, NONE, Pairs, Record, Rows};
 
@@ -328,14 +331,23 @@ impl Classifier {
     ) -> bool {
         let Scratch { addresses, rows, classes, services, rules, .. } = scratch;
         let map = &self.services;
-        let others = lanes::run(ReadClasses { crossed, map, headers, classes, services });
+        let maps = &crossed.maps;
+        let others = lanes::run(ReadClasses { maps, map, headers, classes, services });
         let in_batch = u64::MAX >> (MAX_BATCH - headers.len());
         if others & in_batch != 0 {
             let columns = Others { keys: addresses, rows, classes: &mut *classes, services };
             self.find_others(headers, others & in_batch, 1, columns);
         }
-        let frames = headers.len();
-        let general = lanes::run(Cross { crossed, classes, services, rules, frames });
+        let (pairs, frames) = (&crossed.pairs, headers.len());
+        let general = match &crossed.decided {
+            Decided::ByService(of_pairs) => {
+                lanes::run(Cross { pairs, of_pairs, classes, services, rules, frames })
+            }
+            Decided::ByLists(lists) => {
+                let places = [addresses, rows];
+                lanes::run(FindFirst { lists, pairs, classes, services, places, rules, frames })
+            }
+        };
         out.copy_from_slice(&bytemuck::cast_slice(rules.as_flattened())[..headers.len()]);
         general & in_batch == 0
     }

@@ -7,9 +7,11 @@
 //! is marked, and goes the general way.
 //!
 //! The tables grow with the product of what rules tell apart. The compiler makes them for policies
-//! for which they stay small, and edits drop them.
+//! for which they stay small, and edits drop them. Where they do not, the numbers of pairs may be those of
+//! [`super::shortlists`].
 
 use super::services::{self, ServiceMap};
+use super::shortlists::Shortlists;
 use super::{Column, MAX_BATCH};
 use crate::headers::Headers;
 use crate::lanes::{Halves, Kernel, LANES, Lanes};
@@ -27,10 +29,18 @@ pub(crate) const MOST_RULES: usize = GENERAL as usize;
 pub(crate) struct Crossed {
     /// The IPv4 addresses of sources and destinations.
     pub(crate) maps: [FlatMap; 2],
-    /// Source class × destination class to a row of `rules`.
+    /// Source class × destination class to what `decided` says.
     pub(crate) pairs: Grid,
-    /// … × service class to the number of a rule, [`NO_RULE`] or [`GENERAL`].
-    pub(crate) rules: Grid,
+    pub(crate) decided: Decided,
+}
+
+/// How what decides a pair is found.
+#[derive(Debug)]
+pub(crate) enum Decided {
+    /// A pair has a row here: … × service class to the number of a rule, [`NO_RULE`] or [`GENERAL`].
+    ByService(Grid),
+    /// A pair has a list here; its classes have numbers of their own.
+    ByLists(Box<Shortlists>),
 }
 
 /// IPv4 addresses to classes, or other words to numbers: a trie over the leading 16 bits, the next 8,
@@ -83,7 +93,7 @@ pub(crate) struct Grid {
 
 impl Grid {
     #[inline(always)]
-    fn find<L: Lanes>(&self, lanes: L, rows: L::W, columns: L::W) -> L::W {
+    pub(super) fn find<L: Lanes>(&self, lanes: L, rows: L::W, columns: L::W) -> L::W {
         let numbers = Halves::new(&self.numbers);
         let row = lanes.mul(rows, lanes.splat(self.pitch));
         if self.blocks.is_empty() {
@@ -104,7 +114,7 @@ impl Grid {
 /// Takes frames to their classes, as if all were IPv4 where any of eight is. Returns which are not, a
 /// bit for each.
 pub(super) struct ReadClasses<'a> {
-    pub(super) crossed: &'a Crossed,
+    pub(super) maps: &'a [FlatMap; 2],
     pub(super) map: &'a ServiceMap,
     pub(super) headers: &'a [Headers],
     pub(super) classes: &'a mut [Column; 2],
@@ -116,9 +126,8 @@ impl Kernel for ReadClasses<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
-        let Self { crossed, map, headers, classes, services } = self;
+        let Self { maps: [src_map, dst_map], map, headers, classes, services } = self;
         let [src, dst] = classes;
-        let [src_map, dst_map] = &crossed.maps;
         let mut others = 0;
         for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
             let fields = lanes.fields(headers, group * LANES);
@@ -136,7 +145,8 @@ impl Kernel for ReadClasses<'_> {
 
 /// Takes classes to the numbers of rules. Returns which frames have to go the general way.
 pub(super) struct Cross<'a> {
-    pub(super) crossed: &'a Crossed,
+    pub(super) pairs: &'a Grid,
+    pub(super) of_pairs: &'a Grid,
     pub(super) classes: &'a [Column; 2],
     pub(super) services: &'a Column,
     pub(super) rules: &'a mut Column,
@@ -148,13 +158,13 @@ impl Kernel for Cross<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
-        let Self { crossed, classes, services, rules, frames } = self;
+        let Self { pairs, of_pairs, classes, services, rules, frames } = self;
         let [src, dst] = classes;
         let mut general = 0;
         for group in 0..frames.min(MAX_BATCH).div_ceil(LANES) {
             let (src, dst) = (lanes.load(&src[group]), lanes.load(&dst[group]));
-            let row = crossed.pairs.find(lanes, src, dst);
-            let rule = crossed.rules.find(lanes, row, lanes.load(&services[group]));
+            let row = pairs.find(lanes, src, dst);
+            let rule = of_pairs.find(lanes, row, lanes.load(&services[group]));
             let is_general = lanes.equal(rule, lanes.splat(GENERAL.into()));
             general |= u64::from(lanes.bits(is_general)) << (group * LANES);
             let is_none = lanes.equal(rule, lanes.splat(NO_RULE.into()));
@@ -173,6 +183,9 @@ impl Crossed {
             + src.size_bytes()
             + dst.size_bytes()
             + self.pairs.size_bytes()
-            + self.rules.size_bytes()
+            + match &self.decided {
+                Decided::ByService(rules) => rules.size_bytes(),
+                Decided::ByLists(lists) => size_of::<Shortlists>() + lists.size_bytes(),
+            }
     }
 }

@@ -857,4 +857,4 @@ impl BlockRules {
 const _: () = assert!(BLOCK_BITS < 32, "ranks are above the numbers of blocks");
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

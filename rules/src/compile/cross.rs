@@ -11,7 +11,7 @@ use super::plan::Alternative;
 use super::side::Class;
 use crate::classifier::addresses::WordMap;
 use crate::classifier::crossed::{
-    BLOCK_SHIFT, Crossed, FlatMap, GENERAL, Grid, MOST_RULES, NO_RULE,
+    BLOCK_SHIFT, Crossed, Decided, FlatMap, GENERAL, Grid, MOST_RULES, NO_RULE,
 };
 use crate::classifier::tables::{CHECKED, Rows};
 
@@ -60,7 +60,8 @@ pub(super) fn build(
     };
     let (pairs, rules) = lists.rows_of(pairs)?;
     let maps = [flat_map(&compiler.out.src.map.v4)?, flat_map(&compiler.out.dst.map.v4)?];
-    let crossed = Crossed { maps, pairs: grid(&pairs, dst)?, rules: grid(&rules, lists.classes)? };
+    let decided = Decided::ByService(grid(&rules, lists.classes)?);
+    let crossed = Crossed { maps, pairs: grid(&pairs, dst)?, decided };
     let size_bytes = crossed.size_bytes();
     // They have to fit, but edits, whose account goes on from this one, have them no more.
     let is_granted = budget.spend(lists.work, size_bytes).is_ok();
@@ -386,7 +387,7 @@ impl Lists {
 }
 
 /// For each service the classes that it holds, as bits, and how many classes there are.
-fn classes_of_services(rows: &Rows, services: usize) -> (Vec<Vec<u64>>, usize) {
+pub(super) fn classes_of_services(rows: &Rows, services: usize) -> (Vec<Vec<u64>>, usize) {
     let classes = rows.words.len() / rows.stride.max(1);
     let mut of_services = vec![vec![0u64; classes.div_ceil(64)]; services];
     for (class, row) in rows.words.items().chunks_exact(rows.stride.max(1)).enumerate() {
@@ -414,7 +415,7 @@ fn ones(words: &[u64]) -> impl Iterator<Item = usize> {
 }
 
 /// Numbers in rows of `columns`, in blocks of which equal ones are shared if there are many.
-fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
+pub(super) fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
     if numbers.len() <= MOST_PLAIN {
         let mut numbers = numbers.to_vec();
         numbers.push(0);

@@ -79,10 +79,11 @@ impl Compiler {
     /// it. Equal to compiling it as a whole, but costs what the edit changed. Returns which flows
     /// have to be judged again.
     ///
-    /// A small policy that was crossed out is looked up in its lists from its first edit on, about a
-    /// third as fast, and IPv6 addresses of a side in a tree, half as fast, from the first edit on that
-    /// moves some of them to another class, until it is compiled as a whole again, as a reload does. A
-    /// policy in blocks stays in blocks.
+    /// A small policy that was crossed out, or put in short lists, is looked up in those of its classes
+    /// from its first edit on, a third to half as fast, and IPv6 addresses of a side in a tree, half as
+    /// fast, from the first edit on that moves some of them to another class, until it is compiled as a
+    /// whole again, as a reload does. A policy in blocks
+    /// stays in blocks.
     ///
     /// # Errors
     ///

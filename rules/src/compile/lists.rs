@@ -13,6 +13,7 @@ use super::map::Places;
 use super::plan::{Alternative, Plan};
 use super::rows::{WideRule, WideSets};
 use super::services;
+use super::shortlists;
 use super::side::{self, Part, Side, Treatment};
 use super::{CompileError, Limits};
 use crate::classifier::addresses::AddressMap;
@@ -224,8 +225,10 @@ impl Compiler {
         // Edits drop what is crossed out, and so may a compilation.
         compiler.spent.bytes = budget.spent_bytes();
         if compiler.plan.crossed && compiler.blocks.is_none() {
-            compiler.out.crossed =
-                cross::build(&compiler, &alternatives, &mut budget).map(Arc::new);
+            let crossed = cross::build(&compiler, &alternatives, &mut budget);
+            let crossed =
+                crossed.or_else(|| shortlists::build(&compiler, &alternatives, &mut budget));
+            compiler.out.crossed = crossed.map(Arc::new);
         }
         compiler.out.settle();
         Ok(compiler)
@@ -750,7 +753,7 @@ fn classifier_side(map: AddressMap, macs: HashMap<Mac, u32>) -> classifier::Side
     }
 }
 
-fn alternatives(policy: &Policy, src: &Side, dst: &Side) -> Vec<Alternative> {
+pub(super) fn alternatives(policy: &Policy, src: &Side, dst: &Side) -> Vec<Alternative> {
     let mut out = Vec::with_capacity(policy.rules().len());
     for (id, rule) in policy.rules().iter().enumerate().filter(|(_, rule)| !rule.is_removed()) {
         alternatives_of(id as u32, rule, src, dst, &mut out);

@@ -8,7 +8,8 @@
 //! 3. `plan`: how the rules of each part are listed;
 //! 4. `lists`: each rule where a lookup finds it; `rows`: what is wide; `runs`: rules of two wide
 //!    sides by their services;
-//! 5. `cross`: small policies crossed out, which is faster to look up;
+//! 5. `cross`: small policies crossed out, which is faster to look up; `shortlists`: larger ones, as far
+//!    as that;
 //! 6. `edit`: the same again, for what an edit of the policy changed; `growth` says when that has left
 //!    too much behind;
 //! 7. `copies`: the compiled form as workers read it;
@@ -29,6 +30,7 @@ mod prefixes;
 mod rows;
 mod runs;
 pub(crate) mod services;
+mod shortlists;
 mod side;
 #[cfg(test)]
 pub(crate) mod tests;

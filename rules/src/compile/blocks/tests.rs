@@ -15,10 +15,10 @@ use crate::syntax::{Source, parse_document};
 const IN_BLOCKS: Option<Plan> = Some(Plan { by_class: 1, by_key: 2, crossed: false, blocks: true });
 
 /// Numbers that follow from a seed.
-struct Draws(u64);
+pub(crate) struct Draws(pub(crate) u64);
 
 impl Draws {
-    fn below(&mut self, count: u64) -> u64 {
+    pub(crate) fn below(&mut self, count: u64) -> u64 {
         self.0 = self.0.wrapping_mul(0x5851_f42d_4c95_7f2d).wrapping_add(0x1405_7b7e_f767_814f);
         (self.0 >> 33) % count
     }
@@ -72,7 +72,7 @@ impl Draws {
 }
 
 /// A policy of rules between prefixes and small groups.
-fn flat_policy(seed: u64, rules: u64) -> Policy {
+pub(crate) fn flat_policy(seed: u64, rules: u64) -> Policy {
     let mut draws = Draws(seed);
     let rules: String = (0..rules).map(|number| draws.rule(number)).collect();
     let text = format!(
