@@ -332,7 +332,8 @@ impl Classifier {
         let Scratch { addresses, rows, classes, services, rules, .. } = scratch;
         let map = &self.services;
         let maps = &crossed.maps;
-        let others = lanes::run(ReadClasses { maps, map, headers, classes, services });
+        let read = ReadClasses { maps, map, headers, addresses, classes, services };
+        let others = lanes::run(read);
         let in_batch = u64::MAX >> (MAX_BATCH - headers.len());
         if others & in_batch != 0 {
             let columns = Others { keys: addresses, rows, classes: &mut *classes, services };

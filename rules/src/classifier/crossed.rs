@@ -14,7 +14,7 @@ use super::services::{self, ServiceMap};
 use super::shortlists::Shortlists;
 use super::{Column, MAX_BATCH};
 use crate::headers::Headers;
-use crate::lanes::{Halves, Kernel, LANES, Lanes};
+use crate::lanes::{Eight, Halves, Kernel, LANES, Lanes};
 use crate::policy::RuleId;
 
 /// In the place of a rule: none matches.
@@ -58,17 +58,26 @@ impl FlatMap {
 
     #[inline(always)]
     pub(super) fn find<L: Lanes>(&self, lanes: L, addresses: L::W) -> L::W {
-        let (slots, tables) = (Halves::new(&self.slots), Halves::new(&self.tables));
-        let mut found = lanes.gather_halves(slots, lanes.shr::<16>(addresses));
-        let low = lanes.splat(0xff);
-        for byte in [lanes.and(lanes.shr::<8>(addresses), low), lanes.and(addresses, low)] {
-            // The bit of a table is the lowest one of the upper half then, and the sign.
-            let is_table = lanes.signs(lanes.shl::<16>(found));
-            let table = lanes.shl::<8>(lanes.and(found, lanes.splat(u32::from(Self::TABLE) - 1)));
-            let place = lanes.and(lanes.or(table, byte), is_table);
-            found = lanes.select(is_table, lanes.gather_halves(tables, place), found);
-        }
-        found
+        let found = self.first(lanes, addresses);
+        let found = self.next(lanes, lanes.shr::<8>(addresses), found);
+        self.next(lanes, addresses, found)
+    }
+
+    /// The first of three steps: what the leading 16 bits of addresses lead to.
+    #[inline(always)]
+    fn first<L: Lanes>(&self, lanes: L, addresses: L::W) -> L::W {
+        lanes.gather_halves(Halves::new(&self.slots), lanes.shr::<16>(addresses))
+    }
+
+    /// One of the others: where that is a table, what the lowest byte leads to in it.
+    #[inline(always)]
+    fn next<L: Lanes>(&self, lanes: L, bytes: L::W, found: L::W) -> L::W {
+        // The bit of a table is the lowest one of the upper half then, and the sign.
+        let is_table = lanes.signs(lanes.shl::<16>(found));
+        let table = lanes.shl::<8>(lanes.and(found, lanes.splat(u32::from(Self::TABLE) - 1)));
+        let byte = lanes.and(bytes, lanes.splat(0xff));
+        let place = lanes.and(lanes.or(table, byte), is_table);
+        lanes.select(is_table, lanes.gather_halves(Halves::new(&self.tables), place), found)
     }
 
     pub(crate) fn size_bytes(&self) -> usize {
@@ -92,18 +101,30 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
+    /// Takes rows, in place, to numbers. Each step goes over all frames before the next one does, so
+    /// that what one of them waits for has been asked for by the others.
     #[inline(always)]
-    pub(super) fn find<L: Lanes>(&self, lanes: L, rows: L::W, columns: L::W) -> L::W {
-        let numbers = Halves::new(&self.numbers);
-        let row = lanes.mul(rows, lanes.splat(self.pitch));
+    pub(super) fn find<L: Lanes>(&self, lanes: L, rows: &mut [Eight], columns: &[Eight]) {
+        let (blocks, numbers) = (Halves::new(&self.blocks), Halves::new(&self.numbers));
+        let pitch = lanes.splat(self.pitch);
         if self.blocks.is_empty() {
-            return lanes.gather_halves(numbers, lanes.add(row, columns));
+            for (row, column) in rows.iter_mut().zip(columns) {
+                let place = lanes.add(lanes.mul(lanes.load(row), pitch), lanes.load(column));
+                lanes.store(lanes.gather_halves(numbers, place), row);
+            }
+            return;
         }
-        let block = lanes.add(row, lanes.shr::<{ BLOCK_SHIFT as i32 }>(columns));
-        let block = lanes.gather_halves(Halves::new(&self.blocks), block);
-        let within = lanes.and(columns, lanes.splat((1 << BLOCK_SHIFT) - 1));
-        let place = lanes.add(lanes.shl::<{ BLOCK_SHIFT as i32 }>(block), within);
-        lanes.gather_halves(numbers, place)
+        const SHIFT: i32 = BLOCK_SHIFT as i32;
+        for (row, column) in rows.iter_mut().zip(columns) {
+            let first = lanes.mul(lanes.load(row), pitch);
+            let block = lanes.add(first, lanes.shr::<SHIFT>(lanes.load(column)));
+            lanes.store(lanes.gather_halves(blocks, block), row);
+        }
+        for (row, column) in rows.iter_mut().zip(columns) {
+            let within = lanes.and(lanes.load(column), lanes.splat((1 << BLOCK_SHIFT) - 1));
+            let place = lanes.add(lanes.shl::<SHIFT>(lanes.load(row)), within);
+            lanes.store(lanes.gather_halves(numbers, place), row);
+        }
     }
 
     fn size_bytes(&self) -> usize {
@@ -111,12 +132,13 @@ impl Grid {
     }
 }
 
-/// Takes frames to their classes, as if all were IPv4 where any of eight is. Returns which are not, a
-/// bit for each.
+/// Takes frames to their classes, as if all were IPv4 where any of eight is, step by step as in
+/// [`Grid::find`]. Returns which are not, a bit for each.
 pub(super) struct ReadClasses<'a> {
     pub(super) maps: &'a [FlatMap; 2],
     pub(super) map: &'a ServiceMap,
     pub(super) headers: &'a [Headers],
+    pub(super) addresses: &'a mut [Column; 2],
     pub(super) classes: &'a mut [Column; 2],
     pub(super) services: &'a mut Column,
 }
@@ -126,17 +148,34 @@ impl Kernel for ReadClasses<'_> {
 
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
-        let Self { maps: [src_map, dst_map], map, headers, classes, services } = self;
-        let [src, dst] = classes;
+        let Self { maps, map, headers, addresses, classes, services } = self;
+        let groups = headers.len().min(MAX_BATCH).div_ceil(LANES);
         let mut others = 0;
-        for group in 0..headers.len().min(MAX_BATCH).div_ceil(LANES) {
+        for group in 0..groups {
             let fields = lanes.fields(headers, group * LANES);
-            let of_group = services::other_frames(lanes, fields.kind);
-            others |= of_group << (group * LANES);
-            lanes.store(services::classes(lanes, map, &fields), &mut services[group]);
-            if of_group != u64::from(u8::MAX) {
-                lanes.store(src_map.find(lanes, fields.src), &mut src[group]);
-                lanes.store(dst_map.find(lanes, fields.dst), &mut dst[group]);
+            others |= services::other_frames(lanes, fields.kind) << (group * LANES);
+            lanes.store(services::cells(lanes, map, &fields), &mut services[group]);
+            lanes.store(fields.src, &mut addresses[0][group]);
+            lanes.store(fields.dst, &mut addresses[1][group]);
+        }
+        for service in &mut services[..groups] {
+            lanes.store(services::classes_in(lanes, map, lanes.load(service)), service);
+        }
+        if others.count_ones() as usize == groups * LANES {
+            return others;
+        }
+        for step in 0..3 {
+            for (side, map) in maps.iter().enumerate() {
+                let found = classes[side][..groups].iter_mut();
+                for (found, address) in found.zip(&addresses[side]) {
+                    let address = lanes.load(address);
+                    let next = match step {
+                        0 => map.first(lanes, address),
+                        1 => map.next(lanes, lanes.shr::<8>(address), lanes.load(found)),
+                        _ => map.next(lanes, address, lanes.load(found)),
+                    };
+                    lanes.store(next, found);
+                }
             }
         }
         others
@@ -159,17 +198,19 @@ impl Kernel for Cross<'_> {
     #[inline(always)]
     fn run<L: Lanes>(self, lanes: L) -> u64 {
         let Self { pairs, of_pairs, classes, services, rules, frames } = self;
-        let [src, dst] = classes;
+        let groups = frames.min(MAX_BATCH).div_ceil(LANES);
+        let ([src, dst], rules) = (classes, &mut rules[..groups]);
+        rules.copy_from_slice(&src[..groups]);
+        pairs.find(lanes, rules, dst);
+        of_pairs.find(lanes, rules, services);
         let mut general = 0;
-        for group in 0..frames.min(MAX_BATCH).div_ceil(LANES) {
-            let (src, dst) = (lanes.load(&src[group]), lanes.load(&dst[group]));
-            let row = pairs.find(lanes, src, dst);
-            let rule = of_pairs.find(lanes, row, lanes.load(&services[group]));
+        for (group, row) in rules.iter_mut().enumerate() {
+            let rule = lanes.load(row);
             let is_general = lanes.equal(rule, lanes.splat(GENERAL.into()));
             general |= u64::from(lanes.bits(is_general)) << (group * LANES);
             let is_none = lanes.equal(rule, lanes.splat(NO_RULE.into()));
             let rule = lanes.select(is_none, lanes.splat(RuleId::DEFAULT.0), rule);
-            lanes.store(rule, &mut rules[group]);
+            lanes.store(rule, row);
         }
         general
     }

@@ -83,8 +83,20 @@ const FIRST_COLUMN: u32 = (1 << 16) - 2;
 /// The service classes of frames, where they are IP.
 #[inline(always)]
 pub(super) fn classes<L: Lanes>(lanes: L, map: &ServiceMap, frames: &lanes::Fields<L::W>) -> L::W {
+    classes_in(lanes, map, cells(lanes, map, frames))
+}
+
+/// The second of two steps to them.
+#[inline(always)]
+pub(super) fn classes_in<L: Lanes>(lanes: L, map: &ServiceMap, cells: L::W) -> L::W {
+    lanes.gather(Words::new(&map.cells), cells)
+}
+
+/// The first one: the cells in which they stand.
+#[inline(always)]
+pub(super) fn cells<L: Lanes>(lanes: L, map: &ServiceMap, frames: &lanes::Fields<L::W>) -> L::W {
     let fields = Words::new(bytemuck::cast_slice(&*map.fields));
-    let (columns, cells) = (Halves::new(&map.columns), Words::new(&map.cells));
+    let columns = Halves::new(&map.columns);
     let low = lanes.splat(0xffff);
     let ether_type = lanes.and(frames.kind, low);
     let is_v6 = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
@@ -96,7 +108,7 @@ pub(super) fn classes<L: Lanes>(lanes: L, map: &ServiceMap, frames: &lanes::Fiel
     let src = port_classes(lanes, columns, lanes.shl::<16>(both), src_port);
     let dst = port_classes(lanes, columns, lanes.without(both, low), dst_port);
     let row = lanes.shl_by(src, lanes.and(rows, lanes.splat(31)));
-    lanes.gather(cells, lanes.add(lanes.shr::<5>(rows), lanes.add(row, dst)))
+    lanes.add(lanes.shr::<5>(rows), lanes.add(row, dst))
 }
 
 /// Which frames are not IPv4: a bit for each.

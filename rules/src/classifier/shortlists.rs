@@ -112,39 +112,43 @@ impl FindFirst<'_> {
     fn find_rows<L: Lanes>(&mut self, lanes: L) -> u64 {
         let Self { lists, pairs, classes: [src_classes, dst_classes], services, .. } = *self;
         let [[of_src, of_dst], [of_pair, any]] = &mut self.places;
+        let groups = self.frames.min(MAX_BATCH).div_ceil(LANES);
+        let (rows, columns) = (&mut of_pair[..groups], &mut self.rules[..groups]);
         let [src_rows, dst_rows] = [&lists.classes[0], &lists.classes[1]];
         let src_words = Words::new(src_rows.as_flattened());
         let dst_words = Words::new(dst_rows.as_flattened());
-        let pair_words = Words::new(lists.rows.as_flattened());
         let first_any = Words::new(&lists.any);
         let empty = [src_rows, dst_rows].map(|rows| rows.len().saturating_sub(1) as u32);
-        let number = lanes.splat(NUMBER as u32);
-        let all = lanes.splat(u32::MAX);
+        let (number, all) = (lanes.splat(NUMBER as u32), lanes.splat(u32::MAX));
         let mut long = 0;
-        for group in 0..self.frames.min(MAX_BATCH).div_ceil(LANES) {
+        for group in 0..groups {
             let (src, dst) = (lanes.load(&src_classes[group]), lanes.load(&dst_classes[group]));
             let s = lanes.gather(src_words, lanes.add(lanes.shl::<3>(src), number));
             let d = lanes.gather(dst_words, lanes.add(lanes.shl::<3>(dst), number));
+            let first = lanes.gather(first_any, lanes.load(&services[group]));
             const SHIFT: i32 = NUMBER_SHIFT as i32;
-            let row = pairs.find(lanes, lanes.shr::<SHIFT>(s), lanes.shr::<SHIFT>(d));
-            lanes.prefetch_rows(pair_words, row);
+            lanes.store(lanes.shr::<SHIFT>(s), &mut rows[group]);
+            lanes.store(lanes.shr::<SHIFT>(d), &mut columns[group]);
             // The flags as signs.
             const ANY: i32 = IS_ANY.leading_zeros() as i32;
             const LONG: i32 = IS_LONG.leading_zeros() as i32;
             let src_is_any = lanes.signs(lanes.shl::<ANY>(s));
             let dst_is_any = lanes.signs(lanes.shl::<ANY>(d));
             let both = lanes.and(src_is_any, dst_is_any);
-            let first = lanes.gather(first_any, lanes.load(&services[group]));
             lanes.store(lanes.or(first, lanes.without(all, both)), &mut any[group]);
             // A source's rules are for any destination, but there may be what is none.
             lanes.store(lanes.select(dst_is_any, src, lanes.splat(empty[0])), &mut of_src[group]);
             lanes.store(lanes.select(src_is_any, dst, lanes.splat(empty[1])), &mut of_dst[group]);
-            lanes.store(row, &mut of_pair[group]);
-            let is_long = lanes.or(
-                lanes.shl::<LONG>(lanes.or(s, d)),
-                lanes.at_most(lanes.splat(lists.first_long), row),
-            );
-            long |= u64::from(lanes.bits(is_long)) << (group * LANES);
+            let is_long = lanes.bits(lanes.shl::<LONG>(lanes.or(s, d)));
+            long |= u64::from(is_long) << (group * LANES);
+        }
+        pairs.find(lanes, rows, columns);
+        let pair_words = Words::new(lists.rows.as_flattened());
+        for (group, row) in rows.iter().enumerate() {
+            let row = lanes.load(row);
+            lanes.prefetch_rows(pair_words, row);
+            let is_long = lanes.bits(lanes.at_most(lanes.splat(lists.first_long), row));
+            long |= u64::from(is_long) << (group * LANES);
         }
         long
     }
