@@ -68,8 +68,16 @@ pub trait Bypass: Send {
     fn release(&mut self) -> Option<Result<(), String>>;
 
     /// A gateway judges still: for hardware with a watchdog of its own, which engages by itself when it
-    /// is not told this for a while. May be called as often as one likes.
-    fn feed(&mut self) {}
+    /// is not told this for a while. May be called as often as one likes. Returns whether it is told again after a
+    /// while in which it was not: it may have engaged.
+    fn feed(&mut self) -> bool {
+        false
+    }
+
+    /// Whether a program of it runs.
+    fn is_at_work(&mut self) -> bool {
+        false
+    }
 }
 
 /// The bypass of a wire that fails open; [`None`] where it fails closed, or nothing can bypass it.

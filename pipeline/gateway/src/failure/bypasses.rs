@@ -256,10 +256,19 @@ impl Bypasses {
         if needs_ports {
             return None;
         }
-        if engaged.pending.is_empty() {
-            self.engaging.clear();
-        }
         Some(engaged)
+    }
+
+    /// Relays that failed to carry their wires are told once more. Returns whether there are such.
+    pub fn start_again(&mut self) -> bool {
+        let mut are_any = false;
+        for (open, attempts) in self.wires.iter().zip(&mut self.engaging) {
+            if open.has_relays() && matches!(attempts.outcome, Some(Err(_))) {
+                *attempts = Attempts::new();
+                are_any = true;
+            }
+        }
+        are_any
     }
 
     /// Ends those that are not the gateway's to end. Returns the wires where that failed: their frames may pass
@@ -317,9 +326,16 @@ impl Bypasses {
         }
     }
 
-    /// A gateway judges.
-    pub fn feed(&mut self) {
-        self.wires.iter_mut().for_each(|open| open.bypass.feed());
+    /// A gateway judges. Returns whether relays may carry wires all the same, as nobody told them for a while.
+    pub fn feed(&mut self) -> bool {
+        let fed = self.wires.iter_mut().map(|open| open.bypass.feed());
+        fed.fold(false, |any, was_interrupted| any | was_interrupted)
+    }
+
+    /// Whether a program of any of them runs.
+    pub fn are_at_work(&mut self) -> bool {
+        let at_work = self.wires.iter_mut().map(|open| open.bypass.is_at_work());
+        at_work.fold(false, |any, is_at_work| any | is_at_work)
     }
 }
 

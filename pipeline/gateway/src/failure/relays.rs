@@ -8,6 +8,7 @@ use rustix::process::{Pid, Signal, kill_process_group};
 use tracing::error;
 
 use super::bypass::Bypass;
+use crate::log::kind;
 
 /// What is said of relays that are engaged and have no program any more.
 pub const RELAYS_UNTOLD: &str = "frames may pass unjudged by relays that nothing tells to let go: have their wire \
@@ -27,12 +28,19 @@ const NEVER_ENDS: &str = "bypass-command: what ran before was killed, but does n
 /// How often a hardware bypass is told that the gateway is alive.
 const FEED_INTERVAL: Duration = Duration::from_secs(1);
 
+/// How far apart feeds may be that went well, before relays may have engaged in between.
+const FEED_GAP: Duration = Duration::from_millis(2500);
+
 /// A program works relays: it is called with `engage`, `release` or `feed`, and the wire's name.
 pub(super) struct RelayBypass {
     wire: String,
     command: Vec<String>,
     fed: Option<Instant>,
     feeding: Option<Run>,
+    /// When that went well last.
+    fed_well: Option<Instant>,
+    /// Whether it failed since.
+    is_starving: bool,
     /// The one that engages or releases.
     at_work: Option<Run>,
     /// Those that were killed and have not ended.
@@ -47,8 +55,33 @@ impl RelayBypass {
             command: command.to_vec(),
             fed: None,
             feeding: None,
+            fed_well: None,
+            is_starving: false,
             at_work: None,
             killed: Vec::new(),
+        }
+    }
+
+    /// Hears what came of telling relays that a gateway judges. Returns whether that is so again after a while.
+    fn is_fed(&mut self, outcome: Result<(), String>) -> bool {
+        let now = Instant::now();
+        match outcome {
+            Ok(()) => {
+                let fed_well = self.fed_well.replace(now);
+                let is_late = |before| now.duration_since(before) > FEED_GAP;
+                std::mem::take(&mut self.is_starving) || fed_well.is_some_and(is_late)
+            }
+            Err(error) => {
+                if !self.is_starving {
+                    error!(
+                        target: kind::BYPASS,
+                        wire = self.wire,
+                        "relays with a watchdog may let everything pass: {error}"
+                    );
+                }
+                self.is_starving = true;
+                false
+            }
         }
     }
 
@@ -143,20 +176,35 @@ impl Bypass for RelayBypass {
         self.work("release", 0)
     }
 
-    fn feed(&mut self) {
-        if self.at_work.is_some() || self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
-            return;
+    fn feed(&mut self) -> bool {
+        if self.at_work.is_some() {
+            return false;
         }
         // One that takes longer is not helped by a second one beside it; one that hangs is ended: hardware that is not
         // fed any more lets everything pass beside a gateway that judges.
-        if self.feeding.as_mut().is_some_and(|run| run.outcome().is_none() || !run.has_ended()) {
-            return;
+        let mut was_interrupted = false;
+        if let Some(run) = &mut self.feeding {
+            let Some(outcome) = run.outcome() else { return false };
+            if !run.has_ended() {
+                return false;
+            }
+            self.feeding = None;
+            was_interrupted = self.is_fed(outcome);
+        }
+        if self.fed.is_some_and(|fed| fed.elapsed() < FEED_INTERVAL) {
+            return was_interrupted;
         }
         self.fed = Some(Instant::now());
         match self.start("feed") {
             Ok(run) => self.feeding = Some(run),
-            Err(error) => error!(wire = self.wire, "{error}"),
+            Err(error) => was_interrupted |= self.is_fed(Err(error)),
         }
+        was_interrupted
+    }
+
+    fn is_at_work(&mut self) -> bool {
+        let is_feeding = self.feeding.as_mut().is_some_and(|run| !run.has_ended());
+        self.left_behind() > 0 || self.at_work.is_some() || is_feeding
     }
 }
 
@@ -175,14 +223,19 @@ mod tests {
             format!("echo fed >> {0}; [ $(wc -l < {0}) = 1 ] && sleep 600; :", said.display());
         let mut bypass = RelayBypass::new("w", &["/bin/sh", "-c", &script].map(str::to_owned));
         let begun = Instant::now();
-        while !fs::read_to_string(&said).is_ok_and(|said| said.lines().count() > 1) {
+        while !bypass.feed() {
             assert!(
                 begun.elapsed() < 4 * COMMAND_LIMIT,
                 "the relays would bypass a gateway that judges"
             );
-            bypass.feed();
             thread::sleep(LOOK_INTERVAL);
         }
+        let said = fs::read_to_string(&said).unwrap();
+        assert!(said.lines().count() > 1, "they were told again, and may have engaged");
+        while bypass.is_at_work() {
+            thread::sleep(LOOK_INTERVAL);
+        }
+        assert!(!bypass.feed(), "nothing came between");
     }
 
     #[test]

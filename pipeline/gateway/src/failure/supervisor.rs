@@ -62,6 +62,9 @@ const RENEWAL_PAUSE: Duration = Duration::from_secs(2);
 /// How long relays may take to be bypassed by before the next gateway starts, which knows of those that are.
 const PATIENCE: Duration = Duration::from_millis(100);
 
+/// How often relays are told to carry that did not.
+const ENGAGE_INTERVAL: Duration = Duration::from_secs(2);
+
 /// How often a bypass is told to let go that did not.
 const RELEASE_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -190,12 +193,16 @@ struct Supervisor {
     failures: u32,
     /// Whether a renewal was asked for while a gateway started.
     renewal_asked: bool,
+    /// Whether a reload was.
+    reload_asked: bool,
     /// When another gateway is to take over from one that has retired for one that could not.
     next_renewal: Option<Instant>,
     /// When this process renews itself.
     next_renewal_of_itself: Option<Instant>,
     /// Why wires are bypassed, while relays have yet to say whether they carry them.
     engaging: Option<String>,
+    /// When relays that failed to are told again to carry, and why.
+    next_engage: Option<(Instant, String)>,
     /// Those wires of which it was said that everything passes unjudged.
     said_of: Vec<String>,
     /// When bypasses are told to let go, of a gateway that guards.
@@ -257,9 +264,11 @@ impl Supervisor {
             next_start: Instant::now(),
             failures: 0,
             renewal_asked: false,
+            reload_asked: false,
             next_renewal: None,
             next_renewal_of_itself: None,
             engaging: None,
+            next_engage: None,
             said_of: Vec::new(),
             next_release: None,
             has_guarded: false,
@@ -273,11 +282,7 @@ impl Supervisor {
             self.watchdog.alive();
             match self.events.recv_timeout(TICK) {
                 Ok(Event::Signal(SIGTERM | SIGINT)) => return Ok(self.stop()),
-                Ok(Event::Signal(SIGHUP)) => {
-                    if let Some(process) = &self.current {
-                        let _ = kill_process(process.pid, Signal::HUP);
-                    }
-                }
+                Ok(Event::Signal(SIGHUP)) => self.reload(),
                 Ok(Event::Signal(_)) => self.renew(),
                 Ok(Event::Said(pid, said)) => self.hear(pid, said),
                 Ok(Event::Gone(pid)) => {
@@ -305,6 +310,25 @@ impl Supervisor {
                     }
                 }
             }
+        }
+    }
+
+    /// Has the gateway read its policy anew. One that does not guard yet may have read it already, and does not take
+    /// signals yet; one that has retired does not any more.
+    fn reload(&mut self) {
+        let is_followed = self.successor.as_ref().is_some_and(|s| s.phase != Phase::Prepares);
+        match &self.current {
+            Some(process) if process.guards.is_some() && !process.retired && !is_followed => {
+                let _ = kill_process(process.pid, Signal::HUP);
+            }
+            _ => self.reload_asked = true,
+        }
+    }
+
+    /// The same, where it was asked for before this one guarded.
+    fn reload_as_asked(&mut self) {
+        if std::mem::take(&mut self.reload_asked) {
+            self.reload();
         }
     }
 
@@ -404,8 +428,15 @@ impl Supervisor {
         let child = command.spawn().map_err(cannot)?;
         let pid = Pid::from_child(&child);
         info!(pid = pid.as_raw_nonzero(), takes_over, "a gateway starts");
-        let process = self.process(pid, ours)?;
-        Ok(Process { config: text, ..process })
+        match self.process(pid, ours) {
+            Ok(process) => Ok(Process { config: text, ..process }),
+            Err(error) => {
+                // It would guard, and nobody would hear of it.
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+                Err(error)
+            }
+        }
     }
 
     /// The command line of this very gateway.
@@ -480,18 +511,23 @@ impl Supervisor {
         process.has_spoken = true;
         match said {
             Said::Alive => process.alive = Instant::now(),
-            Said::Hangs(what) => hang(process, what),
+            Said::Hangs(what) => self.hang(what),
             Said::Guards => {
                 process.guards = Some(Instant::now());
                 self.guarded_by.clone_from(&process.config);
                 self.has_guarded = true;
                 self.start_release();
+                self.reload_as_asked();
                 if std::mem::take(&mut self.renewal_asked) {
                     self.renew();
                 }
             }
             Said::Retired => {
                 process.retired = true;
+                if self.successor.is_none() {
+                    // The one that it has retired for was given up meanwhile.
+                    self.next_renewal.get_or_insert(Instant::now() + RENEWAL_PAUSE);
+                }
                 self.advance(Phase::Retires, Phase::TakesOver, Told::TakeOver);
             }
             Said::Unread(unread) => {
@@ -574,11 +610,12 @@ impl Supervisor {
         self.bypass_as_told(process.config.as_deref());
         self.current = Some(process);
         self.start_release();
+        self.reload_as_asked();
         self.next_renewal_of_itself = Some(Instant::now());
     }
 
     /// Whether nothing is under way that a renewed program would not know of.
-    fn can_renew_itself(&self) -> bool {
+    fn can_renew_itself(&mut self) -> bool {
         let guards = |process: &Process| {
             process.guards.is_some() && process.hung.is_none() && !process.retired
         };
@@ -587,6 +624,7 @@ impl Supervisor {
             && self.next_renewal.is_none()
             && self.leaving.is_empty()
             && !self.bypasses.is_releasing()
+            && !self.bypasses.are_at_work()
     }
 
     /// Runs the program that is installed now in the place of this one: same process, same child.
@@ -654,6 +692,28 @@ impl Supervisor {
         Ok(signals)
     }
 
+    /// Kills the gateway, which hangs. What it held, a worker that goes on again included, ends with it. That may take a
+    /// while, or for ever where it waits for hardware: relays, which need none of its ports, carry from now on.
+    fn hang(&mut self, what: String) {
+        let Some(process) = self.current.as_mut().filter(|process| process.hung.is_none()) else {
+            return;
+        };
+        error!(pid = process.pid.as_raw_nonzero(), "the gateway hangs and is killed: {what}");
+        let why = format!("{what}, so it was killed");
+        process.hung = Some(what);
+        let _ = kill_process(process.pid, Signal::KILL);
+        if process.guards.is_none() {
+            // Wires are bypassed already.
+            return;
+        }
+        // The next gateway goes by it: what it closes is not opened.
+        let handed = self.successor.as_ref().and_then(|s| s.process.config.clone());
+        self.take_config_of(handed.as_deref());
+        if !self.bypasses.relays().is_empty() {
+            self.bypass_by_relays(&why);
+        }
+    }
+
     /// Ends a successor that does not come up. The gateway that guards goes on where it still can.
     fn give_up_successor(&mut self, why: &str) {
         let Some(successor) = self.successor.take() else { return };
@@ -682,9 +742,8 @@ impl Supervisor {
         error!(
             "the new gateway was given up after it had taken over the state: {why}; starting anew"
         );
-        if let Some(process) = self.current.as_mut() {
-            process.hung = Some(format!("a renewal failed: {why}"));
-            let _ = kill_process(process.pid, Signal::KILL);
+        if self.current.is_some() {
+            self.hang(format!("a renewal failed: {why}"));
             return;
         }
         // Whatever they have of the ports still is in the way of the kernel's bypass.
@@ -714,13 +773,13 @@ impl Supervisor {
             let limit = if process.has_spoken { limit } else { limit.max(FIRST_WORD_LIMIT) };
             process.alive.elapsed() > limit
         };
-        if let Some(process) = self.current.as_mut() {
+        if let Some(process) = &self.current {
             let is_late =
                 process.guards.is_none() && process.guards_until.is_some_and(|at| now >= at);
-            if process.hung.is_none() && is_silent(process) {
-                hang(process, said_nothing());
-            } else if process.hung.is_none() && is_late {
-                hang(process, format!("it did not open its ports within {HANDOVER_LIMIT:?}"));
+            if is_silent(process) {
+                self.hang(said_nothing());
+            } else if is_late {
+                self.hang(format!("it did not open its ports within {HANDOVER_LIMIT:?}"));
             }
         }
         if let Some(successor) = &self.successor {
@@ -741,14 +800,23 @@ impl Supervisor {
         if is_due(self.next_renewal) && self.successor.is_none() {
             self.renew();
         }
-        let guards = self.current.as_ref().is_some_and(|process| process.guards.is_some());
-        if is_due(self.next_release) && guards {
+        let judges = |process: &Process| process.guards.is_some() && process.hung.is_none();
+        let judges = self.current.as_ref().is_some_and(judges);
+        if is_due(self.next_release) && judges {
             if let Some(left) = self.bypasses.try_release() {
                 self.released(&left);
             }
         }
-        if self.current.as_ref().is_some_and(|p| p.guards.is_some() && p.hung.is_none()) {
-            self.bypasses.feed();
+        if judges && self.bypasses.feed() {
+            warn!(target: kind::BYPASS, "relays were not told for a while that a gateway judges; they are told to let go");
+            self.next_release = Some(now);
+        }
+        if self.next_engage.take_if(|(at, _)| now >= *at && !judges).is_some_and(|(_, why)| {
+            let are_any = self.bypasses.start_again();
+            self.engaging = are_any.then_some(why);
+            are_any
+        }) {
+            info!("relays that failed are told to carry once more");
         }
         self.go_on_with_dropped();
         if is_due(self.next_renewal_of_itself) && self.can_renew_itself() {
@@ -890,6 +958,7 @@ impl Supervisor {
         self.go_on_with_dropped();
         self.bypassed(why, &engaged);
         self.engaging = (!engaged.pending.is_empty()).then(|| why.to_owned());
+        self.next_engage = Some((Instant::now() + ENGAGE_INTERVAL, why.to_owned()));
     }
 
     /// Writes down that these wires pass unjudged, and that relays were told to. Returns since when, in milliseconds
@@ -911,6 +980,7 @@ impl Supervisor {
             Some(engaged) => {
                 self.go_on_with_dropped();
                 self.bypassed(&why, &engaged);
+                self.next_engage = Some((Instant::now() + ENGAGE_INTERVAL, why));
             }
             None => self.engaging = Some(why),
         }
@@ -948,7 +1018,7 @@ impl Supervisor {
     /// that is looked after, so that nobody waits for their programs.
     fn start_release(&mut self) {
         self.history.last = None;
-        self.engaging = None;
+        (self.engaging, self.next_engage) = (None, None);
         self.account_for_bypass();
         self.next_release = Some(Instant::now());
     }
@@ -1088,16 +1158,6 @@ fn wait_for_end(pid: Pid, limit: Duration, watchdog: &mut Watchdog) -> End {
         // A process that cannot die (it waits for hardware) is waited for: its ports are its own.
         thread::sleep(Duration::from_micros(500));
     }
-}
-
-/// Kills a gateway that hangs. What it held, a worker that goes on again included, ends with it.
-fn hang(process: &mut Process, what: String) {
-    if process.hung.is_some() {
-        return;
-    }
-    error!(pid = process.pid.as_raw_nonzero(), "the gateway hangs and is killed: {what}");
-    process.hung = Some(what);
-    let _ = kill_process(process.pid, Signal::KILL);
 }
 
 fn tell(process: &Process, told: Told) {

@@ -399,3 +399,77 @@ fn relays_of_a_wire_that_comes_with_a_renewal_are_told_to_let_go() {
     wait(&mut supervisor, |_| said(dir.path()) == "release\n");
     end(pid);
 }
+
+#[test]
+fn relays_carry_from_the_moment_that_a_gateway_hangs_whether_or_not_it_ends() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut supervisor = supervisor(dir.path(), &open(dir.path()));
+    let (process, _its) = gateway(&open(dir.path()));
+    let pid = process.pid;
+    supervisor.current = Some(process);
+    supervisor.next_release = Some(Instant::now());
+    supervisor.hear(pid, Said::Hangs("worker 0 stands still".to_owned()));
+    // Nobody says that it has ended.
+    wait(&mut supervisor, |supervisor| supervisor.engaging.is_none());
+    assert_eq!((said(dir.path()).as_str(), supervisor.history.bypasses), ("engage\n", 1));
+    supervisor.look_after();
+    assert_eq!(said(dir.path()), "engage\n", "nobody judges");
+    assert_eq!(supervisor.gone(pid), None);
+    assert_eq!((supervisor.history.bypasses, supervisor.history.hangs), (1, 1));
+}
+
+#[test]
+fn relays_that_fail_are_told_again_while_nobody_guards() {
+    let dir = tempfile::tempdir().unwrap();
+    let there = dir.path().join("there");
+    let failing = format!(
+        "fail = \"open\"\nbypass-command = [\"/bin/sh\", \"-c\", \"[ -e {} ]\"]\n",
+        there.display()
+    );
+    let mut supervisor = supervisor(dir.path(), &text(dir.path(), &failing));
+    let socket = supervisor.config.control_socket.clone();
+    supervisor.bypass("no gateway runs yet", Duration::MAX);
+    assert_eq!(Bypassed::read(&socket).map(|by| by.wires), Some(Vec::new()));
+    std::fs::write(there, "").unwrap();
+    wait(&mut supervisor, |_| Bypassed::read(&socket).is_some_and(|by| by.wires == ["w"]));
+    assert_eq!(supervisor.history.bypasses, 1);
+}
+
+#[test]
+fn a_program_is_run_once_while_the_relays_of_another_wire_let_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let other = |name: &str| {
+        open(dir.path())
+            .replace("name = \"w\"", &format!("name = \"{name}\""))
+            .replace("net_ring", &format!("net_ring_{name}"))
+    };
+    let slow = other("v").replace("/bin/sh", "/bin/dash").replace("[ $0", "sleep 0.3; [ $0");
+    let both = format!("{}{}", open(dir.path()), &slow[slow.find("[[wire]]").unwrap()..]);
+    let mut supervisor = supervisor(dir.path(), &both);
+    std::fs::write(&supervisor.args.config, open(dir.path())).unwrap();
+    assert!(supervisor.take_config());
+    supervisor.bypass("the configuration was changed", Duration::MAX);
+    assert_eq!(said(dir.path()).matches("engage").count(), 1, "{}", said(dir.path()));
+}
+
+#[test]
+fn a_reload_that_is_asked_for_too_early_is_passed_on_to_the_gateway_that_guards() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut supervisor = supervisor(dir.path(), &text(dir.path(), CLOSED));
+    let (old, _its) = gateway("");
+    let (new, _end) = gateway("");
+    let (pid, heir) = (old.pid, new.pid);
+    supervisor.current = Some(old);
+    supervisor.successor = Some(successor(new, Phase::TakesOver));
+    supervisor.reload();
+    thread::sleep(TICK);
+    assert_eq!((ended(pid), ended(heir)), (None, None), "neither would hear it");
+    supervisor.change_places();
+    // What stands for it is ended by the signal.
+    let begun = Instant::now();
+    while ended(heir).is_none() {
+        assert!(begun.elapsed() < END_LIMIT);
+        thread::sleep(TICK);
+    }
+    end(pid);
+}
