@@ -67,7 +67,7 @@ const ATTACKS: [(&str, Attack); 11] = [
 ///
 /// # Errors
 ///
-/// An attack that there is not, or a policy that does not compile.
+/// An attack that there is not, a folder that cannot be made, or a policy that does not compile.
 pub fn run(options: &Options) -> io::Result<u64> {
     let named = |(name, _): &&(&str, Attack)| {
         options.cases.is_empty() || options.cases.iter().any(|case| case == name)
@@ -79,6 +79,7 @@ pub fn run(options: &Options) -> io::Result<u64> {
         let text = format!("no attack `{unknown}`; there are {}", names.join(", "));
         return Err(io::Error::other(text));
     }
+    crate::report::make_folder(options.record.as_deref())?;
     crate::pipeline::pin(0);
     let load = machine::load();
     let mut report = Report::new(Machine::read(load)?, options.rounds, options.json);

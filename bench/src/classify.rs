@@ -18,7 +18,7 @@ use crate::external::{External, Program};
 use crate::five_tuples::{Family, FiveTuple, expand, key};
 use crate::huge_pages::Environment;
 use crate::machine::{self, Machine, median};
-use crate::report::{Line, Report};
+use crate::report::{self, Line, Report};
 use crate::segmentation::{self, Families, Shape};
 use crate::trace::{self, Order};
 use crate::tuple_space::TupleSpace;
@@ -138,11 +138,13 @@ const ORACLE_SAMPLE: usize = 1_000;
 ///
 /// # Errors
 ///
-/// A file cannot be read or is no rule set, or DPDK does not start.
+/// A file cannot be read or is no rule set, the folder to record in cannot be made, or DPDK does not
+/// start.
 pub fn run(options: &Options) -> io::Result<u64> {
     if let Some(engine) = options.count_only {
         return instructions::count_only(options, engine).map(|()| 0);
     }
+    report::make_folder(options.record.as_deref())?;
     let load_before = machine::load();
     let environment = if options.without_acl {
         Err("left out".to_owned())

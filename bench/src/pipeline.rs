@@ -161,7 +161,8 @@ fn chosen_cases(names: &[String]) -> io::Result<Vec<Case>> {
 ///
 /// # Errors
 ///
-/// A case that there is not, fewer processors than workers, or a policy that does not compile.
+/// A case that there is not, fewer processors than workers, a folder that cannot be made, or a policy
+/// that does not compile.
 pub fn run(options: &Options) -> io::Result<u64> {
     let cases = chosen_cases(&options.cases)?;
     let processors = core_affinity::get_core_ids().map_or(1, |cores| cores.len());
@@ -175,6 +176,7 @@ pub fn run(options: &Options) -> io::Result<u64> {
         }
         return Ok(0);
     }
+    crate::report::make_folder(options.record.as_deref())?;
     let load_before = machine::load();
     let mut report = Report::new(Machine::read(load_before)?, options);
     report.print_head();

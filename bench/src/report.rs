@@ -14,6 +14,18 @@ use crate::machine::Machine;
 use crate::plot::{self, Bar, Group};
 use crate::shows::{Show, shows};
 
+/// Makes the folder that a report is to be written to, if one is. Before anything is measured: what
+/// cannot be written is not worth an hour.
+///
+/// # Errors
+///
+/// Where it cannot be made.
+pub fn make_folder(folder: Option<&Path>) -> io::Result<()> {
+    let Some(folder) = folder else { return Ok(()) };
+    fs::create_dir_all(folder)
+        .map_err(|error| io::Error::other(format!("--record {}: {error}", folder.display())))
+}
+
 /// One policy's figures. Times of lookups are nanoseconds each, medians of the rounds in uniformly
 /// random order where nothing else is said.
 #[derive(Clone, Debug, Default, Serialize)]

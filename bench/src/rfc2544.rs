@@ -140,6 +140,7 @@ pub fn run(options: &Options) -> io::Result<u64> {
             "seconds, minutes, resolution and attempts are more than zero",
         ));
     }
+    crate::report::make_folder(options.record.as_deref())?;
     let load_before = machine::load();
     let mut report = Report::new(options, load_before)?;
     let wrong = match options.over {

@@ -103,6 +103,7 @@ pub fn run(options: &Options) -> io::Result<()> {
     if !is_positive(options.seconds) || !is_positive(options.minutes) {
         return Err(io::Error::other("a phase lasts more than zero seconds, and all some minutes"));
     }
+    crate::report::make_folder(options.record.as_deref())?;
     let mut report = Report::new(options, machine::load())?;
     match options.over {
         Over::Memory => measure(Links::memory(), options, &mut report)?,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
+use std::path::Path;
 use std::process::Command;
 
 use flate2::{Compression, write::GzEncoder};
@@ -64,6 +65,33 @@ fn a_set_of_ones_own_gives_a_line_of_json_for_each_family() {
         let text = |key: &str| line[key].as_str().is_some_and(|text| !text.is_empty());
         assert!(text("machine") && text("commit"), "{line}");
     }
+}
+
+#[test]
+fn the_folder_to_record_in_is_made_before_anything_is_measured() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("mine");
+    std::fs::write(&file, set()).unwrap();
+    let classify = |record: &Path| {
+        Command::new(env!("CARGO_BIN_EXE_bulkhead-bench"))
+            .args(["classify", "--without-acl", "--headers", "1000", "--rounds", "1", "--rules"])
+            .arg(&file)
+            .arg("--record")
+            .arg(record)
+            .output()
+            .unwrap()
+    };
+    let new = folder.path().join("not/yet");
+    let output = classify(&new);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    for name in ["classify.md", "classify.json", "classify.svg"] {
+        assert!(new.join(name).is_file(), "{name}");
+    }
+    // Nothing is a folder below a file.
+    let output = classify(&file.join("below"));
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && said.contains("mine/below"), "{said}");
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "", "nothing is measured");
 }
 
 #[test]

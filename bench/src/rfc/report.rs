@@ -91,7 +91,6 @@ pub(crate) fn write(
     text: &str,
     plots: &[(&str, &str, Vec<Group>)],
 ) -> io::Result<()> {
-    fs::create_dir_all(folder)?;
     fs::write(folder.join(format!("{name}.json")), serde_json::to_vec_pretty(figures)?)?;
     fs::write(folder.join(format!("{name}.md")), text)?;
     for (kind, title, groups) in plots {
