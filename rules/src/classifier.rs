@@ -268,6 +268,12 @@ struct SideWritten {
 }
 
 impl Written {
+    /// How many words of rows of either side were written, unless all were.
+    #[cfg(test)]
+    pub(crate) fn row_words(&self) -> [Option<usize>; 2] {
+        self.sides.each_ref().map(|side| side.rows.len())
+    }
+
     /// Adds what was written later.
     pub(crate) fn extend(&mut self, later: &Self) {
         self.actions.extend(&later.actions);

@@ -6,8 +6,8 @@
 
 use super::several::{ReadKeys, Several};
 use super::tables::{
-    BLOCK, BUCKET, CHECKED, FEW_WORDS, LINE, LINES, Line, NONE, NOTHING, PairEntry, Record, Rows,
-    bucket, join, line, record,
+    BLOCK, BUCKET, CHECKED, FEW_WORDS, LINE, LINES, Line, NONE, NOTHING, PairEntry, ROW, Record,
+    Rows, bucket, join, line, record,
 };
 use super::wide::first_in_runs;
 use super::{Classifier, Column, EMPTY_COLUMN, MAX_BATCH, Side, ones};
@@ -173,11 +173,13 @@ impl Kernel for ReadRows<'_> {
         let Self { classifier, found, choice } = self;
         let Classifier { src, dst, .. } = classifier;
         for (group, (s, d)) in found.src.iter().zip(found.dst).enumerate().take(MAX_BATCH / LANES) {
-            let wide = lanes.splat(record::WIDE as u32);
-            let place = lanes.add(lanes.shl::<3>(lanes.load(s)), wide);
-            lanes.store(lanes.gather(src.records.words(), place), &mut choice.wide[0][group]);
-            let place = lanes.add(lanes.shl::<3>(lanes.load(d)), wide);
-            lanes.store(lanes.gather(dst.records.words(), place), &mut choice.wide[1][group]);
+            for (wide, (side, class)) in choice.wide.iter_mut().zip([(src, s), (dst, d)]) {
+                let place = lanes.shl::<3>(lanes.load(class));
+                let place = lanes.add(place, lanes.splat(record::WIDE as u32));
+                let row = lanes.gather(side.records.words(), place);
+                let start = lanes.mul(row, lanes.splat(side.rows.stride as u32));
+                lanes.store(start, &mut wide[group]);
+            }
             lanes.store(lanes.splat(NONE), &mut choice.ranks[group]);
         }
     }
@@ -227,12 +229,12 @@ impl Kernel for ReadRecords<'_> {
             for (side, (of_side, rows)) in
                 [(&s, &src.rows), (&d, &dst.rows)].into_iter().enumerate()
             {
-                // Rows begin at words of 64 bits.
-                let wide = lanes.shr::<2>(of_side[record::WIDE]);
+                let vectors = lanes.splat((rows.stride / ROW) as u32);
+                let wide = lanes.mul(of_side[record::WIDE], vectors);
                 lanes.prefetch_rows(rows.words.words(), wide);
                 lanes.prefetch_rows(lines, lanes.shl::<1>(of_side[record::LINES]));
                 lanes.store(of_side[record::LINES], &mut choice.lines[side][group]);
-                lanes.store(of_side[record::WIDE], &mut choice.wide[side][group]);
+                lanes.store(lanes.shl::<2>(wide), &mut choice.wide[side][group]);
                 let [rank, rule, condition] = &mut choice.first[side];
                 lanes.store(of_side[record::RANK], &mut rank[group]);
                 lanes.store(of_side[record::RULE], &mut rule[group]);
@@ -559,7 +561,7 @@ impl Kernel for Intersect<'_> {
                 if of_runs.is_some() {
                     classifier.consider_runs(starts, &frame, &mut best);
                 } else {
-                    let rows = [0, 1, 2].map(|row: usize| rows[row].wide(starts[row]));
+                    let rows = [0, 1, 2].map(|row: usize| rows[row].wide_words(starts[row]));
                     classifier.consider_wide(rows, &frame, &mut best);
                 }
                 choice.set_best(lane, best);
@@ -639,8 +641,8 @@ impl Classifier {
         if s.keys & d.keys == NONE {
             self.look_up_pair(self.pairs.home(s.key, d.key), s.key, d.key, frame, best);
         }
-        self.scan_side(s, &self.dst.rows, d.wide, frame, best);
-        self.scan_side(d, &self.src.rows, s.wide, frame, best);
+        self.scan_side(s, &self.dst.rows, self.dst.rows.start(d.wide), frame, best);
+        self.scan_side(d, &self.src.rows, self.src.rows.start(s.wide), frame, best);
     }
 
     /// Lowers `best` to the first rule that is listed under a pair of keys and matches.
@@ -743,11 +745,11 @@ impl Classifier {
     /// bit for each of them, of the source, the destination and the service.
     #[cold]
     #[inline(never)]
-    fn consider_wide(&self, rows: [&[Eight]; 3], frame: &Frame<'_>, best: &mut u64) {
-        let [src, dst, services] = rows.map(|row| row.as_flattened());
+    fn consider_wide(&self, rows: [&[u64]; 3], frame: &Frame<'_>, best: &mut u64) {
+        let [src, dst, services] = rows;
         for (word, ((s, d), v)) in src.iter().zip(dst).zip(services).enumerate() {
-            for bit in ones(u64::from(s & d & v)) {
-                let candidate = self.wide_rules[word * 32 + bit];
+            for bit in ones(s & d & v) {
+                let candidate = self.wide_rules[word * 64 + bit];
                 if candidate >= *best {
                     return;
                 }
@@ -769,10 +771,10 @@ impl Classifier {
             }
         }
         if let Some(record) = src_mac {
-            self.scan_side(&record, &self.dst.rows, d.wide, frame, best);
+            self.scan_side(&record, &self.dst.rows, self.dst.rows.start(d.wide), frame, best);
         }
         if let Some(record) = dst_mac {
-            self.scan_side(&record, &self.src.rows, s.wide, frame, best);
+            self.scan_side(&record, &self.src.rows, self.src.rows.start(s.wide), frame, best);
         }
     }
 }

@@ -27,7 +27,7 @@ pub(crate) struct Record {
     pub(crate) key: u32,
     /// The [`Keys`] of a class that has more than one, or has a part's key; else [`NONE`].
     pub(crate) keys: u32,
-    /// Where its row of [`Rows`] begins: which wide parts hold the class.
+    /// The number of its row of [`Rows`]: which wide parts hold the class.
     pub(crate) wide: u32,
     /// The first rule's rank, or [`NONE`].
     pub(crate) rank: u32,
@@ -355,7 +355,7 @@ fn mixed(src: u32, dst: u32) -> u32 {
 /// Odd numbers with their bits in no order: the fractions of the golden ratio, and two primes.
 const MIX: [u32; 3] = [0x9e37_79b1, 0x85eb_ca77, 0xc2b2_ae3d];
 
-/// Both kinds of bits of a row come in multiples of so many words of 64 bits: in vectors.
+/// Rows come in multiples of so many words of 64 bits: in vectors.
 pub(crate) const ROW: usize = LANES / 2;
 
 /// Up to so many words of 32 bits for rules both of whose sides are wide are gone through for eight
@@ -368,10 +368,32 @@ pub(crate) const BLOCK: usize = 4;
 /// Rules whose bits are a block.
 pub(crate) const BLOCK_RULES: usize = BLOCK * LANES * 32;
 
-/// Words of 64 bits that bits for so many rules both of whose sides are wide take.
+/// Words of 64 bits that bits for so many rules both of whose sides are wide take in a row of a service
+/// class.
 pub(crate) fn wide_words(rules: usize) -> usize {
     let words = rules.div_ceil(64);
     words.next_multiple_of(if words * 2 > FEW_WORDS { BLOCK * ROW } else { ROW })
+}
+
+/// How many words of a row of a side are for so many parts, and how many there are with those for so
+/// many rules both of whose sides are wide. What few rules leave of the last vector is for more of
+/// either.
+pub(crate) fn row_words(parts: usize, rules: usize) -> [usize; 2] {
+    let parts = parts.div_ceil(64).max(1);
+    if rules.div_ceil(32) > FEW_WORDS {
+        let bits = parts.next_multiple_of(ROW);
+        return [bits, bits + wide_words(rules)];
+    }
+    let words = parts + rules.div_ceil(64);
+    let stride = words.next_multiple_of(ROW);
+    [parts + (stride - words).div_ceil(2), stride]
+}
+
+/// How many rules both of whose sides are wide such a row has room for.
+pub(crate) fn row_room([parts, words]: [usize; 2]) -> usize {
+    let words = words - parts;
+    let is_blocks = words >= BLOCK * ROW;
+    if is_blocks { words * 64 } else { (words * 64).min(FEW_WORDS * 32) }
 }
 
 /// Rows of bits, one row for each of the things that they tell apart: first `bits` words of bits of
@@ -405,25 +427,23 @@ impl Rows {
     /// The same where all bits are of one row, which begins at the word `start`.
     #[inline(always)]
     pub(crate) fn are_set_in<L: Lanes>(&self, lanes: L, start: u32, bits: L::W) -> L::W {
-        if self.bits != ROW {
+        if self.bits > ROW {
             return self.are_set(lanes, lanes.splat(start), bits);
         }
-        // The row is a vector.
+        // They are in its first vector.
         let row = self.words.items().get(start as usize..start as usize + ROW).unwrap_or(&[0; ROW]);
         let [row]: &[Eight] = bytemuck::cast_slice(row) else { return lanes.splat(0) };
         lanes.shr_by(lanes.permute(lanes.load(row), lanes.shr::<5>(bits)), bits)
     }
 
-    /// The bits for [`crate::classifier::Classifier::wide_rules`] of the row that begins at the word
-    /// `start`, the first lowest.
+    /// The word at which the row of a number begins.
     #[inline(always)]
-    pub(crate) fn wide(&self, start: u32) -> &[Eight] {
-        let start = start as usize;
-        let words = self.words.items().get(start + self.bits..start + self.stride);
-        bytemuck::cast_slice(words.unwrap_or_default())
+    pub(crate) fn start(&self, row: u32) -> u32 {
+        row * self.stride as u32
     }
 
-    /// The same in words of 64 bits.
+    /// The bits for [`crate::classifier::Classifier::wide_rules`] of the row that begins at the word
+    /// `start`, the first lowest.
     #[inline(always)]
     pub(crate) fn wide_words(&self, start: u32) -> &[u64] {
         let start = start as usize;
@@ -433,8 +453,8 @@ impl Rows {
     /// The same in blocks.
     #[inline(always)]
     pub(crate) fn blocks(&self, start: u32) -> &[[Eight; BLOCK]] {
-        let row = self.wide(start);
-        bytemuck::cast_slice(&row[..row.len() / BLOCK * BLOCK])
+        let words = self.wide_words(start);
+        bytemuck::cast_slice(&words[..words.len() / (BLOCK * ROW) * (BLOCK * ROW)])
     }
 
     pub(crate) fn size_bytes(&self) -> usize {

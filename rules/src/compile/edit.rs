@@ -19,9 +19,9 @@ use super::lists::{
     tests_mac,
 };
 use super::plan::Alternative;
-use super::rows::WideRule;
 use super::services;
 use super::side::{self, Class, Kind, Moves, PartChange, Treatment};
+use super::wide::WideRule;
 use crate::classifier::{Changes, Classifier, Footprint};
 use crate::policy::edit::{Delta, EndpointChange};
 use crate::policy::{Action, Policy, RuleId};
@@ -46,8 +46,8 @@ impl From<Exceeded> for Whole {
 struct Touched {
     classes: [Vec<u32>; 2],
     everything: bool,
-    /// Whether all rows have to be written: a rule both of whose sides are wide came or went, or a
-    /// part that is inverted.
+    /// Whether all rows have to be brought up to date: a rule both of whose sides are wide came or went,
+    /// or a part that is inverted.
     rows: bool,
     /// Whether a rule came with a service that no other one has.
     services: bool,

@@ -11,10 +11,11 @@ use super::cross;
 use super::growth::{Compact, ListPlaces};
 use super::map::Places;
 use super::plan::{Alternative, Plan};
-use super::rows::{WideRule, WideSets};
+use super::rows::WideSets;
 use super::services;
 use super::shortlists;
 use super::side::{self, Part, Side, Treatment};
+use super::wide::{WideBits, WideRule};
 use super::{CompileError, Limits};
 use crate::classifier::addresses::AddressMap;
 use crate::classifier::blocks::Blocks;
@@ -38,13 +39,13 @@ pub struct Compiler {
     pub(super) edits: Edits,
     pub(super) sides: [Side; 2],
     pub(super) wide: [WideSets; 2],
-    /// For each wide part of either side its wide rules, as bits in deciding order.
+    /// For each wide part of either side its wide rules, as bits.
     pub(super) rules_of_parts: [Vec<Vec<u64>>; 2],
     /// Bits of wide parts.
     pub(super) bits: [Places; 2],
     pub(super) wide_rules: BTreeSet<WideRule>,
-    /// The same in the order of their bits, as they were written last.
-    pub(super) wide_order: Vec<WideRule>,
+    /// The same with their bits, as they were written last.
+    pub(super) wide_bits: WideBits,
     /// The ranks of the rules that test a MAC address.
     pub(super) mac_ranks: BTreeSet<u32>,
     /// Rules of each service set.
@@ -198,7 +199,7 @@ impl Compiler {
             rules_of_parts: Default::default(),
             bits: Default::default(),
             wide_rules: BTreeSet::new(),
-            wide_order: Vec::new(),
+            wide_bits: WideBits::default(),
             mac_ranks,
             service_uses: used.service_uses,
             boxes: HashMap::new(),
@@ -480,9 +481,8 @@ impl Compiler {
         if has_block {
             budget.spend(1, key_bytes(keys.len().div_ceil(KEYS)))?;
         }
-        let stride = self.side(side).rows.stride.max(1) as u32;
         Ok(Record {
-            wide: self.wide[side].take(wide) * stride,
+            wide: self.wide[side].take(wide),
             key: match *keys {
                 [key] if key & PART_KEY == 0 => key,
                 _ => NONE,
@@ -517,8 +517,7 @@ impl Compiler {
             blocks += 1;
         }
         budget.release(key_bytes(blocks));
-        let stride = self.side(side).rows.stride.max(1) as u32;
-        self.wide[side].give_back(record.wide / stride);
+        self.wide[side].give_back(record.wide);
     }
 
     /// Gives back what the record of a class has, but its pairs.

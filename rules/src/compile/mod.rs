@@ -6,8 +6,8 @@
 //! 2. `side`: the endpoints of one side in parts, and those to classes; `map` keeps their addresses,
 //!    those of IPv6 by their `prefixes`;
 //! 3. `plan`: how the rules of each part are listed;
-//! 4. `lists`: each rule where a lookup finds it; `rows`: what is wide; `runs`: rules of two wide
-//!    sides by their services;
+//! 4. `lists`: each rule where a lookup finds it; `rows`: what is wide; `wide`: rules of two wide
+//!    sides, `runs`: those by their services;
 //! 5. `cross`: small policies crossed out, which is faster to look up; `shortlists`: larger ones, as far
 //!    as that;
 //! 6. `edit`: the same again, for what an edit of the policy changed; `growth` says when that has left
@@ -34,6 +34,7 @@ mod shortlists;
 mod side;
 #[cfg(test)]
 pub(crate) mod tests;
+mod wide;
 
 use crate::classifier::Classifier;
 use crate::policy::Policy;

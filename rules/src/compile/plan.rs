@@ -6,7 +6,7 @@
 
 use super::lists::{PAIR_BYTES, mark_words_for};
 use super::side::{Kind, Side, Treatment};
-use crate::classifier::tables::{KEYS, Keys, Line, ROW, Record, wide_words};
+use crate::classifier::tables::{KEYS, Keys, Line, Record, row_words, wide_words};
 
 /// Instructions of a lookup, counted by callgrind on the sets of `bench`: with any narrow rules, for
 /// each that is listed with one narrow side, with classes of several keys, for each pair of those,
@@ -182,10 +182,9 @@ impl Sizes {
 
     /// Bytes that listing it takes, with rows for so many classes of services.
     fn bytes_at_most(&self, services: usize) -> usize {
-        let wide = wide_words(self.wide_rules);
         let of_side = |side: &SideSizes| {
-            let bits = side.wide_parts.div_ceil(64).max(1).next_multiple_of(ROW);
-            let row = (bits + wide) * size_of::<u64>();
+            let [_, words] = row_words(side.wide_parts, self.wide_rules);
+            let row = words * size_of::<u64>();
             // Of the rules of a class all but the first are in lines, two of them in one at worst,
             // and only its last block of keys is not full.
             let of_class = size_of::<Record>() + size_of::<Keys>() + row;
@@ -196,6 +195,7 @@ impl Sizes {
         let [src, dst] = self.sides.each_ref().map(of_side);
         let pairs = self.pairs.saturating_mul(PAIR_BYTES);
         let marks = mark_words_for(self.pairs) * size_of::<u32>();
+        let wide = wide_words(self.wide_rules);
         let services = services.saturating_mul(wide * size_of::<u64>());
         [src, dst, pairs, marks, services].into_iter().fold(0, usize::saturating_add)
     }

@@ -4,19 +4,21 @@
 //! Edits write the words that change and no others, since what they write is copied for the workers.
 
 use std::collections::{BTreeSet, HashMap};
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{Compiler, DST, SRC};
 use super::runs::{self, Runs};
-use crate::classifier::tables::{ROW, Rows, wide_words};
+use super::wide::{WideBits, WideRule};
+use crate::classifier::tables::{ROW, Rows, row_room, row_words, wide_words};
 
 /// The sets of wide parts that classes of one side are in: the rows of its [`Rows`].
 #[derive(Debug, Default)]
 pub(super) struct WideSets {
     /// The bits of parts that are inverted: set in the rows that do not name them, and in no other.
     pub(super) inverted: BTreeSet<u32>,
-    /// Those when all rows were written last.
+    /// Those when all rows were brought up to date last.
     inverted_before: BTreeSet<u32>,
     ids: HashMap<Box<[u32]>, u32>,
     /// The bits of each row, and how many classes have it.
@@ -26,53 +28,56 @@ pub(super) struct WideSets {
     new: Vec<u32>,
 }
 
-/// A rule whose sides are both wide, in deciding order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
-pub(super) struct WideRule {
-    pub(super) candidate: u64,
-    pub(super) src: u32,
-    pub(super) dst: u32,
-    pub(super) service: u32,
-}
-
 impl Compiler {
     /// Brings all rows up to date, since the wide rules, the services, the number of wide parts or
     /// those that are inverted changed.
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         budget.release(std::mem::take(&mut self.spent.rows));
         let before = budget.spent_bytes();
-        let mut rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
-        let wide = wide_words(rules.len());
-        let services = &self.out.services.rows;
-        let runs = runs::by_service(&mut rules, services, self.service_uses.len());
-        let same_rules = rules == self.wide_order;
-        for side in [SRC, DST] {
-            if self.bits[side].len() > MOST_NUMBERS {
-                return Err(Exceeded::Numbers);
-            }
-            let bits = self.bits[side].len().div_ceil(64).max(1).next_multiple_of(ROW);
-            if !same_rules || bits * 64 != self.rules_of_parts[side].len() {
-                let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
-                self.rules_of_parts[side] = rules_of(&rules, of, bits * 64, wide);
-            }
-            self.write_side(side, [bits, bits + wide], same_rules, budget)?;
+        if self.bits.iter().any(|bits| bits.len() > MOST_NUMBERS) {
+            return Err(Exceeded::Numbers);
         }
-        self.write_services(&rules, same_rules, runs, wide, budget)?;
-        self.out.wide_rules = Arc::new(rules.iter().map(|rule| rule.candidate).collect());
-        self.wide_order = rules;
+        let mut rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
+        let services = self.service_uses.len();
+        let by_service = runs::pay(&rules, &self.out.services.rows, services);
+        if by_service {
+            // Stable: rules of one service stay in deciding order.
+            rules.sort_by_key(|rule| rule.service);
+        }
+        let layouts = [SRC, DST].map(|side| self.layout(side, rules.len()));
+        let [src_room, dst_room] = layouts.map(row_room);
+        let same_rules = !self.wide_bits.set(&rules, by_service, src_room.min(dst_room));
+        for (side, layout) in [SRC, DST].into_iter().zip(layouts) {
+            self.write_side(side, layout, same_rules, budget)?;
+        }
+        let rows = &self.out.services.rows;
+        let runs = by_service.then(|| Runs::of(&self.wide_bits, rows, services));
+        self.write_services(same_rules, runs, budget)?;
+        self.out.wide_rules = Arc::new(self.wide_bits.candidates());
         self.spent.rows = budget.spent_bytes() - before;
         Ok(())
     }
 
-    /// Brings the rows of one side up to date, which have so many words of bits of parts and so many in
-    /// all.
+    /// How many words of a row of one side are for parts, and how many there are: as they are, unless
+    /// that is too few, or more than three times as many as it takes.
+    fn layout(&self, side: usize, rules: usize) -> [usize; 2] {
+        let Rows { bits, stride, .. } = self.side(side).rows;
+        let parts = self.bits[side].len();
+        let least = row_words(parts, rules);
+        let fits = parts <= bits * 64 && rules <= row_room([bits, stride]);
+        let is_fit = fits && (least[1]..=3 * least[1]).contains(&stride);
+        if is_fit { [bits, stride] } else { least }
+    }
+
+    /// Brings the rows of one side up to date, whose words are divided so.
     fn write_side(
         &mut self,
         side: usize,
-        [bits, stride]: [usize; 2],
+        layout: [usize; 2],
         same_rules: bool,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
+        let [bits, stride] = layout;
         let sets = &mut self.wide[side];
         let count = sets.rows.len().max(1);
         budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
@@ -80,47 +85,62 @@ impl Compiler {
         let turned: Vec<(u32, bool)> = (before.symmetric_difference(&sets.inverted))
             .map(|&part| (part, sets.inverted.contains(&part)))
             .collect();
-        let has_rules = |&(part, _): &(u32, bool)| {
-            self.rules_of_parts[side].get(part as usize).is_some_and(|rules| !rules.is_empty())
-        };
-        let is_bare = !turned.iter().any(has_rules);
         let new = std::mem::take(&mut sets.new);
         let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
-        let (old, is_same) = (out.rows.stride, [out.rows.bits, out.rows.stride] == [bits, stride]);
-        if is_same && same_rules && is_bare {
-            self.turn_over(side, &turned);
+        let same_layout = [out.rows.bits, out.rows.stride] == layout;
+        let mut before = Vec::new();
+        if !(same_rules && same_layout) {
+            let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
+            let rules = rules_of(&self.wide_bits, of, bits * 64, stride - bits);
+            before = std::mem::replace(&mut self.rules_of_parts[side], rules);
+        }
+        let rules_of_parts = &self.rules_of_parts[side];
+        if same_layout {
+            let mut changed = 0..0;
+            for (before, now) in before.iter().zip(rules_of_parts) {
+                add_differing(&mut changed, before, now);
+            }
+            for &(part, _) in &turned {
+                add_differing(&mut changed, &rules_of_parts[part as usize], &[]);
+            }
+            self.change_rows(side, &turned, changed);
             self.write_some(side, new.into_iter());
-        } else if is_same {
-            self.write_some(side, 0..count as u32);
         } else {
             (out.rows.bits, out.rows.stride) = (bits, stride);
             let mut words = vec![0; count * stride];
-            let writer = RowWriter::new(&self.wide[side], &self.rules_of_parts[side], bits, stride);
-            for (words, (parts, _)) in words.chunks_exact_mut(stride).zip(&self.wide[side].rows) {
+            let sets = &self.wide[side];
+            let writer = RowWriter::new(sets, rules_of_parts, bits, 0..stride - bits);
+            for (words, (parts, _)) in words.chunks_exact_mut(stride).zip(&sets.rows) {
                 writer.write(words, parts);
             }
             out.rows.words.replace(words);
-            // Records say where their rows begin.
-            for class in 0..out.records.len() as u32 {
-                if old != stride && out.records.get(class).wide != 0 {
-                    let record = out.records.get_mut(class);
-                    record.wide = record.wide / old.max(1) as u32 * stride as u32;
-                }
-            }
         }
         Ok(())
     }
 
-    /// Brings the bits of parts that are inverted now, or no longer, up to date in all rows of one side
-    /// but those that are to be written: no other row names such a part.
-    fn turn_over(&mut self, side: usize, parts: &[(u32, bool)]) {
+    /// Brings the bits of parts that are inverted now, or no longer, and the words of wide rules that
+    /// `changed`, up to date in all rows of one side but those that are to be written: no other row
+    /// names such a part.
+    fn change_rows(&mut self, side: usize, turned: &[(u32, bool)], changed: Range<usize>) {
+        if turned.is_empty() && changed.is_empty() {
+            return;
+        }
         let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
-        let Rows { words, stride, .. } = &mut out.rows;
+        let Rows { words, bits, stride } = &mut out.rows;
+        let (bits, mut rules) = (*bits, vec![0; changed.len()]);
+        let first = bits + changed.start;
+        let writer = RowWriter::new(&self.wide[side], &self.rules_of_parts[side], bits, changed);
         for row in (0..words.len()).step_by((*stride).max(1)) {
-            for &(part, is_inverted) in parts {
+            for &(part, is_inverted) in turned {
                 let (place, bit) = (row as u32 + part / 64, 1 << (part % 64));
                 if (words.get(place) & bit != 0) != is_inverted {
                     *words.get_mut(place) ^= bit;
+                }
+            }
+            writer.write_rules(&mut rules, &words.items()[row..row + bits]);
+            for (place, &rules) in (row + first..).zip(&rules) {
+                if words.items()[place] != rules {
+                    *words.get_mut(place as u32) = rules;
                 }
             }
         }
@@ -131,9 +151,9 @@ impl Compiler {
         let sets = &self.wide[side];
         let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
         let Rows { words: all, bits, stride } = &mut out.rows;
-        let stride = *stride;
+        let (bits, stride) = (*bits, *stride);
         all.grow(sets.rows.len() * stride, 0);
-        let writer = RowWriter::new(sets, &self.rules_of_parts[side], *bits, stride);
+        let writer = RowWriter::new(sets, &self.rules_of_parts[side], bits, 0..stride - bits);
         let mut words = vec![0; stride];
         for row in rows {
             let Some((parts, _)) = sets.rows.get(row as usize) else { continue };
@@ -151,13 +171,12 @@ impl Compiler {
     /// services: those that were told apart anew have nothing but services in their rows.
     fn write_services(
         &mut self,
-        rules: &[WideRule],
         same_rules: bool,
         runs: Option<Runs>,
-        wide: usize,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
         let Rows { stride: old, bits, .. } = self.out.services.rows;
+        let wide = wide_words(self.wide_bits.len());
         let stride = bits + if runs.is_some() { ROW } else { wide };
         let count = self.out.services.rows.words.len() / old;
         budget.spend(count * stride, count.saturating_mul(stride * size_of::<u64>()))?;
@@ -168,7 +187,7 @@ impl Compiler {
         }
         let of_services = match &runs {
             Some(_) => Vec::new(),
-            None => rules_of(rules, |rule| rule.service, self.service_uses.len(), wide),
+            None => rules_of(&self.wide_bits, |rule| rule.service, self.service_uses.len(), wide),
         };
         let map = Arc::make_mut(&mut self.out.services);
         let mut words = vec![0; count * stride];
@@ -181,7 +200,7 @@ impl Compiler {
                 continue;
             }
             for service in ones(old) {
-                or(&mut words[bits..], of_services.get(service as usize));
+                or(&mut words[bits..], &of_services[service as usize]);
             }
         }
         map.rows = Rows { words: words.into(), bits, stride };
@@ -212,53 +231,81 @@ impl Compiler {
 struct RowWriter<'a> {
     /// Words for the bits of parts.
     bits: usize,
-    inverted: &'a BTreeSet<u32>,
-    /// The same as bits.
-    is_inverted: Vec<u64>,
-    /// The row of those that name no inverted part, but for what they name.
-    base: Vec<u64>,
+    /// The words of wide rules that are written.
+    words: Range<usize>,
     rules_of_parts: &'a [Vec<u64>],
+    /// Parts that are inverted, as bits, and the rules of all of them.
+    inverted: Vec<u64>,
+    base: Vec<u64>,
+    /// Parts that have rules in these words.
+    with_rules: Vec<u64>,
 }
 
 impl<'a> RowWriter<'a> {
-    fn new(sets: &'a WideSets, rules_of_parts: &'a [Vec<u64>], bits: usize, stride: usize) -> Self {
-        let (is_inverted, base) = (vec![0; bits], vec![0; stride]);
-        let inverted = &sets.inverted;
-        let mut writer = Self { bits, inverted, is_inverted, base, rules_of_parts };
-        let mut base = std::mem::take(&mut writer.base);
-        for &part in inverted {
-            writer.is_inverted[(part / 64) as usize] |= 1 << (part % 64);
-            writer.add(&mut base, part);
+    fn new(
+        sets: &WideSets,
+        rules_of_parts: &'a [Vec<u64>],
+        bits: usize,
+        words: Range<usize>,
+    ) -> Self {
+        let (mut inverted, mut with_rules) = (vec![0; bits], vec![0; bits]);
+        let mut base = vec![0; words.len()];
+        sets.inverted.iter().for_each(|&part| flip(&mut inverted, part));
+        for (part, rules) in (0..).zip(rules_of_parts) {
+            let Some(rules) = rules.get(words.clone()) else { continue };
+            if rules.iter().any(|&word| word != 0) {
+                flip(&mut with_rules, part);
+            }
+            if sets.inverted.contains(&part) {
+                or(&mut base, rules);
+            }
         }
-        writer.base = base;
-        writer
+        Self { bits, words, rules_of_parts, inverted, base, with_rules }
     }
 
-    /// Writes the row of a set of wide parts, which are ascending.
-    fn write(&self, words: &mut [u64], parts: &[u32]) {
-        let is_inverted =
-            |part: &&u32| self.is_inverted[(**part / 64) as usize] >> (**part % 64) & 1 != 0;
-        if parts.iter().any(|part| is_inverted(&part)) {
-            words.fill(0);
-            let unnamed = self.inverted.iter().filter(|part| parts.binary_search(part).is_err());
-            unnamed.for_each(|&part| self.add(words, part));
-        } else {
-            words.copy_from_slice(&self.base);
-        }
-        for &part in parts.iter().filter(|part| !is_inverted(part)) {
-            self.add(words, part);
-        }
+    /// Writes the row of a set of wide parts.
+    fn write(&self, words: &mut [u64], named: &[u32]) {
+        let (parts, rules) = words.split_at_mut(self.bits);
+        parts.copy_from_slice(&self.inverted);
+        named.iter().for_each(|&part| flip(parts, part));
+        self.write_rules(rules, parts);
     }
 
-    fn add(&self, words: &mut [u64], part: u32) {
-        let (of_parts, of_rules) = words.split_at_mut(self.bits);
-        of_parts[(part / 64) as usize] |= 1 << (part % 64);
-        or(of_rules, self.rules_of_parts.get(part as usize));
+    /// Writes the words of wide rules of the row that has these bits of parts.
+    fn write_rules(&self, rules: &mut [u64], parts: &[u64]) {
+        // Most rows name nothing that is inverted.
+        let has_all = parts.iter().zip(&self.inverted).all(|(parts, all)| all & !parts == 0);
+        match has_all {
+            true => rules.copy_from_slice(&self.base),
+            false => rules.fill(0),
+        }
+        for (place, parts) in parts.iter().enumerate() {
+            let done = if has_all { self.inverted[place] } else { 0 };
+            for part in ones(&[parts & self.with_rules[place] & !done]) {
+                let of_part = &self.rules_of_parts[place * 64 + part as usize];
+                or(rules, &of_part[self.words.clone()]);
+            }
+        }
     }
 }
 
-fn or(words: &mut [u64], others: Option<&Vec<u64>>) {
-    words.iter_mut().zip(others.into_iter().flatten()).for_each(|(word, other)| *word |= other);
+fn or(words: &mut [u64], others: &[u64]) {
+    words.iter_mut().zip(others).for_each(|(word, other)| *word |= other);
+}
+
+fn flip(bits: &mut [u64], bit: u32) {
+    bits[(bit / 64) as usize] ^= 1 << (bit % 64);
+}
+
+/// Widens a range of words to hold those in which two of equal length differ; nothing stands for zeros.
+fn add_differing(range: &mut Range<usize>, one: &[u64], other: &[u64]) {
+    let at = |words: &[u64], place: usize| words.get(place).copied().unwrap_or(0);
+    for place in 0..one.len().max(other.len()) {
+        if at(one, place) != at(other, place) {
+            let start = if range.end == 0 { place } else { range.start.min(place) };
+            *range = start..range.end.max(place + 1);
+        }
+    }
 }
 
 /// The bits that are set.
@@ -273,19 +320,18 @@ pub(super) fn ones(words: &[u64]) -> impl Iterator<Item = u32> {
     })
 }
 
-/// For each of `count` parts or services its wide rules, as bits in deciding order; nothing for those
-/// without.
+/// For each of `count` parts or services its wide rules, as bits; nothing for those without.
 fn rules_of(
-    rules: &[WideRule],
+    rules: &WideBits,
     of: impl Fn(&WideRule) -> u32,
     count: usize,
     words: usize,
 ) -> Vec<Vec<u64>> {
     let mut out = vec![Vec::new(); count];
-    for (place, rule) in rules.iter().enumerate() {
+    for (bit, rule) in rules.iter() {
         let of_this = &mut out[of(rule) as usize];
         of_this.resize(words, 0);
-        of_this[place / 64] |= 1 << (place % 64);
+        flip(of_this, bit);
     }
     out
 }

@@ -703,7 +703,12 @@ fn policy_of_groups(groups: u32) -> Policy {
 }
 
 /// Adds a rule between two of its groups.
-fn add_rule(number: u32, [from, to]: [u32; 2]) -> Edit {
+fn add_rule(number: u32, groups: [u32; 2]) -> Edit {
+    add_rule_at(Place::Last, number, groups)
+}
+
+/// The same at any place.
+fn add_rule_at(place: Place, number: u32, [from, to]: [u32; 2]) -> Edit {
     let side = |group: u32| Selector {
         members: vec![Spanned::unplaced(Member::Name(Arc::from(format!("g{group}"))))],
         except: Vec::new(),
@@ -722,7 +727,7 @@ fn add_rule(number: u32, [from, to]: [u32; 2]) -> Edit {
         expires: None,
         reason: None,
     };
-    Edit::AddRule { rule: Box::new(rule), place: Place::Last }
+    Edit::AddRule { rule: Box::new(rule), place }
 }
 
 #[test]
@@ -741,7 +746,13 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
     let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
     let scratch = &mut Scratch::default();
     for n in 0..420 {
-        let (edited, delta) = policy.edited(&add_rule(n, [n % 300, n * 7 % 300])).unwrap();
+        let place = match n % 3 {
+            0 => Place::Last,
+            1 => Place::First,
+            _ => Place::After(format!("rule-{}", n - 1).into()),
+        };
+        let edit = add_rule_at(place, n, [n % 300, n * 7 % 300]);
+        let (edited, delta) = policy.edited(&edit).unwrap();
         compiler.edit(&edited, &delta).unwrap();
         policy = edited;
         if n % 64 == 0 || [254, 255, 256, 257, 382, 383, 384, 385, 419].contains(&n) {
@@ -759,6 +770,39 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
     assert_eq!(compiler.edits(), Edits { incremental: 420, whole: 0 });
     assert!(compiler.bits.iter().all(|bits| bits.len() > 256), "{:?}", compiler.bits);
     assert!(compiler.wide_rules.len() > 384);
+}
+
+#[test]
+fn a_wide_rule_between_others_writes_the_rows_that_it_is_about() {
+    let mut policy = policy_of_groups(300);
+    for n in 0..100 {
+        policy = policy.edited(&add_rule(n, [n, n * 7 % 300])).unwrap().0;
+    }
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false });
+    let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
+    compiler.out.take_written();
+    let adds = (100..114).map(|n| {
+        let place = Place::After(format!("rule-{}", n * 37 % 100).into());
+        add_rule_at(place, n, [n * 3 % 100, n * 17 % 100 * 7 % 300])
+    });
+    let removals = (100..114).map(|n| Edit::RemoveRule { name: format!("rule-{n}").into() });
+    let scratch = &mut Scratch::default();
+    for edit in adds.chain(removals) {
+        let (edited, delta) = policy.edited(&edit).unwrap();
+        compiler.edit(&edited, &delta).unwrap();
+        policy = edited;
+        // Each rule has a row of its own on either side: all behind the new one are 50 on average.
+        for written in compiler.out.take_written().row_words() {
+            assert!(written.is_some_and(|words| words <= 24), "{written:?} words after {edit:?}");
+        }
+        let probed = Probed::new([&policy; 2], 1, 100);
+        for ((found, _), headers) in
+            probed.classify(&compiler.out, scratch).into_iter().zip(&probed.headers)
+        {
+            assert_eq!(found, oracle::classify(&policy, headers, probed.at), "{headers:?}");
+        }
+    }
+    assert_eq!(compiler.edits(), Edits { incremental: 28, whole: 0 });
 }
 
 /// Rules between wide groups, of services that overlap, some with conditions that are compared exactly.
