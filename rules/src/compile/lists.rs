@@ -14,7 +14,7 @@ use super::plan::{Alternative, Plan};
 use super::rows::WideSets;
 use super::services;
 use super::shortlists;
-use super::side::{self, Part, Side, Treatment};
+use super::side::{self, Cuts, Part, Side, Treatment};
 use super::wide::{WideBits, WideRule};
 use super::{CompileError, Limits};
 use crate::classifier::addresses::AddressMap;
@@ -159,12 +159,15 @@ impl Compiler {
         if blocks.is_some() {
             used.keep_services_only();
         }
+        // Most endpoints are used on both sides: their addresses are sorted once.
+        let cuts = Cuts::of(policy, |id| used.sources[id] || used.destinations[id]);
         let mut side = |used: &[bool], stage| {
-            Side::new(policy, used, &mut budget)
+            Side::new(policy, used, &cuts, &mut budget)
                 .map_err(|exceeded| budget.error(exceeded, stage, side::size_costs(policy)))
         };
         let (src, src_map, src_macs) = side(&used.sources, "telling its sources apart")?;
         let (dst, dst_map, dst_macs) = side(&used.destinations, "telling its destinations apart")?;
+        drop(cuts);
         let alternatives = alternatives(policy, &src, &dst);
         let mac_ranks = mac_ranks(policy);
         let out = Classifier {
@@ -464,8 +467,9 @@ impl Compiler {
         class: u32,
         budget: &mut Budget,
     ) -> Result<Record, Exceeded> {
-        let (mut wide, mut keys) = (Vec::new(), Vec::new());
-        for &id in &self.sides[side].classes.all[class as usize].parts {
+        let parts = &self.sides[side].classes.all[class as usize].parts;
+        let (mut wide, mut keys) = (Vec::new(), Vec::with_capacity(parts.len()));
+        for &id in parts {
             let part = &self.sides[side].parts[id as usize];
             match part.treatment {
                 Treatment::Wide(bit) => wide.push(bit),

@@ -77,6 +77,13 @@ pub(crate) fn intervals<T: Coordinate>(
     classes: &mut Classes,
     budget: &mut Budget,
 ) -> Result<Vec<(T, u32)>, Exceeded> {
+    let cuts = cuts(ranges);
+    budget.spend(cuts.len(), 0)?;
+    intervals_between(cuts.into_iter(), classes, budget)
+}
+
+/// Where each range of a set begins, and what comes behind it, in ascending order.
+pub(crate) fn cuts<T: Coordinate>(ranges: impl Iterator<Item = (T, T, u32)>) -> Vec<(T, u32)> {
     let mut cuts = Vec::new();
     for (low, high, set) in ranges {
         cuts.push((low, set));
@@ -84,9 +91,17 @@ pub(crate) fn intervals<T: Coordinate>(
             cuts.push((after, set));
         }
     }
-    budget.spend(cuts.len(), 0)?;
     cuts.sort_unstable();
-    let mut cuts = cuts.into_iter().peekable();
+    cuts
+}
+
+/// The [`intervals`] of [`cuts`].
+pub(crate) fn intervals_between<T: Coordinate>(
+    cuts: impl Iterator<Item = (T, u32)>,
+    classes: &mut Classes,
+    budget: &mut Budget,
+) -> Result<Vec<(T, u32)>, Exceeded> {
+    let mut cuts = cuts.peekable();
     let (mut out, mut holding, mut start) = (Vec::<(T, u32)>::new(), Vec::new(), T::ZERO);
     loop {
         while let Some((_, set)) = cuts.next_if(|&(at, _)| at == start) {

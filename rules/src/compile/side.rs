@@ -5,11 +5,11 @@ use std::collections::HashMap;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::map::{MapBuilder, Piece};
-use super::partition::{Classes, Coordinate, intervals, points};
+use super::partition::{Classes, Coordinate, cuts, intervals_between, points};
 use crate::classifier::addresses::{AddressMap, SLOTS};
 use crate::classifier::tables::Reach;
 use crate::headers::Mac;
-use crate::policy::{Endpoint, EndpointBox, Policy};
+use crate::policy::{Endpoint, EndpointBox, EndpointId, Policy};
 use crate::sets::{AddrSet, FiniteSet, MacSet};
 
 /// The source side or the destination side of all rules.
@@ -21,6 +21,13 @@ pub(super) struct Side {
     by_endpoint: HashMap<u32, Vec<u32>>,
     pub(super) classes: ClassSet,
     map: MapBuilder,
+}
+
+/// Where the addresses of endpoints begin and end, in order: what both sides are cut by.
+#[derive(Debug)]
+pub(super) struct Cuts {
+    v4: Vec<(u32, u32)>,
+    v6: Vec<(u128, u32)>,
 }
 
 /// The classes of a side.
@@ -121,12 +128,37 @@ pub(super) struct Class {
     pub(super) uses: u32,
 }
 
+impl Cuts {
+    /// Those of the endpoints for which `used` holds.
+    pub(super) fn of(policy: &Policy, used: impl Fn(usize) -> bool) -> Self {
+        let mut sets = Vec::new();
+        for (id, endpoint) in policy.endpoints().iter().enumerate().filter(|(id, _)| used(*id)) {
+            for (kind, exact) in KINDS.into_iter().zip(kinds_of(endpoint)) {
+                if kind != Kind::Mac && exact.is_some() {
+                    sets.push((Self::number(id as u32, kind), addresses(endpoint, kind)));
+                }
+            }
+        }
+        let v4 = (sets.iter())
+            .flat_map(|(id, set)| set.v4.ranges().iter().map(move |&(low, high)| (low, high, *id)));
+        let v6 = (sets.iter())
+            .flat_map(|(id, set)| set.v6.ranges().iter().map(move |&(low, high)| (low, high, *id)));
+        Self { v4: cuts(v4), v6: cuts(v6) }
+    }
+
+    /// What stands for the addresses of an endpoint.
+    fn number(endpoint: u32, kind: Kind) -> u32 {
+        2 * endpoint + u32::from(kind == Kind::AddressAndMore)
+    }
+}
+
 impl Side {
     /// Sorts the endpoints of which `used` is true into parts, and those into classes. No part has a
     /// rule yet. Returns where addresses and MAC addresses find their class, too.
     pub(super) fn new(
         policy: &Policy,
         used: &[bool],
+        cuts: &Cuts,
         budget: &mut Budget,
     ) -> Result<(Self, AddressMap, HashMap<Mac, u32>), Exceeded> {
         let mut side = Self {
@@ -139,7 +171,7 @@ impl Side {
         for (id, _) in used.iter().enumerate().filter(|(_, used)| **used) {
             side.add_endpoint(policy, id as u32, budget)?;
         }
-        let (map, macs) = side.cut(policy, budget)?;
+        let (map, macs) = side.cut(policy, cuts, budget)?;
         Ok((side, map, macs))
     }
 
@@ -213,23 +245,26 @@ impl Side {
     fn cut(
         &mut self,
         policy: &Policy,
+        cuts: &Cuts,
         budget: &mut Budget,
     ) -> Result<(AddressMap, HashMap<Mac, u32>), Exceeded> {
         let mut classes = Classes::default();
-        let addresses: Vec<(u32, Cow<'_, AddrSet>)> = (self.parts.iter().enumerate())
-            .filter(|(_, part)| part.kind != Kind::Mac)
-            .map(|(id, part)| (id as u32, addresses_of(policy, part)))
-            .collect();
-        let v4 = (addresses.iter())
-            .flat_map(|(id, set)| set.v4.ranges().iter().map(move |&(low, high)| (low, high, *id)));
-        let v4 = intervals(v4, &mut classes, budget)?;
-        let v6 = (addresses.iter())
-            .flat_map(|(id, set)| set.v6.ranges().iter().map(move |&(low, high)| (low, high, *id)));
-        let v6 = intervals(v6, &mut classes, budget)?;
-        let non_ip: Vec<u32> =
-            addresses.iter().filter(|(_, set)| set.non_ip).map(|(id, _)| *id).collect();
+        let mut part_of = vec![None; 2 * policy.endpoints().len()];
+        let mut non_ip = Vec::new();
+        for (id, part) in (0..).zip(&self.parts).filter(|(_, part)| part.kind != Kind::Mac) {
+            part_of[Cuts::number(part.endpoint, part.kind) as usize] = Some(id);
+            let endpoint = policy.endpoint(EndpointId(part.endpoint));
+            if boxes_of(endpoint, part.kind).any(|b| b.addrs.non_ip) {
+                non_ip.push(id);
+            }
+        }
+        let part_of = |set: u32| part_of[set as usize];
+        budget.spend(cuts.v4.len() + cuts.v6.len(), 0)?;
+        let v4 = cuts.v4.iter().filter_map(|&(at, set)| Some((at, part_of(set)?)));
+        let v4 = intervals_between(v4, &mut classes, budget)?;
+        let v6 = cuts.v6.iter().filter_map(|&(at, set)| Some((at, part_of(set)?)));
+        let v6 = intervals_between(v6, &mut classes, budget)?;
         let non_ip = classes.id(&non_ip, budget)?;
-        drop(addresses);
 
         let of_macs: Vec<u32> = (0..self.parts.len() as u32)
             .filter(|&id| self.parts[id as usize].kind == Kind::Mac)
