@@ -62,8 +62,9 @@ impl Plan {
                 }
             }
         }
+        let widths = Widths::new([src, dst], alternatives);
         let order = |plan: Self| {
-            let sizes = plan.sizes(src, dst, alternatives);
+            let sizes = plan.sizes(&widths);
             let bytes = sizes.bytes_at_most(services);
             // What does not fit comes behind all that does, by its size.
             if bytes <= room { (false, sizes.cost()) } else { (true, bytes as f64) }
@@ -93,22 +94,17 @@ impl Plan {
     }
 
     /// What there would be to list.
-    fn sizes(self, src: &Side, dst: &Side, alternatives: &[Alternative]) -> Sizes {
-        let widths = |side: &Side| -> Vec<(Kind, usize)> {
-            side.parts.iter().map(|part| (part.kind, part.classes.len())).collect()
-        };
-        let widths = [widths(src), widths(dst)];
+    fn sizes(self, widths: &Widths) -> Sizes {
         let mut sizes = Sizes::default();
-        for alternative in alternatives {
-            let s = widths[0][alternative.src as usize];
-            let d = widths[1][alternative.dst as usize];
-            let entries = |(kind, classes)| match self.treatment(kind, classes) {
+        for &[s, d] in &widths.alternatives {
+            let [src, dst] = [s, d].map(|(kind, classes)| self.treatment(kind, classes));
+            let entries = |treatment, classes| match treatment {
                 Treatment::ByClass => classes,
                 _ => 1,
             };
-            match (self.treatment(s.0, s.1).is_narrow(), self.treatment(d.0, d.1).is_narrow()) {
+            match (src.is_narrow(), dst.is_narrow()) {
                 (true, true) => {
-                    let pairs = entries(s).saturating_mul(entries(d));
+                    let pairs = entries(src, s.1).saturating_mul(entries(dst, d.1));
                     sizes.pairs = sizes.pairs.saturating_add(pairs);
                 }
                 (true, false) => sizes.sides[0].listed += s.1,
@@ -116,9 +112,10 @@ impl Plan {
                 (false, false) => sizes.wide_rules += 1,
             }
         }
-        for ((of_side, widths), side) in sizes.sides.iter_mut().zip(&widths).zip([src, dst]) {
-            of_side.classes = side.classes.all.len();
-            for &(kind, width) in widths {
+        let sides = widths.parts.iter().zip(widths.classes);
+        for (of_side, (parts, classes)) in sizes.sides.iter_mut().zip(sides) {
+            of_side.classes = classes;
+            for &(kind, width) in parts {
                 match self.treatment(kind, width) {
                     Treatment::ByClass => of_side.in_classes += width,
                     Treatment::ByKey => of_side.in_keys += width,
@@ -127,6 +124,30 @@ impl Plan {
             }
         }
         sizes
+    }
+}
+
+/// How many classes there are, of each side, and how many each part holds.
+struct Widths {
+    classes: [usize; 2],
+    parts: [Vec<(Kind, usize)>; 2],
+    /// Those of the parts of each alternative.
+    alternatives: Vec<[(Kind, usize); 2]>,
+}
+
+impl Widths {
+    fn new(sides: [&Side; 2], alternatives: &[Alternative]) -> Self {
+        let parts = sides.map(|side| {
+            side.parts.iter().map(|part| (part.kind, part.classes.len())).collect::<Vec<_>>()
+        });
+        let of_parts = |&Alternative { src, dst, .. }: &Alternative| {
+            [parts[0][src as usize], parts[1][dst as usize]]
+        };
+        Self {
+            classes: sides.map(|side| side.classes.all.len()),
+            alternatives: alternatives.iter().map(of_parts).collect(),
+            parts,
+        }
     }
 }
 
