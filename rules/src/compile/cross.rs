@@ -1,12 +1,11 @@
 //! Lists to tables that say what decides: see [`crate::classifier::crossed`].
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::hash::{BuildHasherDefault, Hasher};
 
 use super::budget::Budget;
 use super::lists::{Compiler, DST, SRC};
 use super::map::intervals_of_slot;
+use super::mixer::ByNumbers;
 use super::plan::Alternative;
 use super::side::Class;
 use crate::classifier::addresses::WordMap;
@@ -100,7 +99,7 @@ fn pairs_of_few(
         return None;
     }
     let covered = lists.covered(compiler.policy.services().len(), words);
-    let mut ids: HashMap<Box<[u64]>, u16, BuildHasherDefault<Mixer>> = HashMap::default();
+    let mut ids: ByNumbers<Box<[u64]>, u16> = ByNumbers::default();
     let mut pairs = Vec::with_capacity(src.len() * dst.len());
     let (mut last, mut list) = (vec![0u64; words], 0);
     let mut both = vec![0u64; words];
@@ -151,8 +150,7 @@ fn pairs_of_many(
     }
     let classes = |place: u32| &*classes_of[dst_of[place as usize] as usize];
     // Most rules that have a wide other side are shared by many classes of this one.
-    let mut shared_rows: HashMap<Vec<u32>, Vec<u16>, BuildHasherDefault<Mixer>> =
-        HashMap::default();
+    let mut shared_rows: ByNumbers<Vec<u32>, Vec<u16>> = ByNumbers::default();
     let mut pairs = Vec::with_capacity(compiler.sides[SRC].classes.all.len() * dst_classes);
     let (mut shared, mut own) = (Vec::new(), Vec::new());
     for class in &compiler.sides[SRC].classes.all {
@@ -197,9 +195,9 @@ struct Lists {
     service_of: Vec<u32>,
     /// Places in `order`, ascending.
     all: Vec<Box<[u32]>>,
-    ids: HashMap<Box<[u32]>, u16, BuildHasherDefault<Mixer>>,
+    ids: ByNumbers<Box<[u32]>, u16>,
     /// A list and a place, to the list with that.
-    with: HashMap<u64, u16, BuildHasherDefault<Mixer>>,
+    with: ByNumbers<u64, u16>,
     work: usize,
 }
 
@@ -226,8 +224,8 @@ impl Lists {
             everything,
             service_of,
             all: vec![Box::default()],
-            ids: HashMap::default(),
-            with: HashMap::default(),
+            ids: ByNumbers::default(),
+            with: ByNumbers::default(),
             work: 0,
         };
         lists.ids.insert(Box::default(), 0);
@@ -422,7 +420,7 @@ pub(super) fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
         return Some(Grid { blocks: Vec::new(), pitch: columns as u32, numbers });
     }
     const BLOCK: usize = 1 << BLOCK_SHIFT;
-    let mut ids: HashMap<[u64; BLOCK / 4], u16, BuildHasherDefault<Mixer>> = HashMap::default();
+    let mut ids: ByNumbers<[u64; BLOCK / 4], u16> = ByNumbers::default();
     let mut grid = Grid {
         blocks: Vec::with_capacity(numbers.len() / BLOCK * 5 / 4 + 1),
         pitch: columns.div_ceil(BLOCK) as u32,
@@ -460,7 +458,7 @@ pub(super) fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
 pub(super) fn flat_map(map: &WordMap) -> Option<FlatMap> {
     let slots = map.slots.len();
     let mut flat = FlatMap { slots: Vec::with_capacity(slots + 1), tables: Vec::new() };
-    let mut ids: HashMap<Vec<u32>, u16, BuildHasherDefault<Mixer>> = HashMap::default();
+    let mut ids: ByNumbers<Vec<u32>, u16> = ByNumbers::default();
     let (mut intervals, mut of_byte) = (Vec::new(), Vec::new());
     for slot in 0..slots as u32 {
         intervals_of_slot(map, slot, &mut intervals);
@@ -501,7 +499,7 @@ pub(super) fn flat_map(map: &WordMap) -> Option<FlatMap> {
 /// A table of numbers, each from a byte on.
 fn table(
     tables: &mut Vec<u16>,
-    ids: &mut HashMap<Vec<u32>, u16, BuildHasherDefault<Mixer>>,
+    ids: &mut ByNumbers<Vec<u32>, u16>,
     numbers: &[u32],
 ) -> Option<u16> {
     if let Some(&id) = ids.get(numbers) {
@@ -519,43 +517,4 @@ fn table(
     }
     ids.insert(numbers.into(), id);
     Some(id)
-}
-
-/// A hash of numbers that nobody chooses to collide: a policy is its operator's own, and the work is
-/// limited.
-#[derive(Default)]
-struct Mixer(u64);
-
-impl Mixer {
-    fn mix(&mut self, value: u64) {
-        let product = u128::from(self.0 ^ value) * 0x9e37_79b9_7f4a_7c15;
-        self.0 = (product >> 64) as u64 ^ product as u64;
-    }
-}
-
-impl Hasher for Mixer {
-    fn finish(&self) -> u64 {
-        self.0
-    }
-
-    fn write(&mut self, bytes: &[u8]) {
-        let mut words = bytes.chunks_exact(8);
-        let number = |bytes: &[u8]| {
-            let mut word = [0; 8];
-            word[..bytes.len()].copy_from_slice(bytes);
-            u64::from_le_bytes(word)
-        };
-        words.by_ref().for_each(|word| self.write_u64(number(word)));
-        if !words.remainder().is_empty() {
-            self.write_u64(number(words.remainder()));
-        }
-    }
-
-    fn write_usize(&mut self, value: usize) {
-        self.write_u64(value as u64);
-    }
-
-    fn write_u64(&mut self, value: u64) {
-        self.mix(value ^ 0xa076_1d64_78bd_642f);
-    }
 }

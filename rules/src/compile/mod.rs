@@ -14,7 +14,8 @@
 //!    too much behind;
 //! 7. `copies`: the compiled form as workers read it;
 //!
-//! over `partition`, which finds equivalence classes, and `budget`, which keeps the limits.
+//! over `partition`, which finds equivalence classes, with the hashes of `mixer`, and `budget`, which keeps
+//! the limits.
 
 mod blocks;
 pub(crate) mod budget;
@@ -24,6 +25,7 @@ mod edit;
 mod growth;
 mod lists;
 mod map;
+mod mixer;
 pub(crate) mod partition;
 mod plan;
 mod prefixes;

@@ -1,14 +1,13 @@
 //! Values to equivalence classes: two values are in one class when the same sets hold both.
 
-use std::collections::HashMap;
-
 use super::budget::{Budget, Exceeded};
+use super::mixer::ByNumbers;
 use crate::sets::FiniteSet;
 
 /// The classes met so far: a class is known by the sets that hold its values.
 #[derive(Debug, Default)]
 pub(crate) struct Classes {
-    pub(super) ids: HashMap<Box<[u32]>, u32>,
+    pub(super) ids: ByNumbers<Box<[u32]>, u32>,
     /// For each class the sets that hold it, ascending.
     pub(crate) members: Vec<Box<[u32]>>,
 }

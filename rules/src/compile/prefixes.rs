@@ -5,10 +5,9 @@
 //! over a trie whose paths are compressed). Then those that hold no other get a row each, and the bits
 //! at which neighbours among them differ say which row an address is compared with.
 
-use std::collections::HashMap;
-
 use super::cross::flat_map;
 use super::map::WordMapBuilder;
+use super::mixer::ByNumbers;
 use crate::classifier::addresses::WordMap;
 use crate::classifier::crossed::FlatMap;
 use crate::classifier::prefixes::{KeyMap, Prefixes, Row};
@@ -359,7 +358,7 @@ impl Chains {
         let mut rows = Vec::with_capacity(self.leaves.len());
         // What of a leaf is still to be said, and where.
         let mut left: Vec<(u128, &[(u32, u32)])> = Vec::new();
-        let mut shared: HashMap<Prefix, u32> = HashMap::new();
+        let mut shared: ByNumbers<Prefix, u32> = ByNumbers::default();
         for leaf in &self.leaves {
             left.push((leaf.address, &self.prefixes[leaf.first..leaf.end]));
         }

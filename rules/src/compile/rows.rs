@@ -3,12 +3,13 @@
 //!
 //! Edits write the words that change and no others, since what they write is copied for the workers.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::ops::Range;
 use std::sync::Arc;
 
 use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{Compiler, DST, SRC};
+use super::mixer::ByNumbers;
 use super::runs::{self, Runs};
 use super::wide::{WideBits, WideRule};
 use crate::classifier::tables::{ROW, Rows, row_room, row_words, wide_words};
@@ -20,7 +21,7 @@ pub(super) struct WideSets {
     pub(super) inverted: BTreeSet<u32>,
     /// Those when all rows were brought up to date last.
     inverted_before: BTreeSet<u32>,
-    ids: HashMap<Box<[u32]>, u32>,
+    ids: ByNumbers<Box<[u32]>, u32>,
     /// The bits of each row, and how many classes have it.
     rows: Vec<(Box<[u32]>, u32)>,
     free: Vec<u32>,

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 
 use super::budget::{Budget, Cost, Exceeded};
 use super::map::{MapBuilder, Piece};
+use super::mixer::ByNumbers;
 use super::partition::{Classes, Coordinate, cuts, intervals_between, points};
 use crate::classifier::addresses::{AddressMap, SLOTS};
 use crate::classifier::tables::Reach;
@@ -36,7 +37,7 @@ pub(super) struct ClassSet {
     pub(super) all: Vec<Class>,
     free: Vec<u32>,
     /// By their parts, which no class of addresses has in common with one of MAC addresses.
-    ids: HashMap<Box<[u32]>, u32>,
+    ids: ByNumbers<Box<[u32]>, u32>,
 }
 
 /// What a change of addresses did to the classes of a side.
