@@ -255,7 +255,7 @@ impl Compiler {
             self.renew_membership(side, class, budget)?;
         }
         for class in listed {
-            self.record(policy, side, class, budget)?;
+            self.record(side, class, budget)?;
             let parts = self.sides[side].classes.all[class as usize].parts.clone();
             let mut pairs = 0;
             self.for_each_pair_of(side, class, &parts, |compiler, rule, src, dst, alternative| {
@@ -386,9 +386,9 @@ impl Compiler {
                 let part = &mut self.sides[side].parts[part as usize];
                 part.uses -= 1;
                 part.pairs.retain(|&(rule, _)| rule != id.0);
-                part.lists.retain(|&(rule, _)| rule != id.0);
+                part.lists.retain(|listed| listed.rule != id.0);
             }
-            self.renew_lists(before, alternative, budget)?;
+            self.renew_lists(alternative, budget)?;
         }
         self.mac_ranks.remove(&before.rank(id));
         self.drop_check(id, budget);
@@ -451,7 +451,7 @@ impl Compiler {
             if narrow(SRC, src) && narrow(DST, dst) {
                 self.add_pairs(policy, alternative, budget)?;
             }
-            self.renew_lists(policy, alternative, budget)?;
+            self.renew_lists(alternative, budget)?;
         }
         if self.is_crowded() { Err(Whole::Needed) } else { Ok(()) }
     }
@@ -469,7 +469,7 @@ impl Compiler {
             // The classes of a part without a pair have no key.
             if part.treatment == Treatment::ByClass && part.pairs.len() == 1 {
                 let classes = part.classes.clone();
-                self.renew_records(policy, side, &classes, budget)?;
+                self.renew_records(side, &classes, budget)?;
             }
         }
         self.reach_more(SRC, src, dst);
@@ -488,31 +488,28 @@ impl Compiler {
     }
 
     /// Lists anew the rules of the classes of an alternative with one narrow side.
-    fn renew_lists(
-        &mut self,
-        policy: &Policy,
-        alternative: &Alternative,
-        budget: &mut Budget,
-    ) -> Result<(), Whole> {
+    fn renew_lists(&mut self, alternative: &Alternative, budget: &mut Budget) -> Result<(), Whole> {
         let (src, dst) = (self.part(SRC, alternative.src), self.part(DST, alternative.dst));
         let (side, classes) = match (src.treatment.is_narrow(), dst.treatment.is_narrow()) {
             (true, false) => (SRC, src.classes.clone()),
             (false, true) => (DST, dst.classes.clone()),
             _ => return Ok(()),
         };
-        self.renew_records(policy, side, &classes, budget)
+        for class in classes {
+            self.renew_list(side, class, budget)?;
+        }
+        Ok(())
     }
 
     fn renew_records(
         &mut self,
-        policy: &Policy,
         side: usize,
         classes: &[u32],
         budget: &mut Budget,
     ) -> Result<(), Whole> {
         for &class in classes {
             self.clear_record(side, class, budget);
-            self.record(policy, side, class, budget)?;
+            self.record(side, class, budget)?;
         }
         Ok(())
     }

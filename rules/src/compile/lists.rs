@@ -14,7 +14,7 @@ use super::plan::{Alternative, Plan};
 use super::rows::WideSets;
 use super::services;
 use super::shortlists;
-use super::side::{self, Cuts, Part, Side, Treatment};
+use super::side::{self, Cuts, Listed, Part, Side, Treatment};
 use super::wide::{WideBits, WideRule};
 use super::{CompileError, Limits};
 use crate::classifier::addresses::AddressMap;
@@ -300,7 +300,7 @@ impl Compiler {
         }
         for side in [SRC, DST] {
             for class in 0..self.sides[side].classes.all.len() as u32 {
-                self.record(policy, side, class, budget)?;
+                self.record(side, class, budget)?;
             }
         }
         self.write_pairs(policy, alternatives, pairs);
@@ -313,6 +313,9 @@ impl Compiler {
     pub(super) fn attach(&mut self, policy: &Policy, alternative: &Alternative) {
         let &Alternative { rule, src, dst } = alternative;
         let (s, d) = (self.part(SRC, src).treatment, self.part(DST, dst).treatment);
+        let candidate = self.candidate(policy, alternative);
+        let service = policy.rules()[rule as usize].service.0;
+        let listed = |other, bit| Listed { rule, other, candidate, condition: service | bit << 16 };
         let [src_side, dst_side] = &mut self.sides;
         let (s_part, d_part) =
             (&mut src_side.parts[src as usize], &mut dst_side.parts[dst as usize]);
@@ -320,12 +323,10 @@ impl Compiler {
         d_part.uses += 1;
         match (s, d) {
             (Treatment::Wide(src), Treatment::Wide(dst)) => {
-                let candidate = self.candidate(policy, alternative);
-                let service = policy.rules()[rule as usize].service.0;
                 self.wide_rules.insert(WideRule { candidate, src, dst, service });
             }
-            (Treatment::Wide(_), _) => d_part.lists.push((rule, src)),
-            (_, Treatment::Wide(_)) => s_part.lists.push((rule, dst)),
+            (Treatment::Wide(bit), _) => d_part.lists.push(listed(src, bit)),
+            (_, Treatment::Wide(bit)) => s_part.lists.push(listed(dst, bit)),
             _ => {
                 s_part.pairs.push((rule, dst));
                 d_part.pairs.push((rule, src));
@@ -425,39 +426,65 @@ impl Compiler {
     /// Writes all that a class leads to but its pairs.
     pub(super) fn record(
         &mut self,
-        policy: &Policy,
         side: usize,
         class: u32,
         budget: &mut Budget,
     ) -> Result<(), Exceeded> {
+        let record = self.membership(side, class, budget)?;
+        let record = self.with_list(side, class, record, budget)?;
+        let records = &mut self.side_mut(side).records;
+        records.grow(class as usize + 1, Record::EMPTY);
+        *records.get_mut(class) = record;
+        Ok(())
+    }
+
+    /// A record with the rules of the class whose other side is wide.
+    fn with_list(
+        &mut self,
+        side: usize,
+        class: u32,
+        record: Record,
+        budget: &mut Budget,
+    ) -> Result<Record, Exceeded> {
         let parts = &self.sides[side].classes.all[class as usize].parts;
         let mut entries = Vec::new();
         for &id in parts {
-            for &(rule, other) in &self.sides[side].parts[id as usize].lists {
-                let (src, dst) = if side == SRC { (id, other) } else { (other, id) };
-                let candidate = self.candidate(policy, &Alternative { rule, src, dst });
-                let Treatment::Wide(bit) = self.part(1 - side, other).treatment else { continue };
-                let service = policy.rules()[rule as usize].service.0;
-                entries.push((candidate, service | bit << 16));
-            }
+            let lists = &self.sides[side].parts[id as usize].lists;
+            entries.extend(lists.iter().map(|listed| (listed.candidate, listed.condition)));
         }
         entries.sort_unstable();
         entries.dedup();
         budget.spend(parts.len() + entries.len(), record_bytes(entries.len()))?;
         let (first, condition) = entries.first().copied().unwrap_or((NOTHING, 0));
         let (next, _) = entries.get(1).copied().unwrap_or((NOTHING, 0));
-        let record = Record {
+        Ok(Record {
             rank: (first >> 32) as u32,
             rule: first as u32,
             condition,
             next_rank: (next >> 32) as u32,
             lines: self.write_lines(entries.get(1..).unwrap_or_default()),
-            ..self.membership(side, class, budget)?
-        };
-        let records = &mut self.side_mut(side).records;
-        records.grow(class as usize + 1, Record::EMPTY);
-        *records.get_mut(class) = record;
+            ..record
+        })
+    }
+
+    /// Writes the rules of a class anew whose other side is wide; what it is in stays.
+    pub(super) fn renew_list(
+        &mut self,
+        side: usize,
+        class: u32,
+        budget: &mut Budget,
+    ) -> Result<(), Exceeded> {
+        let record = *self.side(side).records.get(class);
+        self.give_back_list(record, budget);
+        let record = self.with_list(side, class, record, budget)?;
+        *self.side_mut(side).records.get_mut(class) = record;
         Ok(())
+    }
+
+    fn give_back_list(&mut self, record: Record, budget: &mut Budget) {
+        let first = usize::from(record.first() != NOTHING);
+        let entries = first + self.give_back_lines(record.lines).len();
+        budget.release(record_bytes(entries));
     }
 
     /// A record of what a class is in, without rules.
@@ -531,9 +558,7 @@ impl Compiler {
             return;
         }
         let record = *records.get(class);
-        let first = usize::from(record.first() != NOTHING);
-        let entries = first + self.give_back_lines(record.lines).len();
-        budget.release(record_bytes(entries));
+        self.give_back_list(record, budget);
         self.clear_membership(side, record, budget);
         *self.side_mut(side).records.get_mut(class) = Record::EMPTY;
     }

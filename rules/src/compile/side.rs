@@ -84,10 +84,21 @@ pub(super) struct Part {
     pub(super) pairs: Vec<(u32, u32)>,
     /// Of those the parts there that have keys of their own, and some that there were.
     pub(super) reach: Reach,
-    /// Of a narrow part the rules whose other side is wide, each with its part there.
-    pub(super) lists: Vec<(u32, u32)>,
+    /// Of a narrow part the rules whose other side is wide.
+    pub(super) lists: Vec<Listed>,
     /// The classes that it holds.
     pub(super) classes: Vec<u32>,
+}
+
+/// A rule of a narrow part whose other side is wide.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Listed {
+    pub(super) rule: u32,
+    /// Its part there.
+    pub(super) other: u32,
+    /// What lists hold of it: looked up again for each class, rules are read from memory most of the time.
+    pub(super) candidate: u64,
+    pub(super) condition: u32,
 }
 
 /// What the boxes of a part are found by.

@@ -109,9 +109,11 @@ impl Compiler {
         };
         let had_boxes = !before.endpoint(EndpointId(endpoint)).boxes.is_empty();
         let mut rules: Vec<u32> = if had_boxes && parts.iter().all(is_listed) {
-            let listed =
-                parts.iter().flatten().flat_map(|part| part.pairs.iter().chain(&part.lists));
-            listed.map(|&(rule, _)| rule).collect()
+            let of_part = |part: &&Part| {
+                let pairs = part.pairs.iter().map(|&(rule, _)| rule);
+                pairs.chain(part.lists.iter().map(|listed| listed.rule)).collect::<Vec<u32>>()
+            };
+            parts.iter().flatten().flat_map(of_part).collect()
         } else {
             // Wide parts do not know their rules, and what holds nothing has no part.
             let is_of = |rule: &Rule| [rule.from, rule.to].contains(&EndpointId(endpoint));
@@ -169,7 +171,8 @@ impl Compiler {
         if !part.treatment.is_narrow() {
             touched.everything = true;
         } else if part.kind == Kind::Mac {
-            for &(rule, other) in part.pairs.iter().chain(&part.lists) {
+            let listed = part.lists.iter().map(|listed| (listed.rule, listed.other));
+            for (rule, other) in part.pairs.iter().copied().chain(listed) {
                 let (src, dst) = if side == SRC { (id, other) } else { (other, id) };
                 self.touch(&Alternative { rule, src, dst }, touched);
             }
