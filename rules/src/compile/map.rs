@@ -260,6 +260,37 @@ pub(super) fn intervals_of_slot(map: &WordMap, slot: u32, out: &mut Vec<(u16, u3
     go_through_slot(map, *map.slots.get(slot), SLOT, &mut |_| {}, &mut push);
 }
 
+/// The intervals of one slot that a range overlaps, and those beside them: where each begins, of the
+/// first no later than before the range, and its number.
+fn intervals_around(map: &WordMap, slot: u32, (low, high): (u16, u16), out: &mut Vec<(u16, u32)>) {
+    out.clear();
+    let mut push = |start: u16, target: Target| {
+        if out.last().is_none_or(|&(_, class)| class != target.place()) {
+            out.push((start, target.place()));
+        }
+    };
+    let within = (low.saturating_sub(1), high.saturating_add(1));
+    go_through_range(map, *map.slots.get(slot), SLOT, within, &mut push);
+}
+
+/// Calls `found` with at least those intervals of what a slot leads to that a range overlaps.
+fn go_through_range(
+    map: &WordMap,
+    target: Target,
+    (start, step): (u16, u16),
+    (low, high): (u16, u16),
+    found: &mut dyn FnMut(u16, Target),
+) {
+    if !target.is_table() {
+        return go_through(target, start, &map.nodes, &mut |_| {}, found);
+    }
+    let place = |word: u16| (word.saturating_sub(start) / step).min(255);
+    for byte in place(low)..=place(high) {
+        let target = map.tables.get(target.place())[usize::from(byte)];
+        go_through_range(map, target, (start + byte * step, step >> 8), (low, high), found);
+    }
+}
+
 impl WordMapBuilder {
     /// Sets the numbers of all words that have so many slots. `cut` begins with zero. `used` is told
     /// of the number of each interval of each slot.
@@ -403,15 +434,13 @@ impl MapBuilder {
         pieces6: &[Piece<u128>],
         found: &mut dyn FnMut(usize, u32, u32, bool),
     ) {
-        let (mut of_slot, mut read) = (Vec::new(), None);
+        let mut around = Vec::new();
         for (place, &(low, high, number)) in pieces4.iter().enumerate() {
             for slot in low >> 16..=high >> 16 {
-                if read.replace(slot) != Some(slot) {
-                    intervals_of_slot(&map.v4, slot, &mut of_slot);
-                }
                 let first = slot << 16;
                 let (low, high) = (low.max(first) as u16, high.min(first | 0xffff) as u16);
-                overlap(&of_slot, (low, high), u16::MAX, &mut |class, is_whole| {
+                intervals_around(&map.v4, slot, (low, high), &mut around);
+                overlap(&around, (low, high), high.saturating_add(1), &mut |class, is_whole| {
                     found(place, class, number, is_whole);
                 });
             }

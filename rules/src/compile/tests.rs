@@ -749,7 +749,7 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
         let place = match n % 3 {
             0 => Place::Last,
             1 => Place::First,
-            _ => Place::After(format!("rule-{}", n / 2).into()),
+            _ => Place::After(format!("rule-{}", n - 1).into()),
         };
         let edit = add_rule_at(place, n, [n % 300, n * 7 % 300]);
         let (edited, delta) = policy.edited(&edit).unwrap();
