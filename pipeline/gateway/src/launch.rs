@@ -35,6 +35,7 @@ use crate::failure::channel::Said;
 use crate::hardening;
 use crate::log::kind;
 use crate::notice::Watchdog;
+use crate::run::enter_last_failure;
 use crate::state::{Device, Gateway, PortHandle, WireHandle, WorkerHandle};
 use crate::workflow::apply::staged_policy;
 
@@ -357,7 +358,10 @@ fn has_ports(gateway: &Gateway) -> bool {
     match gateway.supervision.get() {
         Some(supervision) if gateway.takes_over.load(Ordering::SeqCst) => {
             supervision.say(&Said::WantsPorts);
-            supervision.wait_for_ports(gateway)
+            let has_ports = supervision.wait_for_ports(gateway);
+            // The one that had them may have failed since this one began.
+            enter_last_failure(gateway);
+            has_ports
         }
         _ => true,
     }
@@ -384,7 +388,7 @@ fn end_bypass(gateway: &Gateway) -> Result<(), String> {
             warn!("`bulkhead status` still says that wires are bypassed: {error}");
         }
     }
-    let since = gateway.supervision.get().and_then(|s| s.history.bypassed_since_unix_ms);
+    let since = gateway.supervision.get().and_then(|s| s.history().bypassed_since_unix_ms);
     let since = since.or(written.as_ref().map(|by| by.since_unix_ms));
     let took_ms = since.zip(unix_now_ms()).map(|(since, now)| now.saturating_sub(since));
     if let (Some(supervision), Some(took_ms)) = (gateway.supervision.get(), took_ms) {

@@ -155,10 +155,7 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
     }
 
     gateway.audit.begin();
-    if let Some(last) = gateway.supervision.get().and_then(|s| s.history.last.clone()) {
-        let draft = Draft::new(Who::thing("supervisor"), What::Failure, last);
-        gateway.audit.enter_anyway(draft);
-    }
+    enter_last_failure(gateway);
     standing::restore(gateway);
     let modes = gateway.modes();
     for (wire, _) in config.wires.iter().zip(modes).filter(|(_, mode)| *mode == Mode::Observe) {
@@ -194,6 +191,13 @@ pub fn serve<B: Backend>(gateway: &Arc<Gateway>, backend: &Arc<B>) -> Result<(),
         control.end(gateway, &result);
     }
     result
+}
+
+/// Has the audit log say what became of the gateway before this one, where it failed.
+pub(crate) fn enter_last_failure(gateway: &Gateway) {
+    if let Some(last) = gateway.supervision.get().and_then(|supervision| supervision.to_enter()) {
+        gateway.audit.enter_anyway(Draft::new(Who::thing("supervisor"), What::Failure, last));
+    }
 }
 
 /// What runs beside the workers and belongs to whoever has the state directory and the sockets.

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::supervised::History;
 use crate::flow_stream::Lost;
 
 /// The longest line, in bytes.
-const MAX_LINE_BYTES: u64 = 4096;
+const MAX_LINE_BYTES: u64 = 64 << 10;
 
 /// What the gateway says.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -37,7 +38,7 @@ pub enum Said {
 }
 
 /// What the gateway is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Told {
     /// End control, write down its state, and let the workers judge on.
@@ -48,6 +49,8 @@ pub enum Told {
     Close,
     /// What the gateway before left unread: it is yours to count.
     Unread(Lost),
+    /// What became of the gateway before meanwhile, with all that was before it. Before [`Told::Ports`].
+    History(History),
     /// The ports are yours.
     Ports,
     /// You guard: the ports changed hands within so many microseconds.

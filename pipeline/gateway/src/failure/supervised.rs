@@ -51,8 +51,8 @@ pub struct Supervision {
     stream: UnixStream,
     heard: Mutex<Heard>,
     wake: Condvar,
-    /// What was before.
-    pub history: History,
+    /// What was before this gateway's start.
+    at_start: History,
     /// Microseconds for which the ports changed hands; zero where they did not.
     pub renewed_us: AtomicU64,
     /// Milliseconds of the bypass that this gateway ended.
@@ -60,7 +60,7 @@ pub struct Supervision {
 }
 
 /// What the supervisor has told.
-#[derive(Clone, Copy, Default, Debug)]
+#[derive(Clone, Default, Debug)]
 struct Heard {
     retire: bool,
     take_over: bool,
@@ -68,6 +68,10 @@ struct Heard {
     ports: bool,
     gone: bool,
     unread: Lost,
+    /// What was before, where the one that this gateway was to follow has ended by itself.
+    history: Option<History>,
+    /// Whether the audit log has what became of the gateway before.
+    is_entered: bool,
 }
 
 impl Supervision {
@@ -80,14 +84,18 @@ impl Supervision {
     pub fn from_stdin(history: History) -> io::Result<Arc<Self>> {
         let stream = UnixStream::from(io::stdin().as_fd().try_clone_to_owned()?);
         stream.local_addr()?;
-        Ok(Arc::new(Self {
+        Ok(Arc::new(Self::over(stream, history)))
+    }
+
+    fn over(stream: UnixStream, at_start: History) -> Self {
+        Self {
             stream,
             heard: Mutex::default(),
             wake: Condvar::new(),
-            history,
+            at_start,
             renewed_us: AtomicU64::new(0),
             ended_bypass_ms: AtomicU64::new(0),
-        }))
+        }
     }
 
     /// Takes in what the supervisor tells until it is gone. For a thread of its own: what was told before
@@ -132,9 +140,27 @@ impl Supervision {
         self.wait(gateway, |heard| heard.ports)
     }
 
+    /// What was before.
+    pub fn history(&self) -> History {
+        self.heard().history.as_ref().unwrap_or(&self.at_start).clone()
+    }
+
+    /// What became of the gateway before this one, for the audit log, once.
+    pub fn to_enter(&self) -> Option<String> {
+        let mut heard = self.heard();
+        if std::mem::replace(&mut heard.is_entered, true) {
+            return None;
+        }
+        heard.history.as_ref().unwrap_or(&self.at_start).last.clone()
+    }
+
     /// What all gateways before this one left unread.
     pub fn unread(&self) -> Lost {
-        let (before, last) = (self.history.unread, self.heard().unread);
+        let heard = self.heard();
+        if let Some(history) = &heard.history {
+            return history.unread;
+        }
+        let (before, last) = (self.at_start.unread, heard.unread);
         Lost { flows: before.flows + last.flows, frames: before.frames + last.frames }
     }
 
@@ -165,6 +191,9 @@ impl Supervision {
             Told::TakeOver => heard.take_over = true,
             Told::Close => heard.close = true,
             Told::Unread(unread) => heard.unread = unread,
+            Told::History(history) => {
+                (heard.history, heard.is_entered) = (Some(history), false);
+            }
             Told::Ports => heard.ports = true,
             Told::Renewed(us) => {
                 self.renewed_us.store(us, Relaxed);
@@ -259,6 +288,25 @@ mod tests {
         }
         assert_eq!(rounds.look([7, 7].into_iter(), limit), Some(1));
         assert_eq!(rounds.look([8, 8].into_iter(), limit), None, "it goes on");
+    }
+
+    #[test]
+    fn a_gateway_whose_predecessor_dies_meanwhile_counts_and_enters_that_once() {
+        let history = |crashes, last: Option<&str>| History {
+            crashes,
+            last: last.map(str::to_owned),
+            unread: Lost { flows: crashes, frames: 0 },
+            ..History::default()
+        };
+        let (stream, _theirs) = UnixStream::pair().unwrap();
+        let supervision = Supervision::over(stream, history(1, None));
+        assert_eq!(supervision.to_enter(), None);
+        supervision.hear(Told::Unread(Lost { flows: 1, frames: 0 }));
+        assert_eq!((supervision.history().crashes, supervision.unread().flows), (1, 2));
+        supervision.hear(Told::History(history(2, Some("it crashed"))));
+        assert_eq!((supervision.history().crashes, supervision.unread().flows), (2, 2));
+        assert_eq!(supervision.to_enter().as_deref(), Some("it crashed"));
+        assert_eq!(supervision.to_enter(), None, "it has been");
     }
 
     #[test]

@@ -896,16 +896,16 @@ impl Supervisor {
             // One that waits for nothing but the ports opens them within a moment: the kernel's bypass, which claims
             // them to the end, would be in its way. Should it take longer, it is the next one that hangs.
             let opens_at_once = successor.phase == Phase::Closes;
-            if !opens_at_once {
-                self.bypass(&why, PATIENCE);
-            }
-            // Whatever it waited for is its own now.
-            tell(&successor.process, Told::TakeOver);
-            tell(&successor.process, Told::Ports);
             if opens_at_once {
                 self.bypass_by_relays(&why);
                 successor.process.guards_until = Some(Instant::now() + HANDOVER_LIMIT);
+            } else {
+                self.bypass(&why, PATIENCE);
             }
+            // Whatever it waited for is its own now.
+            tell(&successor.process, Told::History(self.history.clone()));
+            tell(&successor.process, Told::TakeOver);
+            tell(&successor.process, Told::Ports);
             successor.process.alive = Instant::now();
             self.current = Some(successor.process);
             return None;

@@ -32,8 +32,7 @@ pub(super) fn render(gateway: &Gateway, families: &mut Families) {
         .gauge("supervised", "Whether a supervisor starts the gateway anew when it ends or hangs.")
         .add(&[], f64::from(u8::from(supervision.is_some_and(|s| s.is_supervised()))));
     // Zeros where nobody counts: a counter that appears with its first count has no increase.
-    let nothing = History::default();
-    let history = supervision.map_or(&nothing, |supervision| &supervision.history);
+    let history = supervision.map_or_else(History::default, |supervision| supervision.history());
     let renewed_us = supervision.map_or(0, |supervision| supervision.renewed_us.load(Relaxed));
     let ended_bypass_ms = supervision.map_or(0, |s| s.ended_bypass_ms.load(Relaxed));
     let mut restarts = families

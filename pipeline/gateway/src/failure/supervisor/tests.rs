@@ -1,3 +1,4 @@
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 
 use super::*;
@@ -217,11 +218,15 @@ fn relays_carry_until_a_successor_guards_whose_predecessor_died() {
         let dir = tempfile::tempdir().unwrap();
         let mut supervisor = supervisor(dir.path(), &open(dir.path()));
         let (old, _its) = gateway(&open(dir.path()));
-        let (new, _end) = gateway(&open(dir.path()));
+        let (new, its_end) = gateway(&open(dir.path()));
         let (pid, heir) = (old.pid, new.pid);
         supervisor.current = Some(old);
         supervisor.successor = Some(successor(new, phase));
         assert_eq!(supervisor.gone(pid), None);
+        let mut told = BufReader::new(its_end).lines().map(|line| line.unwrap());
+        let history = told.next().unwrap();
+        assert!(history.contains("\"crashes\":1") && history.contains("it ended by itself"));
+        assert_eq!(told.next().as_deref(), Some("\"take-over\""));
         wait(&mut supervisor, |_| said(dir.path()).contains("engage"));
         assert_eq!(supervisor.history.bypasses, 1, "{phase:?}");
         assert_eq!(supervisor.current.as_ref().map(|process| process.pid), Some(heir));
