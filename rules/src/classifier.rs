@@ -328,7 +328,7 @@ impl Classifier {
     }
 
     /// Looks a batch up in crossed tables. Whether they say what decides.
-    fn classify_crossed(
+    pub(crate) fn classify_crossed(
         &self,
         crossed: &Crossed,
         headers: &[Headers],

@@ -286,7 +286,7 @@ impl Lists {
             };
         }
         self.work += classes.len() / 4;
-        Some(())
+        (self.work <= MOST_WORK).then_some(())
     }
 
     /// The list with one more. None once it has taken too much.

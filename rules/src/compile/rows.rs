@@ -35,9 +35,7 @@ impl Compiler {
     pub(super) fn write_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
         budget.release(std::mem::take(&mut self.spent.rows));
         let before = budget.spent_bytes();
-        if self.bits.iter().any(|bits| bits.len() > MOST_NUMBERS) {
-            return Err(Exceeded::Numbers);
-        }
+        self.check_numbers()?;
         let mut rules: Vec<WideRule> = self.wide_rules.iter().copied().collect();
         let services = self.service_uses.len();
         let by_service = runs::pay(&rules, &self.out.services.rows, services);
@@ -57,6 +55,13 @@ impl Compiler {
         self.out.wide_rules = Arc::new(self.wide_bits.candidates());
         self.spent.rows = budget.spent_bytes() - before;
         Ok(())
+    }
+
+    fn check_numbers(&self) -> Result<(), Exceeded> {
+        match self.bits.iter().any(|bits| bits.len() > MOST_NUMBERS) {
+            true => Err(Exceeded::Numbers),
+            false => Ok(()),
+        }
     }
 
     /// How many words of a row of one side are for parts, and how many there are: as they are, unless
@@ -90,8 +95,20 @@ impl Compiler {
         let out = if side == SRC { &mut self.out.src } else { &mut self.out.dst };
         let same_layout = [out.rows.bits, out.rows.stride] == layout;
         let mut before = Vec::new();
-        if !(same_rules && same_layout) {
+        let held = |rules: &[Vec<u64>]| rules.iter().map(Vec::len).sum::<usize>();
+        let held_before = held(&self.rules_of_parts[side]);
+        if same_rules && same_layout {
+            budget.spend(held_before, held_before * size_of::<u64>())?;
+        } else {
             let of = |rule: &WideRule| if side == SRC { rule.src } else { rule.dst };
+            let mut has_rules = vec![false; bits * 64];
+            self.wide_bits.iter().for_each(|(_, rule)| has_rules[of(rule) as usize] = true);
+            let parts = has_rules.iter().filter(|has| **has).count();
+            let words = parts.saturating_mul(stride - bits);
+            // Those of before are there until they have been compared.
+            budget.spend(held_before, held_before * size_of::<u64>())?;
+            budget.spend(words, words.saturating_mul(size_of::<u64>()))?;
+            budget.release(held_before * size_of::<u64>());
             let rules = rules_of(&self.wide_bits, of, bits * 64, stride - bits);
             before = std::mem::replace(&mut self.rules_of_parts[side], rules);
         }
@@ -154,6 +171,10 @@ impl Compiler {
         let Rows { words: all, bits, stride } = &mut out.rows;
         let (bits, stride) = (*bits, *stride);
         all.grow(sets.rows.len() * stride, 0);
+        let mut rows = rows.peekable();
+        if rows.peek().is_none() {
+            return;
+        }
         let writer = RowWriter::new(sets, &self.rules_of_parts[side], bits, 0..stride - bits);
         let mut words = vec![0; stride];
         for row in rows {
@@ -211,6 +232,8 @@ impl Compiler {
 
     /// Writes the rows of new sets of wide parts, see [`Self::write_rows`].
     pub(super) fn write_new_rows(&mut self, budget: &mut Budget) -> Result<(), Exceeded> {
+        // Rows may have bits to spare that rules of lists cannot name.
+        self.check_numbers()?;
         for side in [SRC, DST] {
             let rows = &self.side(side).rows;
             let (bits, stride) = (rows.bits, rows.stride);

@@ -25,8 +25,10 @@ const PAIR_BYTES: usize = 6;
 /// Pairs that rules hold, each rule for itself, and lists that they lead through: about 20 ms.
 const MOST_WORK: usize = 4 << 20;
 const MOST_LISTS: usize = 1 << 18;
-/// Words of bits that say which services hold which of their classes.
+/// Words of bits that say which services hold which of their classes, and those that are compared to find out which
+/// services cover which: a few milliseconds.
 const MOST_BITS: usize = 4 << 20;
+const MOST_COMPARED: usize = 32 << 20;
 /// Rules of a list, which is read row by row.
 const MOST_LISTED: usize = 4 * LANES;
 /// Of all that is listed, what has to be compared exactly may be one in so many.
@@ -38,17 +40,40 @@ pub(super) fn build(
     alternatives: &[Alternative],
     budget: &mut Budget,
 ) -> Option<Crossed> {
-    let order = Order::new(compiler, alternatives)?;
-    let general = order.all.iter().filter(|listed| listed.is_checked()).count();
-    if general > order.all.len() / GENERAL_SHARE {
-        return None;
-    }
-    let crossed = from_order(compiler, &order, budget)?;
+    // What is held until they are made.
+    let service_bits = compiler.policy.services().len() * Order::service_words(compiler);
+    let held = service_bits * size_of::<u64>()
+        + alternatives.len() * size_of::<Listed>()
+        + MOST_LISTS * size_of::<Node>();
+    budget.spend(1, held).ok()?;
+    let crossed = from_alternatives(compiler, alternatives, budget);
+    budget.release(held);
+    let crossed = crossed?;
     let size_bytes = crossed.size_bytes();
     // They have to fit, but edits, whose account goes on from this one, have them no more.
     let is_granted = budget.spend(1, size_bytes).is_ok();
     budget.release(size_bytes);
     (is_granted && size_bytes <= MOST_BYTES).then_some(crossed)
+}
+
+fn from_alternatives(
+    compiler: &Compiler,
+    alternatives: &[Alternative],
+    budget: &mut Budget,
+) -> Option<Crossed> {
+    let order = Order::new(compiler, alternatives)?;
+    budget.spend(order.named.len() + order.all.len(), 0).ok()?;
+    let general = order.all.iter().filter(|listed| listed.is_checked()).count();
+    if general > order.all.len() / GENERAL_SHARE {
+        return None;
+    }
+    let crossed = from_order(compiler, &order, budget)?;
+    let Decided::ByLists(lists) = &crossed.decided else { return Some(crossed) };
+    // What most frames end at has to decide them: they would be looked up twice.
+    let is_general =
+        |&&word: &&u32| word != NONE && order.all[(word >> SERVICE_BITS) as usize].is_checked();
+    let general = lists.any.iter().filter(is_general).count();
+    (general <= lists.any.len() / GENERAL_SHARE).then_some(crossed)
 }
 
 fn from_order(compiler: &Compiler, order: &Order, budget: &mut Budget) -> Option<Crossed> {
@@ -61,8 +86,8 @@ fn from_order(compiler: &Compiler, order: &Order, budget: &mut Budget) -> Option
     budget.release(pairs * PAIR_BYTES);
     let (pairs, mut lists) = lists?;
     let classes = [
-        lists.of_classes(&compiler.sides[SRC], &src, order, SRC)?,
-        lists.of_classes(&compiler.sides[DST], &dst, order, DST)?,
+        lists.of_classes(&compiler.sides[SRC], &src, order, SRC, budget)?,
+        lists.of_classes(&compiler.sides[DST], &dst, order, DST, budget)?,
     ];
     let rows = &compiler.out.services.rows;
     let (services, vectors) = order.services(rows);
@@ -121,7 +146,7 @@ impl Order {
         let is_small = classes.iter().all(|&classes| classes < usize::from(FlatMap::TABLE));
         let policy = &compiler.policy;
         let rows = &compiler.out.services.rows;
-        let service_words = (rows.words.len() / rows.stride.max(1)).div_ceil(64);
+        let service_words = Self::service_words(compiler);
         let service_bits = service_words.saturating_mul(policy.services().len());
         if has_macs || !is_small || alternatives.len() > MOST_LISTS || service_bits > MOST_BITS {
             return None;
@@ -146,7 +171,9 @@ impl Order {
             }
             listed.service = *number;
         }
-        if named.len() > NO_SERVICE as usize {
+        if named.len() > NO_SERVICE as usize
+            || named.len() * named.len() * service_words > MOST_COMPARED
+        {
             return None;
         }
         let covers = named.iter().map(|&service| {
@@ -161,6 +188,12 @@ impl Order {
         });
         let covers = covers.collect();
         Some(Self { all, any, named, covers, of_services })
+    }
+
+    /// Words of a bit for each service class.
+    fn service_words(compiler: &Compiler) -> usize {
+        let rows = &compiler.out.services.rows;
+        (rows.words.len() / rows.stride.max(1)).div_ceil(64)
     }
 
     /// The words of what may decide among `places`, which ascend; [`None`] where that is too much.
@@ -197,11 +230,20 @@ impl Order {
 
     /// For each service class the first of any source and any destination.
     fn any_by_class(&self, rows: &Rows) -> Vec<u32> {
-        let mut first = vec![NONE; rows.words.len() / rows.stride.max(1)];
+        let classes = rows.words.len() / rows.stride.max(1);
+        let mut first = vec![NONE; classes];
+        let mut left = vec![u64::MAX; classes.div_ceil(64)];
+        let mut is_met = vec![false; self.of_services.len()];
+        // Each service, and each of its classes, is met once.
         for (place, listed) in (0u32..).zip(&self.all).filter(|(_, of)| of.is_any == [true; 2]) {
-            for class in ones(&self.of_services[listed.service as usize]) {
-                let first = &mut first[class as usize];
-                *first = (*first).min(place << SERVICE_BITS);
+            if std::mem::replace(&mut is_met[listed.service as usize], true) {
+                continue;
+            }
+            let words = left.iter_mut().zip(&self.of_services[listed.service as usize]);
+            for (word, (left, holds)) in words.enumerate() {
+                let new = [*left & holds];
+                *left &= !holds;
+                ones(&new).for_each(|bit| first[word * 64 + bit as usize] = place << SERVICE_BITS);
             }
         }
         first
@@ -306,10 +348,9 @@ impl Lists {
                 all.push(list.clone());
                 all.len() as u32 - 1
             });
-        }
-        let most = usize::from(u16::MAX);
-        if all.len() > most {
-            return None;
+            if all.len() > usize::from(u16::MAX) {
+                return None;
+            }
         }
         // Those of more than one row come last.
         let mut ascending: Vec<u32> = (0..all.len() as u32).collect();
@@ -347,6 +388,7 @@ impl Lists {
         numbers: &Numbers,
         order: &Order,
         number: usize,
+        budget: &mut Budget,
     ) -> Option<Vec<Eight>> {
         let mut of_parts = vec![Vec::new(); side.parts.len()];
         for (place, listed) in (0u32..).zip(&order.all) {
@@ -354,6 +396,12 @@ impl Lists {
                 of_parts[listed.sides[number] as usize].push(place);
             }
         }
+        let parts = side.classes.all.iter().flat_map(|class| class.parts.iter());
+        let work: usize = parts.map(|&part| of_parts[part as usize].len()).sum();
+        if work > MOST_WORK {
+            return None;
+        }
+        budget.spend(work / LANES, 0).ok()?;
         let mut rows = Vec::with_capacity(side.classes.all.len() + 1);
         for (class, of_class) in side.classes.all.iter().enumerate() {
             let parts = of_class.parts.iter();

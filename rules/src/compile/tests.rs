@@ -9,6 +9,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
 
+use super::budget::{Budget, Exceeded, MOST_NUMBERS};
 use super::lists::{DST, SRC};
 use super::plan::Plan;
 use super::{Compiler, Edits, Limits, compile};
@@ -770,6 +771,22 @@ fn edits_may_add_any_number_of_wide_rules_and_parts() {
     assert_eq!(compiler.edits(), Edits { incremental: 420, whole: 0 });
     assert!(compiler.bits.iter().all(|bits| bits.len() > 256), "{:?}", compiler.bits);
     assert!(compiler.wide_rules.len() > 384);
+}
+
+#[test]
+fn wide_parts_have_numbers_of_sixteen_bits_after_edits_too() {
+    let wide = Some(Plan { by_class: 0, by_key: 0, crossed: false, blocks: false });
+    let policy = policy_of_groups(30);
+    let mut compiler = Compiler::with_plan(&policy, &Limits::default(), wide).unwrap();
+    let mut budget = Budget::new(Limits::default());
+    assert!(compiler.write_new_rows(&mut budget).is_ok());
+    while compiler.bits[0].len() <= MOST_NUMBERS {
+        compiler.bits[0].take_place();
+    }
+    // As many as rows have room for that leave words to spare.
+    compiler.out.src.rows.bits = MOST_NUMBERS / 64 + 2;
+    let outcome = compiler.write_new_rows(&mut budget);
+    assert!(matches!(outcome, Err(Exceeded::Numbers)), "{outcome:?}");
 }
 
 #[test]

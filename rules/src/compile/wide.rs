@@ -26,6 +26,9 @@ pub(super) struct WideBits {
 /// Of many rules one bit in so many is free.
 const FREE: usize = 16;
 
+/// Bits that may be looked at to find free ones: some milliseconds. Beyond that all rules are spread anew.
+const MOST_LOOKS: usize = 1 << 22;
+
 /// Bits that so many rules are spread over: no more words, or blocks of them, than without free ones.
 fn bits_for(rules: usize) -> usize {
     if rules.div_ceil(32) <= FEW_WORDS {
@@ -56,7 +59,9 @@ impl WideBits {
             let new: Vec<WideRule> =
                 rules.iter().filter(|rule| stay.next_if_eq(rule).is_none()).copied().collect();
             let end = bits_for(rules.len()).max(before).min(room);
-            if new.len() <= 2 + rules.len() / 8 {
+            // Each looks at all bits.
+            let work = new.len().saturating_mul(end);
+            if new.len() <= 2 + rules.len() / 8 && work <= MOST_LOOKS {
                 self.trim();
                 new.iter().for_each(|rule| self.insert(rule, end, &key));
                 return true;

@@ -11,7 +11,8 @@ use super::super::plan::Plan;
 use super::super::tests::classify_and_compare;
 use super::super::{Compiler, Limits, compile};
 use super::*;
-use crate::classifier::Classifier;
+use crate::classifier::{Classifier, MAX_BATCH, Scratch};
+use crate::headers::Headers;
 use crate::policy::Policy;
 
 const LISTED: Option<Plan> = Some(Plan { by_class: 1, by_key: 2, crossed: false, blocks: false });
@@ -59,7 +60,47 @@ proptest! {
             prop_assert!((lists.first_long as usize) < lists.rows.len());
         }
         classify_and_compare(&policy, &classifier, seed, 1000)?;
+        let mut out = [RuleId::DEFAULT; MAX_BATCH];
+        let crossed = classifier.crossed.as_deref().expect("short lists");
+        let headers = [Headers::default(); MAX_BATCH];
+        let decides =
+            classifier.classify_crossed(crossed, &headers, &mut Scratch::default(), &mut out);
+        prop_assert!(decides, "no rule asks for more, so that lists of classes are not asked");
     }
+}
+
+/// Rules of hosts to any, and as many `wide` ones of all of them, to any too.
+fn policy_of_any(hosts: usize, wide: usize, first: &str) -> Policy {
+    let mut text = format!("version: 1\nrules:\n{first}");
+    for host in 0..hosts {
+        let (c, d) = (host / 250, host % 250);
+        text += &format!(
+            "  - {{name: h{host}, from: 10.0.{c}.{d}, to: any, service: tcp/443, action: allow}}\n"
+        );
+    }
+    for number in 0..wide {
+        let from = ["10.0.0.0/8", "10.0.0.0-10.255.255.254"][number % 2];
+        text += &format!(
+            "  - {{name: w{number}, from: {from}, to: any, service: tcp/80, action: allow}}\n"
+        );
+    }
+    text += "  - {name: one, from: 10.0.0.1, to: 10.0.0.2, service: tcp/22, action: allow}\n";
+    text += "  - {name: rest, from: any, to: any, service: udp/53, action: allow}\n";
+    Policy::parse(&text).expect("a policy")
+}
+
+#[test]
+fn rules_that_every_class_is_in_end_in_no_short_lists_and_at_once() {
+    let build = |policy: &Policy| {
+        let compiler = Compiler::with_plan(policy, &Limits::default(), LISTED).expect("compiles");
+        let [src, dst] = &compiler.sides;
+        let alternatives = alternatives(policy, src, dst);
+        super::build(&compiler, &alternatives, &mut Budget::new(Limits::default())).is_some()
+    };
+    assert!(build(&policy_of_any(200, 100, "")));
+    assert!(!build(&policy_of_any(2100, 2100, "")), "each host is in all wide ones");
+    let guard = "  - {name: g, from: any, to: any, service: any, vlan: 666, action: deny}\n";
+    assert!(!build(&policy_of_any(200, 100, guard)), "every frame would be looked up twice");
 }
 
 /// Rules between so many hosts, a quarter of their sides any, on so many ports.
