@@ -30,6 +30,14 @@ fn shortlisted(policy: &Policy) -> Option<Classifier> {
     Some(compiler.into_classifier())
 }
 
+/// Whether a policy is put in short lists.
+fn build(policy: &Policy) -> bool {
+    let compiler = Compiler::with_plan(policy, &Limits::default(), LISTED).expect("compiles");
+    let [src, dst] = &compiler.sides;
+    let alternatives = alternatives(policy, src, dst);
+    super::build(&compiler, &alternatives, &mut Budget::new(Limits::default())).is_some()
+}
+
 fn lists(classifier: &Classifier) -> &Shortlists {
     match classifier.crossed.as_deref() {
         Some(Crossed { decided: Decided::ByLists(lists), .. }) => lists,
@@ -91,12 +99,6 @@ fn policy_of_any(hosts: usize, wide: usize, first: &str) -> Policy {
 
 #[test]
 fn rules_that_every_class_is_in_end_in_no_short_lists_and_at_once() {
-    let build = |policy: &Policy| {
-        let compiler = Compiler::with_plan(policy, &Limits::default(), LISTED).expect("compiles");
-        let [src, dst] = &compiler.sides;
-        let alternatives = alternatives(policy, src, dst);
-        super::build(&compiler, &alternatives, &mut Budget::new(Limits::default())).is_some()
-    };
     assert!(build(&policy_of_any(200, 100, "")));
     assert!(!build(&policy_of_any(2100, 2100, "")), "each host is in all wide ones");
     let guard = "  - {name: g, from: any, to: any, service: any, vlan: 666, action: deny}\n";
@@ -122,12 +124,6 @@ fn policy_of_ports(seed: u64, hosts: u64, rules: u64, ports: u64) -> Policy {
 
 #[test]
 fn a_policy_of_long_lists_or_exact_checks_is_put_in_none() {
-    let build = |policy: &Policy| {
-        let compiler = Compiler::with_plan(policy, &Limits::default(), LISTED).expect("compiles");
-        let [src, dst] = &compiler.sides;
-        let alternatives = alternatives(policy, src, dst);
-        super::build(&compiler, &alternatives, &mut Budget::new(Limits::default())).is_some()
-    };
     assert!(build(&policy_of_ports(1, 8, 600, 400)));
     // Fifty rules for each pair of hosts.
     assert!(!build(&policy_of_ports(1, 2, 600, 400)));
