@@ -79,6 +79,20 @@ fn successor(process: Process, phase: Phase) -> Successor {
     Successor { process, phase, since: Instant::now(), closes: None }
 }
 
+/// A gateway that guards by one text, and one by another that is to take its place. Returns both processes and their
+/// ends of the channels.
+fn renewal(
+    supervisor: &mut Supervisor,
+    [old, new]: [String; 2],
+    phase: Phase,
+) -> ([Pid; 2], [UnixStream; 2]) {
+    let ((old, its_end), (new, end)) = (gateway(&old), gateway(&new));
+    let pids = [old.pid, new.pid];
+    supervisor.current = Some(old);
+    supervisor.successor = Some(successor(new, phase));
+    (pids, [its_end, end])
+}
+
 fn end(pid: Pid) {
     let _ = kill_process(pid, Signal::KILL);
     let _ = wait_for_end(pid, END_LIMIT, &mut Watchdog::default());
@@ -201,11 +215,8 @@ fn relays_that_another_program_works_are_said_to_carry_once_it_has_engaged_them(
 fn a_wire_that_the_successor_closes_is_not_bypassed_by_what_the_file_says() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-    let (old, _its) = gateway(&open(dir.path()));
-    let (new, _end) = gateway(&text(dir.path(), CLOSED));
-    let (pid, heir) = (old.pid, new.pid);
-    supervisor.current = Some(old);
-    supervisor.successor = Some(successor(new, Phase::Prepares));
+    let texts = [open(dir.path()), text(dir.path(), CLOSED)];
+    let ([pid, heir], _ends) = renewal(&mut supervisor, texts, Phase::Prepares);
     assert_eq!(supervisor.gone(pid), None);
     end(heir);
     assert!(!said(dir.path()).contains("engage"), "{}", said(dir.path()));
@@ -217,11 +228,8 @@ fn relays_carry_until_a_successor_guards_whose_predecessor_died() {
     for phase in [Phase::Prepares, Phase::Closes] {
         let dir = tempfile::tempdir().unwrap();
         let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-        let (old, _its) = gateway(&open(dir.path()));
-        let (new, its_end) = gateway(&open(dir.path()));
-        let (pid, heir) = (old.pid, new.pid);
-        supervisor.current = Some(old);
-        supervisor.successor = Some(successor(new, phase));
+        let texts = [open(dir.path()), open(dir.path())];
+        let ([pid, heir], [_its, its_end]) = renewal(&mut supervisor, texts, phase);
         assert_eq!(supervisor.gone(pid), None);
         let mut told = BufReader::new(its_end).lines().map(|line| line.unwrap());
         let history = told.next().unwrap();
@@ -240,11 +248,8 @@ fn relays_carry_until_a_successor_guards_whose_predecessor_died() {
 fn a_successor_that_was_given_the_ports_of_a_dead_one_and_does_not_open_them_is_killed() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-    let (old, _its) = gateway(&open(dir.path()));
-    let (new, _end) = gateway(&open(dir.path()));
-    let (pid, heir) = (old.pid, new.pid);
-    supervisor.current = Some(old);
-    supervisor.successor = Some(successor(new, Phase::Closes));
+    let texts = [open(dir.path()), open(dir.path())];
+    let ([pid, heir], _ends) = renewal(&mut supervisor, texts, Phase::Closes);
     assert_eq!(supervisor.gone(pid), None);
     let hung = |supervisor: &Supervisor| supervisor.current.as_ref().unwrap().hung.is_some();
     supervisor.look_after();
@@ -284,11 +289,8 @@ fn relays_that_do_not_let_go_keep_nobody_from_hearing_of_a_crash() {
 fn a_gateway_that_does_not_end_keeps_nobody_from_hearing_of_its_successor() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &text(dir.path(), CLOSED));
-    let (old, _its) = gateway("");
-    let (new, _end) = gateway("");
-    let (pid, heir) = (old.pid, new.pid);
-    supervisor.current = Some(old);
-    supervisor.successor = Some(successor(new, Phase::Closes));
+    let texts = [String::new(), String::new()];
+    let ([pid, heir], _ends) = renewal(&mut supervisor, texts, Phase::Closes);
     let begun = Instant::now();
     supervisor.hear(pid, Said::Closed);
     supervisor.hear(heir, Said::Guards);
@@ -308,11 +310,8 @@ fn a_gateway_that_does_not_end_keeps_nobody_from_hearing_of_its_successor() {
 fn ports_that_are_closed_behind_a_successor_that_was_given_up_are_bypassed() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &open(dir.path()));
-    let (old, _its) = gateway(&open(dir.path()));
-    let (new, _end) = gateway(&open(dir.path()));
-    let (pid, heir) = (old.pid, new.pid);
-    supervisor.current = Some(old);
-    supervisor.successor = Some(successor(new, Phase::Closes));
+    let texts = [open(dir.path()), open(dir.path())];
+    let ([pid, heir], _ends) = renewal(&mut supervisor, texts, Phase::Closes);
     assert_eq!(supervisor.gone(heir), None);
     supervisor.hear(pid, Said::Closed);
     assert_eq!(supervisor.gone(pid), None);
@@ -461,11 +460,8 @@ fn a_program_is_run_once_while_the_relays_of_another_wire_let_go() {
 fn a_reload_that_is_asked_for_too_early_is_passed_on_to_the_gateway_that_guards() {
     let dir = tempfile::tempdir().unwrap();
     let mut supervisor = supervisor(dir.path(), &text(dir.path(), CLOSED));
-    let (old, _its) = gateway("");
-    let (new, _end) = gateway("");
-    let (pid, heir) = (old.pid, new.pid);
-    supervisor.current = Some(old);
-    supervisor.successor = Some(successor(new, Phase::TakesOver));
+    let texts = [String::new(), String::new()];
+    let ([pid, heir], _ends) = renewal(&mut supervisor, texts, Phase::TakesOver);
     supervisor.reload();
     thread::sleep(TICK);
     assert_eq!((ended(pid), ended(heir)), (None, None), "neither would hear it");
