@@ -57,6 +57,12 @@ impl<'a> Words<'a> {
     fn last_row(self) -> u32 {
         (self.rows.len() - 1) as u32
     }
+
+    /// The number of the last two words of the rows.
+    #[inline(always)]
+    fn last_two(self) -> u32 {
+        (self.rows.len() * (LANES / 2) - 1) as u32
+    }
 }
 
 /// Numbers of 16 bits that are looked up one by one. There are always two.
@@ -86,23 +92,20 @@ mod header_words {
 
     use crate::headers::Headers;
 
-    /// Shifting the number of a frame by so many bits makes that of its first word.
-    pub(super) const SHIFT: i32 = (size_of::<Headers>() / 4).ilog2() as i32;
-    pub(super) const SRC: usize = offset_of!(Headers, src) / 4;
-    pub(super) const DST: usize = offset_of!(Headers, dst) / 4;
+    /// Where the ports begin, before what is behind them.
     pub(super) const PORTS: usize = offset_of!(Headers, src_port) / 4;
-    pub(super) const KIND: usize = offset_of!(Headers, ether_type) / 4;
 
     // The addresses are the first row of eight words.
-    const _: () = assert!(SRC == 0 && DST == 4 && size_of::<Headers>() >= 32);
+    const _: () = assert!(offset_of!(Headers, src) == 0 && offset_of!(Headers, dst) == 16);
 
-    // What is read as one word has no byte between or behind its fields.
-    const _: () = assert!(size_of::<Headers>() == 4 << SHIFT);
+    // What is read as words has no byte between or behind its fields: the four words from the ports on
+    // end within the MAC addresses.
     const _: () = assert!(offset_of!(Headers, src_port) == 4 * PORTS);
     const _: () = assert!(offset_of!(Headers, dst_port) == 4 * PORTS + 2);
-    const _: () = assert!(offset_of!(Headers, ether_type) == 4 * KIND);
-    const _: () = assert!(offset_of!(Headers, protocol) == 4 * KIND + 2);
-    const _: () = assert!(offset_of!(Headers, src_mac) == 4 * KIND + 3);
+    const _: () = assert!(offset_of!(Headers, ether_type) == 4 * PORTS + 4);
+    const _: () = assert!(offset_of!(Headers, protocol) == 4 * PORTS + 6);
+    const _: () = assert!(offset_of!(Headers, src_mac) == 4 * PORTS + 7);
+    const _: () = assert!(offset_of!(Headers, dst_mac) == 4 * PORTS + 13);
 }
 
 /// Fields of frames, a word of each.
@@ -116,11 +119,17 @@ pub(crate) struct Fields<W> {
     pub(crate) kind: W,
 }
 
-/// The last frame that [`Lanes::fields`] reaches: there is one, and its first word is below 2^31.
+/// Eight frames from `first` on, if there are so many.
 #[inline(always)]
-fn last_frame(headers: &[Headers]) -> u32 {
+fn full_group(headers: &[Headers], first: usize) -> Option<&[Headers; LANES]> {
+    headers.get(first..).and_then(<[Headers]>::first_chunk)
+}
+
+/// The frames from `first` on, the last one where there is none. There is one at least.
+#[inline(always)]
+fn last_group(headers: &[Headers], first: usize) -> [&Headers; LANES] {
     assert!(!headers.is_empty(), "the fields of no frame");
-    (headers.len() - 1).min((1 << 26) - 1) as u32
+    std::array::from_fn(|lane| &headers[(first + lane).min(headers.len() - 1)])
 }
 
 /// A kind of machine. All numbers are unsigned and wrap around.
@@ -163,6 +172,9 @@ pub(crate) trait Lanes: Copy {
     fn gather(self, table: Words<'_>, places: Self::W) -> Self::W;
     /// The numbers of `table` at `places`, the last but one where there is none.
     fn gather_halves(self, table: Halves<'_>, places: Self::W) -> Self::W;
+    /// The words of `table` at twice `places`, and the ones behind them, of the whole rows that there
+    /// are; the last two where there is none.
+    fn gather_two(self, table: Words<'_>, places: Self::W) -> [Self::W; 2];
     /// The fields of the frames from `first` on, those of the last one where there is none. There
     /// is one at least.
     fn fields(self, headers: &[Headers], first: usize) -> Fields<Self::W>;
@@ -269,6 +281,8 @@ pub(crate) mod tests {
             let words = Words::new(self.table);
             let halves = Halves::new(bytemuck::cast_slice(self.table));
             let fields = lanes.fields(self.headers, self.a[0] as usize % 64);
+            let [first, second] = lanes.gather_two(words, a);
+            let [first_few, second_few] = lanes.gather_two(words, lanes.and(b, lanes.splat(15)));
             let [s0, s1, s2, s3, d0, d1, d2, d3] =
                 lanes.addresses(self.headers, self.a[0] as usize % 64);
             let few = lanes.and(b, lanes.splat(15));
@@ -306,6 +320,10 @@ pub(crate) mod tests {
                 lanes.gather_halves(halves, a),
                 lanes.gather_halves(halves, few),
                 lanes.shl_by(a, few),
+                first,
+                second,
+                first_few,
+                second_few,
                 fields.src,
                 fields.dst,
                 fields.ports,

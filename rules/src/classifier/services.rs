@@ -101,9 +101,8 @@ pub(super) fn cells<L: Lanes>(lanes: L, map: &ServiceMap, frames: &lanes::Fields
     let ether_type = lanes.and(frames.kind, low);
     let is_v6 = lanes.equal(ether_type, lanes.splat(ETHER_IPV6.into()));
     let protocol = lanes.and(lanes.shr::<16>(frames.kind), lanes.splat(0xff));
-    let field = lanes.shl::<1>(lanes.or(protocol, lanes.and(is_v6, lanes.splat(256))));
-    let both = lanes.gather(fields, field);
-    let rows = lanes.gather(fields, lanes.or(field, lanes.splat(1)));
+    let field = lanes.or(protocol, lanes.and(is_v6, lanes.splat(256)));
+    let [both, rows] = lanes.gather_two(fields, field);
     let (src_port, dst_port) = (lanes.and(frames.ports, low), lanes.shr::<16>(frames.ports));
     let src = port_classes(lanes, columns, lanes.shl::<16>(both), src_port);
     let dst = port_classes(lanes, columns, lanes.without(both, low), dst_port);
@@ -123,6 +122,10 @@ pub(super) fn other_frames<L: Lanes>(lanes: L, kind: L::W) -> u64 {
 #[inline(always)]
 fn port_classes<L: Lanes>(lanes: L, table: Halves<'_>, columns: L::W, ports: L::W) -> L::W {
     let decides_nothing = lanes.equal(columns, lanes.splat(0));
+    if lanes.bits(decides_nothing) == 0xff {
+        // What nothing has tells nothing apart: its class is 0.
+        return columns;
+    }
     let place = lanes.sub(lanes.or(columns, ports), lanes.splat(FIRST_COLUMN));
     lanes.gather_halves(table, lanes.without(place, decides_nothing))
 }

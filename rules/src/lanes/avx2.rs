@@ -3,7 +3,9 @@
 
 use std::arch::x86_64::*;
 
-use super::{Eight, Fields, Halves, Kernel, LANES, Lanes, Words, header_words, last_frame};
+use super::{
+    Eight, Fields, Halves, Kernel, LANES, Lanes, Words, full_group, header_words, last_group,
+};
 use crate::headers::Headers;
 
 /// That the machine has AVX2: there is no other way to get one than [`Avx2::detect`].
@@ -43,27 +45,43 @@ macro_rules! avx2 {
 }
 
 impl Avx2 {
-    /// How many words after the first frame each of those from `first` on begins, the last one where
-    /// there is none. There is one at least.
+    /// [`Lanes::fields`] of eight frames.
     #[inline(always)]
-    fn frames(self, headers: &[Headers], first: usize) -> __m256i {
-        let frames = avx2!(_mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
-        let frames = self.add(frames, self.splat(first as u32));
-        let frames = self.min(frames, self.splat(last_frame(headers)));
-        self.shl::<{ header_words::SHIFT }>(frames)
+    fn fields_of(self, frames: [&Headers; LANES]) -> Fields<__m256i> {
+        let [src, _, _, _, dst, ..] = self.addresses_of(frames);
+        let [a, b, c, d, e, f, g, h] = frames.map(|frame| {
+            std::ptr::from_ref(frame).cast::<i32>().wrapping_add(header_words::PORTS).cast()
+        });
+        // SAFETY: the machine has AVX2; the four words of each frame are within it, and have no byte
+        // that is not of a field.
+        unsafe {
+            let (ae, bf) = (_mm256_loadu2_m128i(e, a), _mm256_loadu2_m128i(f, b));
+            let (cg, dh) = (_mm256_loadu2_m128i(g, c), _mm256_loadu2_m128i(h, d));
+            let (first, second) = (_mm256_unpacklo_epi32(ae, bf), _mm256_unpacklo_epi32(cg, dh));
+            let ports = _mm256_unpacklo_epi64(first, second);
+            Fields { src, dst, ports, kind: _mm256_unpackhi_epi64(first, second) }
+        }
     }
 
-    /// A word of frames, one of those up to [`header_words::KIND`].
-    ///
-    /// # Safety
-    ///
-    /// `starts` are what [`Self::frames`] says of the same frames.
+    /// [`Lanes::addresses`] of eight frames.
     #[inline(always)]
-    unsafe fn word_of(self, headers: &[Headers], starts: __m256i, word: usize) -> __m256i {
-        let word = headers.as_ptr().cast::<i32>().wrapping_add(word.min(header_words::KIND));
-        // SAFETY: the machine has AVX2; the caller says that the frames exist, and the word is within
-        // them and has no byte that is not of a field.
-        unsafe { _mm256_i32gather_epi32::<4>(word, starts) }
+    fn addresses_of(self, frames: [&Headers; LANES]) -> [__m256i; LANES] {
+        let [a, b, c, d, e, f, g, h] =
+            frames.map(|frame| std::ptr::from_ref(frame).cast::<Eight>());
+        // SAFETY: the first 32 bytes of a frame are its addresses.
+        let rows = unsafe {
+            [
+                self.load(&*a),
+                self.load(&*b),
+                self.load(&*c),
+                self.load(&*d),
+                self.load(&*e),
+                self.load(&*f),
+                self.load(&*g),
+                self.load(&*h),
+            ]
+        };
+        avx2!(transposed(rows))
     }
 
     /// The words, one by one.
@@ -185,39 +203,41 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
+    fn gather_two(self, table: Words<'_>, places: __m256i) -> [__m256i; 2] {
+        let places = self.min(places, self.splat(table.last_two()));
+        let first = table.rows().as_ptr().cast();
+        // SAFETY: as above; every place is at most that of the last two words, which is below 2^30.
+        let (low, high) = unsafe {
+            (
+                _mm256_i32gather_epi64::<8>(first, _mm256_castsi256_si128(places)),
+                _mm256_i32gather_epi64::<8>(first, _mm256_extracti128_si256::<1>(places)),
+            )
+        };
+        avx2!({
+            let (low, high) = (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high));
+            let first = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(low, high));
+            let second = _mm256_castps_si256(_mm256_shuffle_ps::<0b11_01_11_01>(low, high));
+            [
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(first),
+                _mm256_permute4x64_epi64::<0b11_01_10_00>(second),
+            ]
+        })
+    }
+
+    #[inline(always)]
     fn fields(self, headers: &[Headers], first: usize) -> Fields<__m256i> {
-        let starts = self.frames(headers, first);
-        // SAFETY: they are.
-        unsafe {
-            Fields {
-                src: self.word_of(headers, starts, header_words::SRC),
-                dst: self.word_of(headers, starts, header_words::DST),
-                ports: self.word_of(headers, starts, header_words::PORTS),
-                kind: self.word_of(headers, starts, header_words::KIND),
-            }
+        match full_group(headers, first) {
+            Some(frames) => self.fields_of(frames.each_ref()),
+            None => self.fields_of(last_group(headers, first)),
         }
     }
 
     #[inline(always)]
     fn addresses(self, headers: &[Headers], first: usize) -> [__m256i; LANES] {
-        let last = last_frame(headers) as usize;
-        let frames: [*const Headers; LANES] =
-            std::array::from_fn(|lane| std::ptr::from_ref(&headers[(first + lane).min(last)]));
-        let [a, b, c, d, e, f, g, h] = frames;
-        // SAFETY: as above; the first 32 bytes of a frame are its addresses.
-        let rows = unsafe {
-            [
-                self.load(&*a.cast()),
-                self.load(&*b.cast()),
-                self.load(&*c.cast()),
-                self.load(&*d.cast()),
-                self.load(&*e.cast()),
-                self.load(&*f.cast()),
-                self.load(&*g.cast()),
-                self.load(&*h.cast()),
-            ]
-        };
-        avx2!(transposed(rows))
+        match full_group(headers, first) {
+            Some(frames) => self.addresses_of(frames.each_ref()),
+            None => self.addresses_of(last_group(headers, first)),
+        }
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Lanes as arrays, for every machine.
 
-use super::{Eight, Fields, Halves, LANES, Lanes, Words, last_frame};
+use super::{Eight, Fields, Halves, LANES, Lanes, Words, last_group};
 use crate::headers::Headers;
 use crate::intrinsics::prefetch;
 
@@ -117,25 +117,27 @@ impl Lanes for Plain {
     }
 
     #[inline(always)]
+    fn gather_two(self, table: Words<'_>, places: Eight) -> [Eight; 2] {
+        let words = table.rows().as_flattened();
+        [0, 1].map(|place| places.map(|two| words[2 * two.min(table.last_two()) as usize + place]))
+    }
+
+    #[inline(always)]
     fn fields(self, headers: &[Headers], first: usize) -> Fields<Eight> {
-        let last = last_frame(headers) as usize;
-        let of = |field: fn(&Headers) -> u32| {
-            std::array::from_fn(|lane| field(&headers[(first + lane).min(last)]))
-        };
+        let frames = last_group(headers, first);
         Fields {
-            src: of(|h| h.src as u32),
-            dst: of(|h| h.dst as u32),
-            ports: of(|h| u32::from(h.src_port) | u32::from(h.dst_port) << 16),
-            kind: of(|h| u32::from(h.ether_type) | u32::from(h.protocol) << 16),
+            src: frames.map(|h| h.src as u32),
+            dst: frames.map(|h| h.dst as u32),
+            ports: frames.map(|h| u32::from(h.src_port) | u32::from(h.dst_port) << 16),
+            kind: frames.map(|h| u32::from(h.ether_type) | u32::from(h.protocol) << 16),
         }
     }
 
     #[inline(always)]
     fn addresses(self, headers: &[Headers], first: usize) -> [Eight; LANES] {
-        let last = last_frame(headers) as usize;
+        let frames = last_group(headers, first);
         std::array::from_fn(|word| {
-            std::array::from_fn(|lane| {
-                let frame = &headers[(first + lane).min(last)];
+            frames.map(|frame| {
                 let address = if word < 4 { frame.src } else { frame.dst };
                 (address >> (32 * (word % 4))) as u32
             })
