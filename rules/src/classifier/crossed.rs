@@ -56,11 +56,20 @@ pub(crate) struct FlatMap {
 impl FlatMap {
     pub(crate) const TABLE: u16 = 1 << 15;
 
+    /// Takes words to classes. Each step goes over all of them before the next one does, so that what one
+    /// of them waits for has been asked for by the others.
     #[inline(always)]
-    pub(super) fn find<L: Lanes>(&self, lanes: L, addresses: L::W) -> L::W {
-        let found = self.first(lanes, addresses);
-        let found = self.next(lanes, lanes.shr::<8>(addresses), found);
-        self.next(lanes, addresses, found)
+    pub(super) fn find_all<L: Lanes>(&self, lanes: L, words: &[Eight], found: &mut [Eight]) {
+        for (word, found) in words.iter().zip(&mut *found) {
+            lanes.store(self.first(lanes, lanes.load(word)), found);
+        }
+        for (word, found) in words.iter().zip(&mut *found) {
+            let byte = lanes.shr::<8>(lanes.load(word));
+            lanes.store(self.next(lanes, byte, lanes.load(found)), found);
+        }
+        for (word, found) in words.iter().zip(&mut *found) {
+            lanes.store(self.next(lanes, lanes.load(word), lanes.load(found)), found);
+        }
     }
 
     /// The first of three steps: what the leading 16 bits of addresses lead to.
@@ -101,8 +110,7 @@ pub(crate) struct Grid {
 }
 
 impl Grid {
-    /// Takes rows, in place, to numbers. Each step goes over all frames before the next one does, so
-    /// that what one of them waits for has been asked for by the others.
+    /// Takes rows, in place, to numbers, step by step as in [`FlatMap::find_all`].
     #[inline(always)]
     pub(super) fn find<L: Lanes>(&self, lanes: L, rows: &mut [Eight], columns: &[Eight]) {
         let (blocks, numbers) = (Halves::new(&self.blocks), Halves::new(&self.numbers));
@@ -133,7 +141,7 @@ impl Grid {
 }
 
 /// Takes frames to their classes, as if all were IPv4 where any of eight is, step by step as in
-/// [`Grid::find`]. Returns which are not, a bit for each.
+/// [`FlatMap::find_all`]. Returns which are not, a bit for each.
 pub(super) struct ReadClasses<'a> {
     pub(super) maps: &'a [FlatMap; 2],
     pub(super) map: &'a ServiceMap,
@@ -164,19 +172,9 @@ impl Kernel for ReadClasses<'_> {
         if others.count_ones() as usize == groups * LANES {
             return others;
         }
-        for step in 0..3 {
-            for (side, map) in maps.iter().enumerate() {
-                let found = classes[side][..groups].iter_mut();
-                for (found, address) in found.zip(&addresses[side]) {
-                    let address = lanes.load(address);
-                    let next = match step {
-                        0 => map.first(lanes, address),
-                        1 => map.next(lanes, lanes.shr::<8>(address), lanes.load(found)),
-                        _ => map.next(lanes, address, lanes.load(found)),
-                    };
-                    lanes.store(next, found);
-                }
-            }
+        let of_sides = addresses.iter().zip(classes);
+        for (map, (addresses, classes)) in maps.iter().zip(of_sides) {
+            map.find_all(lanes, &addresses[..groups], &mut classes[..groups]);
         }
         others
     }

@@ -214,11 +214,7 @@ impl Prefixes {
     #[inline(always)]
     fn find<L: Lanes>(&self, lanes: L, keys: &[Eight], found: &mut [Eight]) {
         match &self.map {
-            KeyMap::Flat(map) => {
-                for (key, found) in keys.iter().zip(&mut *found) {
-                    lanes.store(map.find(lanes, lanes.load(key)), found);
-                }
-            }
+            KeyMap::Flat(map) => map.find_all(lanes, keys, found),
             KeyMap::Nodes(map) => map.walk(lanes, keys, found),
         }
         let rows = Words::new(bytemuck::cast_slice(&self.rows));
