@@ -51,6 +51,9 @@ pub(crate) struct FlatMap {
     pub(crate) slots: Vec<u16>,
     /// Tables of 256 of the same, of which equal ones are shared. One number more.
     pub(crate) tables: Vec<u16>,
+    /// How many of three steps all words have: without tables the first one, without tables that tables
+    /// name the first two.
+    pub(crate) steps: usize,
 }
 
 impl FlatMap {
@@ -63,9 +66,15 @@ impl FlatMap {
         for (word, found) in words.iter().zip(&mut *found) {
             lanes.store(self.first(lanes, lanes.load(word)), found);
         }
+        if self.steps < 2 {
+            return;
+        }
         for (word, found) in words.iter().zip(&mut *found) {
             let byte = lanes.shr::<8>(lanes.load(word));
             lanes.store(self.next(lanes, byte, lanes.load(found)), found);
+        }
+        if self.steps < 3 {
+            return;
         }
         for (word, found) in words.iter().zip(&mut *found) {
             lanes.store(self.next(lanes, lanes.load(word), lanes.load(found)), found);

@@ -457,7 +457,7 @@ pub(super) fn grid(numbers: &[u16], columns: usize) -> Option<Grid> {
 /// [`FlatMap::TABLE`].
 pub(super) fn flat_map(map: &WordMap) -> Option<FlatMap> {
     let slots = map.slots.len();
-    let mut flat = FlatMap { slots: Vec::with_capacity(slots + 1), tables: Vec::new() };
+    let mut flat = FlatMap { slots: Vec::with_capacity(slots + 1), tables: Vec::new(), steps: 1 };
     let mut ids: ByNumbers<Vec<u32>, u16> = ByNumbers::default();
     let (mut intervals, mut of_byte) = (Vec::new(), Vec::new());
     for slot in 0..slots as u32 {
@@ -482,13 +482,17 @@ pub(super) fn flat_map(map: &WordMap) -> Option<FlatMap> {
             }
             let number = match *of_byte {
                 [class] => class & 0xffff,
-                _ => u32::from(table(&mut flat.tables, &mut ids, &of_byte)?),
+                _ => {
+                    flat.steps = 3;
+                    u32::from(table(&mut flat.tables, &mut ids, &of_byte)?)
+                }
             };
             if of_slot.last().is_none_or(|last| last & 0xffff != number) {
                 of_slot.push(byte << 16 | number);
             }
         }
         let table = table(&mut flat.tables, &mut ids, &of_slot)?;
+        flat.steps = flat.steps.max(2);
         flat.slots.push(table);
     }
     flat.slots.push(0);
