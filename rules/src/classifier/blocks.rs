@@ -402,7 +402,7 @@ fn look_up<L: Lanes, const FULL: bool>(
     }
     let mut first = 0;
     for &end in family.rounds.iter().chain([&all]) {
-        let count = find_blocks(lanes, family, groups, of, first..end.min(all), work);
+        let count = find_blocks::<L, FULL>(lanes, family, groups, of, first..end.min(all), work);
         let mut done = 0;
         while done < count {
             let found;
@@ -416,7 +416,7 @@ fn look_up<L: Lanes, const FULL: bool>(
 /// Writes down which frames are to be compared with which blocks of some tables, and asks for those.
 /// Returns how many there are.
 #[inline(always)]
-fn find_blocks<L: Lanes>(
+fn find_blocks<L: Lanes, const FULL: bool>(
     lanes: L,
     family: &Family,
     groups: usize,
@@ -446,6 +446,9 @@ fn find_blocks<L: Lanes>(
         let row = lanes.shl::<2>(lanes.load(column(&work.blocks, group)));
         lanes.prefetch_rows(rows, row);
         lanes.prefetch_rows(rows, lanes.add(row, lanes.splat(2)));
+        if !FULL {
+            lanes.prefetch_rows(family.rules.words(), lanes.shr::<2>(row));
+        }
     }
     count
 }
