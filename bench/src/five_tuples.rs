@@ -8,7 +8,7 @@ use bulkhead_rules::policy::{Endpoint, Policy, Rule, RuleId, ServiceTerm};
 use bulkhead_rules::sets::FiniteSet;
 
 /// The address family of five-tuples: every engine but ours takes one at a time.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, clap::ValueEnum)]
 pub enum Family {
     /// IPv4.
     V4,

@@ -1,6 +1,7 @@
 //! Edited classifiers against the linear scan and against whole compilations.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use bulkhead_rules::analyze::Probes;
@@ -9,10 +10,11 @@ use bulkhead_rules::compile::{Compiler, Limits, compile};
 use bulkhead_rules::headers::{Headers, PolicyTime};
 use bulkhead_rules::oracle;
 use bulkhead_rules::policy::edit::RandomEdits;
-use bulkhead_rules::policy::{LoadOptions, Policy, RuleId};
-use bulkhead_rules::syntax::Source;
+use bulkhead_rules::policy::{Policy, RuleId};
 
+use crate::five_tuples::Family;
 use crate::segmentation::{self, Families, Shape};
+use crate::{classbench, data};
 
 /// What to verify.
 #[derive(clap::Args, Clone, Debug)]
@@ -24,6 +26,13 @@ pub struct Options {
     /// addresses.
     #[arg(long, default_value_t = 2_000)]
     rules: usize,
+    /// A ClassBench set, plain or gzip, to edit instead of a segmentation policy: all edits are of rules
+    /// then.
+    #[arg(long, value_name = "FILE", conflicts_with = "rules")]
+    set: Option<PathBuf>,
+    /// The set as it is, or its IPv6 version.
+    #[arg(long, value_enum, default_value_t = Family::V4, requires = "set")]
+    family: Family,
     /// Edits between two comparisons with a whole compilation.
     #[arg(long, default_value_t = 500)]
     every: usize,
@@ -45,17 +54,7 @@ pub struct Options {
 ///
 /// Where a policy does not load, compile or take an edit that is valid.
 pub fn run(options: &Options) -> io::Result<u64> {
-    let shape = Shape {
-        groups: (options.rules / 20).max(2),
-        addresses: (options.rules / 2).max(2),
-        rules: options.rules,
-        families: Families::Mixed,
-        ..Shape::large(Families::Mixed)
-    };
-    let source = Source::new("segmentation.yaml", segmentation::text(options.seed, &shape));
-    let loaded = Policy::load(&[source], &LoadOptions::default());
-    let mut policy =
-        loaded.map_err(|found| failed(&found.first().map(ToString::to_string)))?.policy;
+    let mut policy = load(options)?;
     policy.prepare_edits();
     let mut compiler = Compiler::new(&policy, &Limits::default()).map_err(io::Error::other)?;
     let mut stream = RandomEdits::new(&policy, options.seed);
@@ -93,11 +92,11 @@ pub fn run(options: &Options) -> io::Result<u64> {
     let ratio = compiler.publish().size_bytes() as f64 / whole.size_bytes() as f64;
     let edits = compiler.edits();
     println!(
-        "{} edits of {} rules: {} for what they changed, {} as a whole; {} verdicts compared with the \
+        "{} edits, {} rules in the end: {} for what they changed, {} as a whole; {} verdicts compared with the \
          linear scan, {} with whole compilations, {} wrong; {ratio:.3} times the bytes of a whole \
          compilation in the end",
         options.edits,
-        options.rules,
+        whole.rules(),
         edits.incremental,
         edits.whole,
         compared.scanned,
@@ -107,6 +106,21 @@ pub fn run(options: &Options) -> io::Result<u64> {
     print_times("member", members);
     print_times("rule", rules);
     Ok(compared.wrong)
+}
+
+/// The policy that is edited.
+fn load(options: &Options) -> io::Result<Policy> {
+    if let Some(set) = &options.set {
+        let text = classbench::policy_text(&classbench::read(set)?, options.family);
+        return data::load(&set.to_string_lossy(), text.map_err(io::Error::other)?);
+    }
+    let shape = Shape {
+        groups: (options.rules / 20).max(2),
+        addresses: (options.rules / 2).max(2),
+        rules: options.rules,
+        ..Shape::large(Families::Mixed)
+    };
+    data::load("segmentation.yaml", segmentation::text(options.seed, &shape))
 }
 
 #[derive(Default)]

@@ -137,7 +137,7 @@ impl RandomEdits {
             let name = self.some_rule(policy)?;
             return Some(Edit::RemoveRule { name });
         }
-        let (from, to) = (self.side(), self.side());
+        let (from, to) = (self.side(policy), self.side(policy));
         let place = match self.below(8) {
             0 => Place::First,
             1 => Place::Last,
@@ -175,11 +175,18 @@ impl RandomEdits {
         Edit::AddRule { rule: Box::new(rule), place }
     }
 
-    /// Mostly one group or device; sometimes two, an address, or all but one.
-    fn side(&mut self) -> Selector {
+    /// Mostly one group or device; sometimes two, an address, or all but one. Where there is neither group
+    /// nor device, addresses near those of a rule.
+    fn side(&mut self, policy: &Policy) -> Selector {
         let one = |this: &mut Self| match this.pick(this.hosts.len()) {
             Some(host) if this.below(8) > 0 => Member::Name(Arc::clone(&this.hosts[host])),
-            _ => this.address_near(&Member::Mac(Mac::default())),
+            Some(_) => this.address_near(&Member::Mac(Mac::default())),
+            None => {
+                let near = this.address_of_rule(policy);
+                this.address_near(&near.map_or(Member::Mac(Mac::default()), |near| {
+                    Member::Addresses(Addresses::One(near))
+                }))
+            }
         };
         let first = one(self);
         match self.below(16) {
@@ -190,6 +197,21 @@ impl RandomEdits {
             },
             _ => selector(vec![first]),
         }
+    }
+
+    /// The first or the last address of a side of some rule.
+    fn address_of_rule(&mut self, policy: &Policy) -> Option<IpAddr> {
+        let rule = policy.rule(RuleId(self.pick(policy.rules().len())? as u32))?;
+        let side = if self.below(2) == 0 { rule.from } else { rule.to };
+        let addrs = &policy.endpoint(side).boxes.first()?.addrs;
+        let is_last = self.below(2) == 0;
+        let either = |first, last| if is_last { last } else { first };
+        let v4 = addrs.v4.ranges().first();
+        let v4 = v4.map(|&(first, last)| IpAddr::V4(Ipv4Addr::from(either(first, last))));
+        let of_v6 = |&(first, last): &(u128, u128)| {
+            IpAddr::V6(Ipv6Addr::from(if is_last { last } else { first }))
+        };
+        v4.or_else(|| addrs.v6.ranges().first().map(of_v6))
     }
 
     fn service(&mut self) -> Terms {
