@@ -78,8 +78,7 @@ pub mod protocol {
 /// and SCTP; for ICMP and ICMPv6 `dst_port` is `type << 8 | code` and `src_port` is zero; for every
 /// other protocol both are zero.
 ///
-/// A batch of frames is read a field at a time: the layout is fixed, so that a vector of words can be
-/// gathered from it.
+/// A batch of frames is read by rows of words: the layout is fixed for that.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[repr(C)]
 pub struct Headers {

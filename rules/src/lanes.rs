@@ -92,7 +92,7 @@ mod header_words {
 
     use crate::headers::Headers;
 
-    /// Where the ports begin, before what is behind them.
+    /// The word of the ports; the EtherType and the protocol are in the next one.
     pub(super) const PORTS: usize = offset_of!(Headers, src_port) / 4;
 
     // The addresses are the first row of eight words.
@@ -106,6 +106,7 @@ mod header_words {
     const _: () = assert!(offset_of!(Headers, protocol) == 4 * PORTS + 6);
     const _: () = assert!(offset_of!(Headers, src_mac) == 4 * PORTS + 7);
     const _: () = assert!(offset_of!(Headers, dst_mac) == 4 * PORTS + 13);
+    const _: () = assert!(offset_of!(Headers, wire) >= 4 * PORTS + 16);
 }
 
 /// Fields of frames, a word of each.
@@ -120,6 +121,7 @@ pub(crate) struct Fields<W> {
 }
 
 /// Eight frames from `first` on, if there are so many.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn full_group(headers: &[Headers], first: usize) -> Option<&[Headers; LANES]> {
     headers.get(first..).and_then(<[Headers]>::first_chunk)
@@ -173,7 +175,7 @@ pub(crate) trait Lanes: Copy {
     /// The numbers of `table` at `places`, the last but one where there is none.
     fn gather_halves(self, table: Halves<'_>, places: Self::W) -> Self::W;
     /// The words of `table` at twice `places`, and the ones behind them, of the whole rows that there
-    /// are; the last two where there is none.
+    /// are: the last two where there is none, zeros where there is no whole row.
     fn gather_two(self, table: Words<'_>, places: Self::W) -> [Self::W; 2];
     /// The fields of the frames from `first` on, those of the last one where there is none. There
     /// is one at least.
@@ -282,10 +284,10 @@ pub(crate) mod tests {
             let halves = Halves::new(bytemuck::cast_slice(self.table));
             let fields = lanes.fields(self.headers, self.a[0] as usize % 64);
             let [first, second] = lanes.gather_two(words, a);
-            let [first_few, second_few] = lanes.gather_two(words, lanes.and(b, lanes.splat(15)));
             let [s0, s1, s2, s3, d0, d1, d2, d3] =
                 lanes.addresses(self.headers, self.a[0] as usize % 64);
             let few = lanes.and(b, lanes.splat(15));
+            let [first_few, second_few] = lanes.gather_two(words, few);
             let [r0, r1, r2, r3, r4, r5, r6, r7] = lanes.gather_rows(words, a);
             let odd = lanes.or(a, lanes.splat(1 << 31));
             let all = [

@@ -413,8 +413,8 @@ fn look_up<L: Lanes, const FULL: bool>(
     }
 }
 
-/// Writes down which frames are to be compared with which blocks of some tables, and asks for those.
-/// Returns how many there are.
+/// Writes down which frames are to be compared with which blocks of some tables, and asks for those, and
+/// for the numbers of their rules. Returns how many there are.
 #[inline(always)]
 fn find_blocks<L: Lanes, const FULL: bool>(
     lanes: L,
@@ -440,14 +440,16 @@ fn find_blocks<L: Lanes, const FULL: bool>(
             count += is_before.count_ones() as usize;
         }
     }
-    let rows = family.rows.words();
+    let (rows, rules) = (family.rows.words(), family.rules.words());
     put(lanes, &mut work.blocks, count, lanes.splat(0));
     for group in 0..count.div_ceil(LANES) {
-        let row = lanes.shl::<2>(lanes.load(column(&work.blocks, group)));
+        let block = lanes.load(column(&work.blocks, group));
+        let row = lanes.shl::<2>(block);
         lanes.prefetch_rows(rows, row);
         lanes.prefetch_rows(rows, lanes.add(row, lanes.splat(2)));
+        // Those of IPv6 are beside what is compared in full, which `choose` asks for.
         if !FULL {
-            lanes.prefetch_rows(family.rules.words(), lanes.shr::<2>(row));
+            lanes.prefetch_rows(rules, block);
         }
     }
     count

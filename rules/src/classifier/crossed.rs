@@ -51,8 +51,7 @@ pub(crate) struct FlatMap {
     pub(crate) slots: Vec<u16>,
     /// Tables of 256 of the same, of which equal ones are shared. One number more.
     pub(crate) tables: Vec<u16>,
-    /// How many of three steps all words have: without tables the first one, without tables that tables
-    /// name the first two.
+    /// How many of the three steps any word takes: one without tables, two where no table names another.
     pub(crate) steps: usize,
 }
 
@@ -149,7 +148,7 @@ impl Grid {
     }
 }
 
-/// Takes frames to their classes, as if all were IPv4 where any of eight is, step by step as in
+/// Takes frames to their classes, as if all were IPv4 where any is, step by step as in
 /// [`FlatMap::find_all`]. Returns which are not, a bit for each.
 pub(super) struct ReadClasses<'a> {
     pub(super) maps: &'a [FlatMap; 2],

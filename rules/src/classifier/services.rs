@@ -6,7 +6,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::tables::Rows;
 use crate::headers::{ETHER_IPV4, ETHER_IPV6, Headers};
-use crate::lanes::{self, Halves, Lanes, Words};
+use crate::lanes::{self, Halves, LANES, Lanes, Words};
 
 /// [`Ports::src`] or [`Ports::dst`] where the port decides nothing.
 pub(crate) const NO_COLUMN: u32 = u32::MAX;
@@ -122,8 +122,8 @@ pub(super) fn other_frames<L: Lanes>(lanes: L, kind: L::W) -> u64 {
 #[inline(always)]
 fn port_classes<L: Lanes>(lanes: L, table: Halves<'_>, columns: L::W, ports: L::W) -> L::W {
     let decides_nothing = lanes.equal(columns, lanes.splat(0));
-    if lanes.bits(decides_nothing) == 0xff {
-        // What nothing has tells nothing apart: its class is 0.
+    if lanes.bits(decides_nothing) == (1 << LANES) - 1 {
+        // No port decides anything here: the class of all is 0.
         return columns;
     }
     let place = lanes.sub(lanes.or(columns, ports), lanes.splat(FIRST_COLUMN));

@@ -522,3 +522,32 @@ fn table(
     ids.insert(numbers.into(), id);
     Some(id)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::compile::{Limits, compile};
+    use crate::policy::Policy;
+
+    /// The steps of the sources that such sides of rules make.
+    fn steps_of(sides: &[&str]) -> usize {
+        let rule = |(number, side): (usize, &&str)| {
+            format!(
+                "  - {{name: r{number}, from: \"{side}\", to: any, service: any, action: allow}}\n"
+            )
+        };
+        let rules: String = sides.iter().enumerate().map(rule).collect();
+        let policy = format!("version: 1\ndefault: deny\nrules:\n{rules}");
+        let classifier =
+            compile(&Policy::parse(&policy).unwrap(), &Limits::default()).expect("a small policy");
+        classifier.crossed.expect("a policy that is crossed out").maps[SRC].steps
+    }
+
+    #[test]
+    fn addresses_take_no_more_steps_than_their_prefixes_need() {
+        assert_eq!(steps_of(&["10.1.0.0/16"]), 1);
+        assert_eq!(steps_of(&["10.1.2.0/24"]), 2);
+        assert_eq!(steps_of(&["10.1.2.3"]), 3);
+        assert_eq!(steps_of(&["10.1.2.3", "10.9.2.0/24", "10.10.0.0/16"]), 3);
+    }
+}
