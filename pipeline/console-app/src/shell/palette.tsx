@@ -1,5 +1,5 @@
 import { signal } from "@preact/signals";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { get } from "../api/client";
 import type { DeviceRow, Page } from "../api/types";
 import { Dialog } from "../ui/dialog";
@@ -36,7 +36,8 @@ export function Palette() {
   const [at, setAt] = useState(0);
   const [devices, setDevices] = useState<DeviceRow[]>([]);
   const list = useRef<HTMLUListElement>(null);
-  useEffect(() => {
+  // There as soon as the page is seen.
+  useLayoutEffect(() => {
     const key = (event: KeyboardEvent) => {
       const target = event.target as HTMLElement;
       const typing = target.closest?.("input, textarea, select, [contenteditable], .editor") !== null;

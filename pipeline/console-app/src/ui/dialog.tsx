@@ -1,6 +1,6 @@
 import { signal } from "@preact/signals";
 import type { ComponentChildren } from "preact";
-import { useEffect, useRef, useState } from "preact/hooks";
+import { useEffect, useLayoutEffect, useRef, useState } from "preact/hooks";
 import { ApiError } from "../api/client";
 import type { ChangeReport, Envelope } from "../api/types";
 import { Failure } from "./panel";
@@ -41,7 +41,8 @@ export function Toast() {
 /** A question that stays until it is answered or left with Escape. */
 export function Dialog(props: { title: string; open: boolean; close: () => void; class?: string; children: ComponentChildren }) {
   const element = useRef<HTMLDialogElement>(null);
-  useEffect(() => {
+  // Before the next key arrives: it goes to what is shown, neither past a dialog nor into one that is gone.
+  useLayoutEffect(() => {
     const dialog = element.current;
     if (!dialog) return;
     if (props.open && !dialog.open) dialog.showModal();
