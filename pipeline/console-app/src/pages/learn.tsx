@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useEffect, useRef, useState } from "preact/hooks";
 import { ApiError, may, send } from "../api/client";
 import { overview, staged } from "../api/live";
 import { useAgain, useResource } from "../api/resource";
@@ -206,16 +206,23 @@ function Proposed({ proposal, ready }: { proposal: From<Proposal>; ready: Propos
   );
 }
 
-/** After one is approved its button is gone: the focus goes on to the next, or to staging. */
+/** Focuses the next exception to decide, or staging after the last one, unless the person is elsewhere by now. */
 function focusNext() {
-  setTimeout(() => {
-    const next = document.querySelector<HTMLButtonElement>("#step-2 td button");
-    if (next) next.focus();
-    else visit(3);
-  }, 300);
+  const at = document.activeElement;
+  if (at && at !== document.body && !at.closest("#step-2")) return;
+  const next = document.querySelector<HTMLButtonElement>("#step-2 td button");
+  if (next) next.focus();
+  else visit(3);
 }
 
 function Exceptions({ proposal, reload }: { proposal: Proposal | undefined; reload: () => void }) {
+  // The exception that was approved last: once it is seen to be, its button is gone, and the focus with it.
+  const approved = useRef<string>();
+  useEffect(() => {
+    if (!proposal?.exceptions.some((e) => e.approved && e.name === approved.current)) return;
+    approved.current = undefined;
+    focusNext();
+  }, [proposal]);
   if (!proposal) {
     return (
       <div id="step-2" tabIndex={-1}>
@@ -233,8 +240,8 @@ function Exceptions({ proposal, reload }: { proposal: Proposal | undefined; relo
         return `${name} is approved.`;
       },
       done: () => {
+        approved.current = name;
         reload();
-        focusNext();
       },
     };
   };
