@@ -1,4 +1,4 @@
-import { useEffect, useState } from "preact/hooks";
+import { useLayoutEffect, useState } from "preact/hooks";
 import { useResource } from "../api/resource";
 import type { Times } from "../api/types";
 import { moment, span } from "../model/format";
@@ -23,7 +23,8 @@ export function TimeSlider({ arrived }: { arrived: boolean }) {
   const show = ({ start: low, end: high }: Window) => {
     if (last >= 0) adjust({ from: low > 0 ? buckets[low]!.from : "", to: high < last ? buckets[high]!.to : "" });
   };
-  useEffect(() => {
+  // Ended with the rendering, not after it is painted: meanwhile it would go on by one step more after a pause.
+  useLayoutEffect(() => {
     if (!playing || !arrived) return;
     const timer = setTimeout(() => {
       const next = nextWindow(buckets.length, { start, end });
