@@ -11,6 +11,13 @@ test.beforeEach(async ({ page }) => {
 
 test("a denied connection is captured into a file, with a reason", async ({ page }) => {
   const faults = watch(page);
+  let end: () => void = () => undefined;
+  const captured = new Promise<void>((done) => (end = done));
+  await page.route("**/api/v1/captures", async (route) => {
+    const answer = await route.fetch();
+    await captured;
+    await route.fulfill({ response: answer });
+  });
   await open(page, "/denied");
   await page.getByRole("table", { name: "Denied" }).getByRole("button", { name: /^Capture/ }).first().click();
   const dialog = page.getByRole("dialog");
@@ -25,6 +32,7 @@ test("a denied connection is captured into a file, with a reason", async ({ page
   expect(await axe(page)).toEqual([]);
   expect((await asked).postDataJSON()).toMatchObject({ seconds: 30, packets: 1_000, reason: "scans line 2, INC-7" });
   expect((await asked).postDataJSON()).not.toHaveProperty("payload-bytes");
+  end();
   const file = await saved;
   expect(file.suggestedFilename()).toMatch(/^bulkhead-\d{8}T\d{6}Z\.pcapng$/);
   expect(readFileSync(await file.path()).readUInt32LE(0)).toBe(0x0a0d0d0a);
@@ -49,6 +57,7 @@ test("what matches nothing saves nothing, and what is refused says how to write 
 });
 
 test("leaving the dialog ends the capture", async ({ page }) => {
+  await page.route("**/api/v1/captures", () => undefined);
   await open(page, "/flows");
   await page.getByRole("button", { name: "Capture packets" }).click();
   const dialog = page.getByRole("dialog");

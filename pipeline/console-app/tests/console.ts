@@ -40,15 +40,23 @@ export async function logIn(page: Page): Promise<void> {
 
 /** Goes to a page and waits until all its panels have what they show. */
 export async function open(page: Page, path: string): Promise<void> {
-  await page.evaluate((hash) => {
-    location.hash = hash;
-  }, path);
+  // Until the application has heard of it: before that the page that is left would be taken for the new one.
+  await page.evaluate(
+    (hash) =>
+      new Promise<void>((heard) => {
+        const before = location.hash;
+        addEventListener("hashchange", () => heard(), { once: true });
+        location.hash = hash;
+        if (location.hash === before) heard();
+      }),
+    path,
+  );
   await settle(page);
 }
 
 export async function settle(page: Page): Promise<void> {
   await expect(page.getByText(/^Loading( the editor)?$/)).toHaveCount(0);
-  await expect(page.locator(".skeleton")).toHaveCount(0, { timeout: 20_000 });
+  await expect(page.locator(".skeleton")).toHaveCount(0);
   // One frame for what is drawn on canvas.
   await page.evaluate(() => new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done))));
 }

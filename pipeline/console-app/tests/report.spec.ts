@@ -62,7 +62,7 @@ test("on paper every row is there", async ({ page }) => {
   await expect.poll(() => rows.count(), { timeout: 40_000 }).toBeGreaterThan(onScreen);
   expect(await rows.count()).toBe(await page.evaluate(async () => (await (await fetch("/api/v1/report")).json()).conduits.length));
   await page.evaluate(() => dispatchEvent(new Event("afterprint")));
-  await expect(rows).toHaveCount(onScreen, { timeout: 20_000 });
+  await expect(rows).toHaveCount(onScreen, { timeout: 40_000 });
 });
 
 test("a report that lacks something says so first", async ({ page }) => {
