@@ -84,7 +84,7 @@ record() {
         warn "$step: $failed failed:"
         # As cargo, then as Playwright and schemathesis name what failed and say why.
         grep -aE '^ *(FAIL|TIMEOUT|SIGABRT|SIGSEGV) |^test .* FAILED|^error|panicked at' "$ONE" | sort -u | head -n 40 >&2
-        grep -aE -A 12 '^ *[0-9]+\) \[|^_+ .* _+$|^ *FAIL ' "$ONE" | head -n 100 >&2
+        grep -aE -A 12 '^ *[0-9]+\) .*\.spec\.ts|^_+ .* _+$|^ *FAIL ' "$ONE" | head -n 100 >&2
     fi
     PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
     cat "$ONE" >>"$LOG"

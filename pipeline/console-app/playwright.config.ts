@@ -20,7 +20,7 @@ export default defineConfig({
   // What these tests ask is whether, not how fast: bench/console.sh measures. A busy machine is no defect.
   timeout: 120_000,
   expect: { timeout: 20_000 },
-  reporter: [["line"], ["json", { outputFile: "test-results/report.json" }]],
+  reporter: [["list"], ["json", { outputFile: "test-results/report.json" }]],
   use: {
     baseURL: url ?? `http://127.0.0.1:${PORT}`,
     ignoreHTTPSErrors: true,
