@@ -3,7 +3,7 @@
 //! The stages of a lookup are written once, as [`Kernel`]s over any [`Lanes`], and compiled for each
 //! kind of machine: [`run`] takes the best that this one has. Both kinds give the same words for
 //! the same input, which a property test asserts operation by operation. Vectors of sixteen words
-//! gain nothing: see `bench/results/prototypes.md`.
+//! gain nothing, and words are looked up by loads, not by gathers: see `bench/results/prototypes.md`.
 
 #[cfg(target_endian = "big")]
 compile_error!("tables of wider and narrower numbers are read as words, the lower half first");
@@ -28,8 +28,8 @@ pub(crate) struct Words<'a> {
 }
 
 impl<'a> Words<'a> {
-    /// Words beyond the first 2^31 cannot be reached.
-    const MOST: usize = 1 << 31;
+    /// Words beyond the first 2^30 cannot be reached: the number of a byte is a word itself.
+    const MOST: usize = 1 << 30;
     /// The bytes of those.
     pub(crate) const MOST_BYTES: usize = 4 * Self::MOST;
 

@@ -8,7 +8,7 @@ use crate::lanes::Words;
 /// What [`super::compile`] may use before it gives up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Limits {
-    /// Bytes of the compiled classifier and of the tables that lead to it; at most 8 GiB.
+    /// Bytes of the compiled classifier and of the tables that lead to it; at most 4 GiB.
     pub memory_bytes: usize,
     /// Wall-clock time.
     pub time: Duration,

@@ -84,12 +84,41 @@ impl Avx2 {
         avx2!(transposed(rows))
     }
 
-    /// The words, one by one.
+    /// The words, one by one, of which there are two in each register that is read out.
     #[inline(always)]
-    fn words(self, vector: __m256i) -> Eight {
-        let mut words = [0; LANES];
-        self.store(vector, &mut words);
-        words
+    fn words(self, vector: __m256i) -> [usize; LANES] {
+        let [ab, cd, ef, gh] = avx2!({
+            let low = _mm256_castsi256_si128(vector);
+            let high = _mm256_extracti128_si256::<1>(vector);
+            [
+                _mm_cvtsi128_si64(low) as u64,
+                _mm_extract_epi64::<1>(low) as u64,
+                _mm_cvtsi128_si64(high) as u64,
+                _mm_extract_epi64::<1>(high) as u64,
+            ]
+        });
+        let [a, c, e, g] = [ab, cd, ef, gh].map(|two| two as u32 as usize);
+        let [b, d, f, h] = [ab, cd, ef, gh].map(|two| (two >> 32) as usize);
+        [a, b, c, d, e, f, g, h]
+    }
+
+    /// The words of which `bytes` are the first ones, counted from `first`. They are loaded one by one:
+    /// an instruction that gathers them takes more operations on some machines (39 on Zen 4), and
+    /// far longer on those where it has been mended against Downfall (CVE-2022-40982).
+    ///
+    /// # Safety
+    ///
+    /// Each of these words can be read.
+    #[inline(always)]
+    unsafe fn load_each(self, first: *const u8, bytes: __m256i) -> __m256i {
+        let words = self.words(bytes);
+        // SAFETY: the machine has AVX2; the caller's.
+        unsafe {
+            let [a, b, c, d, e, f, g, h] = words.map(|byte| _mm_loadu_si32(first.add(byte)));
+            let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+            let (ef, gh) = (_mm_unpacklo_epi32(e, f), _mm_unpacklo_epi32(g, h));
+            _mm256_set_m128i(_mm_unpacklo_epi64(ef, gh), _mm_unpacklo_epi64(ab, cd))
+        }
     }
 }
 
@@ -184,8 +213,8 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn gather(self, table: Words<'_>, places: __m256i) -> __m256i {
         let places = self.min(places, self.splat(table.last()));
-        // SAFETY: as above; every place is at most that of the last word, which is below 2^31.
-        unsafe { _mm256_i32gather_epi32::<4>(table.words.as_ptr().cast(), places) }
+        // SAFETY: every place is at most that of the last word, which is below 2^30.
+        unsafe { self.load_each(table.words.as_ptr().cast(), self.shl::<2>(places)) }
     }
 
     #[inline(always)]
@@ -196,23 +225,24 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn gather_halves(self, table: Halves<'_>, places: __m256i) -> __m256i {
         let places = self.min(places, self.splat(table.last()));
-        // SAFETY: as above; every place is at most that of the last half but one, which is below 2^31,
-        // and two halves are read.
-        let words = unsafe { _mm256_i32gather_epi32::<2>(table.halves.as_ptr().cast(), places) };
+        // SAFETY: every place is at most that of the last half but one, which is below 2^30, and two
+        // halves are read.
+        let words = unsafe { self.load_each(table.halves.as_ptr().cast(), self.shl::<1>(places)) };
         self.and(words, self.splat(0xffff))
     }
 
     #[inline(always)]
     fn gather_two(self, table: Words<'_>, places: __m256i) -> [__m256i; 2] {
         let places = self.min(places, self.splat(table.last_two()));
-        let first = table.rows().as_ptr().cast();
-        // SAFETY: as above; every place is at most that of the last two words, which is below 2^30.
-        let (low, high) = unsafe {
-            (
-                _mm256_i32gather_epi64::<8>(first, _mm256_castsi256_si128(places)),
-                _mm256_i32gather_epi64::<8>(first, _mm256_extracti128_si256::<1>(places)),
-            )
-        };
+        let first: *const u8 = table.rows().as_ptr().cast();
+        let bytes = self.words(self.shl::<3>(places));
+        // SAFETY: every place is at most that of the last two words, which is below 2^29.
+        let [a, b, c, d, e, f, g, h] =
+            bytes.map(|byte| unsafe { _mm_loadl_epi64(first.add(byte).cast()) });
+        let (low, high) = avx2!((
+            _mm256_set_m128i(_mm_unpacklo_epi64(c, d), _mm_unpacklo_epi64(a, b)),
+            _mm256_set_m128i(_mm_unpacklo_epi64(g, h), _mm_unpacklo_epi64(e, f))
+        ));
         avx2!({
             let (low, high) = (_mm256_castsi256_ps(low), _mm256_castsi256_ps(high));
             let first = _mm256_castps_si256(_mm256_shuffle_ps::<0b10_00_10_00>(low, high));
@@ -298,30 +328,19 @@ impl Lanes for Avx2 {
     #[inline(always)]
     fn gather_rows(self, table: Words<'_>, rows: __m256i) -> [__m256i; LANES] {
         let rows = self.min(rows, self.splat(table.last_row()));
-        let [a, b, c, d, e, f, g, h] = self.words(rows);
-        let first = table.rows().as_ptr();
-        // SAFETY: as above; every row is at most the last.
-        let rows = unsafe {
-            [
-                self.load(&*first.add(a as usize)),
-                self.load(&*first.add(b as usize)),
-                self.load(&*first.add(c as usize)),
-                self.load(&*first.add(d as usize)),
-                self.load(&*first.add(e as usize)),
-                self.load(&*first.add(f as usize)),
-                self.load(&*first.add(g as usize)),
-                self.load(&*first.add(h as usize)),
-            ]
-        };
+        let first: *const u8 = table.rows().as_ptr().cast();
+        let bytes = self.words(self.shl::<5>(rows));
+        // SAFETY: the machine has AVX2; every row is at most the last, whose number is below 2^27.
+        let rows = bytes.map(|byte| unsafe { _mm256_loadu_si256(first.add(byte).cast()) });
         avx2!(transposed(rows))
     }
 
     #[inline(always)]
     fn prefetch_rows(self, table: Words<'_>, rows: __m256i) {
-        let first = table.rows().as_ptr();
-        for row in self.words(rows) {
+        let first: *const u8 = table.rows().as_ptr().cast();
+        for byte in self.words(self.shl::<5>(rows)) {
             // SAFETY: the instruction neither faults nor changes memory, wherever it points.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(row as usize).cast()) };
+            unsafe { _mm_prefetch::<_MM_HINT_T0>(first.wrapping_add(byte).cast()) };
         }
     }
 
